@@ -1,0 +1,113 @@
+"""The one tree of errors; each says what to do about it.
+
+::
+
+    UnstaleError
+    ├── ConfigurationError            wrong usage or configuration (exit code 2)
+    │   ├── RuleError                 a mistake in unstale.toml, with file, line and field
+    │   │   └── RuleErrors            all the mistakes of one file
+    │   ├── SettingError              a mistake in an environment variable or argument
+    │   └── MigrationMissing          the database lacks what the rules need
+    ├── UnsupportedServer             a Redis or Postgres that cannot carry the protocol
+    ├── Unavailable                   a server that does not answer; retried
+    │   ├── RedisUnavailable
+    │   └── DatabaseUnavailable
+    ├── MessageError                  a message or stored state that cannot be read
+    ├── LeadershipLost                another worker leads, or the lease ran out
+    ├── PositionMoved                 an applier script was refused: read the state again
+    ├── WaitTimeout                   wait_for(token) ran out of time
+    ├── CacheClosed                   a cache used after it was closed
+    └── EmbeddedServerError           a demo or test server that did not start
+"""
+
+from collections.abc import Sequence
+
+
+class UnstaleError(Exception):
+    """Something in unstale failed; the message ends with the remedy."""
+
+
+class ConfigurationError(UnstaleError):
+    """The configuration cannot be used; correct it and start again."""
+
+
+class RuleError(ConfigurationError):
+    """A mistake in ``unstale.toml``.
+
+    Attributes:
+        file: The file as the user named it.
+        line: 1-based line of the mistake; 0 when the whole file is meant.
+        field: The field, as a path: ``watch[2].keys[0]``.
+        value: The offending value, shortened.
+        remedy: What was expected, as a sentence.
+    """
+
+    def __init__(self, *, file: str, line: int, field: str, value: object, problem: str, remedy: str) -> None:
+        self.file, self.line, self.field, self.problem, self.remedy = file, line, field, problem, remedy
+        text = repr(value)
+        self.value = text if len(text) <= 120 else text[:117] + "..."
+        super().__init__(f"{file}:{line}: {field} = {self.value}: {problem}. {remedy}")
+
+
+class RuleErrors(ConfigurationError):
+    """Every mistake of one rules file, so that all can be mended at once."""
+
+    def __init__(self, errors: Sequence[RuleError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))
+
+
+class SettingError(ConfigurationError):
+    """A setting has a value it cannot have; the message names variable, value and bound."""
+
+
+class MigrationMissing(ConfigurationError):
+    """The database lacks captures that the rules need; run ``unstale migration`` and push the file."""
+
+
+class UnsupportedServer(UnstaleError):
+    """The server cannot carry the protocol; the message says which server can."""
+
+
+class Unavailable(UnstaleError):
+    """A server does not answer; this is retried, so look at the server and the network."""
+
+
+class RedisUnavailable(Unavailable):
+    """Redis does not answer; check REDIS_URL and the server. Reads fall back to their loaders."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """Postgres does not answer; check DATABASE_URL and the server. The worker keeps trying."""
+
+
+class MessageError(UnstaleError):
+    """Something another process wrote cannot be read; nothing of it was used."""
+
+
+class LeadershipLost(UnstaleError):
+    """Another worker leads now; this one stands by and tries again by itself."""
+
+
+class PositionMoved(UnstaleError):
+    """An applier script was refused and changed nothing; the worker reads the state and starts again.
+
+    Attributes:
+        reason: Which condition failed: ``fence``, ``run``, ``epoch`` or ``position``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the applier's script was refused ({reason}); the worker reads the state again")
+
+
+class WaitTimeout(UnstaleError, TimeoutError):
+    """The token's transaction was not applied in time; check that a worker leads (``unstale stats``)."""
+
+
+class CacheClosed(UnstaleError):
+    """The cache was closed; open it with ``async with Cache.from_env() as cache`` and use it inside."""
+
+
+class EmbeddedServerError(UnstaleError):
+    """An embedded server did not start; the message holds the end of its log."""

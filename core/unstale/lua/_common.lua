@@ -1,0 +1,48 @@
+-- Shared by every script: the live server's identity, LSN order, and one log entry with its message.
+
+-- The replication id changes at every promotion and never comes back (model F1).
+local function live_run()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+end
+
+-- Is the WAL position a ('16/B374D848') after b? An absent b is before everything.
+local function lsn_after(a, b)
+  if not b or b == '' then return a ~= '' end
+  if a == '' then return false end
+  local a_high, a_low = string.match(a, '^(%x+)/(%x+)$')
+  local b_high, b_low = string.match(b, '^(%x+)/(%x+)$')
+  if not b_high then return true end
+  if not a_high then return false end
+  a_high, b_high = tonumber(a_high, 16), tonumber(b_high, 16)
+  if a_high ~= b_high then return a_high > b_high end
+  return tonumber(a_low, 16) > tonumber(b_low, 16)
+end
+
+-- Scripts are not rolled back, so what they write to is checked before the first write.
+local function has_type(key, wanted)
+  local found = redis.call('TYPE', key)['ok']
+  return found == wanted or found == 'none'
+end
+
+-- Appends one log entry and publishes the message that says the same; returns its id. Trims the log by bytes.
+local function append(state, log, channel, epoch, keys, patterns, max_bytes)
+  local last = redis.call('HINCRBY', state, 'last', 1)
+  local body = '"keys":' .. keys .. ',"patterns":' .. patterns
+  redis.call('XADD', log, string.format('%.0f-0', last), 'm', body)
+  local bytes = redis.call('HINCRBY', state, 'log_bytes', #body + 64)
+  if bytes > max_bytes then
+    while bytes > max_bytes do
+      local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+      if not oldest then
+        bytes = 0
+        break
+      end
+      redis.call('XDEL', log, oldest[1])
+      bytes = bytes - #oldest[2][2] - 64
+    end
+    redis.call('HSET', state, 'log_bytes', string.format('%.0f', bytes))
+  end
+  redis.call('PUBLISH', channel, string.format('{"v":1,"epoch":"%s","id":%.0f,"prev":%.0f,', epoch, last, last - 1)
+    .. body .. '}')
+  return last
+end

@@ -1,0 +1,22 @@
+-- Direct invalidation by an agent: unlink, log, raise need_lsn and publish, without moving the position.
+-- KEYS: state, log, the keys to unlink...   ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes
+-- Reply: { unlinked, log id }; the id is 0 when there is no live epoch (a new one is coming and drops everything).
+local state, log = KEYS[1], KEYS[2]
+if not has_type(state, 'hash') or not has_type(log, 'stream') then
+  return redis.error_reply('UNSTALE the state or log key holds another type; delete it')
+end
+local unlinked = 0
+if #KEYS > 2 then
+  unlinked = redis.call('UNLINK', unpack(KEYS, 3))
+end
+local known = redis.call('HMGET', state, 'epoch', 'run', 'need_lsn')
+if not known[1] or known[2] ~= live_run() then
+  return { unlinked, 0 }
+end
+local id = append(state, log, ARGV[1], known[1], ARGV[3], ARGV[4], tonumber(ARGV[5]))
+if ARGV[2] == '' then
+  redis.call('HSET', state, 'primary_until', string.format('%.0f', id))
+elseif lsn_after(ARGV[2], known[3]) then
+  redis.call('HSET', state, 'need_lsn', ARGV[2])
+end
+return { unlinked, id }

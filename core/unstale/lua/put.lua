@@ -1,0 +1,13 @@
+-- Stores a value that no rule owns and tells every instance: set, log, publish.
+-- KEYS: state, log, key   ARGV: channel, value, milliseconds to live, keys as JSON, log bytes
+-- Reply: the log id; 0 when there is no live epoch (stored, but nobody was told: agents are detached or about to flush).
+local state, log = KEYS[1], KEYS[2]
+if not has_type(state, 'hash') or not has_type(log, 'stream') then
+  return redis.error_reply('UNSTALE the state or log key holds another type; delete it')
+end
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+local known = redis.call('HMGET', state, 'epoch', 'run')
+if not known[1] or known[2] ~= live_run() then
+  return 0
+end
+return append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5]))

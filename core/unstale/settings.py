@@ -1,0 +1,155 @@
+"""Every knob, once, with one default; read from the environment and ``.env`` only here.
+
+The seed's names (``REDIS_URL``, ``SUPABASE_URL`` …) are kept; everything else begins with ``UNSTALE_``.
+An argument beats the environment, which beats ``.env``. Secrets print as ``**********``.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from unstale.errors import SettingError
+from unstale.names import Names
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """What agents and worker can be told.
+
+    Example:
+        >>> Settings.load(redis_url="redis://127.0.0.1:6380/0").max_silence
+        5.0
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="UNSTALE_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
+
+    # --- the seed's names -----------------------------------------------------------------------
+    redis_url: SecretStr = Field(SecretStr("redis://localhost:6379/0"), validation_alias="REDIS_URL")
+    """Where Redis or Valkey listens."""
+    redis_enabled: bool = Field(True, validation_alias="REDIS_ENABLED")
+    """False: no Redis tier at all; every process loads for itself and keeps values for `detached_ttl`."""
+    database_url: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("DATABASE_URL", "SUPABASE_DB_URL")
+    )
+    """The Postgres that holds the outbox; only the worker needs it."""
+    supabase_url: str | None = Field(None, validation_alias="SUPABASE_URL")
+    """The project's URL."""
+    supabase_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+    )
+    """A secret (``sb_secret_…``) or ``service_role`` key; never decoded, never logged."""
+    openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
+    """Key of the OpenAI API."""
+
+    # --- both sides -----------------------------------------------------------------------------
+    namespace: str = "unstale"
+    """First part of unstale's own Redis keys; two systems on one Redis need two."""
+    redis_timeout: Seconds = 1.0
+    """Seconds to wait for a Redis connection or reply before it counts as unavailable."""
+    redis_connections: Count = 50
+    """Most connections one process opens to Redis."""
+    log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 32 * 1024 * 1024
+    """Bytes the log may hold; an agent away for longer than it reaches back drops its near cache."""
+
+    # --- agents ---------------------------------------------------------------------------------
+    near_max_entries: Annotated[int, Field(ge=0)] = 10_000
+    """Most values in the near cache; 0 switches it off."""
+    near_max_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    """Most bytes of encoded values in the near cache."""
+    default_ttl: Seconds = 60.0
+    """Seconds a value lives that no ``[ttl]`` pattern and no ``ttl=`` names."""
+    ttl_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share by which a TTL is shortened at random, so that values do not expire together."""
+    lease_ttl: Seconds = 3.0
+    """Seconds a lease lives; extended every third of it while the loader runs."""
+    max_silence: Seconds = 5.0
+    """Seconds without a PONG or a watermark after which an agent is detached."""
+    detached_ttl: Seconds = 30.0
+    """Seconds detached after which Redis is not trusted either, and how long own loads are kept then."""
+
+    # --- worker ---------------------------------------------------------------------------------
+    source: Literal["outbox"] = "outbox"
+    """Where changes come from: ``outbox`` reads over asyncpg."""
+    config: Path | None = None
+    """The rules file; unset: ``unstale.toml`` or ``[tool.unstale]`` of ``pyproject.toml`` here or above."""
+    read_entries: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    """Most outbox entries in one read."""
+    script_keys: Annotated[int, Field(ge=1, le=5_000)] = 1_000
+    """Most keys one applier script removes; larger ones hold Redis up for longer."""
+    poll_min: Annotated[float, Field(ge=0.0005, le=1)] = 0.002
+    """Seconds between two reads while changes come in without a wake-up."""
+    poll_max: Annotated[float, Field(ge=0.01, le=10)] = 0.25
+    """Seconds that the pause between two reads doubles up to while nothing is found."""
+    watermark_interval: Annotated[float, Field(ge=0.05, le=1.0)] = 0.5
+    """Seconds between two watermarks when nothing changes."""
+    leader_ttl: Annotated[float, Field(ge=0.5, le=60)] = 2.0
+    """Seconds the leader's lease lives; a standby takes over this long after a crash."""
+    database_timeout: Seconds = 10.0
+    """Seconds to wait for a Postgres connection or statement."""
+    retention: Annotated[float, Field(ge=60, le=30 * 86_400)] = 3_600.0
+    """Seconds an outbox entry is kept, read or not."""
+    outbox_max_rows: Annotated[int, Field(ge=1_000)] = 10_000_000
+    """Most rows in the outbox, which protects the disk when no worker runs."""
+    http_host: str = "127.0.0.1"
+    """Address of ``/healthz``, ``/readyz`` and ``/metrics``."""
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 8787
+    """Port of them; 0 takes a free one."""
+    http_token: SecretStr | None = None
+    """Bearer token that every HTTP request must carry; required when `http_host` is not loopback."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        Names(self.namespace)
+        if self.watermark_interval * 2 > self.max_silence:
+            raise ValueError(
+                f"max_silence is {self.max_silence} s: it must be at least twice watermark_interval "
+                f"({self.watermark_interval} s), or agents detach while all is well"
+            )
+        if self.leader_ttl >= self.max_silence:
+            raise ValueError(
+                f"leader_ttl is {self.leader_ttl} s: it must be below max_silence ({self.max_silence} s), "
+                "or agents detach at every takeover"
+            )
+        if self.http_host not in ("127.0.0.1", "::1", "localhost") and self.http_token is None:
+            raise ValueError(
+                f"http_host is {self.http_host!r}: beyond loopback UNSTALE_HTTP_TOKEN is required"
+            )
+        if self.poll_min > self.poll_max:
+            raise ValueError(f"poll_min ({self.poll_min} s) is above poll_max ({self.poll_max} s)")
+        return self
+
+    @classmethod
+    def load(cls, **arguments: Any) -> "Settings":
+        """Read arguments, environment and ``.env``; raises `SettingError` naming variable and bound."""
+        try:
+            return cls(**arguments)
+        except ValidationError as error:
+            raise SettingError("\n".join(_sentence(item) for item in error.errors())) from None
+
+    @property
+    def names(self) -> Names:
+        """The Redis keys of this namespace."""
+        return Names(self.namespace)
+
+
+def environment_name(field: str) -> str:
+    """The variable that sets ``field``: ``REDIS_URL`` for ``redis_url``, else ``UNSTALE_…``."""
+    alias = Settings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return str(alias) if alias else f"UNSTALE_{field.upper()}"
+
+
+def _sentence(item: Any) -> str:
+    where = ".".join(map(str, item["loc"]))
+    if where in Settings.model_fields:
+        where = environment_name(where)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
