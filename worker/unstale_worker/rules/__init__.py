@@ -1,0 +1,9 @@
+"""The rules: ``unstale.toml`` to what a change concerns. Decides only; no I/O but reading that one file."""
+
+from unstale_worker.rules.identifiers import TableName
+from unstale_worker.rules.model import Rules, TableNeeds
+from unstale_worker.rules.plan import Arguments, Plan, Watch
+from unstale_worker.rules.query import Query
+from unstale_worker.rules.template import Template
+
+__all__ = ["Arguments", "Plan", "Query", "Rules", "TableName", "TableNeeds", "Template", "Watch"]

@@ -1,0 +1,77 @@
+"""Names of tables and columns as a rules file writes them."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+MAX_NAME_BYTES: Final = 63
+"""Postgres cuts longer identifiers (NAMEDATALEN - 1)."""
+
+PLAIN: Final = r"[^\W\d][\w$]*"
+QUOTED: Final = r'"(?:[^"\x00]|"")+"'
+_PART: Final = re.compile(f"({PLAIN})|({QUOTED})")
+
+
+class NameMistake(ValueError):
+    """A name cannot be used.
+
+    Attributes:
+        problem: What is wrong, without a full stop.
+        remedy: What was expected, as a sentence.
+    """
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem}. {remedy}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table, by the names the catalog has for it (nothing is folded to lower case)."""
+
+    schema: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> "TableName":
+        """Read ``table``, ``schema.table`` or ``"My Schema"."Table"``; raises `NameMistake`."""
+        parts: list[str] = []
+        at = 0
+        while match := _PART.match(text, at):
+            parts.append(unquote(match[0]))
+            at = match.end()
+            if text[at : at + 1] != ".":
+                break
+            at += 1
+        if not parts or at != len(text) or text.endswith(".") or len(parts) > 2:
+            raise NameMistake(
+                "not a table's name",
+                remedy='Write schema.table; other characters need double quotes: public."My Table".',
+            )
+        for part in parts:
+            check_length(part)
+        return cls("public", parts[0]) if len(parts) == 1 else cls(parts[0], parts[1])
+
+    def __str__(self) -> str:
+        return f"{display(self.schema)}.{display(self.name)}"
+
+
+def unquote(part: str) -> str:
+    """The name that a plain or double-quoted identifier stands for."""
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part
+
+
+def display(name: str) -> str:
+    """``name`` as a rules file writes it: quoted only where it must be."""
+    return name if re.fullmatch(PLAIN, name) else quote_identifier(name)
+
+
+def quote_identifier(name: str) -> str:
+    """``name`` as SQL writes it, always quoted."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def check_length(name: str) -> None:
+    """Raise `NameMistake` for a name that Postgres would cut."""
+    if not name or len(name.encode()) > MAX_NAME_BYTES:
+        raise NameMistake("not a name Postgres can have", remedy="A name has 1 to 63 bytes.")

@@ -1,0 +1,170 @@
+"""The rules of one file, parsed and valid: what to capture, what to publish, what a change concerns."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from unstale.errors import RuleError, RuleErrors
+from unstale.messages import PublishedRules
+from unstale_worker.rules import document, find
+from unstale_worker.rules.parse import Parser
+from unstale_worker.rules.plan import Plan, Step, Watch
+
+_HASH_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TableNeeds:
+    """What the capture of one table must deliver, for all its rules together.
+
+    Attributes:
+        keys: The columns of a row, sorted. Empty when every template of the table is a constant.
+        columns: Only a change of one of these (or of ``keys``) counts; None when any rule wants every change.
+    """
+
+    keys: tuple[str, ...]
+    columns: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one ``unstale.toml``; made by `load` or `parse`, immutable, no I/O after that.
+
+    Attributes:
+        file: Where they came from, as the user named it.
+        watches: One per ``[[watch]]`` block, in file order.
+        ttl: Pattern and seconds, in file order; the first match counts.
+        tables: (schema, name) to what its capture must deliver, sorted.
+        hash: Of what matters to cached values: 32 hex digits, the same whatever the order of the
+            rules, their blanks and comments. Another hash means that every owned key has to go.
+        patterns: A Redis glob for every template, sorted, each once: the keys the rules own.
+
+    Example:
+        >>> rules = Rules.parse('[[watch]]\\ntable = "profiles"\\nkeys = ["user:{id}:profile"]')
+        >>> plan = Plan()
+        >>> rules.plan("public", "profiles", ["id"], ["7", "8"], plan)
+        >>> list(plan.keys)
+        ['user:7:profile', 'user:8:profile']
+    """
+
+    file: str
+    watches: tuple[Watch, ...]
+    ttl: tuple[tuple[str, float], ...]
+    tables: Mapping[tuple[str, str], TableNeeds]
+    hash: str
+    patterns: tuple[str, ...]
+    _steps: dict[tuple[str, str, tuple[str, ...]], tuple[Step, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @classmethod
+    def load(cls, path: Path | None = None, *, root: Path = Path()) -> "Rules":
+        """Read the rules of ``path``, or find them from ``root`` upwards.
+
+        In each folder ``unstale.toml`` comes first, then ``[tool.unstale]`` in ``pyproject.toml``.
+
+        Raises:
+            RuleError: There is no such file, or it cannot be read.
+            RuleErrors: The file has mistakes; all of them are in it.
+        """
+        found = find.read(path, root=root)
+        return cls._parse(found.text, file=found.file, base=found.base)
+
+    @classmethod
+    def parse(cls, text: str, *, file: str = "unstale.toml") -> "Rules":
+        """Read the text of an ``unstale.toml``; raises `RuleErrors` with every mistake in it."""
+        return cls._parse(text, file=file, base=())
+
+    @classmethod
+    def _parse(cls, text: str, *, file: str, base: document.Path) -> "Rules":
+        try:
+            parsed = document.Document.parse(text)
+        except document.SyntaxMistake as mistake:
+            line = text.splitlines()[mistake.line - 1] if mistake.line <= len(text.splitlines()) else ""
+            remedy = "Correct the TOML; a pattern as a name needs double quotes."
+            error = RuleError(
+                file=file, line=mistake.line, field="file", value=line, problem=mistake.problem, remedy=remedy
+            )
+            raise RuleErrors([error]) from None
+        parser = Parser(parsed, file=file, base=base)
+        watches, ttl = parser.run()
+        if parser.errors:
+            raise RuleErrors(sorted(parser.errors, key=lambda error: error.line))
+        patterns = {pattern for watch in watches for pattern in watch.patterns}
+        return cls(file, watches, ttl, _tables(watches), _hash(watches, ttl), tuple(sorted(patterns)))
+
+    def published(self) -> bytes:
+        """What agents must know, as the JSON that is stored in Redis."""
+        return PublishedRules(hash=self.hash, patterns=self.patterns, ttl=self.ttl).encode()
+
+    def plan(
+        self,
+        schema: str,
+        table: str,
+        key_columns: Sequence[str],
+        flat: Sequence[str | None] | None,
+        into: Plan,
+    ) -> None:
+        """Add what one outbox entry asks for.
+
+        A template or query whose column ``key_columns`` lacks (it was dropped, or the entry was written
+        by an older capture) adds its pattern instead. A table without rules adds nothing.
+
+        Args:
+            schema: The table's schema.
+            table: Its name.
+            key_columns: The columns of each row in ``flat``.
+            flat: The rows' values, row after row, None for a null; None for the whole table, whose
+                rules then add their patterns.
+            into: The plan that receives keys, patterns and pending queries.
+        """
+        key = (schema, table, tuple(key_columns))
+        steps = self._steps.get(key)
+        if steps is None:
+            own = (watch for watch in self.watches if (watch.table.schema, watch.table.name) == key[:2])
+            steps = self._steps[key] = tuple(Step.of(watch, key_columns) for watch in own)
+        if flat is None or not key_columns or len(flat) % len(key_columns):
+            for step in steps:
+                into.patterns.update(step.watch.patterns)
+        elif flat:
+            for step in steps:
+                step.run(flat, into)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Rules {self.file} watches={len(self.watches)} tables={len(self.tables)} hash={self.hash[:8]}>"
+        )
+
+
+def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
+    tables: dict[tuple[str, str], TableNeeds] = {}
+    for table in sorted({watch.table for watch in watches}):
+        own = [watch for watch in watches if watch.table == table]
+        keys = {column for watch in own for column in watch.row_columns}
+        columns: set[str] | None = set()
+        for watch in own:
+            columns = None if columns is None or watch.columns is None else columns | set(watch.columns)
+        tables[table.schema, table.name] = TableNeeds(
+            tuple(sorted(keys)), None if columns is None else tuple(sorted(columns))
+        )
+    return tables
+
+
+def _hash(watches: Sequence[Watch], ttl: Sequence[tuple[str, float]]) -> str:
+    """TTLs count too: a shorter one has to reach what is cached already."""
+    rules = sorted(
+        json.dumps(
+            [
+                watch.table.schema,
+                watch.table.name,
+                sorted(template.text for template in watch.keys),
+                None if watch.columns is None else sorted(watch.columns),
+                None if watch.query is None else watch.query.normal,
+            ]
+        )
+        for watch in watches
+    )
+    return hashlib.sha256(json.dumps([_HASH_VERSION, rules, list(ttl)]).encode()).hexdigest()[:32]

@@ -1,0 +1,168 @@
+"""A key template: from ``user:{id}:profile`` and column values to keys."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from unstale.names import escape_glob
+from unstale_worker.rules.identifiers import PLAIN, QUOTED, NameMistake, check_length, unquote
+
+MAX_VALUE_BYTES: Final = 512
+"""A longer value (in UTF-8) makes no key: the template's pattern is invalidated instead."""
+
+MAX_TEXT_BYTES: Final = 1024
+"""Most bytes of literal text in a template, and with 16 values of 512 bytes a key fits in a message."""
+
+MAX_PLACEHOLDERS: Final = 16
+
+PLACEHOLDER: Final = re.compile(r"\{(" + PLAIN + "|" + QUOTED + r")\}")
+"""``{column}``, or ``{"Any Column"}`` for a name with other characters than letters, digits, ``_``, ``$``."""
+
+_BRACE: Final = re.compile(r"\{\{|\}\}|" + PLACEHOLDER.pattern + r"|[{}]")
+_UNUSABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SURELY_SHORT: Final = MAX_VALUE_BYTES // 4  # characters: UTF-8 needs at most 4 bytes for each
+
+Values = Sequence[str | None]
+
+
+def usable(value: str) -> bool:
+    """Whether ``value`` may stand in a key: at most 512 bytes, no control characters."""
+    if len(value) > MAX_VALUE_BYTES or _UNUSABLE.search(value):
+        return False
+    return len(value) <= _SURELY_SHORT or len(value.encode()) <= MAX_VALUE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Makes keys out of column values; made by `parse`, pure and hashable.
+
+    Attributes:
+        text: The template as written.
+        literals: The text before, between and after the placeholders: always one more than ``columns``.
+        columns: The placeholders' columns in order; one may stand there twice.
+        pattern: The Redis glob that matches every key this template can make.
+
+    Example:
+        >>> template = Template.parse("user:{id}:profile")
+        >>> keys: dict[str, None] = {}
+        >>> template.expand([["42", None]], keys=keys, patterns=set())
+        >>> list(keys), template.pattern
+        (['user:42:profile'], 'user:*:profile')
+    """
+
+    text: str
+    literals: tuple[str, ...]
+    columns: tuple[str, ...]
+    pattern: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """Read a template; raises `NameMistake` that says what was expected."""
+        if not text:
+            raise NameMistake("empty", remedy="Write a key, such as user:{id}:profile.")
+        if _UNUSABLE.search(text):
+            raise NameMistake("holds a control character", remedy="Keys are printable text.")
+        literals = [""]
+        columns: list[str] = []
+        at = 0
+        for match in _BRACE.finditer(text):
+            literals[-1] += text[at : match.start()]
+            at = match.end()
+            if match[0] in ("{{", "}}"):
+                literals[-1] += match[0][0]
+            elif match[1] is None:
+                raise _brace_mistake(text[match.start() :])
+            else:
+                columns.append(unquote(match[1]))
+                check_length(columns[-1])
+                literals.append("")
+        literals[-1] += text[at:]
+        if not any(literals):
+            raise NameMistake(
+                "its pattern would be *, every key of the server",
+                remedy="Put some text beside the placeholders, such as user:{id}.",
+            )
+        if len("".join(literals).encode()) > MAX_TEXT_BYTES or len(columns) > MAX_PLACEHOLDERS:
+            raise NameMistake(
+                "too long",
+                remedy=f"At most {MAX_TEXT_BYTES} bytes of text and {MAX_PLACEHOLDERS} placeholders.",
+            )
+        middle = [part for part in literals[1:-1] if part]  # adjacent placeholders need one star
+        parts = [literals[0], *middle, literals[-1]] if columns else literals
+        return cls(text, tuple(literals), tuple(columns), "*".join(map(escape_glob, parts)))
+
+    def expand(self, values: Sequence[Values], *, keys: dict[str, None], patterns: set[str]) -> None:
+        """Add the keys of all rows.
+
+        A null makes no key; a value that is not `usable` adds the pattern.
+
+        Args:
+            values: One sequence per placeholder, in the order of ``columns``; all of the same length.
+            keys: Receives the keys.
+            patterns: Receives the pattern, if a value is not usable.
+        """
+        if not self.columns:
+            keys[self.literals[0]] = None
+        elif len(self.columns) == 1:
+            self._expand_one(values[0], keys, patterns)
+        else:
+            self._expand_many(values, keys, patterns)
+
+    def _expand_one(self, values: Values, keys: dict[str, None], patterns: set[str]) -> None:
+        # Measured: 4-6 M keys/s when all values are fine, against 0.8 M with a test for each.
+        present = _plain(values)
+        if present is None:
+            wanted = {value for value in values if value is not None}
+            present = [value for value in wanted if usable(value)]
+            if len(present) < len(wanted):
+                patterns.add(self.pattern)
+        before, after = self.literals
+        keys.update(dict.fromkeys([before + value + after for value in present]))
+
+    def _expand_many(self, values: Sequence[Values], keys: dict[str, None], patterns: set[str]) -> None:
+        form = "{}".join(part.replace("{", "{{").replace("}", "}}") for part in self.literals).format
+        plain = [_plain(column) for column in values]
+        if all(column is not None for column in plain):
+            keys.update(dict.fromkeys(map(form, *values)))
+            return
+        for row in zip(*values, strict=True):
+            if None in row:
+                continue
+            if all(usable(value) for value in row if value is not None):
+                keys[form(*row)] = None
+            else:
+                patterns.add(self.pattern)
+
+
+def _plain(values: Values) -> Sequence[str] | None:
+    """``values`` if all of them are certainly usable, found out in a few passes at the speed of C."""
+    try:
+        joined = "".join(values)  # type: ignore[arg-type]  # a null raises, which is the test for nulls
+    except TypeError:
+        return None
+    if not joined.isprintable() and _UNUSABLE.search(joined):
+        return None
+    if max(map(len, values), default=0) > _SURELY_SHORT:  # type: ignore[arg-type]  # no nulls here
+        return None
+    return values  # type: ignore[return-value]  # no nulls here
+
+
+def _brace_mistake(rest: str) -> NameMistake:
+    inside = re.match(r"\{\s*([^{}]*?)\s*\}", rest)
+    if inside and re.fullmatch(f"{PLAIN}|{QUOTED}", inside[1]):
+        return NameMistake("spaces in a placeholder", remedy=f"Write {{{inside[1]}}}.")
+    if inside and inside[1]:
+        quoted = inside[1].replace('"', '""')
+        return NameMistake(
+            "a placeholder holds a column's name and nothing else",
+            remedy=f'Write {{column}}, or {{"{quoted}"}} if the column is called so.',
+        )
+    return NameMistake(
+        "a brace that belongs to no placeholder", remedy="Write {column}; a brace itself is written {{ or }}."
+    )
+
+
+def columns_of(templates: Iterable[Template]) -> tuple[str, ...]:
+    """Every column that ``templates`` need, sorted, each once."""
+    return tuple(sorted({column for template in templates for column in template.columns}))
