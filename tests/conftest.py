@@ -1,0 +1,149 @@
+"""Real servers for the tests: Postgres once per session, Valkey per test, and a look for leaks afterwards.
+
+========================  ====================================================================================
+``database``              a fresh, migrated database; ``postgres`` could create event triggers, as on Supabase
+``plain_database``        the same where event triggers were refused, as on plain Postgres
+``empty_database``        a fresh database without migrations
+``valkey``                a Valkey server of the test's own
+``redis_url``             its URL
+``namespace``             an unstale namespace nobody else uses
+``own_postgres``          a migrated Postgres server of the test's own, to be killed and restarted
+========================  ====================================================================================
+
+A server that does not start is an error of every test that wanted it: nothing is skipped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from servers import (
+    Database,
+    create_database,
+    expect_keys_with_ttl,
+    expect_no_tasks,
+    fresh_database,
+    run_apart,
+)
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.embedded.stack import migrate
+
+# Kills must not cost data here, crashes of the machine may. Shared memory in files: removed with the folder.
+POSTGRES_SETTINGS = {"fsync": "off", "dynamic_shared_memory_type": "mmap"}
+
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaves_keys(pattern, ...): keys without TTL the test may leave, as regular expressions"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_tasks(request: pytest.FixtureRequest) -> None:
+    """After each async test, when all its fixtures are closed: no task of its loop is pending."""
+    function = getattr(request, "function", None)
+    if inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
+        request.getfixturevalue("_no_tasks_afterwards")
+
+
+@pytest.fixture
+async def _no_tasks_afterwards() -> AsyncIterator[None]:
+    yield
+    await expect_no_tasks()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """The session's Postgres 18, with Supabase's roles; tests get databases of it."""
+    server = EmbeddedPostgres(settings=POSTGRES_SETTINGS)
+    run_apart(server.__aenter__())
+    try:
+        run_apart(server.create_supabase_roles())
+        yield server
+    finally:
+        run_apart(server.close())
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    """Name of a database with the migrations, event triggers included."""
+    return _template(postgres_server, "template_migrated", event_triggers=True)
+
+
+@pytest.fixture(scope="session")
+def plain_template(postgres_server: EmbeddedPostgres) -> str:
+    """Name of a database whose migrations were refused event triggers."""
+    return _template(postgres_server, "template_plain", event_triggers=False)
+
+
+def _template(server: EmbeddedPostgres, name: str, *, event_triggers: bool) -> str:
+    run_apart(create_database(server, name=name, template="template1"))
+    run_apart(migrate(server, database=name, event_triggers=event_triggers))
+    return name
+
+
+@pytest.fixture
+def database(postgres_server: EmbeddedPostgres, migrated_template: str) -> Iterator[Database]:
+    """A fresh database with unstale's migrations, as on Supabase."""
+    with fresh_database(postgres_server, name=f"test_{next(_numbers)}", template=migrated_template) as ours:
+        yield ours
+
+
+@pytest.fixture
+def plain_database(postgres_server: EmbeddedPostgres, plain_template: str) -> Iterator[Database]:
+    """A fresh database with unstale's migrations, where event triggers were refused."""
+    with fresh_database(postgres_server, name=f"test_{next(_numbers)}", template=plain_template) as ours:
+        yield ours
+
+
+@pytest.fixture
+def empty_database(postgres_server: EmbeddedPostgres) -> Iterator[Database]:
+    """A fresh database without anything of unstale."""
+    with fresh_database(postgres_server, name=f"test_{next(_numbers)}", template="template1") as ours:
+        yield ours
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A migrated server (database ``postgres``) that the test may kill, stop and start."""
+    server = EmbeddedPostgres(settings=POSTGRES_SETTINGS)
+    run_apart(server.__aenter__())
+    try:
+        run_apart(server.create_supabase_roles())
+        run_apart(migrate(server, database="postgres"))
+        yield server
+    finally:
+        run_apart(server.close())
+
+
+@pytest.fixture
+def valkey(request: pytest.FixtureRequest) -> Iterator[EmbeddedValkey]:
+    """A Valkey of the test's own; if it still runs afterwards, every key in it has a TTL or is permanent."""
+    server = EmbeddedValkey()
+    run_apart(server.__aenter__())
+    try:
+        yield server
+        if run_apart(server.running()):
+            allowed = [pattern for mark in request.node.iter_markers("leaves_keys") for pattern in mark.args]
+            expect_keys_with_ttl(server.url, allowed=allowed)
+    finally:
+        run_apart(server.close())
+
+
+@pytest.fixture
+def redis_url(valkey: EmbeddedValkey) -> str:
+    """The URL of the test's Valkey."""
+    return valkey.url
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace of the test's own."""
+    return f"test-{secrets.token_hex(4)}"

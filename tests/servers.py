@@ -1,0 +1,202 @@
+"""What tests do with real servers: wait for something to come true, and look for what a test left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from unstale.names import WORKER_ROLE
+from unstale_worker.embedded import EmbeddedPostgres
+
+T = TypeVar("T")
+
+LEAK_GRACE_SECONDS = 2.0  # what was closed may need a moment to be gone; what leaks stays
+PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log)"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One test's own database on the shared server."""
+
+    name: str
+    server: EmbeddedPostgres = field(repr=False)
+
+    @property
+    def dsn(self) -> str:
+        """As ``postgres``, Supabase's project role, which owns the database and is no superuser."""
+        return self.server.dsn(database=self.name)
+
+    @property
+    def superuser_dsn(self) -> str:
+        """As ``supabase_admin``."""
+        return self.server.dsn(user="supabase_admin", database=self.name)
+
+    @property
+    def worker_dsn(self) -> str:
+        """As ``unstale_worker``, the role with the least rights that the worker needs."""
+        return self.server.dsn(user=WORKER_ROLE, database=self.name)
+
+
+async def eventually(
+    predicate: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0, message: str = ""
+) -> T:
+    """Poll `predicate` (plain or async) until it gives something true, and return that.
+
+    Raises `AssertionError` with `message` and the last answer after `timeout` seconds; what the predicate
+    raises passes through.
+    """
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while True:
+        answer = predicate()
+        value: T = await answer if inspect.isawaitable(answer) else answer
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{message or predicate!r} did not come true within {timeout} s: {value!r}")
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end on a loop and thread of its own: for fixtures that outlive a test's loop."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(asyncio.run(work))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@contextmanager
+def fresh_database(server: EmbeddedPostgres, *, name: str, template: str) -> Iterator[Database]:
+    """A copy of `template`, owned by ``postgres``; afterwards nobody may be connected to it, then it goes.
+
+    Raises `AssertionError` naming the connections that were left open.
+    """
+    run_apart(create_database(server, name=name, template=template))
+    try:
+        yield Database(name=name, server=server)
+        run_apart(expect_no_connections(server, database=name))
+    finally:
+        run_apart(drop_database(server, name=name))
+
+
+async def create_database(server: EmbeddedPostgres, *, name: str, template: str) -> None:
+    """Copy `template`, which nobody may be connected to."""
+    await _with_identifiers(
+        server,
+        "select format('create database %I template %I owner postgres', $1::text, $2::text)",
+        name,
+        template,
+    )
+
+
+async def drop_database(server: EmbeddedPostgres, *, name: str) -> None:
+    """Drop it, and end whoever is connected."""
+    await _with_identifiers(
+        server, "select format('drop database if exists %I with (force)', $1::text)", name
+    )
+
+
+async def expect_no_connections(server: EmbeddedPostgres, *, database: str) -> None:
+    """Raise `AssertionError` when sessions of `database` stay open."""
+    connection = await asyncpg.connect(server.superuser_dsn)
+    try:
+
+        async def left() -> list[str]:
+            return [
+                str(row[0])
+                for row in await connection.fetch(
+                    "select format('%s %s: %s', usename, application_name, query) from pg_stat_activity "
+                    "where datname = $1 and backend_type = 'client backend'",
+                    database,
+                )
+            ]
+
+        try:
+            await eventually(_negated(left), timeout=LEAK_GRACE_SECONDS)
+        except AssertionError:
+            raise AssertionError(f"left-over connections: {await left()}") from None
+    finally:
+        await connection.close()
+
+
+def expect_keys_with_ttl(url: str, *, allowed: Collection[str] = ()) -> None:
+    """Raise `AssertionError` naming keys that have no TTL and are neither permanent nor match `allowed`
+    (regular expressions)."""
+    expected = re.compile("|".join(f"(?:{pattern})" for pattern in (PERMANENT_KEYS, *allowed)))
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
+        left = sorted(
+            name
+            for database in range(int(client.config_get("databases")["databases"]))
+            for name in _keys_without_ttl(client, database=database)
+            if not expected.fullmatch(name)
+        )
+    if left:
+        raise AssertionError(f"left-over keys without TTL: {left}")
+
+
+async def expect_no_tasks() -> None:
+    """Raise `AssertionError` when this loop has other tasks than the running one."""
+
+    def left() -> list[str]:
+        return sorted(repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task())
+
+    try:
+        await eventually(_negated(left), timeout=LEAK_GRACE_SECONDS)
+    except AssertionError:
+        raise AssertionError(f"left-over tasks: {left()}") from None
+
+
+def _negated(probe: Callable[[], Any]) -> Callable[[], Awaitable[bool]]:
+    async def negated() -> bool:
+        answer = probe()
+        return not (await answer if inspect.isawaitable(answer) else answer)
+
+    return negated
+
+
+def _keys_without_ttl(client: Redis, *, database: int) -> list[str]:
+    client.execute_command("SELECT", database)
+    if not client.dbsize():
+        return []
+    names = list(client.scan_iter(count=1000))
+    pipeline = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.pttl(name)
+    return [
+        name.decode(errors="replace")
+        for name, ttl in zip(names, pipeline.execute(), strict=True)
+        if ttl == -1
+    ]
+
+
+async def _with_identifiers(server: EmbeddedPostgres, formatting: str, *identifiers: str) -> None:
+    """Let the server quote identifiers into a statement, then run it."""
+    connection = await asyncpg.connect(server.superuser_dsn)
+    try:
+        await connection.execute(await connection.fetchval(formatting, *identifiers))
+    finally:
+        await connection.close()

@@ -1,0 +1,15 @@
+"""Real servers from wheels, for the demo, for ``unstale dev``, for benchmarks and tests."""
+
+from unstale_worker.embedded.migrations import apply_migrations, migrations_folder
+from unstale_worker.embedded.postgres import EmbeddedPostgres
+from unstale_worker.embedded.stack import Stack, stack
+from unstale_worker.embedded.valkey import EmbeddedValkey
+
+__all__ = [
+    "EmbeddedPostgres",
+    "EmbeddedValkey",
+    "Stack",
+    "apply_migrations",
+    "migrations_folder",
+    "stack",
+]
