@@ -1,0 +1,41 @@
+"""Fills the blanks of those SQL files that have some, with everything quoted.
+
+Values never go through here: they are bound. What is filled in is identifiers and literals that were quoted
+first, and the text of the operator's own queries.
+"""
+
+from string import Template
+
+from unstale_worker.rules.identifiers import quote_identifier
+from unstale_worker.sql import statement
+
+
+class _Sql(Template):
+    """``@{name}`` is a blank: SQL itself has no use for that, while it is full of ``$`` and ``%``."""
+
+    delimiter = "@"
+
+
+def fill(name: str, /, **blanks: str) -> str:
+    """``sql/<name>.sql`` with every blank filled; a blank without a value is a KeyError."""
+    return _Sql(statement(name)).substitute(blanks)
+
+
+def literal(text: str) -> str:
+    """``text`` as an SQL string literal, whatever ``standard_conforming_strings`` says."""
+    quoted = text.replace("'", "''")
+    if "\\" not in quoted:
+        return f"'{quoted}'"
+    return "E'" + quoted.replace("\\", "\\\\") + "'"
+
+
+def array_literal(names: tuple[str, ...] | None) -> str:
+    """``names`` as an SQL ``text[]`` expression, or ``null``."""
+    if names is None:
+        return "null::text[]"
+    return f"array[{', '.join(map(literal, names))}]::text[]"
+
+
+def qualified(schema: str, name: str) -> str:
+    """``"schema"."name"``, always quoted."""
+    return f"{quote_identifier(schema)}.{quote_identifier(name)}"
