@@ -174,11 +174,15 @@ async def _statement(connection: "Connection", watch: Watch) -> str:
     table = watch.table
     found = await connection.fetch(statement("column_types"), table.schema, table.name)
     types: Mapping[str, str] = {record["name"]: record["type"] for record in found}
-    if missing := [column for column in watch.row_columns if column not in types]:
-        problem = (
-            f"{table} has no column {', '.join(map(display, missing))}" if types else f"there is no {table}"
+    if not types:
+        raise _Failed(
+            FanoutFailure(watch, f"there is no table {table}", "Correct the rule's table.", "42P01")
         )
-        raise _Failed(FanoutFailure(watch, problem, "Correct the rule, or create what it names.", "42703"))
+    if missing := [column for column in watch.row_columns if column not in types]:
+        either = "" if set(missing) & set(watch.query.columns) else "neither the query nor "
+        problem = f"{either}{table} has {'a' if either else 'no'} column {', '.join(map(display, missing))}"
+        remedy = "Add it to the select list." if either else "Correct the placeholder."
+        raise _Failed(FanoutFailure(watch, problem, remedy, "42703"))
     given = [f'"unstale {number}"' for number in range(len(watch.row_columns))]
     casts = [f"{name}::{types[column]}" for name, column in zip(given, watch.row_columns, strict=True)]
     named = [

@@ -1,0 +1,248 @@
+"""Fan-out queries against a real Postgres: one changed row, many keys."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from tests.servers import Database
+
+from unstale_worker.fanout import check_queries, run_queries
+from unstale_worker.rules import Plan, Rules
+
+Connection = asyncpg.Connection
+SETTINGS = {"row_security": "off", "search_path": ""}
+
+TABLES = """
+create type public.plan as enum ('free', 'it''s paid');
+create table public.organizations (id bigint primary key, plan public.plan, "Active" bool, slug text);
+create table public.members (org_id bigint, user_id bigint, note text, ref uuid, at timestamptz);
+create table public."Plan Users" ("userId" text, plan public.plan);
+insert into public.members (org_id, user_id, note)
+    values (1, 11, 'a'), (1, 12, null), (2, 21, E'two\\nlines'), (2, 22, repeat('x', 600));
+insert into public."Plan Users" values ('ann', 'free'), ('bob', 'it''s paid');
+"""
+
+
+@pytest.fixture
+async def connection(empty_database: Database) -> AsyncIterator[Connection]:
+    opened = await asyncpg.connect(empty_database.superuser_dsn, server_settings=SETTINGS)
+    await opened.execute(TABLES)
+    yield opened
+    await opened.close()
+
+
+def rules(query: str, keys: str = "user:{user_id}:settings", table: str = "public.organizations") -> Rules:
+    return Rules.parse(f"[[watch]]\ntable = '{table}'\nkeys = ['{keys}']\nquery = '''{query}'''\n")
+
+
+async def planned(
+    connection: Connection, given: Rules, *rows: tuple[str | None, ...], **options: int
+) -> Plan:
+    """Plan changes of ``rows`` and run the queries; no failure is expected."""
+    plan = plan_of(given, *rows)
+    assert await run_queries(connection, given, plan, **options) == []
+    assert plan.queries == {}
+    return plan
+
+
+def plan_of(given: Rules, *rows: tuple[str | None, ...]) -> Plan:
+    plan = Plan()
+    ((table, needs),) = given.tables.items()
+    given.plan(*table, needs.keys, [value for row in rows for value in row], plan)
+    return plan
+
+
+MEMBERS = "select user_id from public.members where org_id = {id}"
+
+
+async def test_one_changed_row_concerns_many_keys(connection: Connection) -> None:
+    plan = await planned(connection, rules(MEMBERS), ("1",))
+    assert set(plan.keys) == {"user:11:settings", "user:12:settings"}
+    assert plan.patterns == set()
+
+
+async def test_all_rows_of_a_batch_are_asked_for_at_once(connection: Connection) -> None:
+    statements: list[str] = []
+    connection.add_query_logger(lambda record: statements.append(record.query))
+    plan = await planned(connection, rules(MEMBERS), ("1",), ("2",), ("1",), ("99",))
+    assert set(plan.keys) == {f"user:{user}:settings" for user in (11, 12, 21, 22)}
+    assert sum("members" in statement for statement in statements) <= 2  # prepared and fetched
+
+
+async def test_more_rows_than_fit_in_one_run(connection: Connection) -> None:
+    await connection.execute(
+        "insert into public.members (org_id, user_id) select n, n from generate_series(1000, 5999) n"
+    )
+    plan = await planned(connection, rules(MEMBERS), *((str(n),) for n in range(1000, 6000)))
+    assert len(plan.keys) == 5000
+
+
+async def test_a_query_that_returns_too_much_costs_its_pattern(connection: Connection) -> None:
+    plan = await planned(connection, rules(MEMBERS), ("1",), ("2",), max_rows=3)
+    assert plan.patterns == {"user:*:settings"}
+
+
+async def test_nulls_and_unusable_answers(connection: Connection) -> None:
+    given = rules("select note from public.members where org_id = {id}", keys="note:{note}")
+    assert set((await planned(connection, given, ("1",))).keys) == {"note:a"}  # a null makes no key
+    assert (await planned(connection, given, ("2",))).patterns == {"note:*"}
+
+
+async def test_arguments_are_bound_and_never_text(connection: Connection) -> None:
+    hostile = "'; drop table public.members; --"
+    given = rules("select user_id from public.members where note = {slug}")
+    await connection.execute("insert into public.members values (9, 99, $1)", hostile)
+    assert set((await planned(connection, given, (hostile,))).keys) == {"user:99:settings"}
+
+
+async def test_arguments_have_the_columns_own_types(connection: Connection) -> None:
+    given = rules(
+        """select "userId" from public."Plan Users" u where u.plan = {plan} and {"Active"}""",
+        keys="user:{userId}",
+    )
+    assert given.tables[("public", "organizations")].keys == ("Active", "plan")
+    plan = await planned(connection, given, ("True", "it's paid"), ("False", "free"))
+    assert set(plan.keys) == {"user:bob"}
+
+
+async def test_a_null_argument_is_a_null(connection: Connection) -> None:
+    given = rules("select user_id from public.members where {slug} is null and org_id = 1")
+    assert len((await planned(connection, given, (None,))).keys) == 2
+
+
+async def test_the_querys_columns_win_over_the_rows(connection: Connection) -> None:
+    given = rules(
+        "select user_id, user_id * 2 as id from public.members m where m.org_id = {id}",
+        keys="o:{id}:s:{slug}:u:{user_id}",
+    )
+    assert given.tables[("public", "organizations")].keys == ("id", "slug")
+    plan = await planned(connection, given, ("1", "acme"))
+    assert set(plan.keys) == {"o:22:s:acme:u:11", "o:24:s:acme:u:12"}
+
+
+async def test_values_are_as_python_prints_them(connection: Connection) -> None:
+    given = rules(
+        "select {id} > 1 as big, 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'::uuid as u, 'free'::public.plan as p",
+        keys="k:{big}:{u}:{p}:{id}",
+    )
+    plan = await planned(connection, given, ("1",), ("2",))
+    uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+    assert set(plan.keys) == {f"k:False:{uuid}:free:1", f"k:True:{uuid}:free:2"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "with m as (select * from public.members where org_id = {id}) select user_id from m -- done",
+        "select user_id from members where org_id = {id};",
+        "select user_id from public.members where org_id = {id} union select 11 limit 10",
+        "(select m.user_id from public.members m where exists (select where m.org_id = {id}))",
+        "select user_id /* {id} */ from public.members where org_id = {id} and note is distinct from '{'",
+    ],
+)
+async def test_any_select_can_be_asked(connection: Connection, query: str) -> None:
+    given = rules(query)
+    assert await check_queries(connection, given) == []
+    assert "user:11:settings" in (await planned(connection, given, ("1",))).keys
+
+
+async def test_a_query_without_placeholders_runs_for_any_change(connection: Connection) -> None:
+    given = rules("select user_id from public.members where org_id = 1", keys="user:{user_id}")
+    plan = Plan()
+    given.plan("public", "organizations", ["id"], ["5", "6"], plan)
+    assert await run_queries(connection, given, plan) == []
+    assert set(plan.keys) == {"user:11", "user:12"}
+
+
+FAILING = [
+    ("select user_id from public.nothing where org_id = {id}", "42P01", "does not exist"),
+    ("select user_id from public.members where nothing = {id}", "42703", "does not exist"),
+    ("select user_id from public.members where org_id = {gone}", "42703", "has no column gone"),
+    ("select m.* from (select note from members where org_id = {id}) m", None, "returns no column user_id"),
+    ("select at as user_id from public.members where org_id = {id}", None, "type"),
+    ("select ref::text::json as user_id from public.members where org_id = {id}", None, "type"),
+    ("with x as (delete from public.members returning user_id) select user_id from x", "0A000", "refused"),
+    ("select user_id from public.members where org_id = {id} for update", "25006", "refused"),
+]
+
+
+@pytest.mark.parametrize(("query", "code", "text"), FAILING)
+async def test_a_wrong_query_is_reported_at_start(
+    connection: Connection, query: str, code: str | None, text: str
+) -> None:
+    (failure,) = await check_queries(connection, rules(query))
+    assert failure.code == code
+    assert text in str(failure)
+    assert "line 1" in str(failure)
+
+
+@pytest.mark.parametrize("query", [query for query, _, _ in FAILING])
+async def test_a_query_that_fails_costs_its_pattern_and_the_rest_goes_on(
+    connection: Connection, query: str
+) -> None:
+    """Failure case 20."""
+    await connection.execute("update public.members set at = now(), ref = gen_random_uuid()")
+    both = Rules.parse(
+        f"[[watch]]\ntable = 'organizations'\nkeys = ['bad:{{user_id}}']\nquery = '''{query}'''\n"
+        f"[[watch]]\ntable = 'organizations'\nkeys = ['good:{{user_id}}']\nquery = '''{MEMBERS}'''\n"
+    )
+    plan = Plan()
+    both.plan("public", "organizations", ["gone", "id"], ["1", "1"], plan)
+    (failure,) = await run_queries(connection, both, plan)
+    assert failure.watch is both.watches[0]
+    assert plan.patterns == {"bad:*"}
+    assert set(plan.keys) == {"good:11", "good:12"}
+    assert await connection.fetchval("select count(*) from public.members") == 4
+
+
+async def test_a_column_that_nobody_gives_is_reported_at_start(connection: Connection) -> None:
+    given = rules("select note from public.members where org_id = {id}")
+    (failure,) = await check_queries(connection, given)
+    assert "neither the query nor public.organizations has a column user_id" in str(failure)
+
+
+async def test_a_failure_quotes_no_row_value(connection: Connection) -> None:
+    given = rules("select user_id from public.members where org_id = {slug}::bigint")
+    plan = plan_of(given, ("secret",))
+    (failure,) = await run_queries(connection, given, plan)
+    assert failure.code == "22P02"
+    assert "secret" not in str(failure)
+    assert plan.patterns == {"user:*:settings"}
+
+
+async def test_a_slow_query_is_cut_off(connection: Connection) -> None:
+    given = rules("select user_id from public.members, pg_sleep(60) where org_id = {id}")
+    plan = plan_of(given, ("1",))
+    (failure,) = await run_queries(connection, given, plan, timeout=0.05)
+    assert "longer than 0.05 s" in str(failure)
+    assert plan.patterns == {"user:*:settings"}
+    assert await connection.fetchval("select 1") == 1
+
+
+async def test_policies_that_hide_rows_are_an_error(connection: Connection) -> None:
+    await connection.execute(
+        "alter table public.members enable row level security;"
+        "do $$ begin create role unstale_worker; exception when duplicate_object then null; end $$;"
+        "grant usage on schema public to unstale_worker; grant select on public.members to unstale_worker;"
+        "set role unstale_worker"
+    )
+    (failure,) = await check_queries(connection, rules(MEMBERS))
+    assert failure.code == "42501"
+    assert "unstale migration" in str(failure)
+    plan = plan_of(rules(MEMBERS), ("1",))
+    assert len(await run_queries(connection, rules(MEMBERS), plan)) == 1
+    assert plan.patterns == {"user:*:settings"}
+
+
+async def test_a_broken_connection_is_raised_not_blamed_on_the_query(
+    connection: Connection, empty_database: Database
+) -> None:
+    other = await asyncpg.connect(empty_database.superuser_dsn, server_settings=SETTINGS)
+    await connection.execute("select pg_terminate_backend($1)", other.get_server_pid())
+    given = rules(MEMBERS)
+    plan = plan_of(given, ("1",))
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await run_queries(other, given, plan)
+    assert plan.queries
+    assert not plan.patterns
+    await other.close()
