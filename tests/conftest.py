@@ -30,8 +30,7 @@ from servers import (
     fresh_database,
     run_apart,
 )
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
-from unstale_worker.embedded.stack import migrate
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, migrate
 
 # Kills must not cost data here, crashes of the machine may. Shared memory in files: removed with the folder.
 POSTGRES_SETTINGS = {"fsync": "off", "dynamic_shared_memory_type": "mmap"}

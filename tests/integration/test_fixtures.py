@@ -85,7 +85,8 @@ LEAKS = {
         import asyncpg
         async def test_leak(empty_database) -> None:
             global connection
-            connection = await asyncpg.connect(empty_database.dsn, server_settings={"application_name": "forgotten"})
+            named = {"application_name": "forgotten"}
+            connection = await asyncpg.connect(empty_database.dsn, server_settings=named)
     """,
 }
 
@@ -95,8 +96,11 @@ def test_a_leak_fails_the_test_that_leaks(tmp_path: Path, complaint: str) -> Non
     lines = LEAKS[complaint].splitlines()
     (tmp_path / "test_leak.py").write_text("\n".join(line[8:] for line in lines))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", TESTS.parent / "pyproject.toml", "--rootdir", tmp_path]
-        + ["-p", "conftest", "-p", "no:cacheprovider", "-o", "filterwarnings=", tmp_path],
+        [
+            *(sys.executable, "-m", "pytest", tmp_path, "--rootdir", tmp_path),
+            *("-c", TESTS.parent / "pyproject.toml", "-o", "filterwarnings="),
+            *("-p", "conftest", "-p", "no:cacheprovider"),
+        ],
         capture_output=True,
         text=True,
         cwd=TESTS,

@@ -2,7 +2,7 @@
 
 from unstale_worker.embedded.migrations import apply_migrations, migrations_folder
 from unstale_worker.embedded.postgres import EmbeddedPostgres
-from unstale_worker.embedded.stack import Stack, stack
+from unstale_worker.embedded.together import Stack, migrate, stack
 from unstale_worker.embedded.valkey import EmbeddedValkey
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "EmbeddedValkey",
     "Stack",
     "apply_migrations",
+    "migrate",
     "migrations_folder",
     "stack",
 ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import select
 import shutil
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -57,6 +59,7 @@ class Server:
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
+        self._guard = os.getpid()
         self._pid: int | None = None
         self._code: int | None = None
         self._last_signal = signal.SIGKILL
@@ -69,6 +72,8 @@ class Server:
                 return {"pid": self._pid}
             if what == "stop":
                 self._stop(signal.Signals(int(str(command["signal"]))), float(str(command["seconds"])))
+            elif what == "wait":
+                self._wait()
             elif what == "kill":
                 self._kill()
             self._reap()
@@ -84,6 +89,8 @@ class Server:
         self._last_signal = signal.Signals(int(str(command["last_signal"])))
         argv, user, group = command["argv"], command["user"], command["group"]
         assert isinstance(argv, list)
+        assert user is None or isinstance(user, int)
+        assert group is None or isinstance(group, int)
         with Path(str(command["log"])).open("ab") as log:
             child = subprocess.Popen(
                 argv,
@@ -93,31 +100,34 @@ class Server:
                 cwd=str(command["cwd"]),
                 start_new_session=True,
                 preexec_fn=self._die_with_guard if LINUX else None,
-                **({} if user is None else {"user": user, "group": group, "extra_groups": []}),  # type: ignore[call-overload]  # the stubs know no optional keywords
+                user=user,
+                group=group,
+                extra_groups=None if user is None else [],
             )
         self._pid, self._code = child.pid, None
-        child.returncode = (
-            0  # reaped here, by pid, together with its orphans; silences Popen's own bookkeeping
-        )
+        child.returncode = 0  # we reap by pid, orphans too; Popen must not
 
     def _die_with_guard(self) -> None:
         """In the child, after the change of user (which would clear the signal), before the exec."""
-        guard = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(self._last_signal), 0, 0, 0)
-        if os.getppid() != guard:
-            os._exit(1)
+        if os.getppid() != self._guard:
+            os._exit(1)  # it died in between, and the signal was not set yet
 
     def _stop(self, number: signal.Signals, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         self._reap()
         if self._pid is not None and self._code is None:
             os.kill(self._pid, number)
+        self._wait(deadline)
+        self._kill()
+
+    def _wait(self, deadline: float = math.inf) -> None:
+        """Until the server has ended or the deadline; without one, until the asking process is gone."""
         while self._pid is not None and self._code is None and time.monotonic() < deadline:
-            if os.getppid() != self._parent:
-                break
+            if deadline == math.inf and os.getppid() != self._parent:
+                return
             time.sleep(0.005)
             self._reap()
-        self._kill()
 
     def _kill(self) -> None:
         deadline = time.monotonic() + KILL_SECONDS
@@ -150,7 +160,7 @@ def _outlive(number: int, frame: object) -> None:
     """The end of our input decides, not a signal that a process group or a service manager sends around."""
 
 
-def _lines(parent: int) -> "Iterator[bytes]":  # noqa: F821, UP037
+def _lines(parent: int) -> Iterator[bytes]:
     """The commands, until the asking process is gone: input ended, or (should a fork of it hold the pipe) our
     parent changed."""
     rest = b""
@@ -193,16 +203,16 @@ def _processes() -> list[tuple[int, int]]:
             if not state.startswith("Z") and int(ppid) != 0:
                 found.append((int(pid), int(ppid)))
         return [pair for pair in found if _exists(pair[0])]  # leaves out the `ps` that looked
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
             continue
         try:
             # "pid (name) state ppid ...": the name may hold anything, the last parenthesis ends it.
-            state, ppid = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[:2]
+            state, ppid = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except (OSError, ValueError):
             continue  # ended while we looked
         if state != "Z":
-            found.append((int(entry), int(ppid)))
+            found.append((int(entry.name), int(ppid)))
     return found
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,6 +69,7 @@ def find_postgres(version: PostgresVersion, *, user: User | None) -> PostgresIns
 def find_redis(program: RedisProgram) -> Path:
     """The server program of Valkey, or of Redis itself. Raises `EmbeddedServerError` when there is none."""
     _refuse_windows()
+    names: tuple[str, ...]
     if program == "valkey":
         machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
         if sys.platform == "darwin" and machine == "aarch64":
@@ -99,19 +101,18 @@ def _site_packages(inside: str) -> Path | None:
 def _copied(site: Path, distribution: str, folders: tuple[str, ...]) -> Path:
     """A copy of a wheel's folders where everybody may read them; made once per version and build.
 
-    We are root here. What is found in the cache is used only when root owns it and nobody else may write
-    there: the servers run what lies in it. Two first uses at once both copy; the first rename wins.
+    What is found in the cache is used only when we (root) own it and nobody else may write there: the
+    servers run what lies in it. Two first uses at once both copy; the first rename wins.
     """
-    build = (site / folders[0] / "bin/postgres").stat()
-    name = (
-        f"{distribution}-{importlib.metadata.version(distribution)}-{build.st_size:x}-{int(build.st_mtime):x}"
-    )
+    name = f"{distribution}-{importlib.metadata.version(distribution)}"
     parent = (_CACHE if os.access(_CACHE, os.W_OK) else Path(tempfile.gettempdir())) / "unstale"
-    parent.mkdir(mode=0o755, exist_ok=True)
+    with suppress(FileExistsError):
+        parent.mkdir()
+        parent.chmod(0o755)  # whatever the umask is
     status = parent.lstat()
-    if status.st_uid != 0 or status.st_mode & 0o022 or not reachable(parent):
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not reachable(parent):
         raise EmbeddedServerError(
-            f"{parent} must belong to root and be readable by all: remove it, then start again"
+            f"{parent} must be our own and readable by all: remove it, then start again"
         )
     wanted = parent / name
     if wanted.exists():
@@ -152,5 +153,6 @@ def _major(program: Path) -> str:
 def _refuse_windows() -> None:
     if sys.platform == "win32":
         raise EmbeddedServerError(
-            "the embedded servers run on Linux and macOS: on Windows use WSL, or set DATABASE_URL and REDIS_URL"
+            "the embedded servers run on Linux and macOS: on Windows use WSL, "
+            "or set DATABASE_URL and REDIS_URL"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import asyncpg
 from unstale.errors import ConfigurationError
 
 _HISTORY = Path(__file__).with_name("history.sql")
+_RECORD = Path(__file__).with_name("record.sql")
 
 
 def migrations_folder() -> Path:
@@ -33,26 +35,27 @@ async def apply_migrations(dsn: str, folder: Path) -> list[str]:
     ``supabase_migrations.schema_migrations``, so that the official command line continues where this stops.
     A failing file raises asyncpg's error with its name as a note; those before it stay applied.
     """
+    files, history, record = await asyncio.to_thread(_read, folder)
     applied: list[str] = []
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(_HISTORY.read_text())
-        for path in sorted(folder.glob("*.sql")):
-            version, _, name = path.stem.partition("_")
+        await connection.execute(history)
+        for file, sql in files.items():
+            version, _, name = Path(file).stem.partition("_")
             async with connection.transaction():
-                recorded = await connection.fetchval(
-                    "insert into supabase_migrations.schema_migrations (version, name, statements) "
-                    "values ($1, $2, array[$3]) on conflict (version) do nothing returning version",
-                    version, name, path.read_text(),
-                )  # fmt: skip
-                if recorded is None:
+                if await connection.fetchval(record, version, name, sql) is None:
                     continue
                 try:
-                    await connection.execute(path.read_text())
+                    await connection.execute(sql)
                 except asyncpg.PostgresError as error:
-                    error.add_note(f"in migration {path.name}")
+                    error.add_note(f"in migration {file}")
                     raise
-            applied.append(path.name)
+            applied.append(file)
     finally:
         await connection.close()
     return applied
+
+
+def _read(folder: Path) -> tuple[dict[str, str], str, str]:
+    files = {path.name: path.read_text() for path in sorted(folder.glob("*.sql"))}
+    return files, _HISTORY.read_text(), _RECORD.read_text()

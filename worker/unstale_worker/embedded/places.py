@@ -36,6 +36,12 @@ def unprivileged_user() -> User | None:
     )
 
 
+def owner_of(path: Path) -> User | None:
+    """Whom `path` belongs to; None when it is root."""
+    status = path.stat()
+    return User(uid=status.st_uid, gid=status.st_gid, name=str(status.st_uid)) if status.st_uid else None
+
+
 def reachable(path: Path) -> bool:
     """Whether every user may read `path`: folders above need x for others, a folder itself r and x."""
     try:

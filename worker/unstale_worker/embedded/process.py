@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from unstale.errors import EmbeddedServerError
@@ -27,6 +29,7 @@ class Guard:
 
     def __init__(self, *, owned: Path | None) -> None:
         self._lock = threading.Lock()
+        self._owned = owned
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(owned or "")],
             stdin=subprocess.PIPE,
@@ -64,13 +67,22 @@ class Guard:
         )
         return int(str(answer["pid"]))
 
-    async def exit_code(self) -> int | None:
-        """None while the server runs; negative when a signal ended it, as in `subprocess`."""
-        return _code(await asyncio.to_thread(self._ask, do="poll"))
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or was killed and took the server along."""
+        return self._process.poll() is not None
 
-    async def stop(self, number: signal.Signals, *, seconds: float) -> int | None:
+    async def running(self) -> bool:
+        """Whether what `start` started still runs."""
+        return bool((await asyncio.to_thread(self._ask, do="poll"))["running"])
+
+    async def ended(self) -> int:
+        """Wait for the program to end by itself; its exit code, negative when a signal ended it."""
+        return int(str((await asyncio.to_thread(self._ask, do="wait"))["code"]))
+
+    async def stop(self, number: signal.Signals, *, seconds: float) -> None:
         """Send a signal, wait for the end, and kill what is left after `seconds`."""
-        return _code(await asyncio.to_thread(self._ask, do="stop", signal=int(number), seconds=seconds))
+        await asyncio.to_thread(self._ask, do="stop", signal=int(number), seconds=seconds)
 
     async def kill(self) -> None:
         """SIGKILL the server and everything below it; returns when the last one is gone."""
@@ -104,15 +116,14 @@ class Guard:
 
     def _close(self) -> None:
         with self._lock:
-            if self._process.stdin is not None and not self._process.stdin.closed:
-                self._process.stdin.close()
+            if self._process.stdin is not None:
+                with suppress(OSError):  # a killed guard reads no more
+                    self._process.stdin.close()
             self._process.wait()
             if self._process.stdout is not None:
                 self._process.stdout.close()
-
-
-def _code(answer: dict[str, object]) -> int | None:
-    return None if answer["code"] is None else int(str(answer["code"]))
+            if self._owned is not None:
+                shutil.rmtree(self._owned, ignore_errors=True)  # the guard did it, unless it was killed
 
 
 def free_port() -> int:

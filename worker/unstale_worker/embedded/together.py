@@ -93,10 +93,4 @@ async def migrate(
             await apply()
     else:
         await apply()
-    connection = await asyncpg.connect(postgres.superuser_dsn)
-    try:
-        async with connection.transaction():
-            await connection.execute("select set_config('unstale.password', $1, true)", postgres.password)
-            await connection.execute(_WORKER_LOGIN.read_text())
-    finally:
-        await connection.close()
+    await postgres.run_file(_WORKER_LOGIN)

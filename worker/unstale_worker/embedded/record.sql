@@ -1,0 +1,5 @@
+-- Records a migration; returns no row when it was recorded before.
+insert into supabase_migrations.schema_migrations (version, name, statements)
+values ($1, $2, array[$3])
+on conflict (version) do nothing
+returning version
