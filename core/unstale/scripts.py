@@ -7,12 +7,11 @@ which also loads it. Nothing else is retried here.
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
     from redis.asyncio.client import Pipeline
 
 HEADER: Final = "#!lua flags=allow-oom\n"
@@ -21,8 +20,15 @@ HEADER: Final = "#!lua flags=allow-oom\n"
 Argument = str | bytes | int | float
 
 
-async def command(redis: "Redis", *parts: Argument) -> Any:
-    """Send one command; redis-py leaves this method of its untyped."""
+class Executes(Protocol):
+    """What sends commands: redis-py's client, or an agent's lane."""
+
+    # redis-py leaves this method of its untyped: (*args, **options) -> Any
+    execute_command: Callable[..., Any]
+
+
+async def command(redis: Executes, *parts: Argument) -> Any:
+    """Send one command."""
     send: Callable[..., Awaitable[Any]] = redis.execute_command
     return await send(*parts)
 
@@ -44,19 +50,31 @@ class Script:
         self.text = HEADER + common + body
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, redis: "Redis", *, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+    async def __call__(
+        self,
+        redis: Executes,
+        *,
+        keys: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
+        args: Sequence[Argument] = (),
+    ) -> Any:
         """Run it; raises redis-py's exceptions. Replies are what the Lua file's first comment says."""
         try:
             return await command(redis, "EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await command(redis, "EVAL", self.text, len(keys), *keys, *args)
 
-    def queue(self, pipeline: "Pipeline", *, keys: Sequence[str], args: Sequence[Argument] = ()) -> None:
+    def queue(
+        self,
+        pipeline: "Pipeline",
+        *,
+        keys: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
+        args: Sequence[Argument] = (),
+    ) -> None:
         """Add it to a pipeline; call `load` on the connection's server first, or expect NoScriptError."""
         queue: Callable[..., object] = pipeline.execute_command
         queue("EVALSHA", self.sha, len(keys), *keys, *args)
 
-    async def load(self, redis: "Redis") -> None:
+    async def load(self, redis: Executes) -> None:
         """Make the server know it."""
         await command(redis, "SCRIPT LOAD", self.text)
 

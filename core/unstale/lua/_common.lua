@@ -46,3 +46,29 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes)
     .. body .. '}')
   return last
 end
+
+-- Why a worker's script must not run, or nil: types, fence, run, epoch, position, in this order.
+-- An absent field equals ''. `epoch` and `position` are those that were read together.
+local function refusal(state, log, fence, epoch, position)
+  if not has_type(state, 'hash') or not has_type(log, 'stream') then return 'type' end
+  local known = redis.call('HMGET', state, 'fence', 'run', 'epoch', 'position')
+  if (known[1] or '') ~= fence then return 'fence' end
+  if epoch ~= false then
+    if known[2] ~= live_run() then return 'run' end
+    if (known[3] or '') ~= epoch then return 'epoch' end
+  end
+  if (known[4] or '') ~= position then return 'position' end
+  return nil
+end
+
+-- Milliseconds since 1970 by the server's clock: only ever shown to people, never compared.
+local function now_ms()
+  local time = redis.call('TIME')
+  return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+end
+
+local function publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms)
+  local last = redis.call('HGET', state, 'last') or '0'
+  redis.call('PUBLISH', channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. seen
+    .. '","lsn":"' .. lsn .. '","rules":"' .. rules .. '","age_ms":' .. age_ms .. '}')
+end

@@ -1,0 +1,93 @@
+"""Where the worker gets changes: what a source must do, and what it hands over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from unstale.messages import Snapshot
+
+
+class Entry(NamedTuple):
+    """One outbox entry; a tuple, because a page holds thousands.
+
+    Attributes:
+        watch: Number of the watch whose capture wrote it.
+        version: Version of that watch: which columns the tuples hold.
+        keys: Key tuples of the changed rows, one after the other, None for null; None: the whole table.
+    """
+
+    watch: int
+    version: int
+    keys: Sequence[str | None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchVersion:
+    """What one version of a watch wrote: the table, and the columns of a tuple in their order."""
+
+    schema: str
+    table: str
+    key_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a batch that is larger than one page goes on.
+
+    Attributes:
+        snapshot: The fixed snapshot of the batch.
+        xid: Transaction of the last entry delivered.
+        id: Number of the last entry delivered.
+    """
+
+    snapshot: str
+    xid: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One read of the outbox.
+
+    Attributes:
+        database: System identifier and timeline; another one means another database.
+        snapshot: What was visible to the read, uncut; fixed for all pages of a batch.
+        position: The position once this page (and those before it) is applied.
+        more: Whether the batch goes on at `cursor`.
+        cursor: The last entry delivered; None when there was none.
+        lsn: WAL insert position, taken after the entries.
+        flushed: WAL position known to be on disk.
+        covered: False when the outbox was purged beyond the position that was asked for.
+        current_xmax: The first transaction id not yet assigned.
+        entries: In order of transaction and number.
+        began: The worker's monotonic clock when the read began, in seconds.
+    """
+
+    database: str
+    snapshot: str
+    position: str
+    more: bool
+    cursor: Cursor | None
+    lsn: str
+    flushed: str
+    covered: bool
+    current_xmax: int
+    entries: Sequence[Entry]
+    began: float
+
+    @property
+    def seen(self) -> Snapshot:
+        """`snapshot`, parsed."""
+        return Snapshot.parse(self.snapshot)
+
+
+class Source(Protocol):
+    """Reads changes after a position. Raises `DatabaseUnavailable`; every call may be repeated."""
+
+    async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
+        """Read what is new after the position ``after`` (None: no position), or the next page of a batch."""
+        ...
+
+    async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
+        """What that version of a watch wrote; None when nobody knows it any more."""
+        ...

@@ -1,0 +1,33 @@
+"""Opens Redis clients the way the protocol needs them: no silent retries, no silent reconnects."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from unstale.settings import Settings
+
+
+def open_redis(settings: "Settings", *, connections: int | None = None) -> "Redis":
+    """A client for ``settings.redis_url``; connects on first use, and is closed by its owner.
+
+    redis-py by itself retries ten times with growing pauses and reconnects without a word. Here a command
+    fails at once (after `Settings.redis_timeout` seconds at most) and the caller decides: a script whose
+    reply was lost must not be sent twice behind its back.
+    """
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    pool = BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=connections or settings.redis_connections,
+        timeout=settings.redis_timeout,
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        decode_responses=False,
+    )
+    return Redis(connection_pool=pool)

@@ -1,0 +1,95 @@
+"""One leader, with a fencing token: the others stand by."""
+
+import asyncio
+import secrets
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from unstale.errors import LeadershipLost
+from unstale.names import Names
+from unstale.scripts import Script
+from unstale_worker.applier import unavailable
+
+log = structlog.get_logger("unstale.leadership")
+
+ACQUIRE: Final = Script("unstale_worker", "acquire")
+RENEW: Final = Script("unstale_worker", "renew")
+RESIGN: Final = Script("unstale_worker", "resign")
+
+RENEWALS: Final = 4
+"""Renewals within the life of a lease: three may be lost."""
+
+
+class Leadership:
+    """The lease in Redis that names the leader; the fence grows with each leadership.
+
+    The position check of the applier's scripts is what makes a paused old leader harmless; the fence keeps
+    it quiet, and the lease keeps two workers from doing the same work.
+
+    Example:
+        >>> leadership = Leadership(redis, Names(), ttl=2.0)
+        >>> fence = await leadership.try_acquire()
+    """
+
+    def __init__(self, redis: Redis, names: Names, *, ttl: float) -> None:
+        self._redis, self._names, self._ttl = redis, names, ttl
+        self._token = secrets.token_hex(16)
+        self.fence = 0
+        """The fence of the last leadership; 0 before the first."""
+
+    def __repr__(self) -> str:
+        return f"<Leadership fence={self.fence}>"
+
+    async def try_acquire(self) -> int:
+        """Take the lease; returns the fence, or 0 while another holds it. Raises `RedisUnavailable`."""
+        try:
+            reply = await ACQUIRE(
+                self._redis,
+                keys=[self._names.leader, self._names.state],
+                args=[self._token, self._milliseconds],
+            )
+        except RedisError as error:
+            raise unavailable(error) from error
+        if reply[0]:
+            self.fence = int(reply[0])
+        return int(reply[0])
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two attempts or renewals."""
+        return self._ttl / RENEWALS
+
+    async def keep(self) -> None:
+        """Renew for ever; raises `LeadershipLost` when the lease is another's or ran out unrenewed."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._ttl
+        while True:
+            await asyncio.sleep(self.pause)
+            asked = loop.time()
+            try:
+                kept = await RENEW(
+                    self._redis,
+                    keys=[self._names.leader, self._names.state],
+                    args=[self._token, self._milliseconds, str(self.fence)],
+                )
+            except RedisError as error:
+                if loop.time() >= until:
+                    raise LeadershipLost("the lease could not be renewed before it ran out") from error
+                continue
+            if not kept:
+                raise LeadershipLost("another worker holds the lease, or Redis lost it")
+            until = asked + self._ttl
+
+    async def resign(self) -> None:
+        """Give the lease up, so that a standby need not wait until it runs out; errors cost that time."""
+        try:
+            await RESIGN(self._redis, keys=[self._names.leader], args=[self._token])
+        except RedisError:
+            log.info("the lease could not be given up; it runs out by itself", seconds=self._ttl)
+
+    @property
+    def _milliseconds(self) -> int:
+        return round(self._ttl * 1000)

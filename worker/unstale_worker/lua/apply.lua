@@ -1,0 +1,25 @@
+-- One script of a batch: unlink, log, raise need_lsn, publish; the batch's last script also stores the position.
+-- KEYS: state, log, the keys to unlink...
+-- ARGV: 1 channel, 2 fence, 3 epoch, 4 stored position, 5 keys as JSON, 6 patterns as JSON, 7 log bytes, 8 lsn,
+--       and for the last script: 9 new position, 10 flushed lsn, 11 database
+-- Reply: { 'ok', log id, unlinked } or { 'refused', reason }
+local state, log = KEYS[1], KEYS[2]
+local reason = refusal(state, log, ARGV[2], ARGV[3], ARGV[4])
+if reason then
+  return { 'refused', reason }
+end
+local unlinked, id = 0, 0
+if #KEYS > 2 then
+  unlinked = redis.call('UNLINK', unpack(KEYS, 3))
+end
+if ARGV[5] ~= '[]' or ARGV[6] ~= '[]' then
+  if lsn_after(ARGV[8], redis.call('HGET', state, 'need_lsn')) then
+    redis.call('HSET', state, 'need_lsn', ARGV[8])
+  end
+  id = append(state, log, ARGV[1], ARGV[3], ARGV[5], ARGV[6], tonumber(ARGV[7]))
+end
+if ARGV[9] then
+  redis.call('HSET', state, 'position', ARGV[9], 'lsn', ARGV[8], 'flushed', ARGV[10], 'database', ARGV[11],
+    'applied_at', now_ms())
+end
+return { 'ok', id, unlinked }

@@ -1,0 +1,62 @@
+"""Decides when to read next: at once, after a pause, or when somebody notifies; pure.
+
+Sleeping makes every commit notify, which is quickest for few changes and slows many down; polling costs the
+user nothing. The rate of changes decides, with a gap between the two bounds so that it does not flap.
+"""
+
+import math
+from typing import Final
+
+RATE_WINDOW: Final = 0.2
+"""Seconds over which the rate of entries is averaged."""
+SLEEP_BELOW: Final = 150.0
+"""Entries a second below which the worker tries to sleep."""
+WAKE_ABOVE: Final = 500.0
+"""Entries a second above which a sleeper wakes for good: NOTIFY serialises commits."""
+BUSY_ABOVE: Final = 4_000.0
+"""Entries a second above which reads are spaced out: fewer, larger batches leave the cores to the writers."""
+BUSY_PAUSE: Final = 0.010
+"""Seconds between two reads then; also the added latency."""
+
+
+class Pace:
+    """Keeps the rate of entries and the pause between reads.
+
+    Example:
+        >>> pace = Pace(poll_min=0.002, poll_max=0.25)
+        >>> pace.saw(0, now=10.0)
+        >>> pace.may_sleep
+        True
+    """
+
+    __slots__ = ("_at", "_pause", "_poll_max", "_poll_min", "rate")
+
+    def __init__(self, *, poll_min: float, poll_max: float) -> None:
+        self._poll_min, self._poll_max = poll_min, poll_max
+        self._pause = poll_min
+        self._at = 0.0
+        self.rate = 0.0
+        """Entries a second, averaged."""
+
+    def saw(self, entries: int, *, now: float) -> None:
+        """Note what a read found, at ``now`` seconds of a monotonic clock."""
+        self.rate = self.rate * math.exp(-(now - self._at) / RATE_WINDOW) + entries / RATE_WINDOW
+        self._at = now
+        self._pause = self._poll_min if entries else min(self._pause * 2, self._poll_max)
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether changes are rare enough for every commit to notify."""
+        return self.rate < SLEEP_BELOW
+
+    @property
+    def must_wake(self) -> bool:
+        """Whether they are too many for that."""
+        return self.rate > WAKE_ABOVE
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next read when nobody notifies."""
+        if self.rate > BUSY_ABOVE:
+            return BUSY_PAUSE
+        return self._poll_min if self.rate >= SLEEP_BELOW else self._pause

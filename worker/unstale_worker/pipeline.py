@@ -1,0 +1,255 @@
+"""One cycle: read → plan → apply → store position; and the loop of cycles of a leader."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+import structlog
+
+from unstale.errors import MessageError
+from unstale.messages import PublishedRules
+from unstale_worker.applier import Applier
+from unstale_worker.fanout import FanoutFailure
+from unstale_worker.pace import Pace
+from unstale_worker.rules import Plan, Rules
+from unstale_worker.sources import Cursor, Page, Source
+from unstale_worker.state import Standing, State, standing, standing_after_read
+from unstale_worker.status import Counters
+from unstale_worker.wakeups import WakeUps
+
+log = structlog.get_logger("unstale.pipeline")
+
+WATERMARK_SPACING: Final = 0.005
+"""Seconds between two watermarks under load: each costs every agent a message."""
+
+RunQueries = Callable[[Plan], Awaitable[list[FanoutFailure]]]
+"""Carries out a plan's fan-out queries, moving them into its keys and patterns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest read that is applied as a whole: what a watermark says.
+
+    Attributes:
+        snapshot: What was visible.
+        lsn: WAL position that covers it.
+        began: When the read began, by the monotonic clock.
+        primary_until: What stood in the state before that read.
+    """
+
+    snapshot: str
+    lsn: str
+    began: float
+    primary_until: str
+
+
+class Pipeline:
+    """A leader's work on one database and one Redis.
+
+    Nothing that matters lives only here: after any error the state is read again, and a fresh pipeline can
+    go on where another stopped.
+
+    Example:
+        >>> pipeline = Pipeline(source, applier, rules, wakeups, queries, counters, pace=pace, interval=0.5)
+        >>> await pipeline.run(asyncio.Event())
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        applier: Applier,
+        rules: Rules,
+        wakeups: WakeUps,
+        run_queries: RunQueries,
+        counters: Counters,
+        *,
+        pace: Pace,
+        interval: float,
+        healthy: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._healthy = healthy
+        self._source, self._applier, self._rules, self._wakeups = source, applier, rules, wakeups
+        self._run_queries, self._counters, self._pace, self._interval = run_queries, counters, pace, interval
+        self._state: State | None = None
+        self._seen: Seen | None = None
+        self._primary_until = ""
+        self._said_at = 0.0
+        self._unsaid = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Cycle until ``stop`` is set, then finish the batch at hand; raises what a cycle raises."""
+        while not stop.is_set():
+            before = self._wakeups.asleep
+            hinted = await self._wakeups.wait(0)
+            found = await self.cycle()
+            self._healthy()
+            self._pace.saw(found, now=time.monotonic())
+            if before and not hinted:
+                self._wakeups.unannounced(found > 0)
+            await self._rest(found)
+        await self._wakeups.awake()
+
+    async def cycle(self) -> int:
+        """Bring Redis up to now; returns how many entries were new."""
+        state = self._state or await self._begin()
+        self._state = None  # until this cycle has succeeded
+        primary_until = self._primary_until
+        page = await self._source.read(state.position)
+        verdict = standing_after_read(state, page)
+        if verdict is not Standing.READY:
+            await self._recover(state, verdict)
+            return 0
+        found, first, prefetched = 0, page, None
+        try:
+            while True:
+                found += len(page.entries)
+                if page.more:
+                    assert page.cursor is not None
+                    prefetched = asyncio.ensure_future(self._next(state.position, page.cursor))
+                state = await self._apply(state, page)
+                if prefetched is None:
+                    break
+                page, prefetched = await prefetched, None
+                await self._say(state, least=self._interval)
+        finally:
+            if prefetched is not None:
+                prefetched.cancel()
+                await asyncio.wait([prefetched])
+        self._seen = Seen(page.snapshot, page.lsn, first.began, primary_until)
+        self._counters.caught_up(first.began)
+        self._unsaid = self._unsaid or found > 0
+        await self._say(state, least=WATERMARK_SPACING if self._unsaid else self._interval)
+        self._state = state
+        return found
+
+    async def _next(self, after: str, cursor: Cursor) -> Page:
+        return await self._source.read(after, cursor)
+
+    async def _begin(self) -> State:
+        """Read the state and settle what Redis alone can tell, until changes can be applied."""
+        while True:
+            state = await self._applier.state()
+            self._primary_until = state.primary_until
+            verdict = standing(state, rules=self._rules.hash)
+            match verdict:
+                case Standing.READY:
+                    return state
+                case Standing.OTHER_RUN:
+                    log.warning("Redis is another server than before: new epoch", position=state.position)
+                    await self._applier.new_epoch(state)
+                    self._counters.epochs += 1
+                case (
+                    Standing.NO_POSITION
+                    | Standing.OTHER_RULES
+                    | Standing.PURGED
+                    | Standing.OTHER_DATABASE
+                    | Standing.WENT_BACK
+                ):
+                    await self._recover(state, verdict)
+                case _:
+                    assert_never(verdict)
+
+    async def _recover(self, state: State, why: Standing) -> None:
+        """Drop every key the rules own, or owned, and begin a new epoch at a fresh snapshot."""
+        patterns = set(self._rules.patterns)
+        before = await self._applier.published()
+        if before is not None:
+            try:
+                patterns.update(PublishedRules.decode(before).patterns)
+            except MessageError:
+                log.warning(
+                    "the published rules cannot be read; keys of older rules may stay until their TTL"
+                )
+        log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
+        page = await self._applier.recover(
+            state,
+            rules=self._rules.hash,
+            published=self._rules.published(),
+            patterns=patterns,
+            snapshot=lambda: self._source.read(None),
+            age_of=lambda page: time.monotonic() - page.began,
+        )
+        self._seen = Seen(page.snapshot, page.lsn, page.began, "")
+        self._counters.recoveries += 1
+        self._counters.epochs += 1
+
+    async def _apply(self, state: State, page: Page) -> State:
+        moved = page.position != state.position
+        if not page.entries and not moved:
+            return state
+        plan = await self._plan(page)
+        self._counters.entries += len(page.entries)
+        if plan.queries:
+            for failure in await self._run_queries(plan):
+                self._counters.failed(str(failure))
+                log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
+        state = await self._applier.apply(
+            state, page, keys=list(plan.keys), patterns=sorted(plan.patterns), store=moved
+        )
+        self._counters.batches += bool(page.entries)
+        self._counters.keys += len(plan.keys)
+        self._counters.patterns += len(plan.patterns)
+        return state
+
+    async def _plan(self, page: Page) -> Plan:
+        """Entries of one watch version are planned together: the cost is by row then, not by entry."""
+        plan = Plan()
+        together: dict[tuple[int, int], list[str | None]] = {}
+        whole: set[tuple[int, int]] = set()
+        for watch, version, keys in page.entries:
+            if keys is None:
+                whole.add((watch, version))
+            elif (flat := together.get((watch, version))) is None:
+                together[watch, version] = list(keys)
+            else:
+                flat.extend(keys)
+        for key in whole | together.keys():
+            written = await self._source.watch_version(*key)
+            if written is None:
+                log.error("an outbox entry names an unknown watch; dropping every owned key", watch=key[0])
+                plan.patterns.update(self._rules.patterns)
+                continue
+            table = (written.schema, written.table, written.key_columns)
+            if key in whole:
+                self._rules.plan(*table, None, plan)
+            if key in together:
+                self._rules.plan(*table, together[key], plan)
+        return plan
+
+    async def _say(self, state: State, *, least: float) -> None:
+        """Publish a watermark unless the last one is younger than ``least`` seconds."""
+        now = time.monotonic()
+        if self._seen is None or now - self._said_at < least:
+            return
+        seen = self._seen
+        self._primary_until = await self._applier.watermark(
+            state,
+            seen=seen.snapshot,
+            lsn=seen.lsn,
+            age=time.monotonic() - seen.began,
+            primary_until=seen.primary_until,
+        )
+        self._seen = replace(seen, primary_until="")
+        self._said_at, self._unsaid = now, False
+        self._counters.said(now)
+
+    async def _rest(self, found: int) -> None:
+        """Wait for the next reason to read."""
+        spacing = WATERMARK_SPACING if self._unsaid else self._interval
+        due = max(0.0, self._said_at + spacing - time.monotonic())
+        if self._wakeups.asleep:
+            if self._pace.must_wake:
+                await self._wakeups.awake()
+                return
+            await self._wait(due)
+        elif not found and self._pace.may_sleep and await self._wakeups.try_sleep():
+            return  # read once more before sleeping
+        else:
+            await self._wait(min(self._pace.pause, due) if due else 0)
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds > 0 and await self._wakeups.wait(seconds):
+            self._wakeups.hint()  # seen by run(), which clears it just before the read
+        await asyncio.sleep(0)

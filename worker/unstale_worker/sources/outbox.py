@@ -1,0 +1,230 @@
+"""Reads the outbox over asyncpg: one statement a page."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import structlog
+
+from unstale.errors import DatabaseUnavailable, MigrationMissing
+from unstale.names import APPLICATION_NAME
+from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
+from unstale_worker.sql import statement
+
+log = structlog.get_logger("unstale.source")
+
+MAX_ELEMENTS: Final = 50_000
+"""Most key parts in one page: about 8 MB as Python strings, which bounds the worker's memory."""
+
+SESSION_SETTINGS: Final = {
+    "row_security": "off",  # a policy that hides rows becomes an error instead of a silent gap
+    "timezone": "UTC",
+    "search_path": "",
+    "jit": "off",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+CONNECTION_ERRORS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.CannotConnectNowError,
+)
+"""Everything that a fresh connection may heal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How to reach the database.
+
+    Attributes:
+        dsn: Connection URL; never logged.
+        timeout: Seconds for a connection attempt and for a statement.
+        pooled: Whether a transaction pooler lies between: no prepared statements, no session state.
+    """
+
+    dsn: str
+    timeout: float = 10.0
+    pooled: bool = False
+
+    async def open(self, *, name: str = "standby") -> asyncpg.Connection:
+        """Connect; raises `DatabaseUnavailable`."""
+        try:
+            connection: asyncpg.Connection = await asyncpg.connect(
+                self.dsn,
+                timeout=self.timeout,
+                command_timeout=self.timeout,
+                statement_cache_size=0 if self.pooled else 100,
+            )
+            if not self.pooled:
+                settings = SESSION_SETTINGS | {"application_name": f"{APPLICATION_NAME}:{name}"}
+                # Not as start-up parameters: poolers refuse those they do not know.
+                await connection.execute(statement("session"), list(settings), list(settings.values()))
+            return connection
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            raise DatabaseUnavailable(
+                "Postgres refused the user or password of DATABASE_URL; check both and the role's LOGIN right"
+            ) from error
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            raise DatabaseUnavailable(
+                f"Postgres accepts no connection ({type(error).__name__}); check DATABASE_URL and the server"
+            ) from error
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn asyncpg's errors into ours."""
+    try:
+        yield
+    except (
+        asyncpg.UndefinedFunctionError,
+        asyncpg.InvalidSchemaNameError,
+        asyncpg.UndefinedTableError,
+    ) as error:
+        raise MigrationMissing(
+            "the database lacks schema unstale of this version; run `unstale migration`, push the new files"
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationMissing(
+            "the worker's role may not read the outbox; grant it unstale_worker, or connect as its owner"
+        ) from error
+    except CONNECTION_ERRORS as error:
+        raise DatabaseUnavailable(f"the connection to Postgres broke ({type(error).__name__})") from error
+
+
+class OutboxSource:
+    """The outbox of one database, read over one connection that is opened again when it breaks.
+
+    Example:
+        >>> source = OutboxSource(Connections("postgresql://..."), read_entries=5_000)
+        >>> page = await source.read(None)
+    """
+
+    def __init__(self, connections: Connections, *, read_entries: int = 5_000) -> None:
+        self._connections = connections
+        self._read_entries = read_entries
+        self._connection: asyncpg.Connection | None = None
+        self._versions: dict[tuple[int, int], WatchVersion] = {}
+        self._name = "standby"
+        self._lock = asyncio.Lock()
+        self.reads = 0
+
+    def __repr__(self) -> str:
+        state = "open" if self._connection and not self._connection.is_closed() else "closed"
+        return f"<OutboxSource {state} reads={self.reads}>"
+
+    async def named(self, name: str) -> None:
+        """Name the session (``<fence>`` or ``standby``), now and after every reconnect."""
+        self._name = name
+        if self._connection is not None and not self._connections.pooled:
+            async with self._use() as connection:
+                await connection.execute(statement("application_name"), f"{APPLICATION_NAME}:{name}")
+
+    async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
+        """See `Source.read`."""
+        began = time.monotonic()
+        async with self._use() as connection:
+            row = await connection.fetchrow(
+                statement("read"),
+                after,
+                cursor.snapshot if cursor else None,
+                str(cursor.xid) if cursor else None,
+                cursor.id if cursor else None,
+                self._read_entries,
+                MAX_ELEMENTS,
+            )
+        assert row is not None
+        self.reads += 1
+        entries: Sequence[Entry] = [Entry._make(entry) for entry in row[10] or ()]
+        snapshot: str = row[1]
+        return Page(
+            database=row[0],
+            snapshot=snapshot,
+            position=row[2],
+            more=row[3],
+            cursor=Cursor(snapshot, row[4], row[5]) if row[4] is not None else None,
+            lsn=row[6],
+            flushed=row[7],
+            covered=row[8],
+            current_xmax=row[9],
+            entries=entries,
+            began=began,
+        )
+
+    async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
+        """See `Source.watch_version`; remembered, since a version never changes."""
+        known = self._versions.get((watch, version))
+        if known is None:
+            await self.watch_versions()
+            known = self._versions.get((watch, version))
+        return known
+
+    async def watch_versions(self) -> dict[tuple[int, int], tuple[WatchVersion, bool]]:
+        """Every version of every watch, and whether it is the current one."""
+        async with self._use() as connection:
+            rows = await connection.fetch(statement("watch_versions"))
+        found = {
+            (row[0], row[1]): (WatchVersion(row[2], row[3], tuple(row[4])), bool(row[5])) for row in rows
+        }
+        self._versions = {key: version for key, (version, _) in found.items()}
+        return found
+
+    async def purge(self, *, rows: int, retention: float, outbox_max_rows: int) -> int:
+        """One step of the purge; returns the number of entries deleted."""
+        async with self._use() as connection:
+            return int(await connection.fetchval(statement("purge"), rows, retention, outbox_max_rows))
+
+    async def end_old_leaders(self, fence: int) -> int:
+        """End the sessions of leaders with a lower fence; returns how many there were."""
+        async with self._use() as connection:
+            return int(await connection.fetchval(statement("end_old_leaders"), fence))
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[asyncpg.Connection]:
+        """The connection, for the rules' queries; errors of theirs are not translated."""
+        async with self._lock:
+            yield await self._open()
+
+    async def close(self) -> None:
+        """Close the connection; safe at any moment, also twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            try:
+                await connection.close(timeout=1.0)
+            except CONNECTION_ERRORS:
+                connection.terminate()
+
+    @asynccontextmanager
+    async def _use(self) -> AsyncIterator[asyncpg.Connection]:
+        async with self._lock:
+            connection = await self._open()
+            try:
+                async with translated():
+                    if self._connections.pooled:
+                        async with connection.transaction():
+                            await connection.execute(statement("pooled_settings"))
+                            yield connection
+                    else:
+                        yield connection
+            except (DatabaseUnavailable, asyncio.CancelledError):
+                # A cancelled statement leaves the connection in doubt; a fresh one costs milliseconds.
+                connection.terminate()
+                self._connection = None
+                raise
+
+    async def _open(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = None
+            self._connection = await self._connections.open(name=self._name)
+            log.debug("database connected", session=self._name)
+        return self._connection

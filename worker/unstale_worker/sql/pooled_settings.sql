@@ -1,0 +1,2 @@
+-- Settings of this transaction, for a pooled connection.
+select set_config('row_security', 'off', true)

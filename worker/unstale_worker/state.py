@@ -1,0 +1,107 @@
+"""What Redis knows about where the worker stands, and what follows from it; pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from unstale.errors import MessageError
+from unstale.messages import Snapshot
+from unstale_worker.sources import Page
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The hash ``{unstale:0}:state`` and the live server's run, from one atomic read.
+
+    Absent fields are empty strings.
+
+    Attributes:
+        live_run: The replication id of the server that answered.
+        epoch: The current history of the log.
+        run: The run that the epoch belongs to.
+        position: The transactions already applied, as a ``pg_snapshot``.
+        database: System identifier and timeline of the database that the position is of.
+        flushed: WAL position that was on disk when the position was taken.
+        fence: The fence of the newest leader.
+        rules: Hash of the rules in force.
+        primary_until: Set while loaders must read the primary because of a direct invalidation.
+    """
+
+    live_run: str
+    epoch: str = ""
+    run: str = ""
+    position: str = ""
+    database: str = ""
+    flushed: str = ""
+    fence: str = ""
+    rules: str = ""
+    primary_until: str = ""
+
+    @classmethod
+    def read(cls, live_run: bytes, fields: Sequence[bytes]) -> "State":
+        """From the reply of ``state.lua``: field, value, field, value …"""
+        pairs: Mapping[str, str] = {
+            name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+            for name, value in zip(fields[::2], fields[1::2], strict=True)
+        }
+        known = {"epoch", "run", "position", "database", "flushed", "fence", "rules", "primary_until"}
+        return cls(live_run.decode(), **{name: pairs[name] for name in known & pairs.keys()})
+
+    def advanced(self, page: Page) -> "State":
+        """After the batch's last script stored the page's position."""
+        return replace(self, position=page.position, flushed=page.flushed, database=page.database)
+
+
+class Standing(Enum):
+    """What must happen before changes can be applied."""
+
+    READY = "ready"
+    NO_POSITION = "no position"
+    OTHER_RULES = "other rules"
+    OTHER_RUN = "other run"
+    PURGED = "purged beyond the position"
+    OTHER_DATABASE = "another database"
+    WENT_BACK = "the database went back in time"
+
+
+def standing(state: State, *, rules: str) -> Standing:
+    """What Redis alone says."""
+    if not state.position or not state.epoch or not _readable(state.position):
+        return Standing.NO_POSITION
+    if state.rules != rules:
+        return Standing.OTHER_RULES
+    if state.run != state.live_run:
+        return Standing.OTHER_RUN
+    return Standing.READY
+
+
+def standing_after_read(state: State, page: Page) -> Standing:
+    """What the first read after the position adds; anything but READY counts as no position.
+
+    A snapshot ahead of every transaction id, or a WAL position behind one that was on disk, can only come
+    from a database that was restored from an older copy.
+    """
+    if page.database != state.database:
+        return Standing.OTHER_DATABASE
+    if page.current_xmax < Snapshot.parse(state.position).xmax or lsn(page.lsn) < lsn(state.flushed):
+        return Standing.WENT_BACK
+    if not page.covered:
+        return Standing.PURGED
+    return Standing.READY
+
+
+def lsn(text: str) -> int:
+    """A WAL position as a number; 0 for an empty one."""
+    high, _, low = text.partition("/")
+    try:
+        return (int(high, 16) << 32) | int(low, 16)
+    except ValueError:
+        return 0
+
+
+def _readable(position: str) -> bool:
+    try:
+        Snapshot.parse(position)
+    except MessageError:
+        return False
+    return True

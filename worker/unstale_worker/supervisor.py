@@ -1,0 +1,307 @@
+"""Owns every task of a worker: leads or stands by, retries for ever, drains on stop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Final, TypeVar
+
+import asyncpg
+import structlog
+from redis.asyncio import Redis
+
+from unstale.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    LeadershipLost,
+    PositionMoved,
+    RedisUnavailable,
+    SettingError,
+    UnstaleError,
+    UnsupportedServer,
+)
+from unstale.redis_client import open_redis
+from unstale.settings import Settings
+from unstale_worker.applier import Applier
+from unstale_worker.backoff import Backoff
+from unstale_worker.checks import check_redis, check_watches
+from unstale_worker.fanout import FanoutFailure, check_queries, run_queries
+from unstale_worker.leadership import Leadership
+from unstale_worker.pace import Pace
+from unstale_worker.pipeline import Pipeline
+from unstale_worker.rules import Plan, Rules
+from unstale_worker.sources.outbox import CONNECTION_ERRORS, Connections, OutboxSource
+from unstale_worker.sources.pooler import is_transaction_pooler
+from unstale_worker.status import Counters, Role, Status, seconds_since
+from unstale_worker.wakeups import WakeUps
+
+log = structlog.get_logger("unstale.worker")
+
+T = TypeVar("T")
+
+PURGE_EVERY: Final = 30.0
+"""Seconds between two rounds of the purge: a snapshot is recorded once a minute at most."""
+PURGE_STEP: Final = 5_000
+"""Entries a purge step deletes: some 20 ms, so that nobody waits long behind it."""
+
+
+class Worker:
+    """One worker process: run any number of them, one leads.
+
+    Example:
+        >>> worker = Worker(Settings.load(), Rules.load())
+        >>> await worker.run(stop=asyncio.Event())
+    """
+
+    def __init__(self, settings: Settings, rules: Rules) -> None:
+        if settings.database_url is None:
+            raise SettingError(
+                "DATABASE_URL is not set; give the connection string of your Supabase database "
+                "(Project settings > Database; the direct or the session pooler's)"
+            )
+        self._settings, self._rules = settings, rules
+        self._counters = Counters()
+        self._role = Role.STARTING
+        self._fence = 0
+        self._redis_up = self._database_up = False
+        self._problem = ""
+        self._wakeups: WakeUps | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._role} fence={self._fence} rules={self._rules.hash[:8]}>"
+
+    def status(self) -> Status:
+        """One frozen picture of now."""
+        return Status(
+            role=self._role,
+            fence=self._fence,
+            lag=seconds_since(self._counters.caught_up_at),
+            watermark_age=seconds_since(self._counters.watermark_at),
+            listening=self._wakeups is not None and self._wakeups.listening,
+            redis=self._redis_up,
+            database=self._database_up,
+            problem=self._problem,
+            counters=replace(self._counters),
+        )
+
+    async def run(self, *, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then finish the batch at hand and give the lease up.
+
+        Raises `ConfigurationError` when the rules do not fit the database at the start, and
+        `UnsupportedServer` for a server that cannot carry the protocol; everything else is retried for ever.
+        """
+        async with AsyncExitStack() as stack:
+            redis = open_redis(self._settings, connections=8)
+            stack.push_async_callback(redis.aclose)
+            connections = await self._prepare(redis, stop)
+            if connections is None:
+                return
+            source = OutboxSource(connections, read_entries=self._settings.read_entries)
+            stack.push_async_callback(source.close)
+            leadership = Leadership(redis, self._settings.names, ttl=self._settings.leader_ttl)
+            stack.push_async_callback(leadership.resign)
+            self._wakeups = await stack.enter_async_context(WakeUps(connections))
+            async with _background(_hint_on_stop(stop, self._wakeups)):
+                await self._serve(redis, source, leadership, self._wakeups, connections, stop)
+            self._role = Role.STOPPING
+
+    async def _prepare(self, redis: Redis, stop: asyncio.Event) -> Connections | None:
+        """Check both servers, for as long as they do not answer."""
+        assert self._settings.database_url is not None
+        connections = Connections(
+            self._settings.database_url.get_secret_value(), timeout=self._settings.database_timeout
+        )
+
+        async def attempt() -> Connections:
+            server = await check_redis(redis, state_key=self._settings.names.state)
+            self._redis_up = True
+            pooled = await is_transaction_pooler(connections)
+            found = replace(connections, pooled=pooled)
+            if pooled:
+                log.warning(
+                    "a transaction pooler lies between: no NOTIFY passes, so the worker polls; the direct "
+                    "connection or the session pooler (port 5432) has lower latency"
+                )
+            source = OutboxSource(found)
+            try:
+                check_watches(self._rules, await source.watch_versions())
+                self._database_up = True
+                async with source.borrow() as connection:
+                    for failure in await check_queries(connection, self._rules):
+                        self._counters.failed(str(failure))
+                        log.error("a fan-out query does not run", problem=str(failure))
+            finally:
+                await source.close()
+            log.info("servers checked", redis=server, pooled=pooled, rules=self._rules.hash[:8])
+            return found
+
+        return await self._retried(attempt, stop, fatal=(ConfigurationError, UnsupportedServer))
+
+    async def _serve(
+        self,
+        redis: Redis,
+        source: OutboxSource,
+        leadership: Leadership,
+        wakeups: WakeUps,
+        connections: Connections,
+        stop: asyncio.Event,
+    ) -> None:
+        async def term() -> bool:
+            self._role = Role.STANDBY
+            if fence := await self._stand_by(leadership, stop):
+                self._fence, self._role = fence, Role.LEADING
+                await self._lead(fence, redis, source, leadership, wakeups, connections, stop)
+            return True
+
+        while not stop.is_set():
+            await self._retried(term, stop, fatal=())
+
+    async def _stand_by(self, leadership: Leadership, stop: asyncio.Event) -> int:
+        while not stop.is_set():
+            fence = await leadership.try_acquire()
+            self._redis_up = True
+            if fence:
+                log.info("leading", fence=fence)
+                return fence
+            with suppress(TimeoutError):
+                async with asyncio.timeout(leadership.pause):
+                    await stop.wait()
+        return 0
+
+    async def _lead(
+        self,
+        fence: int,
+        redis: Redis,
+        source: OutboxSource,
+        leadership: Leadership,
+        wakeups: WakeUps,
+        connections: Connections,
+        stop: asyncio.Event,
+    ) -> None:
+        """Lead until stopped or until the lease is lost; servers that go away meanwhile are waited for."""
+        wakeups.name(str(fence))
+        applier = Applier(
+            redis,
+            self._settings.names,
+            fence=fence,
+            log_max_bytes=self._settings.log_max_bytes,
+            script_keys=self._settings.script_keys,
+        )
+
+        async def queries(plan: Plan) -> list[FanoutFailure]:
+            try:
+                async with source.borrow() as connection:
+                    return await run_queries(connection, self._rules, plan)
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+                await source.close()
+                raise DatabaseUnavailable(
+                    f"a fan-out query lost its connection ({type(error).__name__})"
+                ) from error
+
+        pace = Pace(poll_min=self._settings.poll_min, poll_max=self._settings.poll_max)
+
+        async def pipe() -> bool:
+            await source.named(str(fence))
+            if ended := await source.end_old_leaders(fence):
+                log.info("ended sessions of an older leader", sessions=ended)
+            pipeline = Pipeline(
+                source, applier, self._rules, wakeups, queries, self._counters,
+                pace=pace, interval=self._settings.watermark_interval, healthy=self._healthy,
+            )  # fmt: skip
+            await pipeline.run(stop)
+            return True
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(leadership.keep(), name="lease")
+                purging = group.create_task(self._purge(connections, fence), name="purge")
+                await self._retried(pipe, stop, fatal=(LeadershipLost,))
+                keeping.cancel()
+                purging.cancel()
+        except* LeadershipLost as lost:
+            self._role = Role.STANDBY
+            log.warning("no longer leading", fence=fence, why=str(lost.exceptions[0]))
+        finally:
+            await wakeups.awake()
+            wakeups.name("standby")
+            with suppress(UnstaleError):
+                await source.named("standby")
+        if stop.is_set():
+            await leadership.resign()
+
+    async def _purge(self, connections: Connections, fence: int) -> None:
+        """Purge in small steps on a session of its own, so that no change waits behind it."""
+        source = OutboxSource(connections)
+        await source.named(str(fence))
+        try:
+            while True:
+                try:
+                    while deleted := await source.purge(
+                        rows=PURGE_STEP,
+                        retention=self._settings.retention,
+                        outbox_max_rows=self._settings.outbox_max_rows,
+                    ):
+                        self._counters.purged += deleted
+                        await asyncio.sleep(0.05)
+                except UnstaleError as error:
+                    log.warning("the purge failed and is tried again", error=str(error), seconds=PURGE_EVERY)
+                await source.close()  # half a minute is too long to hold a session of a small pooler
+                await asyncio.sleep(PURGE_EVERY)
+        finally:
+            await source.close()
+
+    def _healthy(self) -> None:
+        self._redis_up = self._database_up = True
+        self._problem = ""
+
+    async def _retried(
+        self, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event, *, fatal: tuple[type[Exception], ...]
+    ) -> T | None:
+        """Attempt until it succeeds or ``stop`` is set (None); only ``fatal`` errors get out."""
+        backoff = Backoff(first=0.05, most=5.0)
+        while not stop.is_set():
+            began = asyncio.get_running_loop().time()
+            try:
+                return await attempt()
+            except fatal:
+                raise
+            except PositionMoved as error:
+                # Another leader, a failover or lost data: settled by reading the state again.
+                log.info("a script was refused; reading the state again", reason=error.reason)
+            except UnstaleError as error:
+                self._note(error)
+                log.warning("trying again", error=str(error))
+            except Exception as error:
+                self._note(error)
+                log.exception("unexpected error; trying again")
+            if asyncio.get_running_loop().time() - began > 10.0:
+                backoff.succeeded()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.failed()):
+                    await stop.wait()
+        return None
+
+    def _note(self, error: Exception) -> None:
+        self._problem = str(error) or type(error).__name__
+        self._counters.failed(self._problem)
+        if isinstance(error, RedisUnavailable):
+            self._redis_up = False
+        elif isinstance(error, DatabaseUnavailable):
+            self._database_up = False
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run ``work`` beside the body, and end it with the body."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _hint_on_stop(stop: asyncio.Event, wakeups: WakeUps) -> None:
+    await stop.wait()
+    wakeups.hint()
