@@ -1,0 +1,183 @@
+-- The private schema `unstale`: the outbox, the watches and the horizon, and the role of the worker.
+--
+-- What:   tables that captures write and the worker reads; nothing here touches a table of yours.
+-- Why:    a change is written to `unstale.outbox` in the transaction that makes it, so none is lost.
+-- Locks:  none on existing tables. Re-running changes nothing.
+-- Undo:   select unstale.unwatch(relation) from unstale.watched; drop schema unstale cascade;
+--         (drop event trigger unstale_ddl, unstale_drop first, where they exist); drop role unstale_worker.
+
+do $$
+begin
+    -- Ids of outbox entries are WAL positions. Under wal_level = minimal a table created in the same transaction
+    -- writes no WAL, so two entries could get the same id.
+    if pg_catalog.current_setting('wal_level') = 'minimal' then
+        raise exception 'unstale needs wal_level = replica or logical, and this server runs with minimal'
+            using errcode = 'UN011', hint = 'Set wal_level = replica in postgresql.conf and restart the server.';
+    end if;
+end
+$$;
+
+create schema if not exists unstale;
+comment on schema unstale is 'Change capture for cache invalidation. Private: only functions are an interface.';
+revoke all on schema unstale from public;
+
+-- The worker signs in with this role. It gets no password here: `alter role unstale_worker password '...'`.
+do $$
+begin
+    if not exists (select from pg_catalog.pg_roles where rolname = 'unstale_worker') then
+        create role unstale_worker login nosuperuser nocreatedb nocreaterole noinherit noreplication nobypassrls;
+    end if;
+exception
+    -- Roles belong to the whole server: another database may be installing at this moment.
+    when duplicate_object or unique_violation then null;
+end
+$$;
+grant usage on schema unstale to unstale_worker;
+
+create table if not exists unstale.outbox (
+    xid     xid8    not null default pg_catalog.pg_current_xact_id(),
+    -- Not a sequence: nextval() in a capture would change what the writer's own lastval() returns. Each insert
+    -- writes WAL, so within a transaction this grows and never repeats, which is all an id is needed for.
+    id      bigint  not null default (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint,
+    watch   integer not null,
+    version integer not null,
+    keys    text[],
+    constraint outbox_pkey primary key (xid, id)
+) with (
+    -- Entries are sized to fit a page uncompressed (see unstale.chunk_rows), so do not compress them.
+    toast_tuple_target = 8160,
+    -- Rows come and go in order: vacuum early, by number of rows rather than by share.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
+);
+comment on table unstale.outbox is
+    'Changes of watched tables, written by captures. Read with unstale.read(), purged by unstale.purge().';
+comment on column unstale.outbox.xid is 'The transaction that made the change.';
+comment on column unstale.outbox.id is 'Order of the entries within one transaction.';
+comment on column unstale.outbox.keys is
+    'Distinct tuples of the key columns'' values, row after row; null: anything in the table may have changed.';
+
+create table if not exists unstale.watched (
+    id            integer  not null generated always as identity,
+    relation      regclass not null,
+    version       integer  not null default 1,
+    state         text     not null default 'watched',
+    table_schema  text     not null,
+    table_name    text     not null,
+    key_columns   text[]   not null,
+    key_numbers   smallint[] not null,
+    columns       text[],
+    column_numbers smallint[],
+    shape         text,
+    problem       text,
+    changed_at    timestamptz not null default pg_catalog.clock_timestamp(),
+    constraint watched_pkey primary key (id),
+    constraint watched_relation_key unique (relation),
+    constraint watched_state_check check (state in ('watched', 'unwatched', 'gone'))
+);
+comment on table unstale.watched is 'One row per table that is or was watched. Change it with unstale.watch() only.';
+comment on column unstale.watched.table_name is 'The name at the time of unstale.watch(): what rules call the table.';
+comment on column unstale.watched.key_numbers is 'attnum of each key column: a renamed column keeps feeding its rule.';
+comment on column unstale.watched.shape is 'What the captures were generated for; another shape means: generate them again.';
+
+create table if not exists unstale.versions (
+    watch        integer not null,
+    version      integer not null,
+    table_schema text    not null,
+    table_name   text    not null,
+    key_columns  text[]  not null,
+    constraint versions_pkey primary key (watch, version)
+);
+comment on table unstale.versions is 'What each (watch, version) meant. Never deleted: older entries are decoded by it.';
+
+create table if not exists unstale.captured (
+    watch    integer not null,
+    relation oid     not null,
+    constraint captured_pkey primary key (watch, relation)
+);
+comment on table unstale.captured is 'The tables that carry captures: a watched table, its partitions and its children.';
+
+create table if not exists unstale.horizon (
+    only_row boolean not null default true,
+    system_identifier bigint not null,
+    snapshot pg_snapshot not null,
+    constraint horizon_pkey primary key (only_row),
+    constraint horizon_only_row_check check (only_row)
+);
+comment on table unstale.horizon is
+    'Entries of transactions visible in this snapshot may have been purged: a position must contain all of them.';
+insert into unstale.horizon (system_identifier, snapshot)
+select c.system_identifier, '1:1:' from pg_catalog.pg_control_system() as c
+on conflict do nothing;
+
+create table if not exists unstale.snapshots (
+    taken_at timestamptz not null,
+    snapshot pg_snapshot not null,
+    constraint snapshots_pkey primary key (taken_at)
+);
+comment on table unstale.snapshots is 'One snapshot a minute at most: what was committed when, for the purge.';
+
+do $$
+declare
+    private_table text;
+begin
+    -- Only where it is off: the command takes an exclusive lock that would stop writers for a moment.
+    for private_table in
+        select c.relname from pg_catalog.pg_class as c
+        where c.relnamespace = 'unstale'::regnamespace and c.relkind = 'r' and not c.relrowsecurity
+    loop
+        execute pg_catalog.format('alter table unstale.%I enable row level security', private_table);
+    end loop;
+end
+$$;
+
+-- A view, not a policy: the worker runs with row_security = off, which turns a filtered read into an error.
+create or replace view unstale.watch_versions with (security_barrier = true) as
+select
+    v.watch,
+    v.version,
+    v.table_schema,
+    v.table_name,
+    v.key_columns,
+    w.state = 'watched' and w.version = v.version as "current"
+from unstale.versions as v
+join unstale.watched as w on w.id = v.watch;
+comment on view unstale.watch_versions is 'How to decode entries: the key columns of each (watch, version), in order.';
+revoke all on unstale.watch_versions from public;
+grant select on unstale.watch_versions to unstale_worker;
+
+-- The worker holds this lock while it sleeps; a capture that is refused a share of it sends a wake-up.
+create or replace function unstale.sleep_lock(out classid integer, out objid integer)
+language sql immutable parallel safe set search_path = ''
+as $$ select 1970496884, 1 $$;
+comment on function unstale.sleep_lock() is 'The advisory lock that means "the worker sleeps".';
+
+create or replace function unstale.database() returns text
+language sql stable security definer set search_path = ''
+as $$
+    -- The timeline of the WAL being written now: pg_control_checkpoint() still tells the old one after a promotion.
+    select c.system_identifier || ':'
+        || ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+    from pg_catalog.pg_control_system() as c
+$$;
+comment on function unstale.database() is
+    'system_identifier:timeline. Another value means another history: positions of the old one do not count.';
+
+create or replace function unstale.token() returns text
+language sql volatile security definer set search_path = ''
+as $$ select unstale.database() || ':' || pg_catalog.pg_current_xact_id() $$;
+comment on function unstale.token() is
+    'Call it in the writing transaction; after the commit, cache.wait_for(token) waits until the change is applied.';
+
+revoke all on function unstale.sleep_lock(), unstale.database(), unstale.token() from public;
+grant execute on function unstale.sleep_lock(), unstale.database(), unstale.token() to unstale_worker;
+do $$
+begin
+    -- Servers that write through the API with the secret key may ask for a token.
+    if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
+        grant usage on schema unstale to service_role;
+        grant execute on function unstale.token() to service_role;
+    end if;
+end
+$$;

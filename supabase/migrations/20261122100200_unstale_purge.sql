@@ -1,0 +1,1 @@
+create or replace function unstale.maintain() returns void language sql as $$ select $$;

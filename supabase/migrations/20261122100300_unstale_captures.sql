@@ -1,0 +1,538 @@
+-- Captures: the triggers of a watched table that write its changes to the outbox.
+--
+-- What:   unstale.watch(), unstale.unwatch() and what they are made of: per watched table and operation one generated
+--         function, fired once a statement with transition tables, on the table and on each partition or child.
+-- Why:    generated, because collecting exactly the key columns as text[] costs half of what jsonb costs.
+-- Rules:  a capture never makes a statement fail and never waits; it names every object in full, because it runs with
+--         its owner's rights under the writer's search_path; it leaves the writer's session as it was
+--         (no sequence: lastval(); no random(): setseed()).
+-- Locks:  this file: none. unstale.watch() takes SHARE ROW EXCLUSIVE on the table and its partitions, for an instant.
+-- Undo:   select unstale.unwatch(w.relation) from unstale.watched as w; drop the functions created below.
+
+create or replace function unstale.base_type(type oid) returns oid
+language sql stable set search_path = ''
+as $$
+    with recursive chain as (
+        select t.oid, t.typtype, t.typbasetype from pg_catalog.pg_type as t where t.oid = type
+        union all
+        select t.oid, t.typtype, t.typbasetype
+        from chain as c join pg_catalog.pg_type as t on c.typtype = 'd' and t.oid = c.typbasetype
+    )
+    select c.oid from chain as c where c.typtype <> 'd'
+$$;
+comment on function unstale.base_type(oid) is 'The type below a domain; any other type itself.';
+
+create or replace function unstale.key_expression(column_name text, type oid) returns text
+language sql stable set search_path = ''
+as $$
+    -- The value as Python's str() gives it, so that keys meet the agents' f-strings. Built-in casts and functions only:
+    -- a cast somebody defined for a type of theirs would run with our rights. More than 512 bytes is cut to 513
+    -- characters: the worker then invalidates the pattern, and no statement can make an entry too large.
+    -- `collate "C"`: a nondeterministic collation would take two keys for one.
+    select case
+        when b.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype)
+            then pg_catalog.format('r.%I::pg_catalog.text collate pg_catalog."C"', column_name)
+        when b.oid in ('text'::regtype, 'varchar'::regtype)
+            then pg_catalog.format(
+                'case when pg_catalog.octet_length(r.%1$I::pg_catalog.text) operator(pg_catalog.>) 512 '
+                'then pg_catalog.left(r.%1$I::pg_catalog.text, 513) else r.%1$I::pg_catalog.text end '
+                'collate pg_catalog."C"', column_name)
+        when b.oid = 'bool'::regtype
+            then pg_catalog.format(
+                'case when r.%1$I then ''True''::pg_catalog.text when r.%1$I is false then ''False''::pg_catalog.text '
+                'end collate pg_catalog."C"', column_name)
+        when b.typtype = 'e'
+            then pg_catalog.format(
+                'pg_catalog.textin(pg_catalog.enum_out(r.%I::%I.%I)) collate pg_catalog."C"',
+                column_name, n.nspname, b.typname)
+    end
+    from pg_catalog.pg_type as b join pg_catalog.pg_namespace as n on n.oid = b.typnamespace
+    where b.oid = unstale.base_type(type)
+$$;
+comment on function unstale.key_expression(text, oid) is 'SQL for a key column of row r as text; null: unsupported type.';
+
+create or replace function unstale.key_bytes(type oid) returns integer
+language sql stable set search_path = ''
+as $$
+    select case unstale.base_type(type)
+        when 'int2'::regtype then 12 when 'int4'::regtype then 12 when 'int8'::regtype then 16
+        when 'uuid'::regtype then 40 when 'bool'::regtype then 12
+        else 32
+    end
+$$;
+comment on function unstale.key_bytes(oid) is 'About how many bytes a key element of this type takes in an entry.';
+
+create or replace function unstale.compare_expression(column_name text, type oid) returns text
+language sql stable set search_path = ''
+as $$
+    -- For the column filter: a form that differs whenever the value does. Types whose equality is exact go as they are;
+    -- 1.0 = 1.00 and '1 day' = '24:00', so others go as text; floats as bytes, because their text depends on
+    -- extra_float_digits. %L keeps null and '' apart and calls no cast.
+    select case
+        when b.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype, 'bool'::regtype,
+                       'bytea'::regtype, 'date'::regtype, 'time'::regtype, 'timestamp'::regtype,
+                       'timestamptz'::regtype, 'oid'::regtype)
+            then pg_catalog.format('r.%I::pg_catalog.%I', column_name, b.typname)
+        when b.oid in ('float4'::regtype, 'float8'::regtype)
+            then pg_catalog.format('pg_catalog.%I(r.%I)', b.typname || 'send', column_name)
+        when b.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'numeric'::regtype, 'json'::regtype,
+                       'jsonb'::regtype, 'interval'::regtype, 'inet'::regtype)
+            then pg_catalog.format('r.%I::pg_catalog.text collate pg_catalog."C"', column_name)
+        else pg_catalog.format('pg_catalog.format(''%%L'', r.%I) collate pg_catalog."C"', column_name)
+    end
+    from pg_catalog.pg_type as b
+    where b.oid = unstale.base_type(type)
+$$;
+comment on function unstale.compare_expression(text, oid) is 'SQL for a column of row r that differs when the value does.';
+
+create or replace function unstale.members(relation oid) returns table (member oid, kind "char")
+language sql stable set search_path = ''
+as $$
+    -- A statement fires the statement triggers of the table it names and of no other: partitions of every level, and
+    -- tables that inherit, need captures of their own.
+    with recursive tree as (
+        select relation as member
+        union
+        select i.inhrelid from tree as t join pg_catalog.pg_inherits as i on i.inhparent = t.member
+    )
+    select t.member, c.relkind from tree as t join pg_catalog.pg_class as c on c.oid = t.member
+$$;
+comment on function unstale.members(oid) is 'A table, its partitions and the tables that inherit from it.';
+
+create or replace function unstale.wake() returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+    -- See the generated captures: only while the worker sleeps, and never at the price of the transaction.
+    if not pg_catalog.pg_try_advisory_xact_lock_shared(1970496884, 1)
+        and pg_catalog.current_setting('max_prepared_transactions') = '0'
+        and pg_catalog.pg_notification_queue_usage() < 0.5
+    then
+        perform pg_catalog.pg_notify('unstale_wakeup', '');
+    end if;
+end
+$$;
+comment on function unstale.wake() is 'Sends a wake-up if the worker sleeps.';
+
+create or replace function unstale.invalidate_all(watch_id integer) returns void
+language sql volatile set search_path = ''
+as $$
+    insert into unstale.outbox (watch, version, keys)
+    select w.id, w.version, null from unstale.watched as w where w.id = watch_id;
+    select unstale.wake();
+$$;
+comment on function unstale.invalidate_all(integer) is 'Writes a whole-table entry: every key the table concerns is dropped.';
+
+create or replace function unstale.resolve(
+    relation oid, names text[], numbers smallint[]
+) returns table (ordinal bigint, label text, name text, number smallint, type oid, generated "char")
+language sql stable set search_path = ''
+as $$
+    -- A column by its name, else by the number it had: renamed, it goes on feeding the rule that knows the old name.
+    select l.ordinal, l.label, a.attname::text, a.attnum, a.atttypid, a.attgenerated
+    from pg_catalog.unnest(names) with ordinality as l(label, ordinal)
+    left join lateral (
+        select c.attname, c.attnum, c.atttypid, c.attgenerated
+        from pg_catalog.pg_attribute as c
+        where c.attrelid = relation and c.attnum > 0 and not c.attisdropped
+            and (c.attname = l.label or c.attnum = numbers[l.ordinal])
+        order by c.attname = l.label desc
+        limit 1
+    ) as a on true
+$$;
+comment on function unstale.resolve(oid, text[], smallint[]) is 'Columns of a table today; nulls where one is gone.';
+
+create or replace function unstale.describe(
+    watch_id integer,
+    out problem text, out transition boolean, out bodies jsonb
+)
+language plpgsql stable set search_path = ''
+as $$
+declare
+    w          unstale.watched;
+    keys       record;
+    cols       record;
+    pkey       record;
+    source     text;
+    sources    jsonb;
+    chunk      integer;
+    tuple      text;
+    head       constant text := $q$
+declare
+    _id pg_catalog.int8;
+begin
+    _id := (pg_catalog.pg_current_wal_insert_lsn() operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn);
+    insert into unstale.outbox (id, watch, version, keys)
+$q$;
+    tail       constant text := $q$;
+    if not found then
+        return null;
+    end if;
+    if not pg_catalog.pg_try_advisory_xact_lock_shared(1970496884, 1) then
+        if pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0'
+            and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
+        then
+            perform pg_catalog.pg_notify('unstale_wakeup', '');
+        end if;
+    end if;
+    if pg_catalog.hashint8(_id) operator(pg_catalog.%) 1000 operator(pg_catalog.=) 0 then
+        perform unstale.maintain();
+    end if;
+    return null;
+end
+$q$;
+    everything text;
+begin
+    select * into strict w from unstale.watched as x where x.id = watch_id;
+    everything := head || pg_catalog.format('    values (_id, %s, %s, null)', w.id, w.version) || tail;
+
+    select
+        pg_catalog.array_agg(unstale.key_expression(r.name, r.type) order by r.ordinal) as expressions,
+        pg_catalog.min(r.label) filter (where r.name is null) as gone,
+        pg_catalog.min(r.label) filter (where unstale.key_expression(r.name, r.type) is null) as unsupported,
+        pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual,
+        pg_catalog.sum(unstale.key_bytes(r.type)) as bytes,
+        pg_catalog.count(*) as width
+    into keys
+    from unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r;
+
+    select
+        coalesce(pg_catalog.array_agg(unstale.compare_expression(r.name, r.type) order by r.ordinal), '{}') as expressions,
+        pg_catalog.min(r.label) filter (where r.name is null) as gone,
+        pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual
+    into cols
+    from unstale.resolve(w.relation, w.columns, w.column_numbers) as r;
+
+    select pg_catalog.array_agg(unstale.compare_expression(a.attname, a.atttypid) order by a.attnum) as expressions
+    into pkey
+    from pg_catalog.pg_index as i
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+    where i.indrelid = w.relation and i.indisprimary;
+
+    -- Postgres gathers no transition rows from foreign tables; from version 18 on it refuses to.
+    transition := not exists (select from unstale.members(w.relation) as m where m.kind = 'f');
+    problem := case
+        when not transition then 'a partition or child is a foreign table'
+        when keys.gone is not null then pg_catalog.format('key column %I is gone', keys.gone)
+        when keys.virtual is not null then pg_catalog.format('key column %I is a virtual generated column', keys.virtual)
+        when keys.unsupported is not null then
+            pg_catalog.format('key column %I has a type that is not supported', keys.unsupported)
+    end;
+    if problem is not null then
+        bodies := pg_catalog.jsonb_build_object(
+            'insert', everything, 'update', everything, 'delete', everything, 'truncate', everything);
+        return;
+    end if;
+
+    chunk := greatest(50, least(500, 7000 / keys.bytes));
+    select pg_catalog.string_agg(pg_catalog.format('%s as k%s', e.expression, e.n), ', ' order by e.n) into source
+    from pg_catalog.unnest(keys.expressions) with ordinality as e(expression, n);
+    sources := pg_catalog.jsonb_build_object(
+        'insert', pg_catalog.format('select distinct %s from new_rows as r', source),
+        'delete', pg_catalog.format('select distinct %s from old_rows as r', source),
+        'update', pg_catalog.format(
+            'select %1$s from old_rows as r union select %1$s from new_rows as r', source));
+
+    if w.columns is not null then
+        problem := case
+            when cols.gone is not null then pg_catalog.format('filter column %I is gone', cols.gone)
+            when cols.virtual is not null then
+                pg_catalog.format('filter column %I is a virtual generated column', cols.virtual)
+            when pkey.expressions is null then 'there is no primary key for the column filter'
+        end;
+        if problem is null then
+            -- With the primary key: two rows that swap their values would cancel each other out.
+            source := source || ', ' || pg_catalog.array_to_string(pkey.expressions || cols.expressions, ', ');
+            sources := sources || pg_catalog.jsonb_build_object('update', pg_catalog.format(
+                'select distinct %2$s from ('
+                '(select %1$s from old_rows as r except all select %1$s from new_rows as r) union all '
+                '(select %1$s from new_rows as r except all select %1$s from old_rows as r)) as d',
+                source,
+                (select pg_catalog.string_agg('d.k' || n, ', ' order by n)
+                 from pg_catalog.generate_series(1, keys.width) as n)));
+        end if;
+    end if;
+
+    select pg_catalog.string_agg('c.k' || n, ', ' order by n) into tuple
+    from pg_catalog.generate_series(1, keys.width) as n;
+    if keys.width > 1 then
+        tuple := 'array[' || tuple || ']';
+    end if;
+    select pg_catalog.jsonb_object_agg(s.key, head || pg_catalog.format(
+$q$    select _id operator(pg_catalog.+) c.chunk, %s, %s, pg_catalog.array_agg(%s)
+    from (
+        select d.*, (pg_catalog.row_number() over () operator(pg_catalog.-) 1) operator(pg_catalog./) %s as chunk
+        from (%s) as d
+    ) as c
+    group by c.chunk$q$, w.id, w.version, tuple, chunk, s.value) || tail)
+    into bodies
+    from pg_catalog.jsonb_each_text(sources) as s;
+    bodies := bodies || pg_catalog.jsonb_build_object('truncate', everything);
+end
+$$;
+comment on function unstale.describe(integer) is 'The bodies of the captures that the table needs as it is now.';
+
+create or replace function unstale.generate(watch_id integer) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    wanted     record;
+    operation  text;
+    body       text;
+    capture    text;
+    trigger_name text;
+    referencing text;
+    member     oid;
+    existing   record;
+    owner_name name;
+begin
+    select * into wanted from unstale.describe(watch_id);
+    select r.rolname into strict owner_name
+    from pg_catalog.pg_namespace as n join pg_catalog.pg_roles as r on r.oid = n.nspowner
+    where n.nspname = 'unstale';
+
+    for operation, body in select b.key, b.value from pg_catalog.jsonb_each_text(wanted.bodies) as b loop
+        capture := pg_catalog.format('unstale.%I()', pg_catalog.format('capture_%s_%s', watch_id, operation));
+        execute pg_catalog.format(
+            'create or replace function %s returns trigger language plpgsql volatile security definer as %L',
+            capture, body);
+        execute pg_catalog.format('revoke all on function %s from public', capture);
+        if owner_name <> current_user then
+            execute pg_catalog.format('alter function %s owner to %I', capture, owner_name);
+        end if;
+
+        trigger_name := pg_catalog.format('unstale_%s_%s', watch_id, operation);
+        referencing := case
+            when not wanted.transition then ''
+            when operation = 'insert' then 'referencing new table as new_rows'
+            when operation = 'delete' then 'referencing old table as old_rows'
+            when operation = 'update' then 'referencing old table as old_rows new table as new_rows'
+            else ''
+        end;
+        for member in
+            select m.member from unstale.watched as w, unstale.members(w.relation) as m
+            where w.id = watch_id and m.kind in ('r', 'p') order by m.member
+        loop
+            -- Only what is missing or different: each of these commands locks out writers.
+            select t.tgenabled, coalesce(t.tgoldtable, t.tgnewtable) is not null as transition into existing
+            from pg_catalog.pg_trigger as t where t.tgrelid = member and t.tgname = trigger_name;
+            if not found or existing.transition <> (referencing <> '') then
+                execute pg_catalog.format(
+                    'create or replace trigger %I after %s on %s %s for each statement execute function %s',
+                    trigger_name, operation, member::regclass, referencing, capture);
+                existing.tgenabled := 'O';
+            end if;
+            if existing.tgenabled <> 'A' then
+                begin
+                    -- Also for writers under session_replication_role = replica (bulk loads, pg_restore).
+                    execute pg_catalog.format(
+                        'alter table %s enable always trigger %I', member::regclass, trigger_name);
+                exception when insufficient_privilege then
+                    raise notice 'not the owner of %: its changes are not captured under session_replication_role = replica',
+                        member::regclass;
+                end;
+            end if;
+        end loop;
+    end loop;
+
+    delete from unstale.captured as c where c.watch = watch_id;
+    insert into unstale.captured (watch, relation)
+    select w.id, m.member from unstale.watched as w, unstale.members(w.relation) as m
+    where w.id = watch_id and m.kind in ('r', 'p');
+    update unstale.watched as w
+    set shape = pg_catalog.md5(wanted.transition::text || wanted.bodies::text), problem = wanted.problem
+    where w.id = watch_id;
+end
+$$;
+comment on function unstale.generate(integer) is 'Creates or replaces the captures of a watch.';
+
+create or replace function unstale.refuse_unwatchable(relation regclass) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+    t       record;
+    offender regclass;
+begin
+    select c.relkind, c.relpersistence, n.nspname into t
+    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = relation;
+    if not found then
+        raise exception 'no table with oid %', relation::oid using errcode = 'undefined_table';
+    elsif t.relkind not in ('r', 'p') then
+        raise exception 'cannot watch %: it is a %, not a table', relation,
+            case t.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
+                when 'S' then 'sequence' when 'i' then 'index' else 'relation of another kind' end
+            using errcode = 'UN001', hint = 'Watch the tables it reads from.';
+    elsif t.relpersistence <> 'p' then
+        raise exception 'cannot watch %: it is %', relation,
+            case t.relpersistence when 't' then 'a temporary table' else 'an unlogged table, emptied after a crash' end
+            using errcode = 'UN001', hint = 'Use an ordinary table: alter table ... set logged.';
+    elsif t.nspname in ('pg_catalog', 'information_schema', 'unstale') or t.nspname like 'pg\_toast%' then
+        raise exception 'cannot watch %: it belongs to the system', relation using errcode = 'UN001';
+    end if;
+    select m.member into offender from unstale.members(relation) as m where m.kind = 'f' limit 1;
+    if found then
+        raise exception 'cannot watch %: its partition or child % is a foreign table', relation, offender
+            using errcode = 'UN001', hint = 'Changes made on another server fire no triggers here.';
+    end if;
+    select m.member into offender
+    from unstale.members(relation) as m join pg_catalog.pg_subscription_rel as s on s.srrelid = m.member limit 1;
+    if found then
+        raise exception 'cannot watch %: % is fed by logical replication, which fires no statement triggers',
+            relation, offender using errcode = 'UN006', hint = 'Watch the table where it is written.';
+    end if;
+    select m.member into offender
+    from unstale.members(relation) as m
+    where m.kind in ('r', 'p') and not pg_catalog.has_table_privilege(m.member, 'TRIGGER') limit 1;
+    if found then
+        raise exception 'cannot watch %: % may not create triggers on %', relation, current_user, offender
+            using errcode = 'UN007',
+                hint = pg_catalog.format('grant trigger on table %s to %I', offender, current_user);
+    end if;
+end
+$$;
+comment on function unstale.refuse_unwatchable(regclass) is 'Raises the reason why a table cannot be watched.';
+
+create or replace function unstale.refuse_columns(relation regclass, keys text[], columns text[]) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+    c record;
+begin
+    if coalesce(pg_catalog.cardinality(keys), 0) = 0 or pg_catalog.array_ndims(keys) <> 1
+        or pg_catalog.array_ndims(columns) <> 1 or columns = '{}'
+        or pg_catalog.array_position(keys, null) is not null or pg_catalog.array_position(columns, null) is not null
+        or (select pg_catalog.count(distinct k) from pg_catalog.unnest(keys) as k) <> pg_catalog.cardinality(keys)
+        or (select pg_catalog.count(distinct k) from pg_catalog.unnest(columns) as k) <> pg_catalog.cardinality(columns)
+    then
+        raise exception 'cannot watch %: keys and columns must each name one column or more, none twice', relation
+            using errcode = 'UN005', hint = 'For example: select unstale.watch(''public.profiles'', ''{id}'').';
+    end if;
+    for c in
+        select r.*, r.ordinal <= pg_catalog.cardinality(keys) as is_key
+        from unstale.resolve(relation, keys || columns, '{}') as r order by r.ordinal
+    loop
+        if c.name is null then
+            raise exception 'cannot watch %: it has no column %', relation, pg_catalog.quote_ident(c.label)
+                using errcode = 'UN002', hint = 'Names are case sensitive here, and written without quotes.';
+        elsif c.generated = 'v' then
+            raise exception 'cannot watch %: column % is a virtual generated column, which triggers cannot see',
+                relation, pg_catalog.quote_ident(c.label)
+                using errcode = 'UN004', hint = 'Make it stored, or name the columns it is computed from.';
+        elsif c.is_key and unstale.key_expression(c.name, c.type) is null then
+            raise exception 'cannot watch %: key column % has type %', relation, pg_catalog.quote_ident(c.label),
+                pg_catalog.format_type(c.type, null)
+                using errcode = 'UN003',
+                    hint = 'Keys are made of smallint, integer, bigint, text, varchar, uuid, boolean and enum columns.';
+        end if;
+    end loop;
+    if columns is not null and not exists (
+        select from pg_catalog.pg_index as i where i.indrelid = relation and i.indisprimary
+    ) then
+        raise exception 'cannot watch columns of %: it has no primary key to tell its rows apart', relation
+            using errcode = 'UN008', hint = 'Add a primary key, or leave out columns.';
+    end if;
+end
+$$;
+comment on function unstale.refuse_columns(regclass, text[], text[]) is 'Raises the reason why columns cannot be captured.';
+
+create or replace function unstale.watch(
+    relation regclass, keys text[], columns text[] default null,
+    out watch integer, out version integer
+)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    w        unstale.watched;
+    other    regclass;
+    name_now record;
+begin
+    perform unstale.refuse_unwatchable(relation);
+    perform unstale.refuse_columns(relation, keys, columns);
+    select n.nspname::text as table_schema, c.relname::text as table_name into name_now
+    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = watch.relation;
+
+    -- Two sessions that watch the same table wait for each other here.
+    perform pg_catalog.pg_advisory_xact_lock(1970496884, 2);
+    -- Another table that had this name when it was watched has it no longer.
+    for other in
+        select x.relation from unstale.watched as x
+        where (x.table_schema, x.table_name) = (name_now.table_schema, name_now.table_name)
+            and x.state = 'watched' and x.relation <> watch.relation
+    loop
+        perform unstale.unwatch(other);
+    end loop;
+
+    select * into w from unstale.watched as x where x.relation = watch.relation;
+    if not found then
+        insert into unstale.watched as x (relation, table_schema, table_name, key_columns, key_numbers)
+        values (watch.relation, name_now.table_schema, name_now.table_name, keys, '{}')
+        returning * into w;
+    elsif (w.table_schema, w.table_name, w.key_columns) is distinct from (name_now.table_schema, name_now.table_name, keys)
+        or w.columns is distinct from watch.columns or w.state <> 'watched'
+    then
+        w.version := w.version + 1;
+    end if;
+    update unstale.watched as x
+    set version = w.version,
+        state = 'watched',
+        table_schema = name_now.table_schema,
+        table_name = name_now.table_name,
+        key_columns = keys,
+        key_numbers = (select pg_catalog.array_agg(r.number order by r.ordinal)
+                       from unstale.resolve(watch.relation, keys, '{}') as r),
+        columns = watch.columns,
+        column_numbers = (select pg_catalog.array_agg(r.number order by r.ordinal)
+                          from unstale.resolve(watch.relation, watch.columns, '{}') as r),
+        changed_at = pg_catalog.clock_timestamp()
+    where x.id = w.id;
+    insert into unstale.versions (watch, version, table_schema, table_name, key_columns)
+    values (w.id, w.version, name_now.table_schema, name_now.table_name, keys)
+    on conflict do nothing;
+
+    perform pg_catalog.set_config('unstale.generating', 'on', true);
+    perform unstale.generate(w.id);
+    perform pg_catalog.set_config('unstale.generating', '', true);
+    -- Whatever was cached while nothing watched is not to be trusted.
+    perform unstale.invalidate_all(w.id);
+    watch := w.id;
+    version := w.version;
+end
+$$;
+comment on function unstale.watch(regclass, text[], text[]) is
+    'Captures changes of a table: the distinct values of the columns in keys; with columns, only updates of these.';
+
+create or replace function unstale.unwatch(relation regclass) returns boolean
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    w       unstale.watched;
+    capture regprocedure;
+begin
+    select * into w from unstale.watched as x where x.relation = unwatch.relation and x.state = 'watched' for update;
+    if not found then
+        return false;
+    end if;
+    perform unstale.invalidate_all(w.id);
+    perform pg_catalog.set_config('unstale.generating', 'on', true);
+    for capture in
+        select p.oid from pg_catalog.pg_proc as p
+        where p.pronamespace = 'unstale'::regnamespace
+            and p.proname in (select pg_catalog.format('capture_%s_%s', w.id, o.operation)
+                              from pg_catalog.unnest('{insert,update,delete,truncate}'::text[]) as o(operation))
+    loop
+        -- Takes the triggers along, also those on tables of somebody else.
+        execute pg_catalog.format('drop function %s cascade', capture);
+    end loop;
+    perform pg_catalog.set_config('unstale.generating', '', true);
+    delete from unstale.captured as c where c.watch = w.id;
+    update unstale.watched as x
+    set state = 'unwatched', problem = null, shape = null, changed_at = pg_catalog.clock_timestamp()
+    where x.id = w.id;
+    return true;
+end
+$$;
+comment on function unstale.unwatch(regclass) is 'Removes the captures of a table; false if it was not watched.';
+
+revoke all on all functions in schema unstale from public;
