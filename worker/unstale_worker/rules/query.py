@@ -95,7 +95,7 @@ class Query:
                     "a brace that belongs to no placeholder",
                     remedy='Write {column}, or {"Any Column"}, for a changed row\'s value.',
                 )
-            if token.kind == "string" and (hole := _QUOTED_HOLE.search(token.text)):
+            if token.kind == "string" and token.text[0] != "$" and (hole := _QUOTED_HOLE.search(token.text)):
                 raise NameMistake(
                     f"the placeholder {hole[0]} stands inside quotes",
                     remedy="Write it without quotes: it is a bound value of the column's type, never text.",

@@ -113,7 +113,7 @@ class Template:
         # Measured: 4-6 M keys/s when all values are fine, against 0.8 M with a test for each.
         present = _plain(values)
         if present is None:
-            wanted = {value for value in values if value is not None}
+            wanted = dict.fromkeys(value for value in values if value is not None)
             present = [value for value in wanted if usable(value)]
             if len(present) < len(wanted):
                 patterns.add(self.pattern)
