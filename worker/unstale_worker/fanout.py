@@ -87,8 +87,8 @@ async def run_queries(
         What failed. The plan is complete all the same.
 
     Raises:
-        asyncpg.PostgresError, asyncpg.InterfaceError, OSError: The connection is gone; ``plan`` is then
-            not complete and must be made again.
+        asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError: The connection
+            is gone; ``plan`` is then not complete and must be made again.
     """
     failures: list[FanoutFailure] = []
     for watch in [watch for watch in rules.watches if watch in plan.queries]:
