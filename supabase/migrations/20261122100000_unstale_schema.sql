@@ -69,7 +69,6 @@ create table if not exists unstale.watched (
     key_numbers   smallint[] not null,
     columns       text[],
     column_numbers smallint[],
-    shape         text,
     problem       text,
     changed_at    timestamptz not null default pg_catalog.clock_timestamp(),
     constraint watched_pkey primary key (id),
@@ -79,7 +78,7 @@ create table if not exists unstale.watched (
 comment on table unstale.watched is 'One row per table that is or was watched. Change it with unstale.watch() only.';
 comment on column unstale.watched.table_name is 'The name at the time of unstale.watch(): what rules call the table.';
 comment on column unstale.watched.key_numbers is 'attnum of each key column: a renamed column keeps feeding its rule.';
-comment on column unstale.watched.shape is 'What the captures were generated for; another shape means: generate them again.';
+comment on column unstale.watched.problem is 'Why the captures write whole-table entries, or lack the column filter.';
 
 create table if not exists unstale.versions (
     watch        integer not null,
@@ -92,8 +91,8 @@ create table if not exists unstale.versions (
 comment on table unstale.versions is 'What each (watch, version) meant. Never deleted: older entries are decoded by it.';
 
 create table if not exists unstale.captured (
-    watch    integer not null,
-    relation oid     not null,
+    watch    integer  not null,
+    relation regclass not null,
     constraint captured_pkey primary key (watch, relation)
 );
 comment on table unstale.captured is 'The tables that carry captures: a watched table, its partitions and its children.';
@@ -102,6 +101,8 @@ create table if not exists unstale.horizon (
     only_row boolean not null default true,
     system_identifier bigint not null,
     snapshot pg_snapshot not null,
+    retention interval not null default '1 hour',
+    max_outbox_rows bigint not null default 10000000,
     constraint horizon_pkey primary key (only_row),
     constraint horizon_only_row_check check (only_row)
 );

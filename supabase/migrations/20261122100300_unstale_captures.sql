@@ -272,27 +272,34 @@ end
 $$;
 comment on function unstale.describe(integer) is 'The bodies of the captures that the table needs as it is now.';
 
-create or replace function unstale.generate(watch_id integer) returns void
+create or replace function unstale.generate(watch_id integer, tolerant boolean default false) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
-    wanted     record;
-    operation  text;
-    body       text;
-    capture    text;
+    wanted       record;
+    operation    text;
+    body         text;
+    capture      text;
+    capture_name text;
     trigger_name text;
-    referencing text;
-    member     oid;
-    existing   record;
-    owner_name name;
+    referencing  text;
+    member       regclass;
+    existing     record;
+    owner_name   name;
 begin
-    select * into wanted from unstale.describe(watch_id);
+    select * into strict wanted from unstale.describe(watch_id);
     select r.rolname into strict owner_name
     from pg_catalog.pg_namespace as n join pg_catalog.pg_roles as r on r.oid = n.nspowner
     where n.nspname = 'unstale';
 
+    -- First all functions: whatever happens afterwards, no writer meets one that names a column that is gone.
     for operation, body in select b.key, b.value from pg_catalog.jsonb_each_text(wanted.bodies) as b loop
-        capture := pg_catalog.format('unstale.%I()', pg_catalog.format('capture_%s_%s', watch_id, operation));
+        capture_name := pg_catalog.format('capture_%s_%s', watch_id, operation);
+        capture := pg_catalog.format('unstale.%I()', capture_name);
+        continue when exists (
+            select from pg_catalog.pg_proc as p
+            where p.pronamespace = 'unstale'::regnamespace and p.proname = capture_name and p.prosrc = body
+        );
         execute pg_catalog.format(
             'create or replace function %s returns trigger language plpgsql volatile security definer as %L',
             capture, body);
@@ -300,7 +307,14 @@ begin
         if owner_name <> current_user then
             execute pg_catalog.format('alter function %s owner to %I', capture, owner_name);
         end if;
+    end loop;
 
+    for operation, member in
+        select b.key, m.member
+        from unstale.watched as w, unstale.members(w.relation) as m, pg_catalog.jsonb_each(wanted.bodies) as b
+        where w.id = watch_id and m.kind in ('r', 'p')
+        order by m.member, b.key
+    loop
         trigger_name := pg_catalog.format('unstale_%s_%s', watch_id, operation);
         referencing := case
             when not wanted.transition then ''
@@ -309,42 +323,72 @@ begin
             when operation = 'update' then 'referencing old table as old_rows new table as new_rows'
             else ''
         end;
-        for member in
-            select m.member from unstale.watched as w, unstale.members(w.relation) as m
-            where w.id = watch_id and m.kind in ('r', 'p') order by m.member
-        loop
-            -- Only what is missing or different: each of these commands locks out writers.
-            select t.tgenabled, coalesce(t.tgoldtable, t.tgnewtable) is not null as transition into existing
-            from pg_catalog.pg_trigger as t where t.tgrelid = member and t.tgname = trigger_name;
+        -- Only what is missing or different: each of these commands locks out writers.
+        select t.tgenabled, coalesce(t.tgoldtable, t.tgnewtable) is not null as transition into existing
+        from pg_catalog.pg_trigger as t where t.tgrelid = member and t.tgname = trigger_name;
+        begin
             if not found or existing.transition <> (referencing <> '') then
                 execute pg_catalog.format(
-                    'create or replace trigger %I after %s on %s %s for each statement execute function %s',
-                    trigger_name, operation, member::regclass, referencing, capture);
+                    'create or replace trigger %I after %s on %s %s for each statement execute function unstale.%I()',
+                    trigger_name, operation, member, referencing,
+                    pg_catalog.format('capture_%s_%s', watch_id, operation));
                 existing.tgenabled := 'O';
             end if;
-            if existing.tgenabled <> 'A' then
-                begin
-                    -- Also for writers under session_replication_role = replica (bulk loads, pg_restore).
-                    execute pg_catalog.format(
-                        'alter table %s enable always trigger %I', member::regclass, trigger_name);
-                exception when insufficient_privilege then
-                    raise notice 'not the owner of %: its changes are not captured under session_replication_role = replica',
-                        member::regclass;
-                end;
+        exception when insufficient_privilege then
+            if not tolerant then
+                raise;
             end if;
-        end loop;
+            wanted.problem := pg_catalog.format('%s has no captures: %s', member, sqlerrm);
+            raise warning 'unstale: %', wanted.problem;
+            continue;
+        end;
+        if existing.tgenabled <> 'A' then
+            begin
+                -- Also for writers under session_replication_role = replica (bulk loads, pg_restore).
+                execute pg_catalog.format('alter table %s enable always trigger %I', member, trigger_name);
+            exception when insufficient_privilege then
+                raise notice 'unstale: % is not ours: under session_replication_role = replica its % is not captured',
+                    member, operation;
+            end;
+        end if;
     end loop;
 
+    -- A detached partition keeps its triggers until here.
+    for member in
+        select c.relation from unstale.captured as c join pg_catalog.pg_class as k on k.oid = c.relation
+        where c.watch = watch_id and not exists (
+            select from unstale.watched as w, unstale.members(w.relation) as m
+            where w.id = watch_id and m.member = c.relation
+        )
+    loop
+        for trigger_name in
+            select t.tgname from pg_catalog.pg_trigger as t
+            where t.tgrelid = member and t.tgname like pg_catalog.format('unstale\_%s\_%%', watch_id)
+        loop
+            begin
+                execute pg_catalog.format('drop trigger %I on %s', trigger_name, member);
+            exception when insufficient_privilege then
+                raise notice 'unstale: % is not ours: its trigger % stays, and does no harm', member, trigger_name;
+            end;
+        end loop;
+    end loop;
     delete from unstale.captured as c where c.watch = watch_id;
     insert into unstale.captured (watch, relation)
     select w.id, m.member from unstale.watched as w, unstale.members(w.relation) as m
     where w.id = watch_id and m.kind in ('r', 'p');
-    update unstale.watched as w
-    set shape = pg_catalog.md5(wanted.transition::text || wanted.bodies::text), problem = wanted.problem
-    where w.id = watch_id;
+    update unstale.watched as w set problem = wanted.problem where w.id = watch_id;
 end
 $$;
-comment on function unstale.generate(integer) is 'Creates or replaces the captures of a watch.';
+comment on function unstale.generate(integer, boolean) is
+    'Makes the captures of a watch what the table needs now; tolerant: warns about a partition that is not ours.';
+
+create or replace function unstale.follows_ddl() returns boolean
+language sql stable set search_path = ''
+as $$
+    select pg_catalog.count(*) = 2 from pg_catalog.pg_event_trigger as e
+    where e.evtname in ('unstale_ddl', 'unstale_drop') and e.evtenabled in ('O', 'A')
+$$;
+comment on function unstale.follows_ddl() is 'Whether the event triggers are in place.';
 
 create or replace function unstale.refuse_unwatchable(relation regclass) returns void
 language plpgsql stable set search_path = ''
@@ -494,6 +538,10 @@ begin
     perform pg_catalog.set_config('unstale.generating', 'on', true);
     perform unstale.generate(w.id);
     perform pg_catalog.set_config('unstale.generating', '', true);
+    if not unstale.follows_ddl() then
+        raise warning 'unstale: no event trigger follows changes of % (only a superuser, or postgres on Supabase, may '
+            'create one): call unstale.watch again after each ALTER TABLE', relation;
+    end if;
     -- Whatever was cached while nothing watched is not to be trusted.
     perform unstale.invalidate_all(w.id);
     watch := w.id;
@@ -528,7 +576,7 @@ begin
     perform pg_catalog.set_config('unstale.generating', '', true);
     delete from unstale.captured as c where c.watch = w.id;
     update unstale.watched as x
-    set state = 'unwatched', problem = null, shape = null, changed_at = pg_catalog.clock_timestamp()
+    set state = 'unwatched', problem = null, changed_at = pg_catalog.clock_timestamp()
     where x.id = w.id;
     return true;
 end
