@@ -32,8 +32,7 @@ from servers import (
 )
 from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, migrate
 
-# Kills must not cost data here, crashes of the machine may. Shared memory in files: removed with the folder.
-POSTGRES_SETTINGS = {"fsync": "off", "dynamic_shared_memory_type": "mmap"}
+POSTGRES_SETTINGS = {"fsync": "off"}  # kill -9 costs no data even so; only the machine's own crash would
 
 _numbers = itertools.count(1)
 

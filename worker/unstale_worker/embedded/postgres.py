@@ -26,6 +26,7 @@ PROJECT_ROLE = "postgres"
 _SETTINGS: Mapping[str, str | int] = {
     "wal_level": "logical",
     "max_connections": 100,
+    "dynamic_shared_memory_type": "mmap",  # files in the folder: a killed server leaves none in /dev/shm
     "timezone": "UTC",
     "log_timezone": "UTC",
 }

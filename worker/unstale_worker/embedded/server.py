@@ -117,7 +117,7 @@ class Server(ABC):
         return await self.guard.running()
 
     async def close(self) -> None:
-        """End it: in order when its folder was given, else at once and with its folder. May be called again."""
+        """End it: in order when its folder was given, else at once, folder and all. May be called again."""
         if self._guard is not None:
             if self._given is not None and not self._guard.closed:
                 await self.stop()
