@@ -77,7 +77,7 @@ class EmbeddedPostgres(Server):
 
     def dsn(self, *, user: str = PROJECT_ROLE, database: str = "postgres") -> str:
         """A URL with the password; `user` and `database` are used as they are."""
-        return f"postgresql://{user}:{self.password}@127.0.0.1:{self.port}/{database}"
+        return self._url(user=user, database=database, port=self.port)
 
     @property
     def superuser_dsn(self) -> str:
@@ -193,7 +193,9 @@ class EmbeddedPostgres(Server):
         if not self._pid_file_says_ready(port):
             return False
         try:
-            connection = await asyncpg.connect(self._url_at(port), timeout=10)
+            connection = await asyncpg.connect(
+                self._url(user=SUPERUSER, database="postgres", port=port), timeout=10
+            )
         except asyncpg.InvalidPasswordError as error:
             raise EmbeddedServerError(
                 f"the Postgres on port {port} refuses the password in {self.folder}: it is another "
@@ -207,8 +209,9 @@ class EmbeddedPostgres(Server):
             raise EmbeddedServerError(f"another Postgres answers on port {port}: start again")
         return True
 
-    def _url_at(self, port: int) -> str:
-        return f"postgresql://{SUPERUSER}:{self.password}@127.0.0.1:{port}/postgres"
+    def _url(self, *, user: str, database: str, port: int) -> str:
+        # The wheels have no TLS: without the last part clients ask for it first, and look into the home.
+        return f"postgresql://{user}:{self.password}@127.0.0.1:{port}/{database}?sslmode=disable"
 
     def _pid_file_says_ready(self, port: int) -> bool:
         try:
