@@ -16,6 +16,7 @@
     ├── LeadershipLost                another worker leads, or the lease ran out
     ├── PositionMoved                 an applier script was refused: read the state again
     ├── WaitTimeout                   wait_for(token) ran out of time
+    ├── LoadCancelled                 a loader was cancelled from inside
     ├── CacheClosed                   a cache used after it was closed
     └── EmbeddedServerError           a demo or test server that did not start
 """
@@ -103,6 +104,10 @@ class PositionMoved(UnstaleError):
 
 class WaitTimeout(UnstaleError, TimeoutError):
     """The token's transaction was not applied in time; check that a worker leads (``unstale stats``)."""
+
+
+class LoadCancelled(UnstaleError):
+    """A loader raised CancelledError and nobody had cancelled the read; look for a cancelled task in it."""
 
 
 class CacheClosed(UnstaleError):

@@ -23,8 +23,9 @@ Argument = str | bytes | int | float
 class Executes(Protocol):
     """What sends commands: redis-py's client, or an agent's lane."""
 
-    # redis-py leaves this method of its untyped: (*args, **options) -> Any
-    execute_command: Callable[..., Any]
+    @property
+    def execute_command(self) -> Callable[..., Any]:
+        """Redis-py leaves this method of its untyped: (*args, **options)."""
 
 
 async def command(redis: Executes, *parts: Argument) -> Any:

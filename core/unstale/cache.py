@@ -1,0 +1,387 @@
+"""The cache an agent uses: two tiers that follow the database."""
+
+import asyncio
+import contextlib
+import math
+import warnings
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel
+
+from unstale import clock, codec
+from unstale.connections import Connections
+from unstale.errors import CacheClosed, RedisUnavailable
+from unstale.events import Events, Subscription
+from unstale.following import Follower, Trust
+from unstale.lane import CLOSED, Lane
+from unstale.loads import Flights, Loader
+from unstale.memory import UNSET, Entry
+from unstale.near import NearTier
+from unstale.reading import Reader
+from unstale.redis_tier import RedisTier
+from unstale.rulebook import Rulebook
+from unstale.settings import Settings
+from unstale.statistics import Counters, count, describe
+from unstale.subscriber import Subscriber
+from unstale.tokens import Token, TokenWaits
+from unstale.writing import Writer
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Cache:
+    """Values by key, kept true to the database by invalidations.
+
+    Example:
+        >>> async with Cache.from_env() as cache:
+        ...     profile = await cache.get_or_load("user:42:profile", lambda: load_profile(42))
+
+    One object per process and event loop. What callers get is theirs to change.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings = settings if settings is not None else Settings.load()
+        self._near_hits = 0
+        self._redis_hits = 0
+        self._misses = 0
+        self._near = NearTier(
+            max_entries=settings.near_max_entries, max_bytes=settings.near_max_bytes, clock=clock.now
+        )
+        self._followed = self._near.followed
+        self._follower = Follower(
+            self._near,
+            clock=clock.now,
+            max_silence=settings.max_silence,
+            detached_ttl=settings.detached_ttl,
+        )
+        self._events = Events(lambda: self._follower.staleness)
+        self._near.audience = self._events
+        self._lanes: list[Lane] = []
+        self._subscriber: Subscriber | None = None
+        tier = self._tier = self._redis_tier() if settings.redis_enabled else None
+        self._rulebook = Rulebook(tier, default_ttl=settings.default_ttl, jitter=settings.ttl_jitter)
+        self._reader = Reader(
+            tier,
+            self._near,
+            self._follower,
+            self._rulebook,
+            clock=clock.now,
+            lease_ttl=settings.lease_ttl,
+            detached_ttl=settings.detached_ttl,
+        )
+        self._writer = Writer(
+            tier,
+            self._near,
+            self._follower,
+            self._rulebook,
+            self._reader,
+            clock=clock.now,
+            detached_ttl=settings.detached_ttl,
+        )
+        self._flights = Flights(self._reader.fetch, self._near.marks)
+        self._tokens = TokenWaits(self._follower)
+        self._attached = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """A cache with the settings of the environment and ``.env``; arguments beat them."""
+        return cls(Settings.load(**overrides))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> Self:
+        """Begin to follow the log, and wait a moment until this cache is attached.
+
+        It waits for at most ``redis_timeout``, and not at all when Redis is away or no worker has ever run;
+        the cache can be used in any case.
+        """
+        if self._closed:
+            raise CacheClosed(CLOSED)
+        if self._loop is not None:
+            self._check_loop()
+            return self
+        self._loop = asyncio.get_running_loop()
+        if self._tier is None:
+            return self
+        lane = self._lane()
+        self._subscriber = Subscriber(
+            self._connections,
+            RedisTier(lane, self.settings.names, log_max_bytes=self.settings.log_max_bytes),
+            self._near,
+            self._follower,
+            self._rulebook,
+            timeout=self.settings.redis_timeout,
+            max_silence=self.settings.max_silence,
+        )
+        self._subscriber.on_watermark = self._on_watermark
+        self._subscriber.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.redis_timeout):
+                await self._subscriber.tried.wait()
+                if self._subscriber.subscribed and self._follower.epoch is not None:
+                    await self._attached.wait()
+        return self
+
+    async def close(self) -> None:
+        """Stop following, cancel every load and close the connections; more than once does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._subscriber is not None:
+            await self._subscriber.close()
+        await self._flights.close()
+        self._tokens.close()
+        self._events.close()
+        self._writer.close()
+        for lane in self._lanes:
+            await lane.close()
+        self._near.flush()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if getattr(self, "_loop", None) is not None and not self._closed:
+            _warn(f"unclosed {self!r}; use `async with`", ResourceWarning, source=self)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: type[BaseModel] | None = None,
+        shared: bool = False,
+    ) -> Any:
+        """The value of ``key``: from the near cache, from Redis, or from ``loader``, which then runs once.
+
+        ``loader`` may be a coroutine function, a lambda that returns an awaitable, or a plain function; with
+        a required positional parameter it receives a `Load`, which says whether a read replica will do. What
+        it raises reaches everybody who waits for that load. None is a value ("not found") and is cached.
+
+        Args:
+            ttl: Seconds the value may live; beats ``[ttl]`` and ``default_ttl``.
+            max_staleness: The caches may answer only if `staleness` is at most this many seconds.
+            model: The pydantic model to validate into.
+            shared: Return one frozen object to all who ask, instead of a copy; faster. Not with ``model``.
+        """
+        entry = self._followed.read(key)
+        if entry is not None and (max_staleness is None or self._follower.staleness <= max_staleness):
+            self._near_hits += 1
+            if model is None:
+                if not shared:
+                    return codec.loads(entry.data)
+                frozen = entry.frozen
+                return frozen if frozen is not UNSET else self._freeze(key, entry)
+            if not shared:
+                with contextlib.suppress(ValueError):
+                    return codec.decode(entry.data, model)
+        self._check(key, model, shared)
+        forced = max_staleness is not None and self._follower.staleness > max_staleness
+        loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
+        self._count(loaded.hit)
+        try:
+            return self._decode(key, loaded.data, model, shared)
+        except ValueError:
+            if not loaded.hit:
+                raise
+        # Cached by a release with another model: not a value for this one.
+        await self._discard(key, loaded.data)
+        loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
+        return self._decode(key, loaded.data, model, shared)
+
+    async def get(
+        self,
+        key: str,
+        *,
+        model: type[BaseModel] | None = None,
+        max_staleness: float | None = None,
+        shared: bool = False,
+    ) -> Any:
+        """The cached value, or None: not cached, or cached as None.
+
+        After a miss, `set` in the same task stores the value unless the key was invalidated in between.
+        """
+        entry = self._followed.read(key)
+        if entry is not None and (max_staleness is None or self._follower.staleness <= max_staleness):
+            self._near_hits += 1
+            data: bytes | None = entry.data
+        else:
+            self._check(key, model, shared)
+            if max_staleness is not None and self._follower.staleness > max_staleness:
+                data = None
+            else:
+                data = await self._writer.get(key)
+            self._count(data is not None)
+        if data is None:
+            return None
+        try:
+            return self._decode(key, data, model, shared)
+        except ValueError:
+            await self._discard(key, data)
+            return None
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def set(self, key: str, value: object, ttl: float | None = None) -> bool:
+        """Store a value; whether it was stored in Redis.
+
+        A key that a rule owns is stored only after a `get` of the same task that missed, and only if it was
+        not invalidated in between: so get → load → set is safe. Any other key is stored at once, and other
+        instances drop their copies.
+        """
+        self._check(key, None, False)
+        if ttl is not None and not 0 < ttl < math.inf:
+            raise ValueError(f"ttl is {ttl!r}: expected a number of seconds above 0")
+        return await self._writer.set(key, codec.encode(key, value), ttl)
+
+    async def delete(self, key: str, *keys: str, lsn: str | None = None) -> bool:
+        """Invalidate keys in Redis and in every instance; call it after your transaction has committed.
+
+        When it returns, this process serves no older value, and neither does Redis if it returns True. False:
+        Redis did not confirm. The keys are gone here; the worker still removes keys that a rule owns.
+
+        Args:
+            lsn: WAL position of the commit, if known: loaders may then read replicas that have replayed it.
+        """
+        for each in (key, *keys):
+            self._check(each, None, False)
+        return await self._writer.delete((key, *keys), lsn=lsn)
+
+    async def invalidate_pattern(self, pattern: str) -> int:
+        """Invalidate every key that the Redis glob matches; how many values and leases were in Redis.
+
+        Escape what is not meant as a glob with `escape_glob`. Other string keys in this Redis database count
+        too if they match; unstale's own never do.
+        """
+        if not pattern:
+            raise ValueError("an empty pattern matches nothing; did you mean '*'?")
+        self._check_open()
+        return await self._writer.invalidate_pattern(pattern)
+
+    # --- freshness ------------------------------------------------------------------------------
+
+    @property
+    def staleness(self) -> float:
+        """Upper bound in seconds on how old an answer can be; infinite while detached."""
+        return self._follower.staleness
+
+    @property
+    def attached(self) -> bool:
+        """Whether the near cache is trusted: the log is followed and watermarks come."""
+        return self._follower.trust is Trust.ATTACHED
+
+    async def wait_for(self, token: str, *, timeout: float = 5.0) -> None:
+        """Wait until the transaction that ``select unstale.token()`` named is applied here.
+
+        Afterwards this process serves nothing older. Raises `WaitTimeout` after ``timeout`` seconds, and
+        ValueError for a token that is none or comes from another database.
+        """
+        self._check_open()
+        wanted = Token.parse(token)
+        if self._tier is None:
+            self._near.flush()  # nothing is shared, so nothing of another process can be stale
+            return
+        with contextlib.suppress(RedisUnavailable):
+            wanted.expect(await self._tier.database())
+        await self._tokens.wait(wanted, timeout=timeout)
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, pattern: str = "*") -> AsyncIterator[Subscription]:
+        """Iterate over `Invalidated` and `Reset` events of the keys that a Redis glob matches.
+
+        An event comes after this process has dropped its own copies. At most 1,024 wait; a slower
+        subscriber gets one `Reset` instead.
+        """
+        self._check_open()
+        subscription = self._events.open(pattern)
+        try:
+            yield subscription
+        finally:
+            self._events.remove(subscription)
+
+    def counters(self) -> Counters:
+        """What this cache has done so far; no I/O."""
+        return count(self)
+
+    async def get_stats(self) -> dict[str, object]:
+        """Counters and state, JSON-ready; the seed's fields and unstale's own."""
+        return await describe(self)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _redis_tier(self) -> RedisTier:
+        settings = self.settings
+        self._connections = Connections(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
+        return RedisTier(self._lane(), settings.names, log_max_bytes=settings.log_max_bytes)
+
+    def _lane(self) -> Lane:
+        lane = Lane(self._connections, timeout=self.settings.redis_timeout, clock=clock.now)
+        self._lanes.append(lane)
+        return lane
+
+    def _on_watermark(self) -> None:
+        self._attached.set()
+        self._tokens.settle()
+
+    def _check(self, key: str, model: type[BaseModel] | None, shared: bool) -> None:
+        self._check_open()
+        codec.check_key(key, own=self.settings.names.tag)
+        if shared and model is not None:
+            raise TypeError("shared=True hands out plain frozen JSON: it cannot be combined with model=")
+
+    def _check_open(self) -> None:
+        if self._closed or self._loop is None:
+            raise CacheClosed(CLOSED)
+        self._check_loop()
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("this cache belongs to another event loop; open one cache per loop")
+
+    def _count(self, hit: bool) -> None:
+        if hit:
+            self._redis_hits += 1
+        else:
+            self._misses += 1
+
+    def _freeze(self, key: str, entry: Entry) -> object:
+        frozen = codec.freeze(codec.loads(entry.data))
+        self._followed.share(key, entry, frozen)
+        return frozen
+
+    def _decode(self, key: str, data: bytes, model: type[BaseModel] | None, shared: bool) -> Any:
+        if not shared:
+            return codec.decode(data, model)
+        entry = self._followed.read(key)
+        if entry is not None and entry.data is data:
+            return entry.frozen if entry.frozen is not UNSET else self._freeze(key, entry)
+        return codec.freeze(codec.loads(data))
+
+    async def _discard(self, key: str, data: bytes) -> None:
+        """Remove a value that cannot be used here, if it is still the one that stands there."""
+        self._near.drop([key])
+        if self._tier is not None:
+            with contextlib.suppress(RedisUnavailable):
+                await self._tier.release(key, data)
+
+    def __repr__(self) -> str:
+        state = (
+            "closed" if self._closed else "not started" if self._loop is None else self._follower.trust.value
+        )
+        return f"<Cache {self.settings.names.tag} {state}, {len(self._followed)} near entries>"

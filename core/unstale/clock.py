@@ -1,0 +1,14 @@
+"""The one clock that staleness, TTLs and leases are measured on."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+# time.monotonic() stands still while a Linux machine is suspended; staleness must not.
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+now: Final[Callable[[], float]] = (
+    partial(time.clock_gettime, _BOOTTIME) if _BOOTTIME is not None else time.monotonic
+)
+"""Seconds since some fixed moment; never goes back, and counts the time a machine sleeps where it can."""

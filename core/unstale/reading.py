@@ -1,0 +1,212 @@
+"""The way of one read through the tiers: near cache, Redis, lease, loader."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from unstale import codec
+from unstale.errors import RedisUnavailable
+from unstale.following import Follower, Trust
+from unstale.loads import Flight, Load, Loaded, call
+from unstale.marks import Mark
+from unstale.near import NearTier
+from unstale.redis_tier import Claim, RedisTier
+from unstale.rulebook import Rulebook
+
+FIRST_LOOK: Final = 0.005
+"""Seconds before looking again at a key whose lease another holds; doubles up to `LAST_LOOK`."""
+LAST_LOOK: Final = 0.1
+
+
+class Reader:
+    """Reads through the tiers as far as they can be trusted.
+
+    Attributes:
+        loads: Loaders run.
+        fills: Values stored in Redis under a lease.
+        fills_refused: Values not stored because the lease was gone: an invalidation overtook the load.
+    """
+
+    def __init__(
+        self,
+        tier: RedisTier | None,
+        near: NearTier,
+        follower: Follower,
+        rulebook: Rulebook,
+        *,
+        clock: Callable[[], float],
+        lease_ttl: float,
+        detached_ttl: float,
+    ) -> None:
+        self._tier = tier
+        self._near = near
+        self._follower = follower
+        self._rulebook = rulebook
+        self._clock = clock
+        self._lease_ttl = lease_ttl
+        self._detached_ttl = detached_ttl
+        self.loads = 0
+        self.fills = 0
+        self.fills_refused = 0
+
+    async def fetch(self, flight: Flight) -> Loaded:
+        """The value for everybody in ``flight``; raises what the loader raises, and TypeError: not JSON."""
+        tier = self._tier
+        if tier is None or self._follower.trust is Trust.DETACHED:
+            return await self._load_adrift(flight)
+        try:
+            found = await self._value_or_claim(tier, flight)
+        except RedisUnavailable:
+            return await self._load_adrift(flight)
+        if isinstance(found, bytes):
+            return Loaded(found, hit=True)
+        if found is None:
+            return Loaded(await self._load(flight, Load(flight.key, None, primary=True)), hit=False)
+        return Loaded(await self._load_and_fill(tier, flight, found), hit=False)
+
+    async def look(self, tier: RedisTier, key: str, *, ttl: float | None = None) -> bytes | None:
+        """What stands at ``key`` in Redis; a value also enters the near cache. Raises `RedisUnavailable`."""
+        mark = self._near.marks.open(key)
+        try:
+            return await self._look(tier, key, mark, ttl)
+        finally:
+            self._near.marks.close(mark)
+
+    # --- Redis ----------------------------------------------------------------------------------
+
+    async def _look(self, tier: RedisTier, key: str, mark: Mark, ttl: float | None) -> bytes | None:
+        if self._rulebook.owns(key):
+            # Its TTL is a safety net only: what removes it is the invalidation. So the near copy may
+            # outlive the one in Redis, and a hit costs one GET.
+            data = await tier.read(key)
+            life: float | None = ttl if ttl is not None else self._rulebook.ttl(key)
+        else:
+            data, life = await tier.read_with_life(key)
+        if data is not None and codec.is_value(data):
+            self._keep(key, data, mark, life if life is not None else self._rulebook.ttl(key))
+        return data
+
+    def _keep(self, key: str, data: bytes, mark: Mark, seconds: float) -> None:
+        """Into the near cache, if nothing happened to the key since the mark and what happens is heard."""
+        near = self._near.followed
+        now = self._clock()
+        if mark.clean and now < near.trusted_until:
+            near.put(key, data, expires=now + seconds)
+
+    async def _value_or_claim(self, tier: RedisTier, flight: Flight) -> bytes | Claim | None:
+        """A value, our lease, or None: load, and store nowhere."""
+        key = flight.key
+        give_up: float | None = None
+        pause = FIRST_LOOK
+        while True:
+            data = await self._look(tier, key, flight.mark, flight.ttl)
+            claim = None
+            if data is None:
+                claim = await tier.take(key, soft=False, seconds=self._lease_ttl)
+            elif codec.is_soft_lease(data):
+                claim = await tier.take_over(key, seconds=self._lease_ttl)
+            elif codec.is_value(data):
+                return None if flight.forced else data
+            if claim is not None and claim.lease is not None:
+                return claim
+            if claim is None or (claim.found is not None and not codec.is_value(claim.found)):
+                # Another's lease: its value will come soon, or never.
+                if flight.forced:
+                    return None
+                now = self._clock()
+                give_up = give_up or now + self._lease_ttl
+                if now >= give_up:
+                    return None
+                await _pause(flight.mark, min(pause, give_up - now))
+                pause = min(pause * 2, LAST_LOOK)
+            self._near.marks.close(flight.mark)
+            flight.mark = self._near.marks.open(key)  # nothing that was read so far is used
+
+    # --- loading --------------------------------------------------------------------------------
+
+    async def _load(self, flight: Flight, load: Load) -> bytes:
+        self.loads += 1
+        return codec.encode(flight.key, await call(flight.loader, load))
+
+    async def _load_and_fill(self, tier: RedisTier, flight: Flight, claim: Claim) -> bytes:
+        key, lease = flight.key, claim.lease
+        assert lease is not None  # claims without one do not come here
+        stored = False
+        try:
+            async with self._prolonged(tier, key, lease):
+                load = Load(key, claim.need_lsn, claim.primary or not claim.live)
+                data = await self._load(flight, load)
+            if claim.live:
+                ttl = self._rulebook.ttl_of_load(key, flight.ttl)
+                with contextlib.suppress(RedisUnavailable):
+                    stored = await tier.fill(key, lease, data, seconds=ttl)
+                if stored:
+                    self.fills += 1
+                    self._keep(key, data, flight.mark, ttl)
+                else:
+                    self.fills_refused += 1
+        finally:
+            if not stored:
+                with contextlib.suppress(RedisUnavailable):
+                    await tier.release(key, lease)
+        return data
+
+    async def _load_adrift(self, flight: Flight) -> Loaded:
+        """Neither tier can be used: load, and keep it in this process for as long as that lasts."""
+        near = self._near
+        entry = None if flight.forced else near.adrift.read(flight.key)
+        if entry is not None:
+            return Loaded(entry.data, hit=True)
+        near.marks.close(flight.mark)
+        flight.mark = near.marks.open(flight.key)
+        data = await self._load(flight, Load(flight.key, None, primary=True))
+        ttl = self._rulebook.ttl_of_load(flight.key, flight.ttl)
+        if flight.mark.clean and self._follower.trust is not Trust.ATTACHED:
+            near.adrift.put(flight.key, data, expires=self._clock() + min(ttl, self._detached_ttl))
+        return Loaded(data, hit=False)
+
+    @contextlib.asynccontextmanager
+    async def _prolonged(self, tier: RedisTier, key: str, lease: bytes) -> AsyncIterator[None]:
+        """Extend the lease every third of its life; a load that is quicker costs one timer and no task."""
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[None] | None = None
+
+        async def extend() -> None:
+            while True:
+                with contextlib.suppress(RedisUnavailable):
+                    if not await tier.extend(key, lease, seconds=self._lease_ttl):
+                        return
+                await asyncio.sleep(self._lease_ttl / 3)
+
+        def begin() -> None:
+            nonlocal task
+            task = loop.create_task(extend(), name="unstale-extend")
+
+        timer = loop.call_later(self._lease_ttl / 3, begin)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+async def _pause(mark: Mark, seconds: float) -> None:
+    """Wait, at the longest until the key of ``mark`` is invalidated."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    timer = loop.call_later(seconds, finish)
+    mark.on_dirty = finish
+    try:
+        if mark.clean:
+            await done
+    finally:
+        timer.cancel()
+        mark.on_dirty = None

@@ -1,0 +1,105 @@
+"""What ``cache.get_stats`` says: the seed's fields, and unstale's own beside them."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from unstale.errors import CacheClosed, MessageError, RedisUnavailable
+
+if TYPE_CHECKING:
+    from unstale.cache import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What a cache has done since it was made.
+
+    Attributes:
+        near_hits: Reads answered from the process' memory.
+        redis_hits: Reads answered from Redis, on their own or with others who waited.
+        misses: Reads that no cache answered.
+        loads: Loaders run.
+        fills: Values stored in Redis under a lease.
+        fills_refused: Values not stored: an invalidation (or an eviction) had taken the lease.
+        invalidations: Messages, log entries and own invalidations that dropped something or might have.
+        flushes: Times everything was dropped.
+        replays: Times the log was read.
+        unreadable_messages: Messages and log entries that could not be decoded.
+        lost_invalidations: Own invalidations that Redis did not confirm.
+        evictions: Values dropped from memory because a bound was reached.
+        near_entries: Values in memory now.
+        near_bytes: Bytes they are counted with.
+    """
+
+    near_hits: int
+    redis_hits: int
+    misses: int
+    loads: int
+    fills: int
+    fills_refused: int
+    invalidations: int
+    flushes: int
+    replays: int
+    unreadable_messages: int
+    lost_invalidations: int
+    evictions: int
+    near_entries: int
+    near_bytes: int
+
+
+def count(cache: "Cache") -> Counters:
+    """Read the counters; no I/O."""
+    subscriber, reader, near = cache._subscriber, cache._reader, cache._near
+    return Counters(
+        near_hits=cache._near_hits,
+        redis_hits=cache._redis_hits,
+        misses=cache._misses,
+        loads=reader.loads,
+        fills=reader.fills,
+        fills_refused=reader.fills_refused,
+        invalidations=near.invalidations,
+        flushes=near.flushes,
+        replays=subscriber.replays if subscriber is not None else 0,
+        unreadable_messages=subscriber.unreadable if subscriber is not None else 0,
+        lost_invalidations=cache._writer.lost_invalidations,
+        evictions=near.followed.evictions,
+        near_entries=len(near.followed) + len(near.adrift),
+        near_bytes=near.followed.size + near.adrift.size,
+    )
+
+
+async def describe(cache: "Cache") -> dict[str, object]:
+    """A JSON-ready picture of the cache now; asks Redis for its memory, and does not mind if it is away."""
+    counters = count(cache)
+    hits = counters.near_hits + counters.redis_hits
+    reads = hits + counters.misses
+    memory: str | None = None
+    if cache._tier is not None:
+        try:
+            memory = await cache._tier.memory()
+        except (RedisUnavailable, CacheClosed, MessageError):
+            memory = None
+    staleness = cache.staleness
+    enabled, connected = cache._tier is not None, memory is not None
+    return {
+        "enabled": enabled,
+        "connected": connected,
+        "hit_rate": f"{hits / reads * 100 if reads else 0.0:.1f}%",
+        "cache_hits": hits,
+        "cache_misses": counters.misses,
+        "redis_memory": memory,
+        "status": _status(enabled=enabled, connected=connected, attached=cache.attached),
+        "attached": cache.attached,
+        "staleness": staleness if math.isfinite(staleness) else None,
+        "epoch": cache._follower.epoch,
+        "last": cache._follower.last,
+        **{name: value for name, value in asdict(counters).items() if name != "misses"},
+    }
+
+
+def _status(*, enabled: bool, connected: bool, attached: bool) -> str:
+    if not enabled:
+        return "disabled"
+    if not connected:
+        return "unavailable"
+    return "healthy" if attached else "detached"

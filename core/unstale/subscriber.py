@@ -1,0 +1,237 @@
+"""Follows the log over its own pub/sub connection and notices any gap."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+from unstale.connections import Connections, RedisConnection
+from unstale.errors import MessageError, Unavailable
+from unstale.following import Follower, Trust
+from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
+from unstale.near import NearTier
+from unstale.redis_tier import RedisTier
+from unstale.rulebook import Rulebook
+
+logger = logging.getLogger("unstale")
+
+PING_INTERVAL: Final = 1.0
+"""Seconds between two PINGs; `staleness` is finer by nothing else."""
+FIRST_PAUSE: Final = 0.05
+"""Seconds before the second attempt to connect; doubles up to `LAST_PAUSE`. The first comes at once."""
+LAST_PAUSE: Final = 2.0
+
+
+class Silence(Exception):
+    """Redis did not answer PINGs for ``max_silence``; the connection is given up."""
+
+
+class Subscriber:
+    """Keeps one subscription alive for as long as it runs, and the near cache true to it.
+
+    Any lost connection detaches; a new one subscribes, *then* replays the log, *then* reads what was
+    published meanwhile, and is trusted from the next watermark on.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        tier: RedisTier,
+        near: NearTier,
+        follower: Follower,
+        rulebook: Rulebook,
+        *,
+        timeout: float,
+        max_silence: float,
+    ) -> None:
+        self._connections = connections
+        self._tier = tier
+        self._near = near
+        self._follower = follower
+        self._rulebook = rulebook
+        self._timeout = timeout
+        self._max_silence = max_silence
+        self._task: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
+        self._was_attached = False
+        self.on_watermark: Callable[[], object] = lambda: None
+        """Called after each watermark that counted."""
+        self.tried = asyncio.Event()
+        """Set once the first attempt to subscribe and replay ended, well or not."""
+        self.subscribed = False
+        """Whether the subscription stands."""
+        self.replays = 0
+        """Replays done, the one of each connect included."""
+        self.unreadable = 0
+        """Messages and log entries that could not be decoded; each was treated as a gap."""
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self._task = asyncio.create_task(self._run(), name="unstale-subscriber")
+
+    async def close(self) -> None:
+        """Stop following; the near cache is not trusted any more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._follower.connection_lost()
+
+    async def _run(self) -> None:
+        pause = 0.0
+        while True:
+            try:
+                await self._follow_once()
+            except Exception as error:  # whatever it was, deafness ends in another attempt, never in silence
+                reached = self.subscribed
+                self._lost(error)
+                pause = 0.0 if reached else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
+            finally:
+                self.subscribed = False
+                self._follower.connection_lost()
+                self.tried.set()
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    async def _follow_once(self) -> None:
+        connection = self._connections.new()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
+                await self._expect_primary(connection)
+                await connection.send_command("SUBSCRIBE", self._tier.names.channel)
+                reply = await connection.read_response(timeout=math.inf)
+            if reply[0] != b"subscribe":
+                raise RedisConnectionError("Redis did not confirm the subscription")
+            self.subscribed = True
+            await self._rulebook.load()
+            await self._replay()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ping(connection), name="unstale-ping")
+                self.tried.set()
+                await self._listen(connection)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _expect_primary(self, connection: RedisConnection) -> None:
+        await connection.send_command("ROLE")
+        role = await connection.read_response(timeout=math.inf)
+        if role[0] != b"master":
+            raise RedisConnectionError("REDIS_URL leads to a replica; unstale needs the primary")
+
+    async def _ping(self, connection: RedisConnection) -> None:
+        while True:
+            if self._follower.unanswered > self._max_silence:
+                raise Silence(f"no answer to a PING for {self._max_silence} s")
+            async with asyncio.timeout(self._max_silence):
+                await connection.send_command("PING", str(self._follower.ping()))
+            self._notice_detached()
+            await asyncio.sleep(PING_INTERVAL)
+
+    async def _listen(self, connection: RedisConnection) -> None:
+        while True:
+            reply = await connection.read_response(timeout=math.inf)
+            if reply[0] == b"message":
+                await self._hear(reply[2])
+            elif reply[0] == b"pong":
+                self._follower.pong(int(reply[1]))
+
+    async def _hear(self, payload: bytes) -> None:
+        try:
+            message = decode(payload)
+        except MessageError as error:
+            self.unreadable += 1
+            self._tell_once("unreadable", f"a message on {self._tier.names.channel} is unreadable: {error}")
+            await self._replay()
+            return
+        match message:
+            case Invalidation():
+                await self._invalidate(message)
+            case Watermark():
+                await self._watermark(message)
+            case UnknownVersion(version):
+                self._follower.mute()
+                self._tell_once(
+                    "version", f"messages of version {version!r} are not understood: upgrade this agent"
+                )
+
+    async def _invalidate(self, message: Invalidation) -> None:
+        follower = self._follower
+        if message.epoch != follower.epoch:
+            follower.adopt(message.epoch, message.id)
+            return
+        if message.prev != follower.last:
+            await self._replay()
+        self._near.drop(message.keys, message.patterns)
+        if follower.epoch == message.epoch:
+            follower.last = message.id
+
+    async def _watermark(self, message: Watermark) -> None:
+        follower = self._follower
+        if message.epoch != follower.epoch:
+            follower.adopt(message.epoch, message.last)
+        elif message.last != follower.last:
+            await self._replay()
+        if message.rules != self._rulebook.hash:
+            await self._rulebook.load()
+        reached = follower.epoch == message.epoch and follower.last >= message.last
+        if reached and follower.watermark(message):
+            if not self._was_attached and follower.trust is Trust.ATTACHED:
+                self._was_attached = True
+                logger.info("attached to %s: staleness %.3f s", self._connections.place, follower.staleness)
+            self.on_watermark()
+
+    async def _replay(self) -> None:
+        """Catch up with the log in one atomic read; raises `Unavailable`, which ends this connection."""
+        follower = self._follower
+        self.replays += 1
+        try:
+            found = await self._tier.replay(follower.last)
+        except MessageError as error:
+            self.unreadable += 1
+            self._tell_once("entry", f"the log holds an unreadable entry: {error}")
+            follower.adopt(None, follower.last)
+            return
+        if found.epoch is None or found.epoch != follower.epoch or not found.complete:
+            follower.adopt(found.epoch, found.last)
+            return
+        for entry in found.entries:
+            self._near.drop(entry.keys, entry.patterns)
+        if found.last < follower.last:
+            self._near.flush()
+        follower.last = found.last
+
+    # --- words ----------------------------------------------------------------------------------
+
+    def _notice_detached(self) -> None:
+        if self._was_attached and self._follower.trust is not Trust.ATTACHED:
+            self._was_attached = False
+            logger.warning("detached: no watermark for %.1f s; is the worker running?", self._max_silence)
+
+    def _lost(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        known = isinstance(error, RedisError | Unavailable | OSError | TimeoutError | Silence)
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if self._was_attached or not self.tried.is_set() or not known:
+            logger.warning(
+                "detached: lost Redis at %s (%s)",
+                self._connections.place,
+                text,
+                exc_info=None if known else error,
+            )
+        self._was_attached = False
+
+    def _tell_once(self, what: str, sentence: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(sentence)
+
+    def __repr__(self) -> str:
+        return f"<Subscriber {'subscribed' if self.subscribed else 'not subscribed'}, {self._follower!r}>"

@@ -1,0 +1,183 @@
+"""``get`` with its soft lease, ``set``, ``delete`` and ``invalidate_pattern``."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from unstale import codec
+from unstale.errors import RedisUnavailable
+from unstale.following import Follower, Trust
+from unstale.misses import Misses
+from unstale.near import NearTier
+from unstale.reading import Reader
+from unstale.redis_tier import RedisTier
+from unstale.rulebook import Rulebook
+
+logger = logging.getLogger("unstale")
+
+SOFT_LEASE_SECONDS: Final = 30.0
+"""Life of the lease of a missed ``get``: long, as nobody extends it; harmless, as nobody waits for it."""
+
+
+class Writer:
+    """What changes the cache on behalf of the caller."""
+
+    def __init__(
+        self,
+        tier: RedisTier | None,
+        near: NearTier,
+        follower: Follower,
+        rulebook: Rulebook,
+        reader: Reader,
+        *,
+        clock: Callable[[], float],
+        detached_ttl: float,
+    ) -> None:
+        self._tier = tier
+        self._near = near
+        self._follower = follower
+        self._rulebook = rulebook
+        self._reader = reader
+        self._clock = clock
+        self._detached_ttl = detached_ttl
+        self._misses = Misses(near.marks, clock)
+        self.lost_invalidations = 0
+        """Direct invalidations that Redis did not confirm."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value of a key that the near cache does not hold; a miss takes a soft lease."""
+        tier = self._tier
+        mark = self._near.marks.open(key)
+        lease: bytes | None = None
+        seconds = SOFT_LEASE_SECONDS
+        try:
+            if tier is None or self._follower.trust is Trust.DETACHED:
+                return self._get_adrift(key)
+            try:
+                data = await self._reader.look(tier, key)
+                if data is not None and codec.is_value(data):
+                    return data
+                if data is None:
+                    claim = await tier.take(key, soft=True, seconds=seconds)
+                    if claim.lease is not None and not claim.live:
+                        await tier.release(key, claim.lease)
+                    elif claim.lease is not None:
+                        lease = claim.lease
+                    elif claim.found is not None and codec.is_value(claim.found):
+                        return claim.found
+            except RedisUnavailable:
+                return self._get_adrift(key)
+            return None
+        finally:
+            self._misses.remember(key, lease, mark, seconds=seconds)
+
+    async def set(self, key: str, data: bytes, ttl: float | None) -> bool:
+        """Store under the lease of this task's miss, or as a key that no rule owns; whether it was stored."""
+        miss = self._misses.recall(key)
+        seconds = self._rulebook.ttl_of_set(key, ttl)
+        tier = self._tier
+        if tier is None:
+            return self._set_adrift(key, data, seconds, allowed=miss is None or miss.mark.clean)
+        try:
+            if not self._rulebook.loaded:
+                await self._rulebook.load()
+            if not self._rulebook.owns(key):
+                return await self._put(tier, key, data, seconds)
+            if miss is None:
+                self._rulebook.warn_once(
+                    key,
+                    "set(%r) stored nothing: a rule owns this key, and without a get that missed before it "
+                    "nothing says how old the value is. The key was invalidated; use get_or_load, or get "
+                    "before loading",
+                    key,
+                )
+                await self._invalidate(tier, [key])
+                return False
+            if self._follower.trust is Trust.DETACHED:
+                return self._set_adrift(key, data, seconds, allowed=miss.mark.clean)
+            if miss.lease is None:
+                return False
+            if await tier.fill(key, miss.lease, data, seconds=seconds):
+                self._reader.fills += 1
+                return True
+            self._reader.fills_refused += 1
+            return False
+        except RedisUnavailable:
+            return self._set_adrift(key, data, seconds, allowed=miss is not None and miss.mark.clean)
+
+    async def delete(self, keys: Sequence[str], *, lsn: str | None) -> bool:
+        """Invalidate everywhere; False when Redis did not confirm. The local copies are gone in any case."""
+        if self._tier is None:
+            self._near.drop(keys)
+            return True
+        try:
+            await self._invalidate(self._tier, keys, lsn=lsn)
+        except RedisUnavailable as error:
+            self._lost(f"{len(keys)} key(s), the first {keys[0]!r}", error)
+            return False
+        return True
+
+    async def invalidate_pattern(self, pattern: str) -> int:
+        """Invalidate every string key that the glob matches; how many were in Redis."""
+        if self._tier is None:
+            return self._drop_pattern(pattern)
+        tier, removed = self._tier, 0
+        try:
+            # First: from now on loaders read the primary, so a lease that the scan misses fills with news.
+            await tier.invalidate(patterns=[pattern])
+            async for keys in tier.scan(pattern):
+                removed += await tier.unlink(keys)
+            # Last: agents may have read an old value back between the first message and the scan.
+            await tier.invalidate(patterns=[pattern])
+        except RedisUnavailable as error:
+            self._lost(f"pattern {pattern!r}", error)
+        finally:
+            self._drop_pattern(pattern)
+        return removed
+
+    def close(self) -> None:
+        """Forget the misses."""
+        self._misses.clear()
+
+    async def _invalidate(self, tier: RedisTier, keys: Sequence[str], *, lsn: str | None = None) -> None:
+        try:
+            try:
+                await tier.invalidate(keys, lsn=lsn)
+            except RedisUnavailable:
+                await tier.invalidate(keys, lsn=lsn)  # a connection that had gone stale; twice does no harm
+        finally:
+            self._near.drop(keys)  # before the caller goes on, whatever happened: it reads its own writes
+
+    async def _put(self, tier: RedisTier, key: str, data: bytes, seconds: float) -> bool:
+        try:
+            await tier.put(key, data, seconds=seconds)
+        finally:
+            self._near.drop([key])
+        if self._follower.trust is Trust.DETACHED:
+            self._set_adrift(key, data, seconds, allowed=True)
+        return True
+
+    def _get_adrift(self, key: str) -> bytes | None:
+        entry = self._near.adrift.read(key)
+        return None if entry is None else entry.data
+
+    def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool) -> bool:
+        self._near.drop([key])
+        if not allowed or self._follower.trust is Trust.ATTACHED:
+            return False
+        self._near.adrift.put(key, data, expires=self._clock() + min(seconds, self._detached_ttl))
+        return self._tier is None
+
+    def _drop_pattern(self, pattern: str) -> int:
+        held = len(self._near.adrift)
+        self._near.drop((), [pattern])
+        return held - len(self._near.adrift)
+
+    def _lost(self, what: str, error: RedisUnavailable) -> None:
+        self.lost_invalidations += 1
+        logger.warning(
+            "Redis did not confirm the invalidation of %s: %s. Here it is gone; elsewhere the worker "
+            "removes keys that a rule owns, other keys stay until their TTL",
+            what,
+            error,
+        )

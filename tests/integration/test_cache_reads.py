@@ -1,0 +1,98 @@
+"""`get_or_load` through both tiers of a real Valkey, with the worker's own scripts played one at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+
+from unstale import Cache
+from unstale_worker.embedded import EmbeddedValkey
+from worker_double import WorkerDouble, attached_cache, redis_client
+
+KEY = "user:42:profile"
+
+
+@pytest.fixture
+async def worker(valkey: EmbeddedValkey) -> AsyncIterator[WorkerDouble]:
+    async with redis_client(valkey.url) as redis:
+        worker = WorkerDouble(redis)
+        await worker.recover()
+        async with worker.beating():
+            yield worker
+
+
+@pytest.fixture
+async def cache(valkey: EmbeddedValkey, worker: WorkerDouble) -> AsyncIterator[Cache]:
+    async with attached_cache(valkey.url) as cache:
+        yield cache
+
+
+class Loader:
+    """Counts its calls; holds them while `gate` is closed."""
+
+    def __init__(self, value: object = None) -> None:
+        self.value = value
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+
+    async def __call__(self) -> object:
+        self.calls += 1
+        value = self.value
+        self.entered.set()
+        await self.gate.wait()
+        return value
+
+
+async def test_a_value_is_loaded_once_then_comes_from_memory(cache: Cache) -> None:
+    loader = Loader({"name": "Ada"})
+    for _ in range(3):
+        assert await cache.get_or_load(KEY, loader) == {"name": "Ada"}
+    assert loader.calls == 1
+    assert cache.counters().near_hits == 2
+    assert cache.counters().fills == 1
+
+
+async def test_another_instance_reads_it_from_redis(
+    cache: Cache, valkey: EmbeddedValkey, worker: WorkerDouble
+) -> None:
+    await cache.get_or_load(KEY, Loader({"name": "Ada"}))
+    async with attached_cache(valkey.url) as other:
+        unused = Loader({"name": "wrong"})
+        assert await other.get_or_load(KEY, unused) == {"name": "Ada"}
+        assert unused.calls == 0
+        assert other.counters().redis_hits == 1
+    assert orjson.loads(await worker.redis.get(KEY) or b"") == {"name": "Ada"}
+
+
+async def test_an_invalidation_reaches_memory_and_redis(cache: Cache, worker: WorkerDouble) -> None:
+    loader = Loader(1)
+    assert await cache.get_or_load(KEY, loader) == 1
+    loader.value = 2
+    async with cache.subscribe(KEY) as events:
+        await worker.apply(KEY)
+        await anext(events)
+    assert await cache.get_or_load(KEY, loader) == 2
+
+
+async def test_callers_get_copies_of_their_own(cache: Cache) -> None:
+    first = await cache.get_or_load(KEY, lambda: {"tags": ["a"]})
+    first["tags"].append("b")
+    assert await cache.get_or_load(KEY, lambda: None) == {"tags": ["a"]}
+
+
+async def test_500_readers_of_one_missing_key_in_two_instances_cause_one_load(
+    cache: Cache, valkey: EmbeddedValkey
+) -> None:
+    loader = Loader("value")
+    loader.gate.clear()
+    async with attached_cache(valkey.url) as other:
+        reads = [
+            asyncio.create_task(each.get_or_load(KEY, loader)) for each in (cache, other) for _ in range(250)
+        ]
+        await loader.entered.wait()
+        loader.gate.set()
+        assert set(await asyncio.gather(*reads)) == {"value"}
+    assert loader.calls == 1

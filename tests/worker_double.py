@@ -1,0 +1,166 @@
+"""Plays the worker for tests of the agent: the real scripts against a real Redis, one step at a time.
+
+Nothing is sent unless a test says so, so a test decides which message is lost, late or repeated.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from servers import eventually
+from unstale import Cache
+from unstale.messages import PublishedRules, key_list
+from unstale.names import Names
+from unstale.scripts import Script
+
+RULES = PublishedRules(
+    hash="rules-1",
+    patterns=("user:*:profile", "user:*:settings"),
+    ttl=(("user:*:profile", 3600.0),),
+)
+NAMES = Names()
+LOG_BYTES = 32 * 1024 * 1024
+DATABASE = "7000000000000000001:1"
+
+
+class WorkerDouble:
+    """A leader of one namespace; `position` is a plain number that grows with each batch."""
+
+    def __init__(self, redis: Redis, names: Names = NAMES, rules: PublishedRules = RULES) -> None:
+        self.redis = redis
+        self.names = names
+        self.rules = rules
+        self.fence = 0
+        self.xid = 100
+        self.epoch = ""
+        self._apply, self._recover, self._new_epoch, self._watermark, self._state, self._acquire = (
+            Script("unstale_worker", name)
+            for name in ("apply", "recover", "new_epoch", "watermark", "state", "acquire")
+        )
+
+    @property
+    def position(self) -> str:
+        return f"{self.xid}:{self.xid}:"
+
+    async def recover(self) -> None:
+        """Lead, and begin a new history: no position before, or none that counts."""
+        names = self.names
+        reply = await self._acquire(self.redis, keys=[names.leader, names.state], args=["double", 600_000])
+        self.fence = reply[0]
+        run, stored = await self._read()
+        self.epoch = secrets.token_hex(16)
+        self.xid += 1
+        _expect_ok(
+            await self._recover(
+                self.redis,
+                keys=[names.state, names.log, names.rules],
+                args=[names.channel, self.fence, stored, run, self.epoch, self.position, self.lsn, self.lsn,
+                      DATABASE, self.rules.hash, self.rules.encode(), self.position, 0],
+            )
+        )  # fmt: skip
+
+    async def new_epoch(self) -> None:
+        """What the worker does after a failover: the same position, another epoch."""
+        _, stored = await self._read()
+        self.epoch = secrets.token_hex(16)
+        _expect_ok(
+            await self._new_epoch(
+                self.redis,
+                keys=[self.names.state, self.names.log],
+                args=[self.names.channel, self.fence, stored, self.epoch, self.rules.hash],
+            )
+        )
+
+    async def apply(self, *keys: str, patterns: Sequence[str] = ()) -> int:
+        """One batch: the log id it got."""
+        _, stored = await self._read()
+        self.xid += 1
+        reply = await self._apply(
+            self.redis,
+            keys=[self.names.state, self.names.log, *keys],
+            args=[self.names.channel, self.fence, self.epoch, stored, key_list(list(keys)),
+                  key_list(list(patterns)), LOG_BYTES, self.lsn, self.position, self.lsn, DATABASE],
+        )  # fmt: skip
+        _expect_ok(reply)
+        log_id: int = reply[1]
+        return log_id
+
+    async def watermark(self, *, age: float = 0.0) -> None:
+        """Say up to where everything is applied; ``age`` in seconds."""
+        _, stored = await self._read()
+        pending = await self.redis.hget(self.names.state, "primary_until")
+        _expect_ok(
+            await self._watermark(
+                self.redis,
+                keys=[self.names.state, self.names.log],
+                args=[self.names.channel, self.fence, self.epoch, stored, self.position, self.lsn,
+                      self.rules.hash, age * 1000, pending or ""],
+            )
+        )  # fmt: skip
+
+    @contextlib.asynccontextmanager
+    async def beating(self, *, every: float = 0.05) -> AsyncIterator[None]:
+        """Watermarks all the time, as a living worker sends them."""
+
+        async def beat() -> None:
+            while True:
+                await self.watermark()
+                await asyncio.sleep(every)
+
+        task = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def publish(self, payload: dict[str, object] | bytes) -> None:
+        """Anything at all, on the channel."""
+        await self.redis.publish(
+            self.names.channel, payload if isinstance(payload, bytes) else orjson.dumps(payload)
+        )
+
+    @property
+    def lsn(self) -> str:
+        return f"0/{self.xid:X}"
+
+    async def _read(self) -> tuple[str, str]:
+        reply = await self._state(self.redis, keys=[self.names.state])
+        fields = dict(zip(reply[2::2], reply[3::2], strict=True))
+        return reply[0].decode(), fields.get(b"position", b"").decode()
+
+
+def _expect_ok(reply: list[object]) -> None:
+    assert reply[0] == b"ok", f"the script refused: {reply}"
+
+
+@contextlib.asynccontextmanager
+async def redis_client(url: str) -> AsyncIterator[Redis]:
+    """A plain client of the test's own."""
+    client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def open_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
+    """A cache on this Redis, attached or not."""
+    async with Cache.from_env(_env_file=None, redis_url=url, **more) as cache:
+        yield cache
+
+
+@contextlib.asynccontextmanager
+async def attached_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
+    """A cache that follows a worker whose watermarks come."""
+    async with open_cache(url, **more) as cache:
+        await eventually(lambda: cache.attached, message="the cache is attached")
+        yield cache
