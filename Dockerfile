@@ -1,0 +1,23 @@
+# The worker, as a user without rights. `docker compose up` builds and runs it beside a Valkey.
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+COPY core core
+COPY worker worker
+COPY supabase/migrations supabase/migrations
+RUN python -m venv /opt/unstale \
+ && /opt/unstale/bin/pip install --no-cache-dir --constraint constraints.txt .
+
+FROM python:3.12-slim
+RUN useradd --system --no-create-home --shell /usr/sbin/nologin unstale
+COPY --from=build /opt/unstale /opt/unstale
+ENV PATH=/opt/unstale/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# unstale.toml is looked for here.
+WORKDIR /app
+USER unstale
+# On loopback inside the container unless UNSTALE_HTTP_HOST says otherwise; then the token is required.
+HEALTHCHECK --interval=10s --timeout=4s --start-period=10s --retries=3 CMD ["python", "-c", \
+    "import os, urllib.request as web; e = os.environ.get; web.urlopen(web.Request('http://127.0.0.1:' + e('UNSTALE_HTTP_PORT', '8787') + '/healthz', headers={'Authorization': 'Bearer ' + e('UNSTALE_HTTP_TOKEN', '')}), timeout=3)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["unstale"]
+CMD ["worker"]
