@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """Seconds to wait for a Redis connection or reply before it counts as unavailable."""
     redis_connections: Count = 50
     """Most connections one process opens to Redis."""
+    log: Literal["debug", "info", "warning", "error"] = "info"
+    """What the worker's log says at least; the core logs through the standard library as ``unstale``."""
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 32 * 1024 * 1024
     """Bytes the log may hold; an agent away for longer than it reaches back drops its near cache."""
 

@@ -1,0 +1,90 @@
+"""The parent's side of a demo process: start it, hand its reports on, end it."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from unstale.errors import UnstaleError
+from unstale_worker.demo.reports import BREAK_VARIABLE, Report, decode
+
+LINE_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of one report."""
+END_SECONDS: Final = 5.0
+"""How long a child may take to end before it is killed."""
+
+
+class Child:
+    """One process of the demo: ``python -m unstale_worker.demo.<module>``.
+
+    It cannot outlive this process: its stdin is a pipe that only we hold, and it ends when that ends.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._log = log
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Child {self.name} pid={self._process.pid}>"
+
+    @classmethod
+    async def start(
+        cls, module: str, *, name: str, folder: Path, environment: Mapping[str, str]
+    ) -> "Child":
+        """Start it with ``folder`` as its working directory and nothing of our settings but those given."""
+        inherited = {
+            variable: value
+            for variable, value in os.environ.items()
+            if variable == BREAK_VARIABLE
+            or not variable.startswith(("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "PG", "DEMO_"))
+        }
+        log = folder / f"{name}.log"
+        with log.open("wb") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                f"unstale_worker.demo.{module}",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+                cwd=folder,
+                env=inherited | environment,
+                limit=LINE_LIMIT,
+                start_new_session=True,
+            )
+        return cls(name, process, log)
+
+    async def follow(self, receive: Callable[[Report], None]) -> None:
+        """Hand on every report until the process ends; raises `UnstaleError` when it was not told to end."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            receive(decode(line))
+        code = await self._process.wait()
+        if code or not self._closed:
+            raise UnstaleError(f"{self.name} ended by itself (exit code {code}); it said:\n{self.tail()}")
+
+    def close(self) -> None:
+        """Tell it to end; `follow` returns when it has."""
+        self._closed = True
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    async def end(self) -> None:
+        """Make sure it is gone."""
+        self.close()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    def tail(self) -> str:
+        """The end of what it wrote to stderr."""
+        return self._log.read_text("utf-8", "replace")[-4000:].strip() or "(nothing)"

@@ -1,0 +1,221 @@
+"""Turns reports into numbers: latency to the last agent, hit rates, stale reads. Pure; times are handed in."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from unstale_worker.demo.reports import AgentReport, Commit, Heard, Report, Sample, WorkerReport, WriterReport
+
+KEPT_LATENCIES: Final = 20_000
+"""Newest changes that the percentiles are taken from: more would take too long to sort at each look."""
+GIVE_UP: Final = 20.0
+"""Seconds after which a change that an agent never heard of counts as unconfirmed: it was flushed instead."""
+JUDGE_AFTER: Final = 1.0
+"""Seconds a sample waits, so that every commit it could have missed has been reported."""
+PICTURED: Final = 48
+"""Newest latencies handed out for a picture."""
+KEPT_COMMITS: Final = 64
+"""Commits remembered of one row, for the samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The numbers of a demo at one moment.
+
+    Attributes:
+        seconds: Since the writer began.
+        changes: Row changes committed that concern a key.
+        unwatched: Row changes committed that no rule wants.
+        rollbacks: Transactions that were rolled back.
+        reads: Reads by all agents, each checked.
+        near_hits: Of those, answered from the agent's memory.
+        redis_hits: … from Redis.
+        loads: … by loading from Postgres.
+        invalidations: Keys that agents were told to drop: the largest number of any agent.
+        stale_reads: Reads older than what the agent had heard of when they began.
+        late_reads: Sampled reads older than the staleness that the cache claimed.
+        unconfirmed: Changes that some agent did not hear of one by one.
+        outstanding: Changes some agent has yet to hear of.
+        p50: Median milliseconds from commit to the last agent's near cache; None before the first.
+        p99: The 99th percentile of it.
+        recent_ms: The newest latencies, for a picture.
+        complaint: The first wrong read in words, or empty.
+        agents: The newest report of each agent, by name.
+        worker: The newest report of the worker.
+    """
+
+    seconds: float
+    changes: int
+    unwatched: int
+    rollbacks: int
+    reads: int
+    near_hits: int
+    redis_hits: int
+    loads: int
+    invalidations: int
+    stale_reads: int
+    late_reads: int
+    unconfirmed: int
+    outstanding: int
+    p50: float | None
+    p99: float | None
+    recent_ms: tuple[float, ...]
+    complaint: str
+    agents: tuple[AgentReport, ...]
+    worker: WorkerReport | None
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the reads answered by either tier, 0 to 1."""
+        return min(1.0, (self.near_hits + self.redis_hits) / self.reads) if self.reads else 0.0
+
+    @property
+    def near_hit_rate(self) -> float:
+        """Share of the reads answered from the agents' memory, 0 to 1."""
+        return self.near_hits / self.reads if self.reads else 0.0
+
+    @property
+    def true(self) -> bool:
+        """Whether every read was as fresh as promised."""
+        return not self.stale_reads and not self.late_reads
+
+
+@dataclass(slots=True)
+class _Open:
+    """A change on its way: when it was committed, and when each agent heard of it."""
+
+    since: float
+    committed: float | None = None
+    heard: dict[str, float] = field(default_factory=dict)
+
+
+class Ledger:
+    """Receives every report; `tally` says where the demo stands."""
+
+    def __init__(self, *, agents: int) -> None:
+        self._expected = agents
+        self._open: dict[tuple[str, int], _Open] = {}
+        self._latencies: deque[float] = deque(maxlen=KEPT_LATENCIES)
+        self._commits: dict[str, deque[Commit]] = {}
+        self._samples: deque[tuple[float, Sample]] = deque()
+        self._agents: dict[str, AgentReport] = {}
+        self._worker: WorkerReport | None = None
+        self._changes = self._unwatched = self._rollbacks = self._unconfirmed = self._late = 0
+        self._complaint = ""
+        self._first: float | None = None
+        self._news: deque[str] = deque(maxlen=64)
+
+    def receive(self, report: Report, *, now: float) -> None:
+        """Take a report in at ``now``, in seconds of the machine's monotonic clock."""
+        match report:
+            case WriterReport():
+                self._unwatched += report.unwatched
+                self._rollbacks += report.rollbacks
+                for commit in report.commits:
+                    self._committed(commit, now=now)
+            case AgentReport():
+                self._agents[report.name] = report
+                for heard in report.heard:
+                    self._heard(report.name, heard, now=now)
+                self._samples.extend((now, sample) for sample in report.samples)
+                self._complaint = self._complaint or (
+                    f"{report.name}: {report.complaint}" if report.complaint else ""
+                )
+                if report.name == min(self._agents):
+                    self._news.extend(report.recent)
+            case WorkerReport():
+                self._worker = report
+        self._forget(now)
+
+    def news(self) -> tuple[str, ...]:
+        """The newest invalidations in words, oldest first, as one agent heard them."""
+        return tuple(self._news)
+
+    @property
+    def outstanding(self) -> int:
+        """Changes that some agent has yet to hear of."""
+        return len(self._open)
+
+    @property
+    def attached(self) -> int:
+        """Agents that trust their near cache."""
+        return sum(agent.attached for agent in self._agents.values())
+
+    def finish(self) -> None:
+        """Judge what is left: every report is in."""
+        self._judge(math.inf)
+
+    def tally(self, *, now: float) -> Tally:
+        """The numbers at ``now``."""
+        self._judge(now)
+        agents = tuple(self._agents[name] for name in sorted(self._agents))
+        ordered = sorted(self._latencies)
+        return Tally(
+            seconds=now - self._first if self._first is not None else 0.0,
+            changes=self._changes,
+            unwatched=self._unwatched,
+            rollbacks=self._rollbacks,
+            reads=sum(agent.reads for agent in agents),
+            near_hits=sum(agent.near_hits for agent in agents),
+            redis_hits=sum(agent.redis_hits for agent in agents),
+            loads=sum(agent.loads for agent in agents),
+            invalidations=max((agent.invalidations for agent in agents), default=0),
+            stale_reads=sum(agent.stale_reads for agent in agents),
+            late_reads=self._late,
+            unconfirmed=self._unconfirmed,
+            outstanding=len(self._open),
+            p50=percentile(ordered, 0.50),
+            p99=percentile(ordered, 0.99),
+            recent_ms=tuple(islice(reversed(self._latencies), PICTURED))[::-1],
+            complaint=self._complaint,
+            agents=agents,
+            worker=self._worker,
+        )
+
+    def _committed(self, commit: Commit, *, now: float) -> None:
+        self._first = min(self._first, commit.at) if self._first is not None else commit.at
+        self._changes += 1
+        self._commits.setdefault(commit.source, deque(maxlen=KEPT_COMMITS)).append(commit)
+        change = self._open.setdefault((commit.source, commit.version), _Open(now))
+        change.committed = commit.at
+        self._close(commit.source, commit.version, change)
+
+    def _heard(self, agent: str, heard: Heard, *, now: float) -> None:
+        change = self._open.setdefault((heard.source, heard.version), _Open(now))
+        change.heard[agent] = heard.at
+        self._close(heard.source, heard.version, change)
+
+    def _close(self, source: str, version: int, change: _Open) -> None:
+        if change.committed is not None and len(change.heard) == self._expected:
+            # An agent can hear of a change before the writer has the acknowledgement of its commit.
+            self._latencies.append(max(0.0, max(change.heard.values()) - change.committed) * 1000)
+            del self._open[source, version]
+
+    def _forget(self, now: float) -> None:
+        while self._open:
+            key = next(iter(self._open))
+            if now - self._open[key].since < GIVE_UP:
+                return
+            self._unconfirmed += self._open.pop(key).committed is not None
+
+    def _judge(self, now: float) -> None:
+        while self._samples and now - self._samples[0][0] >= JUDGE_AFTER:
+            _, sample = self._samples.popleft()
+            for commit in self._commits.get(sample.source, ()):
+                if commit.version > sample.version and commit.at < sample.before:
+                    self._late += 1
+                    self._complaint = self._complaint or (
+                        f"version {sample.version} of {sample.source} was served "
+                        f"{(sample.before - commit.at) * 1000:.0f} ms after the claimed staleness had ruled it out"
+                    )
+                    break
+
+
+def percentile(ordered: Sequence[float], share: float) -> float | None:
+    """The smallest value that ``share`` of them do not exceed; None of nothing."""
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]

@@ -1,0 +1,87 @@
+"""Runs a demo before an audience: live on a terminal, a line now and then elsewhere, a summary at the end."""
+
+import asyncio
+import time
+from contextlib import nullcontext, suppress
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+
+from unstale.errors import UnstaleError
+from unstale_worker.demo import summary
+from unstale_worker.demo.reports import World
+from unstale_worker.demo.view import View
+from unstale_worker.demo.world import Demo, Running
+
+LOOK_EVERY: Final = 0.25
+"""Seconds between two pictures."""
+LINE_EVERY: Final = 2.0
+"""Seconds between two plain lines."""
+UNWATCHED_SECONDS: Final = 20.0
+"""How long a demo runs that nobody can end with Ctrl-C."""
+
+
+async def show(
+    world: World,
+    *,
+    agents: int,
+    seconds: float | None,
+    json: bool,
+    stop: asyncio.Event,
+    console: Console,
+) -> bool:
+    """Run it for ``seconds``, or until ``stop`` is set; whether every read was as fresh as promised.
+
+    Raises `UnstaleError` when a part of the demo failed.
+    """
+    if seconds is None and not console.is_terminal:
+        seconds = UNWATCHED_SECONDS
+    demo = Demo(world, agents=agents)
+    status = console.status("starting") if console.is_terminal else nullcontext()
+    with status as spinner:
+
+        def say(text: str) -> None:
+            if spinner is not None:
+                spinner.update(f"{text} …")
+            else:
+                console.print(text, highlight=False)
+
+        async with demo.running(say=say) as running:
+            if spinner is not None:
+                spinner.stop()
+            await _watch(running, demo, seconds=seconds, stop=stop, console=console)
+    tally = demo.tally
+    if tally is None or not tally.changes:
+        raise UnstaleError("the demo was ended before anything was changed; let it run for longer")
+    console.print(summary.table(tally))
+    if json:
+        console.file.write(summary.as_json(tally) + "\n")
+        console.file.flush()
+    return tally.true
+
+
+async def _watch(
+    running: Running, demo: Demo, *, seconds: float | None, stop: asyncio.Event, console: Console
+) -> None:
+    """Until the time is over, somebody stops it, or a part fails."""
+    view = View(seconds=seconds)
+    ends = time.monotonic() + seconds if seconds is not None else None
+    live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    next_line = time.monotonic() + LINE_EVERY
+    with live or nullcontext():
+        while not stop.is_set() and not demo.failed.is_set():
+            now = time.monotonic()
+            if ends is not None and now >= ends:
+                return
+            tally = running.tally()
+            view.look(tally)
+            if live is not None:
+                live.update(view.picture(tally, news=running.ledger.news()), refresh=True)
+            elif now >= next_line:
+                next_line += LINE_EVERY
+                console.print(view.line(tally), highlight=False, soft_wrap=True)
+            pause = min(LOOK_EVERY, ends - now) if ends is not None else LOOK_EVERY
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, pause)):
+                    await stop.wait()

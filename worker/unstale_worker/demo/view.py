@@ -1,0 +1,174 @@
+"""What the demo looks like: the flow from Postgres to the agents on a terminal, or a plain line."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from rich.align import Align
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from unstale_worker.demo.ledger import Tally
+from unstale_worker.demo.reports import AgentReport
+
+WINDOW: Final = 8
+"""Looks that a rate is taken over: two seconds at four a second."""
+BARS: Final = "▁▂▃▄▅▆▇█"
+WIDTH: Final = 96
+NEWS: Final = 6
+"""Invalidations shown."""
+
+
+class View:
+    """Remembers the last looks, so that it can show rates."""
+
+    def __init__(self, *, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._looks: deque[Tally] = deque(maxlen=WINDOW)
+
+    def look(self, tally: Tally) -> None:
+        """Take new numbers in."""
+        self._looks.append(tally)
+
+    def picture(self, tally: Tally, *, news: Sequence[str]) -> RenderableType:
+        """The live view of the numbers looked at last."""
+        return Align.center(
+            Group(
+                self._title(tally),
+                Text(),
+                self._flow(tally),
+                Text(),
+                self._agents(tally),
+                Text(),
+                _latency(tally),
+                Text(),
+                _news(news),
+            ),
+            width=WIDTH,
+        )
+
+    def line(self, tally: Tally) -> str:
+        """One plain line."""
+        return (
+            f"{tally.seconds:6.1f} s  changes {tally.changes:,} ({self._rate('changes'):.0f}/s)  "
+            f"reads {tally.reads:,} ({self._rate('reads'):,.0f}/s)  hits {tally.hit_rate:.1%}, "
+            f"near {tally.near_hit_rate:.1%}  commit to last agent p50 {_ms(tally.p50)}, p99 {_ms(tally.p99)}  "
+            f"stale reads {tally.stale_reads}"
+        )
+
+    def _title(self, tally: Tally) -> RenderableType:
+        clock = f"{tally.seconds:.0f} s" + (f" of {self._seconds:.0f} s" if self._seconds else "")
+        row = Table.grid(expand=True)
+        row.add_column()
+        row.add_column(justify="right")
+        row.add_row(
+            Text.assemble(("unstale", "bold cyan"), ("  every read is checked against what was committed", "dim")),
+            Text.assemble((clock, "bold"), ("   Ctrl-C ends it", "dim")),
+        )
+        return row
+
+    def _flow(self, tally: Tally) -> RenderableType:
+        worker = tally.worker
+        boxes = (
+            _box("Postgres", (("changes", f"{tally.changes:,}"), ("a second", f"{self._rate('changes'):,.0f}"))),
+            _box(
+                f"worker · {worker.role if worker else 'starting'}",
+                (
+                    ("batches", f"{worker.batches:,}" if worker else "–"),
+                    ("lag", _ms(worker.lag * 1000) if worker and worker.lag is not None else "–"),
+                ),
+            ),
+            _box(
+                "Redis",
+                (("keys dropped", f"{tally.invalidations:,}"), ("hits", f"{tally.redis_hits:,}")),
+            ),
+            _box(
+                f"{len(tally.agents)} agents",
+                (("reads", f"{tally.reads:,}"), ("a second", f"{self._rate('reads'):,.0f}")),
+            ),
+        )
+        row = Table.grid(padding=0)
+        cells: list[RenderableType] = []
+        for index, box in enumerate(boxes):
+            if index:
+                row.add_column(width=4, vertical="middle", justify="center")
+                cells.append(Text("\n──▶", "cyan"))
+            row.add_column(width=21)
+            cells.append(box)
+        row.add_row(*cells)
+        return row
+
+    def _agents(self, tally: Tally) -> RenderableType:
+        table = Table(box=None, padding=(0, 2), header_style="dim", expand=True)
+        table.add_column("agent")
+        for name in ("reads", "near hits", "Redis hits", "loads", "staleness", "stale reads"):
+            table.add_column(name, justify="right")
+        for agent in tally.agents:
+            table.add_row(
+                Text.assemble(("● ", "green" if agent.attached else "yellow"), agent.name),
+                f"{agent.reads:,}",
+                _share(agent.near_hits, agent),
+                _share(agent.redis_hits, agent),
+                _share(agent.loads, agent),
+                f"{agent.staleness:.2f} s" if agent.staleness is not None else Text("detached", "yellow"),
+                _count(agent.stale_reads),
+            )
+        return table
+
+    def _rate(self, name: str) -> float:
+        if len(self._looks) < 2:
+            return 0.0
+        first, last = self._looks[0], self._looks[-1]
+        seconds = last.seconds - first.seconds
+        return float(getattr(last, name) - getattr(first, name)) / seconds if seconds > 0 else 0.0
+
+
+def _box(title: str, rows: Sequence[tuple[str, str]]) -> Panel:
+    table = Table.grid(expand=True)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", style="bold", no_wrap=True)
+    for name, value in rows:
+        table.add_row(name, value)
+    return Panel(table, title=title, title_align="left", border_style="cyan", padding=(0, 1))
+
+
+def _latency(tally: Tally) -> RenderableType:
+    top = max(10.0, *(value for value in tally.recent_ms)) if tally.recent_ms else 10.0
+    bars = "".join(BARS[min(7, int(value / top * 8))] for value in tally.recent_ms)
+    return Columns(
+        [
+            Text.assemble(
+                ("commit → last agent's near cache   ", "dim"),
+                ("p50 ", "dim"),
+                (_ms(tally.p50), "bold"),
+                ("   p99 ", "dim"),
+                (_ms(tally.p99), "bold"),
+            ),
+            Text(bars, "cyan"),
+        ],
+        padding=(0, 3),
+    )
+
+
+def _news(news: Sequence[str]) -> RenderableType:
+    lines = list(news)[-NEWS:]
+    lines = [""] * (NEWS - len(lines)) + lines
+    text = Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
+    return Panel(text, title="invalidated", title_align="left", border_style="bright_black", padding=(0, 1))
+
+
+def _count(number: int) -> Text:
+    return Text(f"{number:,}", "bold red" if number else "bold green")
+
+
+def _share(part: int, agent: AgentReport) -> str:
+    return f"{part / agent.reads:.1%}" if agent.reads else "–"
+
+
+def _ms(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "–"
+    return f"{milliseconds:.1f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"

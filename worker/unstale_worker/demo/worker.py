@@ -1,0 +1,48 @@
+"""The demo's worker process: the real worker, which also says how it is."""
+
+import asyncio
+import math
+
+from unstale.settings import Settings
+from unstale_worker.demo import child
+from unstale_worker.demo.reports import REPORT_EVERY, WorkerReport
+from unstale_worker.logs import configure_logging
+from unstale_worker.rules import Rules
+from unstale_worker.supervisor import Worker
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Work until ``stop`` is set."""
+    settings = Settings.load()
+    configure_logging("warning")
+    worker = Worker(settings, Rules.load(settings.config))
+
+    async def report() -> None:
+        while True:
+            child.say(_report(worker))
+            await asyncio.sleep(REPORT_EVERY)
+
+    async with asyncio.TaskGroup() as group:
+        reporting = group.create_task(report())
+        await worker.run(stop=stop)
+        reporting.cancel()
+    child.say(_report(worker))
+
+
+def _report(worker: Worker) -> WorkerReport:
+    status = worker.status()
+    return WorkerReport(
+        role=status.role.value,
+        lag=status.lag if math.isfinite(status.lag) else None,
+        listening=status.listening,
+        entries=status.counters.entries,
+        batches=status.counters.batches,
+        keys=status.counters.keys,
+        patterns=status.counters.patterns,
+        errors=status.counters.errors,
+        problem=status.problem,
+    )
+
+
+if __name__ == "__main__":
+    child.run(main)

@@ -1,0 +1,166 @@
+"""Starts the demo's servers and processes, lets them run, and ends all of them."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from unstale.errors import UnstaleError
+from unstale_worker.demo.children import Child
+from unstale_worker.demo.ledger import Ledger, Tally
+from unstale_worker.demo.reports import Report, World, statement
+from unstale_worker.embedded import Stack, stack
+from unstale_worker.rules import Rules
+
+SETTLE_SECONDS: Final = 5.0
+"""After the last change: how long the agents may take to hear of it."""
+START_SECONDS: Final = 30.0
+"""How long worker and agents may take until the agents are attached."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A demo that runs.
+
+    Attributes:
+        servers: Postgres and Valkey.
+        ledger: Receives every report of the processes.
+    """
+
+    servers: Stack
+    ledger: Ledger
+
+    def tally(self) -> Tally:
+        """The numbers now."""
+        return self.ledger.tally(now=time.monotonic())
+
+
+class Demo:
+    """Real servers, a worker, agents and a writer, for a while.
+
+    Example:
+        >>> async with Demo(World(), agents=3).running(say=print) as running:
+        ...     await asyncio.sleep(10)
+        >>> print(demo.tally.stale_reads)
+    """
+
+    def __init__(self, world: World, *, agents: int) -> None:
+        self._world, self._agents = world, agents
+        self.failed = asyncio.Event()
+        """Set when a process ended that should not have; `running` then raises on leaving."""
+        self.tally: Tally | None = None
+        """The final numbers, once `running` was left."""
+
+    @asynccontextmanager
+    async def running(self, *, say: Say) -> AsyncIterator[Running]:
+        """Everything runs inside, and nothing of it afterwards; raises `UnstaleError` when a part failed."""
+        async with AsyncExitStack() as cleanup:
+            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="unstale-demo-")))
+            say("starting Postgres and Valkey")
+            servers = await cleanup.enter_async_context(
+                stack(sql=statement("schema"), settings=_postgres_settings())
+            )
+            rules = cleanup.enter_context(as_file(files("unstale_worker.demo").joinpath("unstale.toml")))
+            await self._fill(servers, Rules.load(rules))
+            say("starting the worker and the agents")
+            running = Running(servers, Ledger(agents=self._agents))
+            tasks: list[asyncio.Task[None]] = []
+            cleanup.push_async_callback(_cancelled, tasks)
+
+            async def start(module: str, name: str, **environment: str) -> Child:
+                child = await Child.start(
+                    module,
+                    name=name,
+                    folder=folder,
+                    environment=self._world.environment()
+                    | {"REDIS_URL": servers.redis_url, "DATABASE_URL": servers.database_url}
+                    | environment,
+                )
+                cleanup.push_async_callback(child.end)
+                task = asyncio.create_task(child.follow(self._receiver(running.ledger)), name=name)
+                task.add_done_callback(self._ended)
+                tasks.append(task)
+                return child
+
+            worker = await start(
+                "worker",
+                "worker",
+                DATABASE_URL=servers.worker_database_url,
+                UNSTALE_CONFIG=str(rules),
+                UNSTALE_HTTP_PORT="0",
+            )
+            agents = [
+                await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}")
+                for number in range(1, self._agents + 1)
+            ]
+            await self._wait(lambda: running.ledger.attached == self._agents, seconds=START_SECONDS)
+            if running.ledger.attached < self._agents and not self.failed.is_set():
+                raise UnstaleError(f"the agents did not attach; the worker said:\n{worker.tail()}")
+            writer = await start("writer", "writer")
+            try:
+                yield running
+            finally:
+                writer.close()
+                await self._wait(
+                    lambda: tasks[-1].done() and not running.ledger.outstanding, seconds=SETTLE_SECONDS
+                )
+                for child in (*agents, worker):
+                    child.close()
+                await asyncio.wait(tasks, timeout=SETTLE_SECONDS)
+                running.ledger.finish()
+                self.tally = running.tally()
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+
+    def _receiver(self, ledger: Ledger) -> Callable[[Report], None]:
+        return lambda report: ledger.receive(report, now=time.monotonic())
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.failed.set()
+
+    async def _wait(self, condition: Callable[[], bool], *, seconds: float) -> None:
+        """Until it holds, a process fails, or the time is over."""
+        deadline = time.monotonic() + seconds
+        while not condition() and not self.failed.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def _fill(self, servers: Stack, rules: Rules) -> None:
+        """Rows, and the captures of the tables that the rules name."""
+        connection = await asyncpg.connect(servers.database_url)
+        try:
+            await connection.execute("analyze")
+            await connection.fetchrow(statement("seed"), self._world.users, self._world.organizations)
+            await connection.execute(
+                statement("seed_members"), self._world.users, self._world.organizations
+            )
+            for (schema, table), needs in rules.tables.items():
+                await connection.execute(
+                    statement("watch"), schema, table, list(needs.keys), needs.columns and list(needs.columns)
+                )
+        except asyncpg.PostgresError as error:
+            raise UnstaleError(f"the demo's tables could not be made: {error}") from error
+        finally:
+            await connection.close()
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _postgres_settings() -> dict[str, str | int]:
+    """Durable commits, as in real life; shared memory in files, so that a small /dev/shm is enough."""
+    return {"fsync": "on", **({"dynamic_shared_memory_type": "mmap"} if sys.platform == "linux" else {})}

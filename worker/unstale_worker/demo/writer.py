@@ -1,0 +1,116 @@
+"""The demo's writer process: commits changes at a steady rate and says when each commit was acknowledged."""
+
+import asyncio
+import os
+import random
+import time
+from typing import Final
+
+import asyncpg
+
+from unstale_worker.demo import child
+from unstale_worker.demo.reports import REPORT_EVERY, Commit, World, WriterReport, statement
+from unstale_worker.demo.zipf import Zipf
+
+MOODS: Final = ("calm", "curious", "cheerful", "tired", "proud", "worried")
+PLANS: Final = ("free", "team", "business")
+RATE_PER_LANE: Final = 40.0
+"""Changes a second that one connection carries with ease, also on a slow disk."""
+MOST_LANES: Final = 24
+"""The embedded Postgres takes 100 connections."""
+
+
+class Writer:
+    """Changes rows over several connections, each of which owns its users and organizations.
+
+    So the changes of one row are committed one after the other, in the order of their versions.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lanes = max(4, min(MOST_LANES, round(world.rate / RATE_PER_LANE)))
+        self._commits: list[Commit] = []
+        self._unwatched = self._rollbacks = 0
+
+    async def run(self, dsn: str, stop: asyncio.Event) -> None:
+        """Write until ``stop`` is set."""
+        async with asyncio.TaskGroup() as group:
+            reporting = group.create_task(self._report())
+            lanes = [group.create_task(self._lane(dsn, lane, stop)) for lane in range(self._lanes)]
+            await asyncio.wait(lanes)
+            reporting.cancel()
+        child.say(self._taken())
+
+    async def _lane(self, dsn: str, lane: int, stop: asyncio.Event) -> None:
+        chance = random.Random(self._world.seed * 1000 + lane)  # noqa: S311  # a repeatable demo, no secret
+        users = Zipf([n for n in range(1, self._world.users + 1) if n % self._lanes == lane], chance)
+        companies = [n for n in range(1, self._world.organizations + 1) if n % self._lanes == lane]
+        pause = self._lanes / self._world.rate
+        connection = await asyncpg.connect(dsn)
+        try:
+            due = time.monotonic() + chance.random() * pause
+            while not stop.is_set():
+                try:
+                    async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                        await stop.wait()
+                        return
+                except TimeoutError:
+                    pass
+                # A writer that fell behind does not catch up in a burst.
+                due = max(due + pause, time.monotonic() - pause)
+                await self._change(connection, chance, users, companies)
+        finally:
+            await connection.close()
+
+    async def _change(
+        self, connection: asyncpg.Connection, chance: random.Random, users: Zipf, companies: list[int]
+    ) -> None:
+        user, dice = users.draw(), chance.random()
+        if dice < 0.5:
+            version = await connection.fetchval(
+                statement("change_profile"), user, chance.choice(MOODS)
+            )
+            self._committed(f"profile:{user}", version)
+        elif dice < 0.85:
+            content = f"likes {chance.choice(MOODS)} mornings"
+            version = await connection.fetchval(
+                statement("change_memory"), user, content, chance.randrange(3)
+            )
+            self._committed(f"memories:{user}", version)
+        elif dice < 0.92 and companies:
+            organization = chance.choice(companies)
+            version = await connection.fetchval(
+                statement("change_organization"), organization, chance.choice(PLANS)
+            )
+            self._committed(f"organization:{organization}", version)
+        elif dice < 0.96:
+            await connection.execute(statement("recall_memory"), user)
+            self._unwatched += 1
+        else:
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.fetchval(statement("change_profile"), user, "never committed")
+            await transaction.rollback()
+            self._rollbacks += 1
+
+    def _committed(self, source: str, version: int) -> None:
+        self._commits.append(Commit(source, version, time.monotonic()))
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY)
+            child.say(self._taken())
+
+    def _taken(self) -> WriterReport:
+        report = WriterReport(tuple(self._commits), self._unwatched, self._rollbacks)
+        self._commits = []
+        return report
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Write until ``stop`` is set."""
+    await Writer(World.from_environment()).run(os.environ["DATABASE_URL"], stop)
+
+
+if __name__ == "__main__":
+    child.run(main)

@@ -1,0 +1,66 @@
+"""Sets up logging for our processes: readable on a terminal, one JSON object a line elsewhere, no passwords."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+_PASSWORD: Final = re.compile(r"(?P<user>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+@", re.IGNORECASE)
+
+
+def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
+    """Log from ``level`` on (debug, info, warning, error) to ``stream``, by default stderr.
+
+    The core's own messages, which go through the standard library's logging, take the same way.
+    """
+    stream = stream or sys.stderr
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        mask_passwords,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=True)
+        if stream.isatty()
+        else structlog.processors.JSONRenderer(default=str)
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("unstale", "unstale_worker"):
+        logging.getLogger(name).setLevel(level.upper())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def mask_passwords(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Hide the password of every URL in an event's texts."""
+    for name, value in event.items():
+        if isinstance(value, str) and "@" in value:
+            event[name] = without_passwords(value)
+    return event
+
+
+def without_passwords(text: str) -> str:
+    """``postgresql://worker:secret@host`` becomes ``postgresql://worker:***@host``."""
+    return _PASSWORD.sub(r"\g<user>***@", text)
