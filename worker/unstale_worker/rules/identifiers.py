@@ -9,6 +9,7 @@ MAX_NAME_BYTES: Final = 63
 
 PLAIN: Final = r"[^\W\d][\w$]*"
 QUOTED: Final = r'"(?:[^"\x00]|"")+"'
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PART: Final = re.compile(f"({PLAIN})|({QUOTED})")
 
 
@@ -49,7 +50,7 @@ class TableName:
                 remedy='Write schema.table; other characters need double quotes: public."My Table".',
             )
         for part in parts:
-            check_length(part)
+            check_name(part)
         return cls("public", parts[0]) if len(parts) == 1 else cls(parts[0], parts[1])
 
     def __str__(self) -> str:
@@ -71,7 +72,8 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def check_length(name: str) -> None:
-    """Raise `NameMistake` for a name that Postgres would cut."""
-    if not name or len(name.encode()) > MAX_NAME_BYTES:
-        raise NameMistake("not a name Postgres can have", remedy="A name has 1 to 63 bytes.")
+def check_name(name: str) -> None:
+    """Raise `NameMistake` for a name that Postgres would cut, or that breaks a line."""
+    if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or _CONTROL.search(name):
+        remedy = "A name has 1 to 63 bytes and no control characters."
+        raise NameMistake("not a name Postgres can have", remedy=remedy)

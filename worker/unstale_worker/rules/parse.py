@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from unstale.errors import RuleError
 from unstale_worker.rules.document import Document, Path
-from unstale_worker.rules.identifiers import NameMistake, TableName, check_length
+from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
 from unstale_worker.rules.select import outputs
@@ -210,11 +210,7 @@ def _field(path: Path) -> str:
 
 
 def _column(name: str) -> str:
-    check_length(name)
-    if "\0" in name:
-        raise NameMistake(
-            "not a name Postgres can have", remedy="Write the column's name as the catalog has it."
-        )
+    check_name(name)
     return name
 
 

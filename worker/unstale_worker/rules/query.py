@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from unstale_worker.rules.identifiers import NameMistake, check_length, quote_identifier, unquote
+from unstale_worker.rules.identifiers import NameMistake, check_name, quote_identifier, unquote
 from unstale_worker.rules.template import PLACEHOLDER
 
 CHANGED: Final = "unstale changed"
@@ -102,7 +102,7 @@ class Query:
                 )
             if token.kind == "hole":
                 column = unquote(token.text[1:-1])
-                check_length(column)
+                check_name(column)
                 columns.add(column)
         return cls(text, tokens, tuple(sorted(columns)))
 

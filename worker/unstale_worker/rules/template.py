@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from unstale.names import escape_glob
-from unstale_worker.rules.identifiers import PLAIN, QUOTED, NameMistake, check_length, unquote
+from unstale_worker.rules.identifiers import PLAIN, QUOTED, NameMistake, check_name, unquote
 
 MAX_VALUE_BYTES: Final = 512
 """A longer value (in UTF-8) makes no key: the template's pattern is invalidated instead."""
@@ -75,7 +75,7 @@ class Template:
                 raise _brace_mistake(text[match.start() :])
             else:
                 columns.append(unquote(match[1]))
-                check_length(columns[-1])
+                check_name(columns[-1])
                 literals.append("")
         literals[-1] += text[at:]
         if not any(literals):

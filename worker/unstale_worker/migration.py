@@ -1,0 +1,199 @@
+"""Writes the next migration: the SQL that makes the database capture what the rules ask for."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from unstale.errors import ConfigurationError
+from unstale_worker.migration_folder import Done, Folder, record
+from unstale_worker.rules import Rules, TableName, TableNeeds
+from unstale_worker.rules.identifiers import quote_identifier
+from unstale_worker.rules.select import reads
+from unstale_worker.sqltext import array_literal, fill, literal
+
+NAME: Final = "unstale_watches"
+_FORMAT: Final = 1  # raise it when a release has to write everything anew
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `write_migration` did.
+
+    Attributes:
+        path: The new file, or None when the earlier ones already say what the rules say.
+        base: unstale's own migrations that were copied because the folder lacked them.
+        watched: Tables the new file watches, because they are new or watched differently.
+        unwatched: Tables it stops watching.
+        opened: Tables that queries read and that it opens to the worker's role.
+        closed: Tables that no query reads any more.
+        doubts: What the queries' texts could not tell, as sentences; a rule's ``reads`` settles it.
+    """
+
+    path: Path | None
+    base: tuple[Path, ...]
+    watched: tuple[TableName, ...]
+    unwatched: tuple[TableName, ...]
+    opened: tuple[TableName, ...]
+    closed: tuple[TableName, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def unchanged(self) -> bool:
+        """Nothing was written, because nothing changed."""
+        return self.path is None and not self.base
+
+
+def write_migration(
+    rules: Rules,
+    folder: Path,
+    *,
+    base: Path | None = None,
+    name: str | None = None,
+    now: datetime | None = None,
+    everything: bool = False,
+) -> Result:
+    """Write what the rules need beyond the files that ``folder`` has already; needs no database.
+
+    Args:
+        rules: The rules.
+        folder: The user's ``supabase/migrations``; made if it is missing.
+        base: unstale's own migrations; those that ``folder`` lacks are copied, unchanged, to come first.
+        name: Name of the new file after its digits; ``unstale_watches`` by default.
+        now: The time its digits say, unless a file in the folder is later.
+        everything: Write every watch again, whatever earlier files say (a database has lost some).
+
+    Raises:
+        ConfigurationError: The name or an existing header cannot be used, or a file cannot be written.
+    """
+    what = f"{_checked(name or NAME)}.sql"
+    now = now or datetime.now(UTC)
+    target = Folder(folder)
+    done = Done() if everything else target.done()
+    reading, doubts = _reads(rules)
+    needs = {TableName(*table): need for table, need in rules.tables.items()}
+    wanted = Done(needs, set(reading), _hash(needs, set(reading)))
+    copied = tuple(_copy_base(base, target, now)) if base else ()
+    if done == wanted or (done.hash is None and not needs):
+        return Result(None, copied, (), (), (), (), tuple(doubts))
+    result = Result(
+        target.path / f"{target.next_version(now=now)}_{what}",
+        copied,
+        tuple(table for table in needs if done.watched.get(table) != needs[table]),
+        tuple(sorted(done.watched.keys() - needs.keys())),
+        tuple(sorted(wanted.reads - done.reads)),
+        tuple(sorted(done.reads - wanted.reads)),
+        tuple(doubts),
+    )
+    assert result.path is not None
+    version, _, _ = result.path.name.partition("_")
+    target.add(version, what, _text(result, needs, file=Path(rules.file).name, state_hash=str(wanted.hash)))
+    return result
+
+
+def _reads(rules: Rules) -> tuple[list[TableName], list[str]]:
+    """The tables that the rules' queries read, and what their texts could not tell."""
+    tables: list[TableName] = []
+    doubts: list[str] = []
+    for watch in rules.watches:
+        if watch.query is None:
+            continue
+        if watch.reads is not None:
+            tables.extend(watch.reads)
+            continue
+        found = reads(watch.query)
+        tables.extend(found.tables)
+        doubts.extend(
+            f"Query on {watch.table} (line {watch.line}): {doubt}; state its tables with reads = [...]."
+            for doubt in found.doubts
+        )
+    return tables, doubts
+
+
+def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
+    """Copy what is missing, in order; digits that would come too early for a push are replaced."""
+    copied: list[Path] = []
+    for path in sorted(base.glob("*.sql")):
+        version, _, what = path.name.partition("_")
+        if not target.has(what):
+            digits = target.next_version(now=now, wish=version)
+            copied.append(target.add(digits, what, path.read_text(encoding="utf-8")))
+    return copied
+
+
+def _text(result: Result, needs: Mapping[TableName, TableNeeds], *, file: str, state_hash: str) -> str:
+    parts = [
+        fill(
+            "migration_header", file=file, what=_what(result), hash=state_hash, record=_record(result, needs)
+        )
+    ]
+    for table in result.unwatched:
+        names = {"schema": literal(table.schema), "name": literal(table.name)}
+        parts.append(fill("migration_unwatch", table=_literal(table), **names))
+    for table in result.closed:
+        parts.append(fill("migration_unread", table=_literal(table), quote=_dollars(table)))
+    for table in result.watched:
+        columns = array_literal(needs[table].columns)
+        if needs[table].keys:
+            keys = array_literal(needs[table].keys)
+            parts.append(fill("migration_watch", table=_literal(table), keys=keys, columns=columns))
+        else:
+            parts.append(fill("migration_watch_any", table=_literal(table), columns=columns))
+    for table in result.opened:
+        parts.append(fill("migration_read", table=_literal(table), quote=_dollars(table)))
+    if result.doubts:
+        parts.append("\n" + "\n".join(f"-- {doubt}" for doubt in result.doubts) + "\n")
+    return "".join(parts)
+
+
+def _what(result: Result) -> str:
+    counts = {
+        "watches": result.watched,
+        "stops watching": result.unwatched,
+        "opens to the worker": result.opened,
+        "closes to the worker": result.closed,
+    }
+    said = ", ".join(f"{verb} {len(tables)}" for verb, tables in counts.items() if tables)
+    return f"{said or 'touches none'} of your tables."
+
+
+def _record(result: Result, needs: Mapping[TableName, TableNeeds]) -> str:
+    lines = [record("watches", t.schema, t.name, needs[t].keys, needs[t].columns) for t in result.watched]
+    lines += [record("unwatches", t.schema, t.name) for t in result.unwatched]
+    lines += [record("reads", t.schema, t.name) for t in result.opened]
+    lines += [record("unreads", t.schema, t.name) for t in result.closed]
+    return "\n".join(lines)
+
+
+def _hash(needs: Mapping[TableName, TableNeeds], reading: set[TableName]) -> str:
+    """Of what a migration does; TTLs and the text of templates are no business of the database."""
+    watches = [[t.schema, t.name, needs[t].keys, needs[t].columns] for t in sorted(needs)]
+    state = [_FORMAT, watches, [[t.schema, t.name] for t in sorted(reading)]]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
+
+
+def _literal(table: TableName) -> str:
+    """A literal that ``::regclass`` reads: parts in quotes only where SQL needs them."""
+    parts = (
+        part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else quote_identifier(part)
+        for part in (table.schema, table.name)
+    )
+    return literal(".".join(parts))
+
+
+def _dollars(table: TableName) -> str:
+    """A dollar quote that the table's name does not end."""
+    number = 0
+    while f"$unstale{number}" in str(table):
+        number += 1
+    return f"$unstale{number}$"
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise ConfigurationError(f"{name!r} is no name for a migration; use letters, digits, '_' and '-'")
+    return name

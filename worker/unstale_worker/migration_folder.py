@@ -1,0 +1,118 @@
+"""The user's folder of migrations: which files are there, and what those of ours have done so far."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from unstale.errors import ConfigurationError
+from unstale_worker.rules import TableName, TableNeeds
+
+_NAME: Final = re.compile(r"([0-9]+)_(.*\.sql)")
+_RECORD: Final = re.compile(r"-- unstale: (rules|watches|unwatches|reads|unreads) (.*)")
+_STAMP: Final = "%Y%m%d%H%M%S"
+
+
+@dataclass(slots=True)
+class Done:
+    """What a row of generated files amounts to.
+
+    Attributes:
+        watched: The tables watched, and how.
+        reads: The tables opened to the worker.
+        hash: The hash in the newest file, or None.
+    """
+
+    watched: dict[TableName, TableNeeds] = field(default_factory=dict)
+    reads: set[TableName] = field(default_factory=set)
+    hash: str | None = None
+
+
+class Folder:
+    """A folder such as ``supabase/migrations``; it need not exist yet.
+
+    File names are what the Supabase command line takes: digits, ``_``, a name, ``.sql``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        names = sorted(child.name for child in path.iterdir()) if path.is_dir() else []
+        self._files = {name: match for name in names if (match := _NAME.fullmatch(name))}
+
+    def has(self, what: str) -> bool:
+        """Whether there is a file of this name, the digits left aside."""
+        return any(match[2] == what for match in self._files.values())
+
+    def next_version(self, *, now: datetime, wish: str = "") -> str:
+        """Digits that sort after every file here: ``wish`` if it does, else the time, else one later."""
+        last = max((int(match[1]) for match in self._files.values()), default=0)
+        if wish and int(wish) > last:
+            return wish
+        version = now.astimezone(UTC).strftime(_STAMP)
+        if int(version) > last:
+            return version
+        try:
+            later = datetime.strptime(str(last), _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1)
+        except (ValueError, OverflowError):
+            return str(last + 1)
+        return later.strftime(_STAMP)
+
+    def add(self, version: str, what: str, text: str) -> Path:
+        """Write a new file; raises `ConfigurationError` when that is not possible."""
+        path = self.path / f"{version}_{what}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be written ({error.strerror}); check the folder and its rights"
+            ) from error
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
+        self._files[path.name] = match
+        return path
+
+    def done(self) -> Done:
+        """Replay what the headers of all generated files say, in the order in which they are applied."""
+        done = Done()
+        for name in sorted(self._files, key=lambda name: int(self._files[name][1])):
+            try:
+                _replay((self.path / name).read_text(encoding="utf-8", errors="replace"), done)
+            except (ValueError, TypeError) as error:
+                raise ConfigurationError(
+                    f"{name}: the header that unstale wrote was changed ({error}); restore it, or delete the "
+                    "file if it was never pushed"
+                ) from None
+        return done
+
+
+def record(kind: str, *values: object) -> str:
+    """One header line, to be read back by `Folder.done`."""
+    return f"-- unstale: {kind} {json.dumps(values, ensure_ascii=False)}"
+
+
+def _replay(text: str, done: Done) -> None:
+    for line in text.splitlines():
+        if line and not line.startswith("--"):
+            return
+        match = _RECORD.fullmatch(line)
+        if match is None:
+            continue
+        if match[1] == "rules":
+            done.hash = match[2]
+            continue
+        schema, name, *rest = json.loads(match[2])
+        table = TableName(str(schema), str(name))
+        match match[1]:
+            case "watches":
+                keys, columns = rest
+                done.watched[table] = TableNeeds(tuple(keys), None if columns is None else tuple(columns))
+            case "unwatches":
+                done.watched.pop(table, None)
+            case "reads":
+                done.reads.add(table)
+            case _:
+                done.reads.discard(table)

@@ -1,0 +1,12 @@
+-- Makes Postgres capture what @{file} asks for. Written by `unstale migration`; run that again, do not edit.
+--
+-- What:  @{what}
+-- Why:   a change of these tables, or of a key that depends on them, has to reach the caches.
+-- Locks: unstale.watch() and unwatch() take SHARE ROW EXCLUSIVE on the table and its partitions for an instant:
+--        they wait for open writers. A new policy takes ACCESS EXCLUSIVE, for an instant too.
+-- Undo:  select unstale.unwatch('schema.table'); drop policy unstale_worker_reads on schema.table;
+--        revoke select on schema.table from unstale_worker. Running this file twice is harmless.
+--
+-- What `unstale migration` compares the rules with the next time, without a database:
+-- unstale: rules @{hash}
+@{record}

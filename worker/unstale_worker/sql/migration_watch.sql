@@ -1,0 +1,2 @@
+
+select unstale.watch(@{table}::regclass, keys => @{keys}, columns => @{columns});
