@@ -27,7 +27,7 @@ SLEEP_LOCK: Final = (1970496884, 1)
 """Advisory lock (classid, objid): held exclusively it means "the worker sleeps, notify it"."""
 WORKER_ROLE: Final = "unstale_worker"
 APPLICATION_NAME: Final = "unstale-worker"
-"""``application_name`` of the worker's sessions: ``unstale-worker:<fence>`` or ``…:standby``."""
+"""``application_name`` of the worker's sessions: ``unstale-worker:<consumer>:<fence>`` or ``…:standby``."""
 
 # --- Redis --------------------------------------------------------------------------------------
 LEASE: Final = b"\x00unstale:lease:"

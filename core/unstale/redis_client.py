@@ -30,4 +30,4 @@ def open_redis(settings: "Settings", *, connections: int | None = None) -> "Redi
         health_check_interval=0,
         decode_responses=False,
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)

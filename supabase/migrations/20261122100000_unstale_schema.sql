@@ -141,10 +141,12 @@ select
     v.table_schema,
     v.table_name,
     v.key_columns,
-    w.state = 'watched' and w.version = v.version as "current"
+    w.state = 'watched' and w.version = v.version as "current",
+    w.columns
 from unstale.versions as v
 join unstale.watched as w on w.id = v.watch;
 comment on view unstale.watch_versions is 'How to decode entries: the key columns of each (watch, version), in order.';
+comment on column unstale.watch_versions.columns is 'What the current version''s captures compare; null: they report every change.';
 revoke all on unstale.watch_versions from public;
 grant select on unstale.watch_versions to unstale_worker;
 

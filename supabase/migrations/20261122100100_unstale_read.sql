@@ -260,29 +260,32 @@ $$;
 comment on function unstale.read(pg_snapshot, pg_snapshot, xid8, bigint, integer, integer) is
     'Entries that are in `upto` (now) and not in `after`, in (xid, id) order after the cursor, and the next position.';
 
-create or replace function unstale.end_old_leaders(fence bigint) returns integer
+create or replace function unstale.end_old_leaders(consumer text, fence bigint) returns integer
 language sql volatile security invoker set search_path = ''
 as $$
-    -- Sessions of one's own role need no privilege to end. The number is bounded so that the cast cannot fail.
+    -- Sessions of one's own role need no privilege to end. Another consumer (a second region, a staging Redis) reads
+    -- the same outbox with fences of its own: its sessions are left alone. The number is bounded so that the cast
+    -- cannot fail.
     select pg_catalog.count(*) filter (where pg_catalog.pg_terminate_backend(a.pid))::integer
     from pg_catalog.pg_stat_activity as a
     where a.datname = pg_catalog.current_database()
         and a.usename = session_user
         and a.pid <> pg_catalog.pg_backend_pid()
-        and a.application_name ~ '^unstale-worker:[0-9]{1,18}$'
-        and case when a.application_name ~ '^unstale-worker:[0-9]{1,18}$'
-            then pg_catalog.split_part(a.application_name, ':', 2)::bigint < fence end
+        and case when a.application_name ~ '^unstale-worker:[0-9a-f]{8}:[0-9]{1,18}$'
+            then pg_catalog.split_part(a.application_name, ':', 2) = consumer
+                and pg_catalog.split_part(a.application_name, ':', 3)::bigint < fence end
 $$;
-comment on function unstale.end_old_leaders(bigint) is 'Ends the sessions of leaders with a lower fence; returns how many.';
+comment on function unstale.end_old_leaders(text, bigint) is
+    'Ends the sessions of a consumer''s leaders with a lower fence; returns how many.';
 
 revoke all on function
     unstale.cut(pg_snapshot, xid8, xid8[]),
     unstale.new_ranges(pg_snapshot, pg_snapshot),
     unstale.covers(pg_snapshot, pg_snapshot),
     unstale.read(pg_snapshot, pg_snapshot, xid8, bigint, integer, integer),
-    unstale.end_old_leaders(bigint)
+    unstale.end_old_leaders(text, bigint)
 from public;
 grant execute on function
     unstale.read(pg_snapshot, pg_snapshot, xid8, bigint, integer, integer),
-    unstale.end_old_leaders(bigint)
+    unstale.end_old_leaders(text, bigint)
 to unstale_worker;

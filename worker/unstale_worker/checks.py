@@ -1,7 +1,7 @@
 """Whether the servers can carry the protocol: asked before anything is done, and by ``doctor``."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
@@ -55,11 +55,9 @@ def server_version(server: Mapping[str, object]) -> tuple[str, tuple[int, ...]]:
     return ("Valkey" if own else "Redis"), tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def check_watches(rules: Rules, versions: Mapping[tuple[int, int], tuple[WatchVersion, bool]]) -> None:
-    """Raise `MigrationMissing` when a table of the rules has no capture of the columns they need."""
-    current = {
-        (version.schema, version.table): version for version, is_current in versions.values() if is_current
-    }
+def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:
+    """Raise `MigrationMissing` when the captures do not report what the rules need."""
+    current = {(version.schema, version.table): version for version in versions if version.current}
     missing = []
     for (schema, table), needs in rules.tables.items():
         watched = current.get((schema, table))
@@ -67,6 +65,11 @@ def check_watches(rules: Rules, versions: Mapping[tuple[int, int], tuple[WatchVe
             missing.append(f"{schema}.{table} is not watched")
         elif lacking := sorted(set(needs.keys) - set(watched.key_columns)):
             missing.append(f"the capture of {schema}.{table} lacks {', '.join(lacking)}")
+        elif watched.columns is not None and (
+            needs.columns is None or not set(needs.columns) <= {*watched.columns, *watched.key_columns}
+        ):
+            shown = ", ".join(watched.columns)
+            missing.append(f"the capture of {schema}.{table} only captures changes of {shown}")
     if missing:
         raise MigrationMissing(
             f"{rules.file} needs what the database does not have: {'; '.join(missing)}. "

@@ -39,6 +39,8 @@ class Leadership:
         self._token = secrets.token_hex(16)
         self.fence = 0
         """The fence of the last leadership; 0 before the first."""
+        self.consumer = ""
+        """Names this Redis and namespace among those that read the same outbox: 8 hex digits."""
 
     def __repr__(self) -> str:
         return f"<Leadership fence={self.fence}>"
@@ -49,12 +51,12 @@ class Leadership:
             reply = await ACQUIRE(
                 self._redis,
                 keys=[self._names.leader, self._names.state],
-                args=[self._token, self._milliseconds],
+                args=[self._token, self._milliseconds, secrets.token_hex(4)],
             )
         except RedisError as error:
             raise unavailable(error) from error
         if reply[0]:
-            self.fence = int(reply[0])
+            self.fence, self.consumer = int(reply[0]), bytes(reply[1]).decode()
         return int(reply[0])
 
     @property
@@ -89,6 +91,11 @@ class Leadership:
             await RESIGN(self._redis, keys=[self._names.leader], args=[self._token])
         except RedisError:
             log.info("the lease could not be given up; it runs out by itself", seconds=self._ttl)
+
+    @property
+    def session_name(self) -> str:
+        """What this leadership's Postgres sessions are called: ``<consumer>:<fence>``."""
+        return f"{self.consumer}:{self.fence}"
 
     @property
     def _milliseconds(self) -> int:

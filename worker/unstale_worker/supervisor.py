@@ -124,7 +124,7 @@ class Worker:
                 )
             source = OutboxSource(found)
             try:
-                check_watches(self._rules, await source.watch_versions())
+                check_watches(self._rules, (await source.watch_versions()).values())
                 self._database_up = True
                 async with source.borrow() as connection:
                     for failure in await check_queries(connection, self._rules):
@@ -179,7 +179,7 @@ class Worker:
         stop: asyncio.Event,
     ) -> None:
         """Lead until stopped or until the lease is lost; servers that go away meanwhile are waited for."""
-        wakeups.name(str(fence))
+        wakeups.name(leadership.session_name)
         applier = Applier(
             redis,
             self._settings.names,
@@ -201,8 +201,8 @@ class Worker:
         pace = Pace(poll_min=self._settings.poll_min, poll_max=self._settings.poll_max)
 
         async def pipe() -> bool:
-            await source.named(str(fence))
-            if ended := await source.end_old_leaders(fence):
+            await source.named(leadership.session_name)
+            if ended := await source.end_old_leaders(leadership.consumer, fence):
                 log.info("ended sessions of an older leader", sessions=ended)
             pipeline = Pipeline(
                 source, applier, self._rules, wakeups, queries, self._counters,
@@ -214,7 +214,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(leadership.keep(), name="lease")
-                purging = group.create_task(self._purge(connections, fence), name="purge")
+                purging = group.create_task(self._purge(connections, leadership.session_name), name="purge")
                 await self._retried(pipe, stop, fatal=(LeadershipLost,))
                 keeping.cancel()
                 purging.cancel()
@@ -229,10 +229,10 @@ class Worker:
         if stop.is_set():
             await leadership.resign()
 
-    async def _purge(self, connections: Connections, fence: int) -> None:
+    async def _purge(self, connections: Connections, session: str) -> None:
         """Purge in small steps on a session of its own, so that no change waits behind it."""
         source = OutboxSource(connections)
-        await source.named(str(fence))
+        await source.named(session)
         try:
             while True:
                 try:

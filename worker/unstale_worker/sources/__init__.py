@@ -23,11 +23,22 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WatchVersion:
-    """What one version of a watch wrote: the table, and the columns of a tuple in their order."""
+    """What one version of a watch wrote.
+
+    Attributes:
+        schema: The table's schema when it was watched.
+        table: Its name then.
+        key_columns: The columns of a tuple, in their order.
+        current: Whether captures write this version now.
+        columns: The filter of the current version: only changes of these (or of a key column) are
+            written; None: all changes.
+    """
 
     schema: str
     table: str
     key_columns: tuple[str, ...]
+    current: bool = True
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

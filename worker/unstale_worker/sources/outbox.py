@@ -124,7 +124,7 @@ class OutboxSource:
         return f"<OutboxSource {state} reads={self.reads}>"
 
     async def named(self, name: str) -> None:
-        """Name the session (``<fence>`` or ``standby``), now and after every reconnect."""
+        """Name the session (``<consumer>:<fence>`` or ``standby``), now and after every reconnect."""
         self._name = name
         if self._connection is not None and not self._connections.pooled:
             async with self._use() as connection:
@@ -169,25 +169,27 @@ class OutboxSource:
             known = self._versions.get((watch, version))
         return known
 
-    async def watch_versions(self) -> dict[tuple[int, int], tuple[WatchVersion, bool]]:
-        """Every version of every watch, and whether it is the current one."""
+    async def watch_versions(self) -> dict[tuple[int, int], WatchVersion]:
+        """Every version of every watch."""
         async with self._use() as connection:
             rows = await connection.fetch(statement("watch_versions"))
-        found = {
-            (row[0], row[1]): (WatchVersion(row[2], row[3], tuple(row[4])), bool(row[5])) for row in rows
+        self._versions = {
+            (watch, version): WatchVersion(
+                schema, table, tuple(keys), bool(current), None if columns is None else tuple(columns)
+            )
+            for watch, version, schema, table, keys, current, columns in rows
         }
-        self._versions = {key: version for key, (version, _) in found.items()}
-        return found
+        return self._versions
 
     async def purge(self, *, rows: int, retention: float, outbox_max_rows: int) -> int:
         """One step of the purge; returns the number of entries deleted."""
         async with self._use() as connection:
             return int(await connection.fetchval(statement("purge"), rows, retention, outbox_max_rows))
 
-    async def end_old_leaders(self, fence: int) -> int:
-        """End the sessions of leaders with a lower fence; returns how many there were."""
+    async def end_old_leaders(self, consumer: str, fence: int) -> int:
+        """End the sessions of a consumer's leaders with a lower fence; returns how many there were."""
         async with self._use() as connection:
-            return int(await connection.fetchval(statement("end_old_leaders"), fence))
+            return int(await connection.fetchval(statement("end_old_leaders"), consumer, fence))
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[asyncpg.Connection]:

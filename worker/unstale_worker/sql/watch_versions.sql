@@ -1,2 +1,2 @@
--- Every version of every watch: which table, and which columns a tuple holds, in their order.
-select watch, version, table_schema, table_name, key_columns, current from unstale.watch_versions
+-- Every version of every watch: which table, which columns a tuple holds, in their order, and the current one's filter.
+select watch, version, table_schema, table_name, key_columns, current, columns from unstale.watch_versions

@@ -1,0 +1,168 @@
+"""What the benchmarks share: servers, a worker process, repeats with medians, one JSON object at the end.
+
+Absolute figures on a shared machine are good to some 40 %; ratios within one run are good.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import uvloop
+
+from unstale.messages import Snapshot
+from unstale.names import Names
+from unstale_worker.embedded import Stack, stack
+
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile"]
+"""
+
+SCHEMA = """
+create table public.profiles (id bigint primary key, name text not null, version bigint not null default 0);
+select unstale.watch('public.profiles', '{id}');
+"""
+
+
+def arguments(description: str, *, repeats: int, **flags: Any) -> argparse.Namespace:
+    """Parse ``--json``, ``--repeats``, ``--quick`` and what ``flags`` name with their defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work: for a look, not for a figure")
+    for name, default in flags.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return parser.parse_args()
+
+
+@asynccontextmanager
+async def servers(*, sql: str = SCHEMA, fsync: bool = True) -> AsyncIterator[Stack]:
+    """Both servers, migrated, with the benchmark's tables."""
+    settings: dict[str, str | int] = {"fsync": "on" if fsync else "off", "shared_buffers": "256MB", "max_wal_size": "4GB"}
+    async with stack(sql=sql, settings=settings) as running:
+        yield running
+
+
+@contextmanager
+def worker(running: Stack, *, rules: str = RULES, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The real worker as a process of its own, ended with SIGTERM."""
+    with TemporaryDirectory(prefix="unstale-bench-") as folder:
+        path = Path(folder) / "unstale.toml"
+        path.write_text(rules)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unstale_worker.cli", "worker"],
+            cwd=folder,
+            env={
+                **os.environ,
+                "DATABASE_URL": running.worker_database_url,
+                "REDIS_URL": running.redis_url,
+                "UNSTALE_CONFIG": str(path),
+                "UNSTALE_HTTP_PORT": "0",
+                **environment,
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+async def applied(redis: Any, xid: int, *, process: subprocess.Popen[bytes], timeout: float = 600.0) -> None:
+    """Wait until the stored position contains ``xid``."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"the worker ended with exit code {process.returncode}")
+        position = await redis.hget(Names().state, "position")
+        if position and Snapshot.parse(position.decode()).includes(xid):
+            return
+        await asyncio.sleep(0.005)
+    raise SystemExit("the worker did not get there in time")
+
+
+def peak_rss_mb(pid: int) -> float:
+    """Largest resident set of a process so far, in MB (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` (0 to 1) of them lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each figure over several runs of the same shape."""
+    first = runs[0]
+    return {
+        name: medians([run[name] for run in runs])
+        if isinstance(value, dict)
+        else round(statistics.median(run[name] for run in runs), 4)
+        for name, value in first.items()
+    }
+
+
+def finish(name: str, figures: dict[str, Any], *, as_json: bool, repeats: int) -> None:
+    """Print the figures for people, and with ``--json`` as the last line."""
+    print(f"{name} ({repeats} repeats, medians; {machine()})")
+    _show(figures, "  ")
+    if as_json:
+        print(json.dumps({name: figures, "machine": machine(), "repeats": repeats}))
+
+
+def machine() -> str:
+    """Date and machine in a few words."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} x {model}, Python {platform.python_version()}"
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a benchmark on uvloop."""
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(main())  # type: ignore[arg-type]  # uvloop wants a coroutine, not any awaitable
+
+
+def _show(figures: dict[str, Any], indent: str) -> None:
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            _show(value, indent + "  ")
+        else:
+            print(f"{indent}{key:24} {value:,.4g}")

@@ -1,0 +1,382 @@
+"""The worker from a commit to Redis, on real servers."""
+
+import asyncio
+import signal
+
+import pytest
+
+from servers import Database, eventually
+from unstale.errors import MigrationMissing
+from unstale.messages import Watermark
+from unstale.names import SLEEP_LOCK, Names
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.rules import Rules
+from unstale_worker.status import Role
+from unstale_worker.supervisor import Worker
+from workers import (
+    PROFILES,
+    SCHEMA,
+    Listener,
+    applied,
+    connected,
+    redis_at,
+    running_worker,
+    settings_for,
+    state_of,
+    worker_process,
+    xid_now,
+)
+
+FANOUT = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile"]
+
+[[watch]]
+table = "public.organizations"
+keys = ["user:{user_id}:settings"]
+query = "select user_id from public.members where org_id = {id}"
+"""
+
+FANOUT_SCHEMA = (
+    SCHEMA
+    + """
+create table public.organizations (id int primary key, name text);
+create table public.members (org_id int, user_id int);
+select unstale.watch('public.organizations', '{id}');
+grant select on public.members to unstale_worker;
+insert into public.organizations values (1, 'one');
+insert into public.members values (1, 7), (1, 8);
+"""
+)
+
+
+async def test_a_committed_change_removes_its_keys_and_is_announced(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        await db.execute("insert into profiles select g, 'x' from generate_series(1, 3) g")
+        async with running_worker(database.worker_dsn, redis_url) as worker:
+            await redis.mset({"user:1:profile": "{}", "user:2:profile": "{}", "other": "1"})
+            await db.execute("update profiles set name = 'y' where id = 1")
+            await eventually(lambda: "user:1:profile" in heard.keys)
+            assert await redis.mget("user:1:profile", "user:2:profile", "other") == [None, b"{}", b"1"]
+            assert set(heard.keys) == {"user:1:profile", "user:1:greeting_instructions"}
+            await applied(redis, db)
+            assert worker.status().counters.entries >= 1
+        await redis.delete("user:2:profile", "other")
+
+
+async def test_a_rolled_back_change_removes_nothing(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        await db.execute("insert into profiles values (1, 'x'), (2, 'x')")
+        async with running_worker(database.worker_dsn, redis_url):
+            await redis.set("user:1:profile", "{}", ex=60)
+            change = db.transaction()
+            await change.start()
+            await db.execute("update profiles set name = 'y' where id = 1")
+            await change.rollback()
+            await db.execute("update profiles set name = 'y' where id = 2")
+            await eventually(lambda: "user:2:profile" in heard.keys)
+            assert await redis.get("user:1:profile") == b"{}"
+
+
+async def test_a_writer_open_for_long_is_not_lost_and_holds_nobody_up(
+    database: Database, redis_url: str
+) -> None:
+    async with (
+        connected(database.dsn) as db,
+        connected(database.dsn) as slow,
+        redis_at(redis_url) as redis,
+        Listener(redis_url) as heard,
+    ):
+        await db.execute(SCHEMA)
+        await db.execute("insert into profiles values (1, 'x'), (2, 'x')")
+        async with running_worker(database.worker_dsn, redis_url):
+            change = slow.transaction()
+            await change.start()
+            await slow.execute("update profiles set name = 'slow' where id = 1")
+            await db.execute("update profiles set name = 'quick' where id = 2")
+            await eventually(lambda: "user:2:profile" in heard.keys)
+            await applied(redis, db)
+            assert "user:1:profile" not in heard.keys
+            await change.commit()
+            await eventually(lambda: "user:1:profile" in heard.keys)
+
+
+async def test_a_change_of_one_row_fans_out_by_its_query(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, Listener(redis_url) as heard:
+        await db.execute(FANOUT_SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url, rules=FANOUT):
+            await db.execute("update organizations set name = 'two'")
+            await eventually(lambda: {"user:7:settings", "user:8:settings"} <= set(heard.keys))
+
+
+async def test_a_query_that_fails_costs_its_pattern_and_nothing_else(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(FANOUT_SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url, rules=FANOUT) as worker:
+            await db.execute("revoke select on public.members from unstale_worker")
+            await redis.set("user:99:settings", "{}", ex=60)
+            await db.execute("update organizations set name = 'two'")
+            await db.execute("insert into profiles values (5, 'x')")
+            await eventually(lambda: "user:*:settings" in heard.patterns and "user:5:profile" in heard.keys)
+            assert await redis.get("user:99:settings") is None
+            assert worker.status().counters.errors >= 1
+            assert "members" in worker.status().counters.last_error
+
+
+async def test_truncate_removes_by_pattern(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            await redis.mset({f"user:{n}:profile": "{}" for n in range(2_500)})
+            await redis.set("user:1:other", "stays", ex=60)
+            await db.execute("truncate profiles")
+            await eventually(lambda: "user:*:profile" in heard.patterns)
+            assert await redis.dbsize() == len(Names().permanent) + 2  # the leader's lease, and user:1:other
+
+
+async def test_the_first_start_drops_what_the_rules_own(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        await redis.mset({"user:1:profile": "old", "user:1:settings": "not owned"})
+        async with running_worker(database.worker_dsn, redis_url):
+            assert await redis.get("user:1:profile") is None
+            assert await redis.get("user:1:settings") == b"not owned"
+            state = await state_of(redis)
+            assert len(state["epoch"]) == 32
+            assert state["run"] == (await redis.info("replication"))["master_replid"]
+        await redis.delete("user:1:settings")
+
+
+async def test_other_rules_drop_the_keys_of_old_and_new_patterns(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            before = await state_of(redis)
+        await redis.mset({"user:1:profile": "old rule's", "person:1": "new rule's", "x": "nobody's"})
+        changed = PROFILES.replace('"user:{id}:profile", "user:{id}:greeting_instructions"', '"person:{id}"')
+        async with running_worker(database.worker_dsn, redis_url, rules=changed):
+            assert await redis.mget("user:1:profile", "person:1", "x") == [None, None, b"nobody's"]
+            after = await state_of(redis)
+            assert after["rules"] != before["rules"]
+            assert after["epoch"] != before["epoch"]
+        await redis.delete("x")
+
+
+async def test_the_same_rules_start_again_without_dropping_anything(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            before = await state_of(redis)
+        await redis.set("user:1:profile", "{}", ex=60)
+        await db.execute("insert into profiles values (2, 'while nobody worked')")
+        await redis.set("user:2:profile", "{}", ex=60)
+        async with running_worker(database.worker_dsn, redis_url):
+            await applied(redis, db)
+            assert await redis.mget("user:1:profile", "user:2:profile") == [b"{}", None]
+            assert (await state_of(redis))["epoch"] == before["epoch"]
+
+
+async def test_an_emptied_redis_gets_a_new_epoch(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url) as worker:
+            before = (await state_of(redis))["epoch"]
+            await redis.flushall()
+            await eventually(lambda: worker.status().counters.recoveries == 2)
+            assert (await state_of(redis))["epoch"] != before
+            await db.execute("insert into profiles values (1, 'x')")
+            await eventually(lambda: "user:1:profile" in heard.keys)
+
+
+async def test_without_a_captured_table_the_worker_says_what_to_run(
+    database: Database, redis_url: str
+) -> None:
+    worker = Worker(settings_for(database.worker_dsn, redis_url), Rules.parse(PROFILES))
+    with pytest.raises(MigrationMissing, match=r"public\.profiles is not watched.*unstale migration"):
+        await worker.run(stop=asyncio.Event())
+
+
+async def test_a_watch_with_a_narrower_filter_than_the_rules_is_refused(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db:
+        await db.execute(SCHEMA)
+        await db.execute("select unstale.watch('public.profiles', '{id}', '{name}')")
+    worker = Worker(settings_for(database.worker_dsn, redis_url), Rules.parse(PROFILES))
+    with pytest.raises(MigrationMissing, match="only captures changes of name"):
+        await worker.run(stop=asyncio.Event())
+
+
+async def test_watermarks_come_while_nothing_changes(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            seen = len(heard.messages)
+            await eventually(lambda: len(heard.messages) >= seen + 3, timeout=5)
+            watermarks = [m for m in heard.messages if isinstance(m, Watermark)]
+            assert watermarks[-1].age_ms < 5_000
+            token = await db.fetchval("select unstale.token()")
+            xid = int(token.rsplit(":", 1)[1])
+            await eventually(lambda: heard.messages[-1].seen.includes(xid))  # type: ignore[union-attr]
+
+
+async def test_a_sleeping_worker_is_notified_and_an_absent_one_costs_no_notify(
+    database: Database, redis_url: str
+) -> None:
+    heard: list[object] = []
+    async with connected(database.dsn) as db, connected(database.dsn) as other:
+        await db.execute(SCHEMA)
+        await other.add_listener("unstale_wakeup", lambda *arguments: heard.append(arguments))
+        await db.execute("insert into profiles values (1, 'nobody listens')")
+        async with running_worker(database.worker_dsn, redis_url) as worker:
+            await eventually(lambda: worker._wakeups is not None and worker._wakeups.asleep)
+            assert heard == []
+            await db.execute("insert into profiles values (2, 'wake up')")
+            await eventually(lambda: len(heard) == 1)
+            await eventually(lambda: worker._wakeups is not None and worker._wakeups.received >= 1)
+        free = await db.fetchval("select pg_try_advisory_lock($1::int, $2::int)", *SLEEP_LOCK)
+        assert free, "a stopped worker still holds the lock that means it sleeps"
+
+
+async def test_changes_arrive_with_every_wake_up_lost(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url) as worker:
+            wakeups = worker._wakeups
+            assert wakeups is not None
+            await eventually(lambda: wakeups.asleep)
+            listening = wakeups._connection
+            assert listening is not None
+            await listening.remove_listener("unstale_wakeup", wakeups._notified)
+            for number in range(3):
+                await db.execute("insert into profiles values ($1, 'x')", number)
+                await eventually(lambda key=f"user:{number}:profile": key in heard.keys)
+            await eventually(
+                lambda: wakeups._connection is not listening, message="a deaf session is replaced"
+            )
+
+
+async def test_a_bulk_change_is_applied_whole(database: Database, redis_url: str) -> None:
+    rows = 30_000
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url, read_entries=7, script_keys=100):
+            await redis.mset({f"user:{n}:profile": "{}" for n in range(1, rows + 1)})
+            await db.execute("insert into profiles select g, 'x' from generate_series(1, $1::int) g", rows)
+            await applied(redis, db)
+            assert await redis.dbsize() == len(Names().permanent) + 1
+            await eventually(lambda: len(set(heard.keys)) == 2 * rows)
+
+
+async def test_a_killed_worker_loses_nothing(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        written = 0
+        for _ in range(3):
+            with worker_process(database.worker_dsn, redis_url, UNSTALE_LEADER_TTL="0.5") as process:
+                fence = (await state_of(redis)).get("fence", "0")
+                await eventually(
+                    lambda fence=fence: _fence_moved(redis, fence), timeout=20, message="a worker leads"
+                )
+                for _ in range(200):
+                    written += 1
+                    await db.execute("insert into profiles values ($1, 'x')", written)
+                process.kill()
+        async with running_worker(database.worker_dsn, redis_url):
+            await applied(redis, db)
+            await eventually(lambda: {f"user:{n}:profile" for n in range(1, written + 1)} <= set(heard.keys))
+
+
+async def _fence_moved(redis: object, fence: str) -> bool:
+    return (await state_of(redis)).get("fence", "0") != fence  # type: ignore[arg-type]
+
+
+async def test_sigterm_ends_a_worker_with_exit_code_0_and_hands_over(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        with worker_process(database.worker_dsn, redis_url) as process:
+            await eventually(lambda: redis.hget(Names().state, "position"), timeout=20)
+            async with running_worker(database.worker_dsn, redis_url, leading=False) as standby:
+                assert standby.status().role is Role.STANDBY
+                assert standby.status().ready
+                process.send_signal(signal.SIGTERM)
+                await eventually(lambda: process.poll() is not None)
+                assert process.returncode == 0
+                await eventually(lambda: standby.status().role is Role.LEADING)
+                await db.execute("insert into profiles values (1, 'x')")
+                await applied(redis, db)
+
+
+async def test_a_paused_leader_that_wakes_up_changes_nothing(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        with worker_process(database.worker_dsn, redis_url, UNSTALE_LEADER_TTL="0.5") as process:
+            await eventually(lambda: redis.hget(Names().state, "position"), timeout=20)
+            process.send_signal(signal.SIGSTOP)
+            async with running_worker(database.worker_dsn, redis_url):
+                fence = (await state_of(redis))["fence"]
+                process.send_signal(signal.SIGCONT)
+                for number in range(50):
+                    await db.execute("insert into profiles values ($1, 'x')", number)
+                await applied(redis, db)
+                assert (await state_of(redis))["fence"] == fence
+                ids = [message.id for message in heard.messages if hasattr(message, "id")]
+                assert ids == sorted(set(ids)), "two leaders wrote the log"
+
+
+async def test_postgres_killed_and_started_again(own_postgres: EmbeddedPostgres, redis_url: str) -> None:
+    dsn = own_postgres.dsn()
+    async with redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        async with connected(dsn) as db:
+            await db.execute(SCHEMA)
+        async with running_worker(own_postgres.dsn(user="unstale_worker"), redis_url) as worker:
+            await own_postgres.kill()
+            await eventually(lambda: not worker.status().database)
+            await own_postgres.restart()
+            async with connected(dsn) as db:
+                await db.execute("insert into profiles values (1, 'x')")
+                await eventually(lambda: "user:1:profile" in heard.keys, timeout=20)
+                await applied(redis, db)
+            await eventually(lambda: worker.status().database and worker.status().ready)
+
+
+async def test_valkey_killed_and_started_again(database: Database, valkey: EmbeddedValkey) -> None:
+    async with connected(database.dsn) as db, redis_at(valkey.url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, valkey.url) as worker:
+            await valkey.kill()
+            await db.execute("insert into profiles values (1, 'while Redis was away')")
+            await eventually(lambda: not worker.status().redis)
+            await valkey.restart()
+            await eventually(lambda: worker.status().counters.recoveries == 2, timeout=20)
+            await eventually(lambda: worker.status().ready and worker.status().redis)
+            await db.execute("insert into profiles values (2, 'x')")
+            await applied(redis, db)
+        assert await xid_now(db) > 0
+
+
+async def test_a_new_leader_ends_the_sessions_of_its_own_predecessors_only(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            consumer = (await state_of(redis))["consumer"]
+        async with connected(database.worker_dsn) as older, connected(database.worker_dsn) as other:
+            name = "select set_config('application_name', $1, false)"
+            await older.execute(name, f"unstale-worker:{consumer}:0")
+            await other.execute(name, "unstale-worker:00000000:0")
+            async with running_worker(database.worker_dsn, redis_url):
+                await eventually(older.is_closed, message="the older leader's session is ended")
+                assert await other.fetchval("select 1") == 1

@@ -1,0 +1,49 @@
+"""When the worker reads next."""
+
+from itertools import pairwise
+
+from unstale_worker.pace import BUSY_PAUSE, Pace
+
+
+def paced(rate: int, *, seconds: float = 2.0) -> Pace:
+    pace = Pace(poll_min=0.002, poll_max=0.25)
+    for step in range(int(rate * seconds)):
+        pace.saw(1, now=step / rate)
+    return pace
+
+
+def test_pauses_double_while_nothing_is_found_and_begin_again_after_a_change() -> None:
+    pace = Pace(poll_min=0.002, poll_max=0.25)
+    pauses = []
+    for step in range(12):
+        pace.saw(0, now=float(step))
+        pauses.append(pace.pause)
+    assert pauses[0] == 0.004
+    assert all(later >= earlier for earlier, later in pairwise(pauses))
+    assert pauses[-1] == 0.25
+    pace.saw(1, now=20.0)
+    assert pace.pause == 0.002
+
+
+def test_few_changes_are_waited_for_asleep_and_many_are_polled() -> None:
+    assert paced(50).may_sleep
+    assert not paced(50).must_wake
+    assert not paced(1_000).may_sleep
+    assert paced(1_000).must_wake
+
+
+def test_a_rate_between_the_bounds_keeps_whatever_state_it_is_in() -> None:
+    pace = paced(300)
+    assert not pace.may_sleep
+    assert not pace.must_wake
+
+
+def test_very_many_changes_are_read_in_larger_batches() -> None:
+    assert paced(8_000).pause == BUSY_PAUSE
+    assert paced(2_000).pause == 0.002
+
+
+def test_one_bulk_entry_does_not_count_as_a_busy_writer() -> None:
+    pace = Pace(poll_min=0.002, poll_max=0.25)
+    pace.saw(1, now=100.0)
+    assert pace.may_sleep

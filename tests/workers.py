@@ -1,0 +1,181 @@
+"""A real worker in a test: inside the test's loop, or as a process that can be killed."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from servers import eventually
+from unstale.messages import Invalidation, Message, Snapshot, decode
+from unstale.names import Names
+from unstale.settings import Settings
+from unstale_worker.rules import Rules
+from unstale_worker.status import Role
+from unstale_worker.supervisor import Worker
+
+PROFILES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile", "user:{id}:greeting_instructions"]
+
+[ttl]
+"user:*:profile" = "1h"
+"""
+
+SCHEMA = """
+create table public.profiles (id bigint primary key, name text, version bigint not null default 0);
+select unstale.watch('public.profiles', '{id}');
+"""
+
+
+def settings_for(dsn: str, redis_url: str, **more: Any) -> Settings:
+    """Settings of a worker on these servers, without any `.env` of the machine."""
+    return Settings.load(_env_file=None, database_url=dsn, redis_url=redis_url, **more)
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for the test's own statements."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def redis_at(url: str) -> AsyncIterator[Redis]:
+    """A Redis client that fails at once instead of retrying."""
+    client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
+async def running_worker(
+    dsn: str, redis_url: str, *, rules: str = PROFILES, leading: bool = True, **more: Any
+) -> AsyncIterator[Worker]:
+    """A worker inside this loop; with ``leading``, once it leads and has caught up."""
+    worker = Worker(settings_for(dsn, redis_url, **more), Rules.parse(rules))
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(stop=stop))
+    try:
+        wanted = (Role.LEADING,) if leading else (Role.LEADING, Role.STANDBY)
+        await eventually(
+            lambda: task.done() or (worker.status().role in wanted and (not leading or worker.status().ready))
+        )
+        if task.done():
+            task.result()
+        yield worker
+    finally:
+        stop.set()
+        await task
+
+
+@contextmanager
+def worker_process(
+    dsn: str, redis_url: str, *, rules: str = PROFILES, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``unstale worker`` as a process; killed afterwards if the test did not end it."""
+    with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:
+        (Path(folder) / "unstale.toml").write_text(rules)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unstale_worker.cli", "worker"],
+            cwd=folder,
+            env={
+                **os.environ,
+                "DATABASE_URL": dsn,
+                "REDIS_URL": redis_url,
+                "UNSTALE_CONFIG": str(Path(folder) / "unstale.toml"),
+                "UNSTALE_HTTP_PORT": "0",
+                **environment,
+            },
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+
+
+async def state_of(redis: Redis, names: Names | None = None) -> dict[str, str]:
+    """The worker's state as text."""
+    fields: Any = await redis.hgetall((names or Names()).state)
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+async def xid_now(connection: asyncpg.Connection) -> int:
+    """The highest transaction id in the outbox."""
+    return int(await connection.fetchval("select coalesce(max(xid::text::bigint), 0) from unstale.outbox"))
+
+
+async def applied(redis: Redis, connection: asyncpg.Connection, *, timeout: float = 20.0) -> None:
+    """Wait until the stored position contains every entry of the outbox."""
+    last = await xid_now(connection)
+
+    async def reached() -> bool:
+        position = (await state_of(redis)).get("position")
+        return bool(position) and Snapshot.parse(str(position)).includes(last)
+
+    await eventually(reached, timeout=timeout, message="the position contains everything")
+
+
+class Listener:
+    """Collects what is published on the invalidations channel."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._client: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
+        self._pubsub = self._client.pubsub()
+        self._task: asyncio.Task[None] | None = None
+        self.messages: list[Message] = []
+
+    async def __aenter__(self) -> "Listener":
+        await self._pubsub.subscribe(Names().channel)
+        await self._pubsub.get_message(timeout=5)
+        self._task = asyncio.create_task(self._collect())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._pubsub.aclose()
+        await self._client.aclose()
+
+    async def _collect(self) -> None:
+        while True:
+            message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
+            if message is not None:
+                self.messages.append(decode(message["data"]))
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key invalidated so far, in order."""
+        return [key for message in self.messages if isinstance(message, Invalidation) for key in message.keys]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Every pattern invalidated so far, in order."""
+        return [
+            pattern
+            for message in self.messages
+            if isinstance(message, Invalidation)
+            for pattern in message.patterns
+        ]
