@@ -303,3 +303,13 @@ def test_any_text_is_rules_or_a_clear_mistake(text: str) -> None:
         return
     assert found
     assert all(error.remedy and 0 <= error.line <= text.count("\n") + 1 for error in found)
+
+
+def test_the_page_about_rules_says_what_is_so() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
+    example = page.split("```toml\n")[1].split("```")[0]
+    assert len(Rules.parse(example).watches) == 3
+    broken = '\n\n\n[[watch]]\ntable = "t"\nkeys = ["user:{ id }"]\n\n[ttl]\n"user:*" = "1x"\n'
+    with pytest.raises(RuleErrors) as caught:
+        Rules.parse(broken)
+    assert f"```\n{caught.value}\n```" in page
