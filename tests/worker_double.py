@@ -52,7 +52,9 @@ class WorkerDouble:
     async def recover(self) -> None:
         """Lead, and begin a new history: no position before, or none that counts."""
         names = self.names
-        reply = await self._acquire(self.redis, keys=[names.leader, names.state], args=["double", 600_000])
+        reply = await self._acquire(
+            self.redis, keys=[names.leader, names.state], args=["double", 600_000, "1"]
+        )
         self.fence = reply[0]
         run, stored = await self._read()
         self.epoch = secrets.token_hex(16)

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import math
+import re
 import warnings
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -29,6 +29,9 @@ from unstale.tokens import Token, TokenWaits
 from unstale.writing import Writer
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_TTL: Final = 10 * 365 * 86_400.0
+"""Longest time to live in seconds: ten years."""
 
 
 class Cache:
@@ -114,6 +117,7 @@ class Cache:
             self._near,
             self._follower,
             self._rulebook,
+            clock=clock.now,
             timeout=self.settings.redis_timeout,
             max_silence=self.settings.max_silence,
         )
@@ -158,6 +162,30 @@ class Cache:
 
     # --- reading --------------------------------------------------------------------------------
 
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: type[M],
+        shared: bool = False,
+    ) -> M | None: ...
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: None = None,
+        shared: bool = False,
+    ) -> Any: ...
+
     async def get_or_load(
         self,
         key: str,
@@ -192,6 +220,7 @@ class Cache:
                 with contextlib.suppress(ValueError):
                     return codec.decode(entry.data, model)
         self._check(key, model, shared)
+        _check_ttl(ttl)
         forced = max_staleness is not None and self._follower.staleness > max_staleness
         loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
         self._count(loaded.hit)
@@ -204,6 +233,16 @@ class Cache:
         await self._discard(key, loaded.data)
         loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
         return self._decode(key, loaded.data, model, shared)
+
+    @overload
+    async def get(
+        self, key: str, *, model: type[M], max_staleness: float | None = None, shared: bool = False
+    ) -> M | None: ...
+
+    @overload
+    async def get(
+        self, key: str, *, model: None = None, max_staleness: float | None = None, shared: bool = False
+    ) -> Any: ...
 
     async def get(
         self,
@@ -224,6 +263,7 @@ class Cache:
         else:
             self._check(key, model, shared)
             if max_staleness is not None and self._follower.staleness > max_staleness:
+                self._writer.missed(key)
                 data = None
             else:
                 data = await self._writer.get(key)
@@ -246,8 +286,7 @@ class Cache:
         instances drop their copies.
         """
         self._check(key, None, False)
-        if ttl is not None and not 0 < ttl < math.inf:
-            raise ValueError(f"ttl is {ttl!r}: expected a number of seconds above 0")
+        _check_ttl(ttl)
         return await self._writer.set(key, codec.encode(key, value), ttl)
 
     async def delete(self, key: str, *keys: str, lsn: str | None = None) -> bool:
@@ -261,6 +300,8 @@ class Cache:
         """
         for each in (key, *keys):
             self._check(each, None, False)
+        if lsn is not None and not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", lsn):
+            raise ValueError(f"lsn is {lsn!r}: expected a WAL position such as '16/B374D848'")
         return await self._writer.delete((key, *keys), lsn=lsn)
 
     async def invalidate_pattern(self, pattern: str) -> int:
@@ -385,3 +426,8 @@ class Cache:
             "closed" if self._closed else "not started" if self._loop is None else self._follower.trust.value
         )
         return f"<Cache {self.settings.names.tag} {state}, {len(self._followed)} near entries>"
+
+
+def _check_ttl(ttl: float | None) -> None:
+    if ttl is not None and not 0.001 <= ttl <= MAX_TTL:
+        raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")

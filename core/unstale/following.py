@@ -98,11 +98,15 @@ class Follower:
     # --- the log --------------------------------------------------------------------------------
 
     def adopt(self, epoch: Epoch | None, last: LogId) -> None:
-        """Drop everything remembered and continue from ``last`` of ``epoch``."""
+        """Drop everything remembered and continue from ``last`` of ``epoch``; None: wait for a live one.
+
+        What older watermarks said does not count any more: Redis itself may have gone back.
+        """
         self._near.flush()
         self.epoch, self.last = epoch, last
-        if epoch is None:
-            self.detach()
+        self.seen = None
+        self._fresh_as_of = -math.inf
+        self.detach()
 
     def mute(self) -> None:
         """A message of an unknown version came: whatever it said, it was not heard."""

@@ -21,7 +21,7 @@ MOST_KEYS: Final = 500
 """Keys in one direct invalidation."""
 MOST_KEY_BYTES: Final = 48 * 1024
 """Bytes of keys, as JSON, in one direct invalidation: its message stays below 64 KiB."""
-MOST_ENTRIES: Final = 10_000
+MOST_ENTRIES: Final = 1_000
 """Log entries in one replay; an agent further behind drops its near cache, which is cheaper."""
 SCAN_COUNT: Final = 1_000
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import MessageError, Unavailable
 from unstale.following import Follower, Trust
 from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
+from unstale.names import LogId
 from unstale.near import NearTier
 from unstale.redis_tier import RedisTier
 from unstale.rulebook import Rulebook
@@ -26,6 +27,8 @@ PING_INTERVAL: Final = 1.0
 FIRST_PAUSE: Final = 0.05
 """Seconds before the second attempt to connect; doubles up to `LAST_PAUSE`. The first comes at once."""
 LAST_PAUSE: Final = 2.0
+NEWEST: Final = LogId(2**53 - 1)
+"""Replay after this id brings epoch and newest id, and no entries."""
 
 
 class Silence(Exception):
@@ -47,9 +50,11 @@ class Subscriber:
         follower: Follower,
         rulebook: Rulebook,
         *,
+        clock: Callable[[], float],
         timeout: float,
         max_silence: float,
     ) -> None:
+        self._clock = clock
         self._connections = connections
         self._tier = tier
         self._near = near
@@ -60,6 +65,7 @@ class Subscriber:
         self._task: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         self._was_attached = False
+        self._skip_entries = False
         self.on_watermark: Callable[[], object] = lambda: None
         """Called after each watermark that counted."""
         self.tried = asyncio.Event()
@@ -87,12 +93,13 @@ class Subscriber:
     async def _run(self) -> None:
         pause = 0.0
         while True:
+            begun = self._clock()
             try:
                 await self._follow_once()
             except Exception as error:  # whatever it was, deafness ends in another attempt, never in silence
-                reached = self.subscribed
                 self._lost(error)
-                pause = 0.0 if reached else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
+                lasted = self._clock() - begun >= LAST_PAUSE
+                pause = 0.0 if lasted else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
             finally:
                 self.subscribed = False
                 self._follower.connection_lost()
@@ -121,7 +128,10 @@ class Subscriber:
 
     async def _expect_primary(self, connection: RedisConnection) -> None:
         await connection.send_command("ROLE")
-        role = await connection.read_response(timeout=math.inf)
+        try:
+            role = await connection.read_response(timeout=math.inf)
+        except ResponseError:
+            return  # its user may not ask; the worker's scripts refuse a replica anyway
         if role[0] != b"master":
             raise RedisConnectionError("REDIS_URL leads to a replica; unstale needs the primary")
 
@@ -191,14 +201,18 @@ class Subscriber:
         """Catch up with the log in one atomic read; raises `Unavailable`, which ends this connection."""
         follower = self._follower
         self.replays += 1
+        skip, self._skip_entries = self._skip_entries, True
         try:
-            found = await self._tier.replay(follower.last)
+            # The last one did not come through: so much that it takes too long. Then without the entries.
+            found = await self._tier.replay(NEWEST if skip else follower.last)
         except MessageError as error:
             self.unreadable += 1
+            self._skip_entries = False
             self._tell_once("entry", f"the log holds an unreadable entry: {error}")
             follower.adopt(None, follower.last)
             return
-        if found.epoch is None or found.epoch != follower.epoch or not found.complete:
+        self._skip_entries = False
+        if skip or found.epoch is None or found.epoch != follower.epoch or not found.complete:
             follower.adopt(found.epoch, found.last)
             return
         for entry in found.entries:

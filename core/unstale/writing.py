@@ -46,38 +46,38 @@ class Writer:
 
     async def get(self, key: str) -> bytes | None:
         """The value of a key that the near cache does not hold; a miss takes a soft lease."""
-        tier = self._tier
+        tier, data, lease = self._tier, None, None
         mark = self._near.marks.open(key)
-        lease: bytes | None = None
-        seconds = SOFT_LEASE_SECONDS
         try:
             if tier is None or self._follower.trust is Trust.DETACHED:
-                return self._get_adrift(key)
-            try:
-                data = await self._reader.look(tier, key)
-                if data is not None and codec.is_value(data):
-                    return data
-                if data is None:
-                    claim = await tier.take(key, soft=True, seconds=seconds)
-                    if claim.lease is not None and not claim.live:
-                        await tier.release(key, claim.lease)
-                    elif claim.lease is not None:
-                        lease = claim.lease
-                    elif claim.found is not None and codec.is_value(claim.found):
-                        return claim.found
-            except RedisUnavailable:
-                return self._get_adrift(key)
-            return None
-        finally:
-            self._misses.remember(key, lease, mark, seconds=seconds)
+                data = self._get_adrift(key)
+            else:
+                try:
+                    data, lease = await self._value_or_soft_lease(tier, key)
+                except RedisUnavailable:
+                    data = self._get_adrift(key)
+        except BaseException:
+            self._near.marks.close(mark)
+            raise
+        if data is None:
+            self._misses.remember(key, lease, mark, seconds=SOFT_LEASE_SECONDS)
+        else:
+            self._near.marks.close(mark)
+        return data
+
+    def missed(self, key: str) -> None:
+        """The caller was told "not cached" although something may be: its `set` stores nothing."""
+        self._misses.remember(key, None, self._near.marks.open(key), seconds=SOFT_LEASE_SECONDS)
 
     async def set(self, key: str, data: bytes, ttl: float | None) -> bool:
         """Store under the lease of this task's miss, or as a key that no rule owns; whether it was stored."""
         miss = self._misses.recall(key)
         seconds = self._rulebook.ttl_of_set(key, ttl)
         tier = self._tier
+        # What no rule owns has no other truth than this; of an owned key the value must follow a miss.
+        allowed = miss.mark.clean if miss is not None else not self._rulebook.owns(key)
         if tier is None:
-            return self._set_adrift(key, data, seconds, allowed=miss is None or miss.mark.clean)
+            return self._set_adrift(key, data, seconds, allowed=allowed)
         try:
             if not self._rulebook.loaded:
                 await self._rulebook.load()
@@ -94,7 +94,7 @@ class Writer:
                 await self._invalidate(tier, [key])
                 return False
             if self._follower.trust is Trust.DETACHED:
-                return self._set_adrift(key, data, seconds, allowed=miss.mark.clean)
+                return self._set_adrift(key, data, seconds, allowed=allowed)
             if miss.lease is None:
                 return False
             if await tier.fill(key, miss.lease, data, seconds=seconds):
@@ -103,7 +103,7 @@ class Writer:
             self._reader.fills_refused += 1
             return False
         except RedisUnavailable:
-            return self._set_adrift(key, data, seconds, allowed=miss is not None and miss.mark.clean)
+            return self._set_adrift(key, data, seconds, allowed=allowed)
 
     async def delete(self, keys: Sequence[str], *, lsn: str | None) -> bool:
         """Invalidate everywhere; False when Redis did not confirm. The local copies are gone in any case."""
@@ -134,6 +134,19 @@ class Writer:
         finally:
             self._drop_pattern(pattern)
         return removed
+
+    async def _value_or_soft_lease(self, tier: RedisTier, key: str) -> tuple[bytes | None, bytes | None]:
+        data = await self._reader.look(tier, key)
+        if data is not None:
+            return (data, None) if codec.is_value(data) else (None, None)
+        claim = await tier.take(key, soft=True, seconds=SOFT_LEASE_SECONDS)
+        if claim.lease is None:
+            found = claim.found
+            return (found if found is not None and codec.is_value(found) else None), None
+        if not claim.live:
+            await tier.release(key, claim.lease)
+            return None, None
+        return None, claim.lease
 
     def close(self) -> None:
         """Forget the misses."""
