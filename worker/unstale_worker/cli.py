@@ -1,7 +1,6 @@
 """The command line: arguments in, calls out, no decisions."""
 
 import asyncio
-import json as json_module
 import os
 import signal
 import sys

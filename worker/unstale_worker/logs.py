@@ -1,4 +1,4 @@
-"""Sets up logging for our processes: readable on a terminal, one JSON object a line elsewhere, no passwords."""
+"""Sets up logging: readable on a terminal, one JSON object a line elsewhere, and never a password."""
 
 import logging
 import re

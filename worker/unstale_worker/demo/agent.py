@@ -50,19 +50,18 @@ class Checker:
 
     def process(self, event: Invalidated, *, at: float) -> None:
         """The near cache has dropped what ``event`` names; from now on older versions are stale."""
-        shown: list[str] = []
-        for key in event.keys:
-            if not key.startswith(TRACE):
-                self.invalidations += 1
-                shown.append(key)
-                continue
-            source, _, version = key.removeprefix(TRACE).rpartition(":")
-            # Old and new row are both named; the older one was heard of before.
-            if int(version) > self._floors.get(source, 0):
-                self._floors[source] = int(version)
-                self._heard.append(Heard(source, int(version), at))
+        shown = [key for key in event.keys if not key.startswith(TRACE)]
+        self.invalidations += len(shown)
+        # Old and new row are both named, in any order; the old one was heard of before.
+        traces = [key.removeprefix(TRACE).rpartition(":") for key in event.keys if key.startswith(TRACE)]
+        for version, source in sorted((int(number), source) for source, _, number in traces):
+            if version > self._floors.get(source, 0):
+                self._floors[source] = version
+                self._heard.append(Heard(source, version, at))
         if shown:
-            self._recent.append(", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else ""))
+            self._recent.append(
+                ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+            )
 
     def floors(self, rows: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
         """What a read that begins now must at least see."""
@@ -93,7 +92,7 @@ class Agent:
     def __init__(self, name: str, world: World, cache: Cache, loaders: Loaders, *, broken: bool) -> None:
         self._name, self._world, self._cache, self._loaders = name, world, cache, loaders
         self._checker = Checker()
-        self._chance = random.Random(f"{world.seed} {name}")  # noqa: S311  # a repeatable demo, no secret
+        self._chance = random.Random(f"{world.seed} {name}")  # repeatable; nothing secret
         self._users = Zipf(range(1, world.users + 1), self._chance)
         self._deaf: dict[str, Value] | None = {} if broken else None
         self._reads = 0
@@ -173,9 +172,7 @@ def versions_of(value: Value) -> dict[str, int]:
 async def main(stop: asyncio.Event) -> None:
     """Read until ``stop`` is set."""
     world = World.from_environment()
-    pool = await asyncpg.create_pool(
-        os.environ["DATABASE_URL"], min_size=1, max_size=DATABASE_CONNECTIONS
-    )
+    pool = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1, max_size=DATABASE_CONNECTIONS)
     async with pool, Cache(Settings.load()) as cache:
         broken = os.environ.get(BREAK_VARIABLE) == "1"
         await Agent(os.environ["DEMO_NAME"], world, cache, Loaders(pool), broken=broken).run(stop)

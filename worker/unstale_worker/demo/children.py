@@ -33,9 +33,7 @@ class Child:
         return f"<Child {self.name} pid={self._process.pid}>"
 
     @classmethod
-    async def start(
-        cls, module: str, *, name: str, folder: Path, environment: Mapping[str, str]
-    ) -> "Child":
+    async def start(cls, module: str, *, name: str, folder: Path, environment: Mapping[str, str]) -> "Child":
         """Start it with ``folder`` as its working directory and nothing of our settings but those given."""
         inherited = {
             variable: value
@@ -53,7 +51,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 cwd=folder,
-                env=inherited | environment,
+                env=inherited | dict(environment),
                 limit=LINE_LIMIT,
                 start_new_session=True,
             )

@@ -1,4 +1,4 @@
-"""Turns reports into numbers: latency to the last agent, hit rates, stale reads. Pure; times are handed in."""
+"""Turns reports into numbers: latency to the last agent, hit rates, stale reads. Pure: times come in."""
 
 import math
 from collections import deque
@@ -15,7 +15,7 @@ GIVE_UP: Final = 20.0
 """Seconds after which a change that an agent never heard of counts as unconfirmed: it was flushed instead."""
 JUDGE_AFTER: Final = 1.0
 """Seconds a sample waits, so that every commit it could have missed has been reported."""
-PICTURED: Final = 48
+PICTURED: Final = 36
 """Newest latencies handed out for a picture."""
 KEPT_COMMITS: Final = 64
 """Commits remembered of one row, for the samples."""
@@ -207,9 +207,10 @@ class Ledger:
             for commit in self._commits.get(sample.source, ()):
                 if commit.version > sample.version and commit.at < sample.before:
                     self._late += 1
+                    late_ms = (sample.before - commit.at) * 1000
                     self._complaint = self._complaint or (
-                        f"version {sample.version} of {sample.source} was served "
-                        f"{(sample.before - commit.at) * 1000:.0f} ms after the claimed staleness had ruled it out"
+                        f"version {sample.version} of {sample.source} was served {late_ms:.0f} ms after the "
+                        "claimed staleness had ruled it out"
                     )
                     break
 

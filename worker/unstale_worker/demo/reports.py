@@ -13,6 +13,7 @@ REPORT_EVERY: Final = 0.2
 """Seconds between two reports of a process."""
 BREAK_VARIABLE: Final = "UNSTALE_DEMO_BREAK"
 """Set to 1: agents answer from a memory that hears of no invalidation, so that the checks must fail."""
+WORLD_VARIABLE: Final = "DEMO_WORLD"
 TRACE: Final = "trace:"
 """How keys begin that only say which version of which row an invalidation is about."""
 
@@ -38,16 +39,13 @@ class World:
         return user % self.organizations + 1
 
     def environment(self) -> dict[str, str]:
-        """Variables for a child process."""
-        return {f"DEMO_{item.name.upper()}": str(getattr(self, item.name)) for item in fields(self)}
+        """The variable that hands it to a child process."""
+        return {WORLD_VARIABLE: orjson.dumps(self).decode()}
 
     @classmethod
     def from_environment(cls) -> Self:
         """What `environment` made."""
-        given = {item.name: os.environ.get(f"DEMO_{item.name.upper()}") for item in fields(cls)}
-        return cls(
-            **{name: float(text) if name == "rate" else int(text) for name, text in given.items() if text}
-        )  # type: ignore[arg-type]  # int and float by name
+        return cls(**orjson.loads(os.environ[WORLD_VARIABLE]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ async def _watch(
     """Until the time is over, somebody stops it, or a part fails."""
     view = View(seconds=seconds)
     ends = time.monotonic() + seconds if seconds is not None else None
-    live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    live = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
     next_line = time.monotonic() + LINE_EVERY
     with live or nullcontext():
         while not stop.is_set() and not demo.failed.is_set():
@@ -77,7 +77,8 @@ async def _watch(
             tally = running.tally()
             view.look(tally)
             if live is not None:
-                live.update(view.picture(tally, news=running.ledger.news()), refresh=True)
+                picture = view.picture(tally, news=running.ledger.news(), height=console.height)
+                live.update(picture, refresh=True)
             elif now >= next_line:
                 next_line += LINE_EVERY
                 console.print(view.line(tally), highlight=False, soft_wrap=True)

@@ -18,7 +18,9 @@ def table(tally: Tally) -> RenderableType:
     rows.add_row("changes", f"{tally.changes:,}", f"committed in {tally.seconds:.0f} s")
     rows.add_row("keys invalidated", f"{tally.invalidations:,}", "in Redis and in every agent")
     rows.add_row("reads", f"{tally.reads:,}", "all checked")
-    rows.add_row("hit rate", f"{tally.hit_rate:.1%}", f"{tally.near_hit_rate:.1%} from the agents' own memory")
+    rows.add_row(
+        "hit rate", f"{tally.hit_rate:.1%}", f"{tally.near_hit_rate:.1%} from the agents' own memory"
+    )
     if tally.p50 is not None and tally.p99 is not None:
         rows.add_row("latency p50", f"{tally.p50:.1f} ms", "from commit to the last agent's near cache")
         rows.add_row("latency p99", f"{tally.p99:.1f} ms", "")

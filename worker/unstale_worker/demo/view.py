@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.align import Align
-from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -18,8 +17,10 @@ WINDOW: Final = 8
 """Looks that a rate is taken over: two seconds at four a second."""
 BARS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 96
-NEWS: Final = 6
-"""Invalidations shown."""
+MOST_NEWS: Final = 12
+"""Invalidations shown on a high terminal."""
+FIXED_LINES: Final = 16
+"""Lines that the view takes besides one for each agent and invalidation."""
 
 
 class View:
@@ -33,29 +34,29 @@ class View:
         """Take new numbers in."""
         self._looks.append(tally)
 
-    def picture(self, tally: Tally, *, news: Sequence[str]) -> RenderableType:
-        """The live view of the numbers looked at last."""
-        return Align.center(
-            Group(
-                self._title(tally),
-                Text(),
-                self._flow(tally),
-                Text(),
-                self._agents(tally),
-                Text(),
-                _latency(tally),
-                Text(),
-                _news(news),
-            ),
-            width=WIDTH,
-        )
+    def picture(self, tally: Tally, *, news: Sequence[str], height: int) -> RenderableType:
+        """The live view of the numbers looked at last, for a terminal of ``height`` lines."""
+        parts = [
+            self._title(tally),
+            Text(),
+            self._flow(tally),
+            Text(),
+            self._agents(tally),
+            Text(),
+            _latency(tally),
+        ]
+        lines = min(MOST_NEWS, height - FIXED_LINES - len(tally.agents))
+        if lines > 0:
+            parts += [Text(), _news(news, lines)]
+        return Align.center(Group(*parts), width=WIDTH)
 
     def line(self, tally: Tally) -> str:
         """One plain line."""
         return (
             f"{tally.seconds:6.1f} s  changes {tally.changes:,} ({self._rate('changes'):.0f}/s)  "
-            f"reads {tally.reads:,} ({self._rate('reads'):,.0f}/s)  hits {tally.hit_rate:.1%}, "
-            f"near {tally.near_hit_rate:.1%}  commit to last agent p50 {_ms(tally.p50)}, p99 {_ms(tally.p99)}  "
+            f"reads {tally.reads:,} ({self._rate('reads'):,.0f}/s)  "
+            f"hits {tally.hit_rate:.1%}, near {tally.near_hit_rate:.1%}  "
+            f"commit to last agent p50 {_ms(tally.p50)}, p99 {_ms(tally.p99)}  "
             f"stale reads {tally.stale_reads}"
         )
 
@@ -65,7 +66,9 @@ class View:
         row.add_column()
         row.add_column(justify="right")
         row.add_row(
-            Text.assemble(("unstale", "bold cyan"), ("  every read is checked against what was committed", "dim")),
+            Text.assemble(
+                ("unstale", "bold cyan"), ("  every read is checked against what was committed", "dim")
+            ),
             Text.assemble((clock, "bold"), ("   Ctrl-C ends it", "dim")),
         )
         return row
@@ -73,21 +76,29 @@ class View:
     def _flow(self, tally: Tally) -> RenderableType:
         worker = tally.worker
         boxes = (
-            _box("Postgres", (("changes", f"{tally.changes:,}"), ("a second", f"{self._rate('changes'):,.0f}"))),
             _box(
-                f"worker · {worker.role if worker else 'starting'}",
-                (
-                    ("batches", f"{worker.batches:,}" if worker else "–"),
-                    ("lag", _ms(worker.lag * 1000) if worker and worker.lag is not None else "–"),
-                ),
+                "Postgres",
+                ("changes", f"{tally.changes:,}"),
+                ("a second", f"{self._rate('changes'):,.0f}"),
+                ("rolled back", f"{tally.rollbacks:,}"),
+            ),
+            _box(
+                "worker",
+                ("role", worker.role if worker else "starting"),
+                ("batches", f"{worker.batches:,}" if worker else "–"),
+                ("lag", _ms(worker.lag * 1000) if worker and worker.lag is not None else "–"),
             ),
             _box(
                 "Redis",
-                (("keys dropped", f"{tally.invalidations:,}"), ("hits", f"{tally.redis_hits:,}")),
+                ("keys gone", f"{tally.invalidations:,}"),
+                ("a second", f"{self._rate('invalidations'):,.0f}"),
+                ("hits", f"{tally.redis_hits:,}"),
             ),
             _box(
                 f"{len(tally.agents)} agents",
-                (("reads", f"{tally.reads:,}"), ("a second", f"{self._rate('reads'):,.0f}")),
+                ("reads", f"{tally.reads:,}"),
+                ("a second", f"{self._rate('reads'):,.0f}"),
+                ("near hits", f"{tally.near_hit_rate:.1%}"),
             ),
         )
         row = Table.grid(padding=0)
@@ -95,7 +106,7 @@ class View:
         for index, box in enumerate(boxes):
             if index:
                 row.add_column(width=4, vertical="middle", justify="center")
-                cells.append(Text("\n──▶", "cyan"))
+                cells.append(Text("\n\n──▶", "cyan"))
             row.add_column(width=21)
             cells.append(box)
         row.add_row(*cells)
@@ -126,7 +137,7 @@ class View:
         return float(getattr(last, name) - getattr(first, name)) / seconds if seconds > 0 else 0.0
 
 
-def _box(title: str, rows: Sequence[tuple[str, str]]) -> Panel:
+def _box(title: str, *rows: tuple[str, str]) -> Panel:
     table = Table.grid(expand=True)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", style="bold", no_wrap=True)
@@ -136,28 +147,29 @@ def _box(title: str, rows: Sequence[tuple[str, str]]) -> Panel:
 
 
 def _latency(tally: Tally) -> RenderableType:
-    top = max(10.0, *(value for value in tally.recent_ms)) if tally.recent_ms else 10.0
+    top = max(10.0, *tally.recent_ms) if tally.recent_ms else 10.0
     bars = "".join(BARS[min(7, int(value / top * 8))] for value in tally.recent_ms)
-    return Columns(
-        [
-            Text.assemble(
-                ("commit → last agent's near cache   ", "dim"),
-                ("p50 ", "dim"),
-                (_ms(tally.p50), "bold"),
-                ("   p99 ", "dim"),
-                (_ms(tally.p99), "bold"),
-            ),
-            Text(bars, "cyan"),
-        ],
-        padding=(0, 3),
+    row = Table.grid(expand=True)
+    row.add_column()
+    row.add_column(justify="right")
+    row.add_row(
+        Text.assemble(
+            ("commit to the last agent's near cache   p50 ", "dim"),
+            (_ms(tally.p50), "bold"),
+            ("   p99 ", "dim"),
+            (_ms(tally.p99), "bold"),
+        ),
+        Text(bars, "cyan"),
     )
+    return row
 
 
-def _news(news: Sequence[str]) -> RenderableType:
-    lines = list(news)[-NEWS:]
-    lines = [""] * (NEWS - len(lines)) + lines
-    text = Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
-    return Panel(text, title="invalidated", title_align="left", border_style="bright_black", padding=(0, 1))
+def _news(news: Sequence[str], lines: int) -> RenderableType:
+    shown = list(news)[-lines:]
+    text = Text(
+        "\n".join(shown + [""] * (lines - len(shown))), style="dim", no_wrap=True, overflow="ellipsis"
+    )
+    return Panel(text, title="told to drop", title_align="left", border_style="bright_black", padding=(0, 1))
 
 
 def _count(number: int) -> Text:

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -133,8 +133,11 @@ class Demo:
     async def _wait(self, condition: Callable[[], bool], *, seconds: float) -> None:
         """Until it holds, a process fails, or the time is over."""
         deadline = time.monotonic() + seconds
-        while not condition() and not self.failed.is_set() and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+        while not condition() and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await self.failed.wait()
+                    return
 
     async def _fill(self, servers: Stack, rules: Rules) -> None:
         """Rows, and the captures of the tables that the rules name."""
@@ -142,9 +145,7 @@ class Demo:
         try:
             await connection.execute("analyze")
             await connection.fetchrow(statement("seed"), self._world.users, self._world.organizations)
-            await connection.execute(
-                statement("seed_members"), self._world.users, self._world.organizations
-            )
+            await connection.execute(statement("seed_members"), self._world.users, self._world.organizations)
             for (schema, table), needs in rules.tables.items():
                 await connection.execute(
                     statement("watch"), schema, table, list(needs.keys), needs.columns and list(needs.columns)

@@ -42,7 +42,7 @@ class Writer:
         child.say(self._taken())
 
     async def _lane(self, dsn: str, lane: int, stop: asyncio.Event) -> None:
-        chance = random.Random(self._world.seed * 1000 + lane)  # noqa: S311  # a repeatable demo, no secret
+        chance = random.Random(self._world.seed * 1000 + lane)  # repeatable; nothing secret
         users = Zipf([n for n in range(1, self._world.users + 1) if n % self._lanes == lane], chance)
         companies = [n for n in range(1, self._world.organizations + 1) if n % self._lanes == lane]
         pause = self._lanes / self._world.rate
@@ -67,9 +67,7 @@ class Writer:
     ) -> None:
         user, dice = users.draw(), chance.random()
         if dice < 0.5:
-            version = await connection.fetchval(
-                statement("change_profile"), user, chance.choice(MOODS)
-            )
+            version = await connection.fetchval(statement("change_profile"), user, chance.choice(MOODS))
             self._committed(f"profile:{user}", version)
         elif dice < 0.85:
             content = f"likes {chance.choice(MOODS)} mornings"

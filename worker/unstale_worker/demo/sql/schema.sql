@@ -5,7 +5,7 @@ create table profiles (
     id bigint primary key,
     name text not null,
     mood text not null default 'calm',
-    version bigint not null default nextval('demo_version')
+    version bigint not null default 0
 );
 create table memories (
     id bigint generated always as identity primary key,
@@ -13,13 +13,13 @@ create table memories (
     content text not null,
     importance integer not null default 1,
     recalled integer not null default 0,
-    version bigint not null default nextval('demo_version')
+    version bigint not null default 0
 );
 create index memories_user_id on memories (user_id);
 create table organizations (
     id bigint primary key,
     plan text not null default 'free',
-    version bigint not null default nextval('demo_version')
+    version bigint not null default 0
 );
 create table members (
     org_id bigint not null references organizations,
