@@ -15,7 +15,7 @@ GIVE_UP: Final = 20.0
 """Seconds after which a change that an agent never heard of counts as unconfirmed: it was flushed instead."""
 JUDGE_AFTER: Final = 1.0
 """Seconds a sample waits, so that every commit it could have missed has been reported."""
-PICTURED: Final = 36
+PICTURED: Final = 32
 """Newest latencies handed out for a picture."""
 KEPT_COMMITS: Final = 64
 """Commits remembered of one row, for the samples."""

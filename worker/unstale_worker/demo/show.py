@@ -77,7 +77,9 @@ async def _watch(
             tally = running.tally()
             view.look(tally)
             if live is not None:
-                picture = view.picture(tally, news=running.ledger.news(), height=console.height)
+                picture = view.picture(
+                    tally, news=running.ledger.news(), width=console.width, height=console.height
+                )
                 live.update(picture, refresh=True)
             elif now >= next_line:
                 next_line += LINE_EVERY

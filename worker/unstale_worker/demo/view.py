@@ -34,21 +34,22 @@ class View:
         """Take new numbers in."""
         self._looks.append(tally)
 
-    def picture(self, tally: Tally, *, news: Sequence[str], height: int) -> RenderableType:
-        """The live view of the numbers looked at last, for a terminal of ``height`` lines."""
+    def picture(self, tally: Tally, *, news: Sequence[str], width: int, height: int) -> RenderableType:
+        """The live view of the numbers looked at last, for a terminal of that size."""
+        width = min(WIDTH, width)
         parts = [
             self._title(tally),
             Text(),
-            self._flow(tally),
+            self._flow(tally, width=width),
             Text(),
             self._agents(tally),
             Text(),
-            _latency(tally),
+            _latency(tally, bars=min(32, max(0, width - 58))),
         ]
         lines = min(MOST_NEWS, height - FIXED_LINES - len(tally.agents))
         if lines > 0:
             parts += [Text(), _news(news, lines)]
-        return Align.center(Group(*parts), width=WIDTH)
+        return Align.center(Group(*parts), width=width)
 
     def line(self, tally: Tally) -> str:
         """One plain line."""
@@ -66,54 +67,58 @@ class View:
         row.add_column()
         row.add_column(justify="right")
         row.add_row(
-            Text.assemble(
-                ("unstale", "bold cyan"), ("  every read is checked against what was committed", "dim")
-            ),
+            Text.assemble(("unstale", "bold cyan"), ("  every read is checked", "dim")),
             Text.assemble((clock, "bold"), ("   Ctrl-C ends it", "dim")),
         )
         return row
 
-    def _flow(self, tally: Tally) -> RenderableType:
+    def _flow(self, tally: Tally, *, width: int) -> RenderableType:
         worker = tally.worker
+        wide = width >= WIDTH
+        arrow = 4 if wide else 3
         boxes = (
             _box(
                 "Postgres",
                 ("changes", f"{tally.changes:,}"),
-                ("a second", f"{self._rate('changes'):,.0f}"),
-                ("rolled back", f"{tally.rollbacks:,}"),
+                ("rate", f"{self._rate('changes'):,.0f}/s"),
+                ("rollbacks", f"{tally.rollbacks:,}"),
+                wide=wide,
             ),
             _box(
                 "worker",
                 ("role", worker.role if worker else "starting"),
                 ("batches", f"{worker.batches:,}" if worker else "–"),
                 ("lag", _ms(worker.lag * 1000) if worker and worker.lag is not None else "–"),
+                wide=wide,
             ),
             _box(
                 "Redis",
-                ("keys gone", f"{tally.invalidations:,}"),
-                ("a second", f"{self._rate('invalidations'):,.0f}"),
+                ("dropped", f"{tally.invalidations:,}"),
+                ("rate", f"{self._rate('invalidations'):,.0f}/s"),
                 ("hits", f"{tally.redis_hits:,}"),
+                wide=wide,
             ),
             _box(
                 f"{len(tally.agents)} agents",
                 ("reads", f"{tally.reads:,}"),
-                ("a second", f"{self._rate('reads'):,.0f}"),
+                ("rate", f"{self._rate('reads'):,.0f}/s"),
                 ("near hits", f"{tally.near_hit_rate:.1%}"),
+                wide=wide,
             ),
         )
         row = Table.grid(padding=0)
         cells: list[RenderableType] = []
         for index, box in enumerate(boxes):
             if index:
-                row.add_column(width=4, vertical="middle", justify="center")
-                cells.append(Text("\n\n──▶", "cyan"))
-            row.add_column(width=21)
+                row.add_column(width=arrow, vertical="middle", justify="center")
+                cells.append(Text("──▶", "cyan"))
+            row.add_column(width=(width - 3 * arrow) // 4)
             cells.append(box)
         row.add_row(*cells)
         return row
 
     def _agents(self, tally: Tally) -> RenderableType:
-        table = Table(box=None, padding=(0, 2), header_style="dim", expand=True)
+        table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
         table.add_column("agent")
         for name in ("reads", "near hits", "Redis hits", "loads", "staleness", "stale reads"):
             table.add_column(name, justify="right")
@@ -137,29 +142,30 @@ class View:
         return float(getattr(last, name) - getattr(first, name)) / seconds if seconds > 0 else 0.0
 
 
-def _box(title: str, *rows: tuple[str, str]) -> Panel:
-    table = Table.grid(expand=True)
+def _box(title: str, *rows: tuple[str, str], wide: bool) -> Panel:
+    table = Table.grid(expand=True, padding=(0, 1), pad_edge=wide, collapse_padding=True)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", style="bold", no_wrap=True)
     for name, value in rows:
         table.add_row(name, value)
-    return Panel(table, title=title, title_align="left", border_style="cyan", padding=(0, 1))
+    return Panel(table, title=title, title_align="left", border_style="cyan", padding=0)
 
 
-def _latency(tally: Tally) -> RenderableType:
+def _latency(tally: Tally, *, bars: int) -> RenderableType:
     top = max(10.0, *tally.recent_ms) if tally.recent_ms else 10.0
-    bars = "".join(BARS[min(7, int(value / top * 8))] for value in tally.recent_ms)
+    newest = tally.recent_ms[len(tally.recent_ms) - min(bars, len(tally.recent_ms)) :]
+    picture = "".join(BARS[min(7, int(value / top * 8))] for value in newest)
     row = Table.grid(expand=True)
-    row.add_column()
-    row.add_column(justify="right")
+    row.add_column(no_wrap=True)
+    row.add_column(justify="right", no_wrap=True, overflow="crop")
     row.add_row(
         Text.assemble(
-            ("commit to the last agent's near cache   p50 ", "dim"),
+            ("commit to the last agent   p50 ", "dim"),
             (_ms(tally.p50), "bold"),
             ("   p99 ", "dim"),
             (_ms(tally.p99), "bold"),
         ),
-        Text(bars, "cyan"),
+        Text(picture, "cyan"),
     )
     return row
 
@@ -169,7 +175,9 @@ def _news(news: Sequence[str], lines: int) -> RenderableType:
     text = Text(
         "\n".join(shown + [""] * (lines - len(shown))), style="dim", no_wrap=True, overflow="ellipsis"
     )
-    return Panel(text, title="told to drop", title_align="left", border_style="bright_black", padding=(0, 1))
+    return Panel(
+        text, title="agents are told to drop", title_align="left", border_style="bright_black", padding=(0, 1)
+    )
 
 
 def _count(number: int) -> Text:

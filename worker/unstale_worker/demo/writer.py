@@ -101,7 +101,7 @@ class Writer:
 
     def _taken(self) -> WriterReport:
         report = WriterReport(tuple(self._commits), self._unwatched, self._rollbacks)
-        self._commits = []
+        self._commits, self._unwatched, self._rollbacks = [], 0, 0
         return report
 
 
