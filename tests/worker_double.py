@@ -166,3 +166,21 @@ async def attached_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
     async with open_cache(url, **more) as cache:
         await eventually(lambda: cache.attached, message="the cache is attached")
         yield cache
+
+
+class Loader:
+    """Counts its calls; holds them while `gate` is closed."""
+
+    def __init__(self, value: object = None) -> None:
+        self.value = value
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+
+    async def __call__(self) -> object:
+        self.calls += 1
+        value = self.value
+        self.entered.set()
+        await self.gate.wait()
+        return value

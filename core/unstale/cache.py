@@ -53,6 +53,7 @@ class Cache:
             max_entries=settings.near_max_entries, max_bytes=settings.near_max_bytes, clock=clock.now
         )
         self._followed = self._near.followed
+        self._peek, self._touch, self._now = self._followed.peek, self._followed.touch, clock.now
         self._follower = Follower(
             self._near,
             clock=clock.now,
@@ -208,31 +209,67 @@ class Cache:
             model: The pydantic model to validate into.
             shared: Return one frozen object to all who ask, instead of a copy; faster. Not with ``model``.
         """
-        entry = self._followed.read(key)
-        if entry is not None and (max_staleness is None or self._follower.staleness <= max_staleness):
-            self._near_hits += 1
-            if model is None:
-                if not shared:
-                    return codec.loads(entry.data)
-                frozen = entry.frozen
-                return frozen if frozen is not UNSET else self._freeze(key, entry)
-            if not shared:
-                with contextlib.suppress(ValueError):
-                    return codec.decode(entry.data, model)
+        # A hit is served without another Python call: this is what an agent does all day.
+        entry = self._peek(key)
+        if entry is not None and max_staleness is None:
+            now = self._now()
+            if now < self._followed.trusted_until and now < entry.expires:
+                self._touch(key)
+                if model is None:
+                    self._near_hits += 1
+                    if not shared:
+                        return codec.loads(entry.data)
+                    frozen = entry.frozen
+                    return frozen if frozen is not UNSET else self._freeze(key, entry)
+        return await self._get_or_load(key, loader, ttl, max_staleness, model, shared)
+
+    async def _get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float | None,
+        max_staleness: float | None,
+        model: type[BaseModel] | None,
+        shared: bool,
+    ) -> Any:
         self._check(key, model, shared)
         _check_ttl(ttl)
         forced = max_staleness is not None and self._follower.staleness > max_staleness
-        loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
-        self._count(loaded.hit)
+        for last in (False, True):
+            data = None if forced else await self._cached(key, ttl)
+            hit = data is not None
+            if data is None:
+                loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
+                data, hit = loaded.data, loaded.hit
+                if hit:
+                    self._redis_hits += 1
+                else:
+                    self._misses += 1
+            try:
+                return self._decode(key, data, model, shared)
+            except ValueError:
+                if last or not hit:
+                    raise
+            # Cached by a release with another model, or not by unstale at all.
+            await self._discard(key, data)
+        raise AssertionError("unreachable")
+
+    async def _cached(self, key: str, ttl: float | None) -> bytes | None:
+        """The value from either tier, as far as it is trusted; None while the key is being loaded here."""
+        entry = self._followed.read(key)
+        if entry is not None:
+            self._near_hits += 1
+            return entry.data
+        if key in self._flights:
+            return None
         try:
-            return self._decode(key, loaded.data, model, shared)
-        except ValueError:
-            if not loaded.hit:
-                raise
-        # Cached by a release with another model: not a value for this one.
-        await self._discard(key, loaded.data)
-        loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
-        return self._decode(key, loaded.data, model, shared)
+            data = await self._reader.look(key, ttl=ttl)
+        except RedisUnavailable:
+            return None
+        if data is None or not codec.is_value(data):
+            return None
+        self._redis_hits += 1
+        return data
 
     @overload
     async def get(

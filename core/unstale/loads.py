@@ -161,6 +161,9 @@ class Flights:
             if not waiter.done():
                 waiter.set_exception(error)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._running
+
     def __len__(self) -> int:
         return len(self._running)
 

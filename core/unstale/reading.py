@@ -65,27 +65,34 @@ class Reader:
             return Loaded(await self._load(flight, Load(flight.key, None, primary=True)), hit=False)
         return Loaded(await self._load_and_fill(tier, flight, found), hit=False)
 
-    async def look(self, tier: RedisTier, key: str, *, ttl: float | None = None) -> bytes | None:
-        """What stands at ``key`` in Redis; a value also enters the near cache. Raises `RedisUnavailable`."""
+    async def look(self, key: str, *, ttl: float | None = None) -> bytes | None:
+        """What stands at ``key`` in Redis; a value also enters the near cache.
+
+        None also when Redis may not be asked. Raises `RedisUnavailable`.
+        """
+        tier = self._tier
+        if tier is None or self._follower.trust is Trust.DETACHED:
+            return None
         mark = self._near.marks.open(key)
         try:
-            return await self._look(tier, key, mark, ttl)
+            if self._rulebook.owns(key):
+                # Its TTL is a safety net only: what removes it is the invalidation. So the near copy may
+                # outlive the one in Redis, and a hit costs one GET.
+                data, life = await tier.read(key), None
+            else:
+                data, life = await tier.read_with_life(key)
+            if data is not None and codec.is_value(data):
+                self._keep(key, data, mark, self._life(key, life, ttl))
+            return data
         finally:
             self._near.marks.close(mark)
 
     # --- Redis ----------------------------------------------------------------------------------
 
-    async def _look(self, tier: RedisTier, key: str, mark: Mark, ttl: float | None) -> bytes | None:
-        if self._rulebook.owns(key):
-            # Its TTL is a safety net only: what removes it is the invalidation. So the near copy may
-            # outlive the one in Redis, and a hit costs one GET.
-            data = await tier.read(key)
-            life: float | None = ttl if ttl is not None else self._rulebook.ttl(key)
-        else:
-            data, life = await tier.read_with_life(key)
-        if data is not None and codec.is_value(data):
-            self._keep(key, data, mark, life if life is not None else self._rulebook.ttl(key))
-        return data
+    def _life(self, key: str, life: float | None, ttl: float | None) -> float:
+        if life is not None and not self._rulebook.owns(key):
+            return life
+        return ttl if ttl is not None else self._rulebook.ttl(key)
 
     def _keep(self, key: str, data: bytes, mark: Mark, seconds: float) -> None:
         """Into the near cache, if nothing happened to the key since the mark and what happens is heard."""
@@ -100,20 +107,18 @@ class Reader:
         give_up: float | None = None
         pause = FIRST_LOOK
         while True:
-            data = await self._look(tier, key, flight.mark, flight.ttl)
-            claim = None
-            if data is None:
-                claim = await tier.take(key, soft=False, seconds=self._lease_ttl)
-            elif codec.is_soft_lease(data):
+            claim = await tier.take(key, soft=False, seconds=self._lease_ttl)
+            if claim.found is not None and codec.is_soft_lease(claim.found):
                 claim = await tier.take_over(key, seconds=self._lease_ttl)
-            elif codec.is_value(data):
-                return None if flight.forced else data
-            if claim is not None and claim.lease is not None:
+            if claim.lease is not None:
                 return claim
-            if claim is None or (claim.found is not None and not codec.is_value(claim.found)):
+            if flight.forced:
+                return None
+            if claim.found is not None and codec.is_value(claim.found):
+                self._keep(key, claim.found, flight.mark, self._life(key, claim.life, flight.ttl))
+                return claim.found
+            if claim.found is not None:
                 # Another's lease: its value will come soon, or never.
-                if flight.forced:
-                    return None
                 now = self._clock()
                 give_up = give_up or now + self._lease_ttl
                 if now >= give_up:

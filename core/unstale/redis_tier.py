@@ -33,6 +33,7 @@ class Claim:
     Attributes:
         lease: The marker that now stands at the key when it is ours, else None.
         found: What stands there when it is not ours; None when that is unknown.
+        life: Seconds until that expires; None: never, or unknown.
         live: There is an epoch, so there is a position: what is loaded may be stored.
         need_lsn: A replica may be read only once it has replayed this WAL position.
         primary: The loader must read the primary.
@@ -40,6 +41,7 @@ class Claim:
 
     lease: bytes | None
     found: bytes | None
+    life: float | None
     live: bool
     need_lsn: str | None
     primary: bool
@@ -87,17 +89,18 @@ class RedisTier:
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
         """`read`, and the seconds until it expires (None: never)."""
         data, life = await self._several(("GET", key), ("PTTL", key))
-        return data, life / 1000 if life >= 0 else None
+        return data, _seconds(life)
 
     async def take(self, key: str, *, soft: bool, seconds: float) -> Claim:
         """Take the lease of a missing key; `need_lsn` is read after it was taken."""
         lease = codec.lease(secrets.token_hex(12), soft=soft)
-        taken, found, known = await self._several(
+        taken, found, life, known = await self._several(
             ("SET", key, lease, "NX", "PX", _ms(seconds)),
             ("GET", key),
+            ("PTTL", key),
             ("HMGET", self.names.state, "epoch", "need_lsn", "primary_until"),
         )
-        return _claim(lease if taken is not None else None, found, known)
+        return _claim(lease if taken is not None else None, found, known, life=_seconds(life))
 
     async def take_over(self, key: str, *, seconds: float) -> Claim:
         """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
@@ -223,11 +226,14 @@ class RedisTier:
         return f"<RedisTier {self.names.tag} over {self.lane!r}>"
 
 
-def _claim(lease: bytes | None, found: bytes | None, known: Sequence[bytes | None]) -> Claim:
+def _claim(
+    lease: bytes | None, found: bytes | None, known: Sequence[bytes | None], *, life: float | None = None
+) -> Claim:
     epoch, need_lsn, primary_until = known
     return Claim(
         lease=lease,
         found=found if lease is None else None,
+        life=life,
         live=bool(epoch),
         need_lsn=need_lsn.decode() if need_lsn else None,
         primary=bool(primary_until),
@@ -249,6 +255,10 @@ def _chunks(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
+
+
+def _seconds(pttl: int) -> float | None:
+    return pttl / 1000 if pttl >= 0 else None
 
 
 def _text(data: bytes) -> str:

@@ -136,7 +136,7 @@ class Writer:
         return removed
 
     async def _value_or_soft_lease(self, tier: RedisTier, key: str) -> tuple[bytes | None, bytes | None]:
-        data = await self._reader.look(tier, key)
+        data = await self._reader.look(key)
         if data is not None:
             return (data, None) if codec.is_value(data) else (None, None)
         claim = await tier.take(key, soft=True, seconds=SOFT_LEASE_SECONDS)

@@ -1,49 +1,14 @@
 """`get_or_load` through both tiers of a real Valkey, with the worker's own scripts played one at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import orjson
-import pytest
 
 from unstale import Cache
 from unstale_worker.embedded import EmbeddedValkey
-from worker_double import WorkerDouble, attached_cache, redis_client
+from worker_double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
-
-
-@pytest.fixture
-async def worker(valkey: EmbeddedValkey) -> AsyncIterator[WorkerDouble]:
-    async with redis_client(valkey.url) as redis:
-        worker = WorkerDouble(redis)
-        await worker.recover()
-        async with worker.beating():
-            yield worker
-
-
-@pytest.fixture
-async def cache(valkey: EmbeddedValkey, worker: WorkerDouble) -> AsyncIterator[Cache]:
-    async with attached_cache(valkey.url) as cache:
-        yield cache
-
-
-class Loader:
-    """Counts its calls; holds them while `gate` is closed."""
-
-    def __init__(self, value: object = None) -> None:
-        self.value = value
-        self.calls = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.entered = asyncio.Event()
-
-    async def __call__(self) -> object:
-        self.calls += 1
-        value = self.value
-        self.entered.set()
-        await self.gate.wait()
-        return value
 
 
 async def test_a_value_is_loaded_once_then_comes_from_memory(cache: Cache) -> None:
@@ -56,7 +21,7 @@ async def test_a_value_is_loaded_once_then_comes_from_memory(cache: Cache) -> No
 
 
 async def test_another_instance_reads_it_from_redis(
-    cache: Cache, valkey: EmbeddedValkey, worker: WorkerDouble
+    cache: Cache, valkey: EmbeddedValkey, double: WorkerDouble
 ) -> None:
     await cache.get_or_load(KEY, Loader({"name": "Ada"}))
     async with attached_cache(valkey.url) as other:
@@ -64,15 +29,15 @@ async def test_another_instance_reads_it_from_redis(
         assert await other.get_or_load(KEY, unused) == {"name": "Ada"}
         assert unused.calls == 0
         assert other.counters().redis_hits == 1
-    assert orjson.loads(await worker.redis.get(KEY) or b"") == {"name": "Ada"}
+    assert orjson.loads(await double.redis.get(KEY) or b"") == {"name": "Ada"}
 
 
-async def test_an_invalidation_reaches_memory_and_redis(cache: Cache, worker: WorkerDouble) -> None:
+async def test_an_invalidation_reaches_memory_and_redis(cache: Cache, double: WorkerDouble) -> None:
     loader = Loader(1)
     assert await cache.get_or_load(KEY, loader) == 1
     loader.value = 2
     async with cache.subscribe(KEY) as events:
-        await worker.apply(KEY)
+        await double.apply(KEY)
         await anext(events)
     assert await cache.get_or_load(KEY, loader) == 2
 
