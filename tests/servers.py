@@ -147,7 +147,7 @@ def expect_keys_with_ttl(url: str, *, allowed: Collection[str] = ()) -> None:
     """Raise `AssertionError` naming keys that have no TTL and are neither permanent nor match `allowed`
     (regular expressions)."""
     expected = re.compile("|".join(f"(?:{pattern})" for pattern in (PERMANENT_KEYS, *allowed)))
-    with Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5) as client:
         left = sorted(
             name
             for database in range(int(client.config_get("databases")["databases"]))

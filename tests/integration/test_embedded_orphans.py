@@ -81,7 +81,15 @@ class Asking:
             lambda: not any(_alive(process) for process in processes), message=f"{processes} end"
         )
         await eventually(lambda: not any(map(_exists, self.folders)), message=f"{self.folders} are removed")
+        pids = {str(server.pid) for server in self.servers}
+        assert pids.isdisjoint(_makers_of_shared_memory()), "System V shared memory is left"
         return True
+
+
+def _makers_of_shared_memory() -> set[str]:
+    """Process ids that made the existing segments; none where the kernel does not tell."""
+    table = Path("/proc/sysvipc/shm")
+    return {line.split()[4] for line in table.read_text().splitlines()[1:]} if table.exists() else set()
 
 
 def _exists(folder: Path) -> bool:

@@ -50,7 +50,6 @@ def main() -> None:
     finally:
         server.end()
         if directory:
-            _remove_shared_memory(Path(directory))
             shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -63,6 +62,7 @@ class Server:
         self._pid: int | None = None
         self._code: int | None = None
         self._last_signal = signal.SIGKILL
+        self._folder = Path("/nonexistent")
 
     def answer(self, command: dict[str, object]) -> dict[str, object]:
         try:
@@ -87,6 +87,7 @@ class Server:
     def _start(self, command: dict[str, object]) -> None:
         self._kill()  # backends of a killed postmaster keep its shared memory, and it could not start again
         self._last_signal = signal.Signals(int(str(command["last_signal"])))
+        self._folder = Path(str(command["cwd"]))
         argv, user, group = command["argv"], command["user"], command["group"]
         assert isinstance(argv, list)
         assert user is None or isinstance(user, int)
@@ -130,6 +131,7 @@ class Server:
             self._reap()
 
     def _kill(self) -> None:
+        """SIGKILL whatever is left, and forget what it left in the kernel."""
         deadline = time.monotonic() + KILL_SECONDS
         while time.monotonic() < deadline:
             family = _descendants(os.getpid())
@@ -140,8 +142,19 @@ class Server:
                     continue
             self._reap()
             if not family:
-                return
+                break
             time.sleep(0.002)
+        self._remove_shared_memory()
+
+    def _remove_shared_memory(self) -> None:
+        """A Postgres that was killed leaves its System V segment behind; its pid file names both."""
+        for pid_file in self._folder.glob("*/postmaster.pid"):
+            try:
+                lines = pid_file.read_text().splitlines()
+                if int(lines[0]) == self._pid:
+                    ctypes.CDLL(None).shmctl(int(lines[6].split()[1]), 0, None)  # 0 is IPC_RMID
+            except (OSError, ValueError, IndexError):
+                continue
 
     def _reap(self) -> None:
         """Collect every child that has ended, the server's orphans too."""
@@ -224,16 +237,6 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _remove_shared_memory(directory: Path) -> None:
-    """A Postgres that was killed leaves its System V segment behind; its pid file names it."""
-    for pid_file in directory.glob("*/postmaster.pid"):
-        try:
-            segment = int(pid_file.read_text().splitlines()[6].split()[1])
-        except (OSError, ValueError, IndexError):
-            continue
-        ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
 
 
 if __name__ == "__main__":

@@ -196,6 +196,8 @@ class EmbeddedPostgres(Server):
             connection = await asyncpg.connect(
                 self._url(user=SUPERUSER, database="postgres", port=port), timeout=10
             )
+        except (OSError, asyncpg.CannotConnectNowError):
+            return False  # it ended, or is shutting down, since it wrote the file
         except asyncpg.InvalidPasswordError as error:
             raise EmbeddedServerError(
                 f"the Postgres on port {port} refuses the password in {self.folder}: it is another "
