@@ -1,0 +1,77 @@
+"""Events: who is told what, and what happens to a slow listener."""
+
+import asyncio
+
+import pytest
+
+from unstale.events import MOST_EVENTS, Events, Invalidated, Reset, may_overlap
+
+
+def events() -> Events:
+    return Events(lambda: 0.5)
+
+
+async def test_a_subscription_hears_of_its_own_keys_only() -> None:
+    source = events()
+    mine, other = source.open("user:42:*"), source.open("org:*")
+    source.dropped(("user:42:profile", "user:7:profile"), ())
+    assert await anext(mine) == Invalidated(("user:42:profile",), (), 0.5)
+    source.remove(other)
+    with pytest.raises(StopAsyncIteration):
+        await anext(other)
+
+
+async def test_patterns_are_passed_on_if_they_may_concern_it() -> None:
+    source = events()
+    mine = source.open("user:42:*")
+    source.dropped((), ("org:*", "user:*:profile"))
+    assert await anext(mine) == Invalidated((), ("user:*:profile",), 0.5)
+
+
+async def test_a_slow_listener_gets_one_reset_instead_of_too_much() -> None:
+    source = events()
+    mine = source.open("*")
+    for number in range(MOST_EVENTS + 1):
+        source.dropped((f"k{number}",), ())
+    source.dropped(("last",), ())
+    assert await anext(mine) == Reset(0.5)
+    assert await anext(mine) == Invalidated(("last",), (), 0.5)
+
+
+async def test_a_flush_resets_everybody_and_replaces_what_waits() -> None:
+    source = events()
+    mine = source.open("user:*")
+    source.dropped(("user:1",), ())
+    source.reset()
+    assert await anext(mine) == Reset(0.5)
+
+
+async def test_closing_ends_the_iteration_of_one_who_waits() -> None:
+    source = events()
+    mine = source.open("*")
+    heard: list[object] = []
+
+    async def listen() -> None:
+        async for event in mine:
+            heard.append(event)
+
+    task = asyncio.create_task(listen())
+    await asyncio.sleep(0)
+    source.close()
+    await task
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("user:*", "user:42:*", True),
+        ("user:*", "org:*", False),
+        ("*", "org:*", True),
+        (r"a\*b", "a*", True),
+        (r"a\*b", "ab*", False),
+        ("user:[12]:x", "user:3", True),
+    ],
+)
+def test_overlap_errs_on_the_side_of_telling(one: str, other: str, expected: bool) -> None:
+    assert may_overlap(one, other) is may_overlap(other, one) is expected

@@ -1,0 +1,204 @@
+"""Single flight: who joins which load, and what an error or a cancellation does to the others."""
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from unstale.errors import CacheClosed, LoadCancelled
+from unstale.loads import Flight, Flights, Load, Loaded, call, wants_load
+from unstale.marks import Marks
+
+
+class Fetches:
+    """Every fetch waits until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.begun: list[Flight] = []
+        self.gates: list[asyncio.Future[bytes]] = []
+        self.marks = Marks()
+        self.flights = Flights(self.fetch, self.marks)
+
+    async def fetch(self, flight: Flight) -> Loaded:
+        self.begun.append(flight)
+        gate: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.gates.append(gate)
+        return Loaded(await gate, hit=False)
+
+    def join(self, *, forced: bool = False) -> asyncio.Task[Loaded]:
+        return asyncio.create_task(self.flights.join("k", lambda: None, ttl=None, forced=forced))
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_everybody_joins_the_load_that_runs() -> None:
+    fetches = Fetches()
+    reads = [fetches.join() for _ in range(5)]
+    await settle()
+    fetches.gates[0].set_result(b"1")
+    assert {loaded.data for loaded in await asyncio.gather(*reads)} == {b"1"}
+    assert len(fetches.begun) == 1
+    await settle()
+    assert len(fetches.flights) == len(fetches.marks) == 0
+
+
+async def test_who_comes_after_an_invalidation_gets_the_next_load_and_only_one_waits() -> None:
+    fetches = Fetches()
+    before = fetches.join()
+    await settle()
+    fetches.marks.soil("k")
+    after = [fetches.join() for _ in range(3)]
+    await settle()
+    assert len(fetches.begun) == 1
+    fetches.gates[0].set_result(b"old")
+    assert (await before).data == b"old"
+    await settle()
+    assert len(fetches.begun) == 2
+    late = fetches.join()  # the second load is clean: join it
+    await settle()
+    fetches.gates[1].set_result(b"new")
+    assert {loaded.data for loaded in await asyncio.gather(*after, late)} == {b"new"}
+    assert len(fetches.begun) == 2
+
+
+async def test_forced_readers_wait_for_a_load_that_begins_after_they_came() -> None:
+    fetches = Fetches()
+    plain = fetches.join()
+    await settle()
+    forced = [fetches.join(forced=True) for _ in range(2)]
+    await settle()
+    fetches.gates[0].set_result(b"1")
+    await plain
+    await settle()
+    assert [flight.forced for flight in fetches.begun] == [False, True]
+    fetches.gates[1].set_result(b"2")
+    assert {loaded.data for loaded in await asyncio.gather(*forced)} == {b"2"}
+
+
+async def test_an_error_reaches_everybody_and_the_next_reader_tries_again() -> None:
+    fetches = Fetches()
+    reads = [fetches.join() for _ in range(3)]
+    await settle()
+    fetches.gates[0].set_exception(LookupError("no such user"))
+    assert [str(error) for error in await asyncio.gather(*reads, return_exceptions=True)] == [
+        "no such user"
+    ] * 3
+    again = fetches.join()
+    await settle()
+    fetches.gates[1].set_result(b"1")
+    assert (await again).data == b"1"
+
+
+async def test_a_cancelled_reader_leaves_the_load_to_the_others() -> None:
+    fetches = Fetches()
+    first, second = fetches.join(), fetches.join()
+    await settle()
+    first.cancel()
+    await settle()
+    fetches.gates[0].set_result(b"1")
+    assert (await second).data == b"1"
+    assert first.cancelled()
+
+
+async def test_the_last_cancelled_reader_ends_the_load() -> None:
+    fetches = Fetches()
+    reads = [fetches.join(), fetches.join()]
+    await settle()
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    await settle()
+    assert fetches.gates[0].cancelled()
+    assert len(fetches.flights) == len(fetches.marks) == 0
+
+
+async def test_a_reader_that_comes_while_an_abandoned_load_ends_gets_one_of_its_own() -> None:
+    fetches = Fetches()
+    first = fetches.join()
+    await settle()
+    first.cancel()
+    await asyncio.sleep(0)  # the load's cancellation is under way
+    second = fetches.join()
+    await settle()
+    fetches.gates[-1].set_result(b"2")
+    assert (await second).data == b"2"
+
+
+async def test_a_waiting_load_that_nobody_wants_any_more_never_begins() -> None:
+    fetches = Fetches()
+    first = fetches.join()
+    await settle()
+    fetches.marks.soil("k")
+    second = fetches.join()
+    await settle()
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    fetches.gates[0].set_result(b"1")
+    await first
+    await settle()
+    assert len(fetches.begun) == 1
+    assert len(fetches.flights) == len(fetches.marks) == 0
+
+
+async def test_a_load_cancelled_from_inside_is_an_error_and_no_cancellation() -> None:
+    fetches = Fetches()
+    read = fetches.join()
+    await settle()
+    fetches.gates[0].cancel()
+    with pytest.raises(LoadCancelled, match="'k'"):
+        await read
+
+
+async def test_closing_ends_what_runs_and_what_waits() -> None:
+    fetches = Fetches()
+    running = fetches.join()
+    await settle()
+    fetches.marks.soil("k")
+    waiting = fetches.join()
+    await settle()
+    await fetches.flights.close()
+    for read in (running, waiting):
+        with pytest.raises(CacheClosed):
+            await read
+
+
+class Profiles:
+    async def plain(self) -> int:
+        return 1
+
+    async def loading(self, load: Load) -> int:
+        return 2
+
+    async def __call__(self, load: Load) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("loader", "expected"),
+    [
+        (lambda: 1, False),
+        (lambda load: 1, True),
+        (lambda user=42: 1, False),
+        (lambda *args: 1, False),
+        (lambda *, key=1: 1, False),
+        (Profiles().plain, False),
+        (Profiles().loading, True),
+        (Profiles(), True),
+        (partial(lambda user, load: 1, 42), True),
+        (partial(lambda user: 1, 42), False),
+        (dict, False),
+    ],
+)
+def test_who_is_given_the_load(loader: object, expected: bool) -> None:
+    assert wants_load(loader) is expected  # type: ignore[arg-type]  # parametrized callables
+
+
+async def test_any_kind_of_callable_loads() -> None:
+    load = Load("k", None, primary=False)
+    assert await call(lambda: 1, load) == 1
+    assert await call(Profiles().plain, load) == 1
+    assert await call(lambda: Profiles().plain(), load) == 1
+    assert await call(lambda given: given.key, load) == "k"

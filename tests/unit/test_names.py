@@ -1,0 +1,75 @@
+"""Names: the fixed ones, and globs that mean what Redis means."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unstale import escape_glob
+from unstale.names import LEASE, SOFT_LEASE, Names, matches
+
+HOSTILE = st.text(alphabet="ab*?[]^-\\é:", max_size=12)
+
+
+def test_the_keys_of_the_default_namespace() -> None:
+    names = Names()
+    assert [names.state, names.rules, names.log, names.leader, names.channel] == [
+        "{unstale:0}:state",
+        "{unstale:0}:rules",
+        "{unstale:0}:log",
+        "{unstale:0}:leader",
+        "{unstale:0}:invalidations",
+    ]
+    assert names.permanent == {names.state, names.rules, names.log}
+
+
+@pytest.mark.parametrize("namespace", ["", "a b", "a{b}", "x" * 65, "a:b"])
+def test_a_namespace_that_would_break_the_hash_tag_is_refused(namespace: str) -> None:
+    with pytest.raises(ValueError, match="namespace"):
+        Names(namespace)
+
+
+def test_no_json_begins_like_a_lease() -> None:
+    assert LEASE[:1] == SOFT_LEASE[:1] == b"\x00"
+    assert not LEASE.startswith(SOFT_LEASE)
+    assert not SOFT_LEASE.startswith(LEASE)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "expected"),
+    [
+        ("user:*:profile", "user:42:profile", True),
+        ("user:*:profile", "user:42:profile:x", False),
+        ("*", "", True),
+        ("a?c", "abc", True),
+        ("a?c", "aéc", False),  # a byte, as in Redis
+        ("a??c", "aéc", True),
+        ("[a-c]x", "bx", True),
+        ("[c-a]x", "bx", True),
+        ("[^a]x", "ax", False),
+        ("[a", "a", True),
+        (r"\*", "*", True),
+        (r"\*", "a", False),
+        ("a\\", "a\\", True),
+        ("a*b*c", "aXbYbZc", True),
+    ],
+)
+def test_globs_match_as_in_redis(pattern: str, key: str, expected: bool) -> None:
+    assert matches(pattern, key) is expected
+
+
+@given(HOSTILE, HOSTILE)
+def test_an_escaped_text_matches_itself_and_nothing_else(text: str, other: str) -> None:
+    assert matches(escape_glob(text), text)
+    assert matches(escape_glob(text), other) == (text == other)
+
+
+def test_a_hostile_pattern_takes_no_exponential_time() -> None:
+    # In a process of its own, so that it can be stopped if it does not end.
+    code = "from unstale.names import matches; print(matches('*a' * 60 + 'b', 'a' * 1000))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "False\n"

@@ -1,0 +1,42 @@
+"""What `import unstale` offers, and how little it loads."""
+
+import subprocess
+import sys
+
+import unstale
+
+HEAVY = ("redis", "pydantic", "asyncio", "orjson", "aiohttp", "asyncpg", "supabase", "openai")
+
+
+def test_the_public_names_are_these() -> None:
+    assert unstale.__all__ == sorted(unstale.__all__)
+    assert set(unstale.__all__) == {
+        "Cache",
+        "CacheClosed",
+        "ConfigurationError",
+        "FrozenDict",
+        "Invalidated",
+        "Load",
+        "LoadCancelled",
+        "RedisUnavailable",
+        "Reset",
+        "SettingError",
+        "Settings",
+        "UnstaleError",
+        "UnsupportedServer",
+        "WaitTimeout",
+        "escape_glob",
+    }
+    for name in unstale.__all__:
+        assert getattr(unstale, name).__name__ == name
+    assert set(unstale.__all__) <= set(dir(unstale))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    assert not hasattr(unstale, "nothing")
+
+
+def test_importing_the_package_loads_no_client() -> None:
+    code = f"import unstale, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
