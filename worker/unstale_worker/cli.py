@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -91,6 +92,139 @@ def demo(
         return DONE if fresh else FAILED
 
     _run(run)
+
+
+@app.command()
+def dev() -> None:
+    """Start Postgres, Redis and the worker for your own code, with your migrations; Ctrl-C ends it."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.settings import Settings
+        from unstale_worker.dev import run_dev
+        from unstale_worker.logs import configure_logging
+        from unstale_worker.rules import Rules
+
+        settings = Settings.load()
+        configure_logging(settings.log)
+        await run_dev(Rules.load(settings.config), config=settings.config, stop=stop, say=_say)
+        return DONE
+
+    _run(run)
+
+
+@app.command()
+def worker() -> None:
+    """Apply changes to Redis and tell the agents; run two for a standby."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.settings import Settings
+        from unstale_worker.logs import configure_logging
+        from unstale_worker.rules import Rules
+        from unstale_worker.service import run_service
+
+        settings = Settings.load()
+        configure_logging(settings.log)
+        await run_service(settings, Rules.load(settings.config), stop=stop)
+        return DONE
+
+    _run(run)
+
+
+@app.command()
+def migration(
+    name: Annotated[str | None, typer.Option(help="Name of the file, after its timestamp.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the Supabase command line keeps migrations.")] = Path(
+        "supabase/migrations"
+    ),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Write every watch again, for a database that lost some.")
+    ] = False,
+) -> None:
+    """Write the SQL that makes the database capture what the rules need."""
+    from unstale.settings import Settings
+    from unstale_worker.embedded import migrations_folder
+    from unstale_worker.migration import write_migration
+    from unstale_worker.rules import Rules
+    from unstale_worker.terminal import Output
+
+    rules = Rules.load(Settings.load().config)
+    result = write_migration(rules, folder, base=migrations_folder(), name=name, everything=everything)
+    Output(json=False).migration(result)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at everything unstale stands on, and say what is wrong and what to do about it."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.settings import Settings
+        from unstale_worker.doctor import Severity, examine
+        from unstale_worker.terminal import Output
+
+        findings = await examine(Settings.load())
+        Output(json=json).findings(findings)
+        return FAILED if any(finding.severity is Severity.ERROR for finding in findings) else DONE
+
+    _run(run)
+
+
+@app.command()
+def stats(
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")] = False,
+) -> None:
+    """Show what Redis knows of the worker and its agents."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.redis_client import open_redis
+        from unstale.settings import Settings
+        from unstale_worker.stats import lines, read_stats
+        from unstale_worker.terminal import Output
+
+        settings, output = Settings.load(), Output(json=json)
+        async with open_redis(settings, connections=1) as redis:
+            while True:
+                found = await read_stats(redis, settings.names)
+                output.pairs(lines(found), found.as_dict())
+                if not watch or await _waited(stop, seconds=1.0):
+                    return DONE
+
+    _run(run)
+
+
+@app.command()
+def tail(
+    pattern: Annotated[str | None, typer.Argument(help="Only keys that this Redis glob matches.")] = None,
+    json: Json = False,
+) -> None:
+    """Follow the invalidations until Ctrl-C."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.redis_client import open_redis
+        from unstale.settings import Settings
+        from unstale_worker.tail import follow
+        from unstale_worker.terminal import Output
+
+        settings, output = Settings.load(), Output(json=json)
+        async with open_redis(settings, connections=1) as redis:
+            async for line in follow(redis, settings.names, pattern=pattern, stop=stop):
+                output.tail(line)
+        return DONE
+
+    _run(run)
+
+
+async def _waited(stop: asyncio.Event, *, seconds: float) -> bool:
+    """Wait for ``seconds``; True at once when ``stop`` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    return stop.is_set()
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+    sys.stdout.flush()
 
 
 def _run(work: Callable[[asyncio.Event], Awaitable[int]]) -> None:

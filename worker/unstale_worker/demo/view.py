@@ -102,7 +102,7 @@ class View:
                 f"{len(tally.agents)} agents",
                 ("reads", f"{tally.reads:,}"),
                 ("rate", f"{self._rate('reads'):,.0f}/s"),
-                ("near hits", f"{tally.near_hit_rate:.1%}"),
+                ("near", f"{tally.near_hit_rate:.1%}"),
                 wide=wide,
             ),
         )

@@ -1,0 +1,46 @@
+"""Embedded servers and a worker for one's own code: what ``unstale dev`` runs."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from unstale.errors import ConfigurationError
+from unstale.settings import Settings
+from unstale_worker.embedded import stack
+from unstale_worker.rules import Rules
+from unstale_worker.server import serving
+from unstale_worker.supervisor import Worker
+
+MIGRATIONS: Final = Path("supabase/migrations")
+"""The user's own migrations, as the Supabase command line keeps them; relative to the working directory."""
+
+
+async def run_dev(
+    rules: Rules, *, config: Path | None, stop: asyncio.Event, say: Callable[[str], None]
+) -> None:
+    """Serve until ``stop`` is set, then end and remove everything.
+
+    Unstale's migrations are applied, then those in `MIGRATIONS`. ``say`` gets the servers' URLs as lines of
+    an ``.env`` file, once they answer. Raises `ConfigurationError` when a migration fails or lacks a watch.
+    """
+    folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
+    try:
+        async with stack(migrations=folders) as servers:
+            settings = Settings.load(
+                database_url=servers.worker_database_url, redis_url=servers.redis_url, config=config
+            )
+            if "http_port" not in settings.model_fields_set:
+                settings = settings.model_copy(update={"http_port": 0})
+            worker = Worker(settings, rules)
+            async with serving(settings, worker.status) as url:
+                say(f"# {rules.file}; migrations: {MIGRATIONS if folders else 'only those of unstale'}")
+                say(f"DATABASE_URL={servers.database_url}")
+                say(f"REDIS_URL={servers.redis_url}")
+                say(f"# the worker says how it is at {url}/; Ctrl-C ends it all")
+                await worker.run(stop=stop)
+    except asyncpg.PostgresError as error:
+        where = "; ".join(getattr(error, "__notes__", ()))
+        raise ConfigurationError(f"a migration failed {where}: {error}") from error

@@ -1,0 +1,16 @@
+-- Tries what unstale's scripts do, on keys and a channel of the doctor's own, and leaves nothing behind.
+-- KEYS: hash, stream, string   ARGV: channel     Reply: the live server's run
+redis.call('HSET', KEYS[1], 'field', '1')
+redis.call('HINCRBY', KEYS[1], 'field', 1)
+redis.call('HMGET', KEYS[1], 'field')
+redis.call('HGETALL', KEYS[1])
+redis.call('XADD', KEYS[2], '1-0', 'm', '')
+redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
+redis.call('XDEL', KEYS[2], '1-0')
+redis.call('SET', KEYS[3], '1', 'PX', 1000)
+redis.call('TYPE', KEYS[3])
+redis.call('PEXPIRE', KEYS[3], 1000)
+redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
+redis.call('PUBLISH', ARGV[1], 'doctor')
+redis.call('TIME')
+return live_run()

@@ -1,0 +1,1 @@
+select severity, subject, finding, remedy from unstale.check()
