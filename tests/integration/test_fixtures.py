@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_a_leak_fails_the_test_that_leaks(tmp_path: Path, complaint: str) -> Non
         capture_output=True,
         text=True,
         cwd=TESTS,
-        env={"PYTHONPATH": str(TESTS), "PATH": "/usr/bin:/bin"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])},
         timeout=60,
     )
     assert complaint in run.stdout
