@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from unstale import codec
+from unstale import codec, failpoints
 from unstale.errors import RedisUnavailable
 from unstale.following import Follower, Trust
 from unstale.loads import Flight, Load, Loaded, call
@@ -107,6 +107,8 @@ class Reader:
         give_up: float | None = None
         pause = FIRST_LOOK
         while True:
+            if failpoints.on:
+                await failpoints.reach("reader.before_claim")
             claim = await tier.take(key, soft=False, seconds=self._lease_ttl)
             if claim.found is not None and codec.is_soft_lease(claim.found):
                 claim = await tier.take_over(key, seconds=self._lease_ttl)
@@ -139,15 +141,21 @@ class Reader:
         assert lease is not None  # claims without one do not come here
         stored = False
         try:
+            if failpoints.on:
+                await failpoints.reach("reader.before_load")
             async with self._prolonged(tier, key, lease):
                 load = Load(key, claim.need_lsn, claim.primary or not claim.live)
                 data = await self._load(flight, load)
+            if failpoints.on:
+                await failpoints.reach("reader.before_fill")
             if claim.live:
                 ttl = self._rulebook.ttl_of_load(key, flight.ttl)
                 with contextlib.suppress(RedisUnavailable):
                     stored = await tier.fill(key, lease, data, seconds=ttl)
                 if stored:
                     self.fills += 1
+                    if failpoints.on:
+                        await failpoints.reach("reader.after_fill")
                     self._keep(key, data, flight.mark, ttl)
                 else:
                     self.fills_refused += 1

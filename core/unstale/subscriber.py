@@ -11,6 +11,7 @@ from typing import Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from unstale import failpoints
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import MessageError, Unavailable
 from unstale.following import Follower, Trust
@@ -153,6 +154,8 @@ class Subscriber:
                 self._follower.pong(int(reply[1]))
 
     async def _hear(self, payload: bytes) -> None:
+        if failpoints.on:
+            await failpoints.reach("subscriber.before_message")
         try:
             message = decode(payload)
         except MessageError as error:
@@ -201,6 +204,8 @@ class Subscriber:
         """Catch up with the log in one atomic read; raises `Unavailable`, which ends this connection."""
         follower = self._follower
         self.replays += 1
+        if failpoints.on:
+            await failpoints.reach("subscriber.before_replay")
         skip, self._skip_entries = self._skip_entries, True
         try:
             # The last one did not come through: so much that it takes too long. Then without the entries.
@@ -212,6 +217,8 @@ class Subscriber:
             follower.adopt(None, follower.last)
             return
         self._skip_entries = False
+        if failpoints.on:
+            await failpoints.reach("subscriber.after_replay")
         if skip or found.epoch is None or found.epoch != follower.epoch or not found.complete:
             follower.adopt(found.epoch, found.last)
             return

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from unstale import codec
+from unstale import codec, failpoints
 from unstale.errors import RedisUnavailable
 from unstale.following import Follower, Trust
 from unstale.misses import Misses
@@ -154,10 +154,14 @@ class Writer:
 
     async def _invalidate(self, tier: RedisTier, keys: Sequence[str], *, lsn: str | None = None) -> None:
         try:
+            if failpoints.on:
+                await failpoints.reach("writer.before_invalidate")
             try:
                 await tier.invalidate(keys, lsn=lsn)
             except RedisUnavailable:
                 await tier.invalidate(keys, lsn=lsn)  # a connection that had gone stale; twice does no harm
+            if failpoints.on:
+                await failpoints.reach("writer.after_invalidate")
         finally:
             self._near.drop(keys)  # before the caller goes on, whatever happened: it reads its own writes
 

@@ -12,6 +12,7 @@ from typing import Final
 import asyncpg
 import structlog
 
+from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
 from unstale.names import SLEEP_LOCK, WAKEUP_CHANNEL
 from unstale_worker.backoff import Backoff
@@ -87,6 +88,8 @@ class WakeUps:
             # Granted or not? Only a closed session knows.
             self._broken(None)
             raise
+        if failpoints.on and self.asleep:
+            await failpoints.reach("wakeups.asleep")
         return self.asleep
 
     async def awake(self) -> None:

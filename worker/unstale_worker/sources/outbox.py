@@ -10,6 +10,7 @@ from typing import Final
 import asyncpg
 import structlog
 
+from unstale import failpoints
 from unstale.errors import DatabaseUnavailable, MigrationMissing
 from unstale.names import APPLICATION_NAME
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
@@ -133,6 +134,8 @@ class OutboxSource:
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
         """See `Source.read`."""
         began = time.monotonic()
+        if failpoints.on:
+            await failpoints.reach("source.before_read")
         async with self._use() as connection:
             row = await connection.fetchrow(
                 statement("read"),
@@ -143,6 +146,8 @@ class OutboxSource:
                 self._read_entries,
                 MAX_ELEMENTS,
             )
+        if failpoints.on:
+            await failpoints.reach("source.after_read")
         assert row is not None
         self.reads += 1
         entries: Sequence[Entry] = [Entry._make(entry) for entry in row[10] or ()]
