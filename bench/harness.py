@@ -43,7 +43,9 @@ def arguments(description: str, *, repeats: int, **flags: Any) -> argparse.Names
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     parser.add_argument("--repeats", type=int, default=repeats)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work: for a look, not for a figure")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the work: for a look, not for a figure"
+    )
     for name, default in flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     return parser.parse_args()
@@ -52,7 +54,11 @@ def arguments(description: str, *, repeats: int, **flags: Any) -> argparse.Names
 @asynccontextmanager
 async def servers(*, sql: str = SCHEMA, fsync: bool = True) -> AsyncIterator[Stack]:
     """Both servers, migrated, with the benchmark's tables."""
-    settings: dict[str, str | int] = {"fsync": "on" if fsync else "off", "shared_buffers": "256MB", "max_wal_size": "4GB"}
+    settings: dict[str, str | int] = {
+        "fsync": "on" if fsync else "off",
+        "shared_buffers": "256MB",
+        "max_wal_size": "4GB",
+    }
     async with stack(sql=sql, settings=settings) as running:
         yield running
 
@@ -101,6 +107,15 @@ async def applied(redis: Any, xid: int, *, process: subprocess.Popen[bytes], tim
     raise SystemExit("the worker did not get there in time")
 
 
+async def leads(redis: Any, *, process: subprocess.Popen[bytes], timeout: float = 60.0) -> None:
+    """Wait until the worker has stored a position."""
+    deadline = time.monotonic() + timeout
+    while not await redis.hexists(Names().state, "position"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"the worker does not lead (exit code {process.returncode})")
+        await asyncio.sleep(0.02)
+
+
 def peak_rss_mb(pid: int) -> float:
     """Largest resident set of a process so far, in MB (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -145,7 +160,9 @@ def machine() -> str:
     model = next(
         (
             line.split(":", 1)[1].strip()
-            for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])
+            for line in (
+                Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+            )
             if line.startswith("model name")
         ),
         platform.machine(),

@@ -27,7 +27,9 @@ async def measure(seconds: float) -> dict[str, dict[str, float]]:
                 elapsed = time.monotonic() - began
                 used = cpu_seconds(process.pid) - cpu
                 asked = await transactions(connection) - queries
-            return {"worker": {"cpu_percent": 100 * used / elapsed, "queries_per_s": max(0.0, asked / elapsed)}}
+            return {
+                "worker": {"cpu_percent": 100 * used / elapsed, "queries_per_s": max(0.0, asked / elapsed)}
+            }
         finally:
             await connection.close()
             await redis.aclose()

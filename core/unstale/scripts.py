@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
-    from redis.asyncio.client import Pipeline
+    pass
 
 HEADER: Final = "#!lua flags=allow-oom\n"
 """An invalidation is never refused because Redis is out of memory: it only frees some."""
@@ -64,16 +64,14 @@ class Script:
         except NoScriptError:
             return await command(redis, "EVAL", self.text, len(keys), *keys, *args)
 
-    def queue(
+    def call(
         self,
-        pipeline: "Pipeline",
         *,
         keys: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
         args: Sequence[Argument] = (),
-    ) -> None:
-        """Add it to a pipeline; call `load` on the connection's server first, or expect NoScriptError."""
-        queue: Callable[..., object] = pipeline.execute_command
-        queue("EVALSHA", self.sha, len(keys), *keys, *args)
+    ) -> tuple[Argument, ...]:
+        """The command, for a pipeline; `load` the script first, or expect NoScriptError."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
     async def load(self, redis: Executes) -> None:
         """Make the server know it."""

@@ -6,18 +6,19 @@ all others of its batch were acknowledged.
 """
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
+from unstale.lane import Lane
 from unstale.messages import MAX_MESSAGE_BYTES, key_list
 from unstale.names import Names, glob_regex
 from unstale.scripts import Argument, Script
 from unstale_worker.sources import Page
-from unstale_worker.state import State
+from unstale_worker.state import Seen, State
 
 STATE: Final = Script("unstale_worker", "state")
 APPLY: Final = Script("unstale_worker", "apply")
@@ -40,14 +41,14 @@ class Applier:
     """The only writer of the state, on behalf of the leader with this fence.
 
     Example:
-        >>> applier = Applier(redis, Names(), fence=7, log_max_bytes=32 << 20)
+        >>> applier = Applier(lane, Names(), fence=7, log_max_bytes=32 << 20)
         >>> state = await applier.state()
     """
 
     def __init__(
-        self, redis: Redis, names: Names, *, fence: int, log_max_bytes: int, script_keys: int = 1_000
+        self, lane: Lane, names: Names, *, fence: int, log_max_bytes: int, script_keys: int = 1_000
     ) -> None:
-        self._redis, self._names, self._fence = redis, names, str(fence)
+        self._lane, self._names, self._fence = lane, names, str(fence)
         self._log_max_bytes, self._script_keys = log_max_bytes, script_keys
         self.keys = 0
         """Keys invalidated so far."""
@@ -74,44 +75,57 @@ class Applier:
         return state
 
     async def apply(
-        self, state: State, page: Page, *, keys: Sequence[str], patterns: Sequence[str], store: bool
-    ) -> State:
-        """Invalidate; with ``store`` also move the position to the page's. Returns the state after it."""
+        self,
+        state: State,
+        page: Page,
+        *,
+        keys: Iterable[str],
+        patterns: Sequence[str],
+        store: bool,
+        say: Seen | None = None,
+    ) -> tuple[State, str]:
+        """Invalidate; with ``store`` also move the position to the page's, and say a watermark.
+
+        Returns the state after it, and the ``primary_until`` that stands after a watermark.
+        """
         names = self._names
-        reserved = names.tag
-        wanted = [key for key in keys if not key.startswith(reserved)]
+        wanted = [key for key in keys if not key.startswith(names.tag)]
         if patterns:
             await self._drop(state, patterns)
-        bodies = list(self._bodies(wanted, patterns))
-        arguments = [names.channel, self._fence, state.epoch, state.position]
+        before: list[Argument] = [names.channel, self._fence, state.epoch, state.position]
+        after: list[Argument] = [self._log_max_bytes, page.lsn]
         final: list[Argument] = [page.position, page.flushed, page.database] if store else []
-        calls: list[tuple[list[str], list[Argument]]] = [
-            (
-                [names.state, names.log, *chunk],
-                [*arguments, keys_json, patterns_json, self._log_max_bytes, page.lsn],
+        if say is not None:
+            final += [say.snapshot, state.rules, say.age_ms(time.monotonic()), say.primary_until]
+        bodies = list(self._bodies(wanted, patterns))
+        if store and not bodies:
+            bodies.append(([], b"[]", b"[]"))
+        last = len(bodies) - 1 if store else len(bodies)
+        calls = [
+            APPLY.call(
+                keys=[names.state, names.log, *chunk],
+                args=[*before, keys_json, patterns_json, *after, *(final if number == last else ())],
             )
-            for chunk, keys_json, patterns_json in bodies
+            for number, (chunk, keys_json, patterns_json) in enumerate(bodies)
         ]
-        if store and not calls:
-            calls.append(
-                ([names.state, names.log], [*arguments, b"[]", b"[]", self._log_max_bytes, page.lsn])
-            )
-        head, tail = (calls[:-1], calls[-1:]) if store else (calls, [])
-        for start in range(0, len(head), PIPELINED):
-            self._count(await self._pipelined(APPLY, head[start : start + PIPELINED]))
-        for script_keys, script_arguments in tail:
-            self._count([await self._run(APPLY, script_keys, [*script_arguments, *final])])
+        for start in range(0, last, PIPELINED):
+            self._count(await self._pipelined(APPLY, calls[start : min(start + PIPELINED, last)]))
+        pending = b""
+        if store:
+            (reply,) = await self._pipelined(APPLY, calls[last:])
+            self._count([reply])
+            pending = reply[3]
         self.keys += len(wanted)
-        return state.advanced(page) if store else state
+        return (state.advanced(page) if store else state), pending.decode()
 
-    async def watermark(self, state: State, *, seen: str, lsn: str, age: float, primary_until: str) -> str:
+    async def watermark(self, state: State, seen: Seen) -> str:
         """Publish up to where everything is applied; returns the ``primary_until`` that stands now."""
         reply = await self._run(
             WATERMARK,
             [self._names.state, self._names.log],
             [
                 self._names.channel, self._fence, state.epoch, state.position,
-                seen, lsn, state.rules, f"{age * 1000:.3f}", primary_until,
+                seen.snapshot, seen.lsn, state.rules, seen.age_ms(time.monotonic()), seen.primary_until,
             ],
         )  # fmt: skip
         accepted(reply)
@@ -135,14 +149,14 @@ class Applier:
         published: bytes,
         patterns: Iterable[str],
         snapshot: Callable[[], Awaitable[Page]],
-        age_of: Callable[[Page], float],
-    ) -> Page:
+    ) -> Seen:
         """Snapshot first, then drop every owned key, then store the snapshot under a new epoch.
 
         The last script requires the run that was seen before the snapshot, so a failover in between, which
-        may bring old keys back, refuses it. Returns the page that the position is of.
+        may bring old keys back, refuses it.
         """
         page = await snapshot()
+        seen = Seen(page.snapshot, page.lsn, page.began, "")
         await self._drop(state, sorted(set(patterns)))
         reply = await self._run(
             RECOVER,
@@ -150,18 +164,15 @@ class Applier:
             [
                 self._names.channel, self._fence, state.position, state.live_run, secrets.token_hex(16),
                 page.position, page.lsn, page.flushed, page.database, rules, published,
-                page.snapshot, f"{age_of(page) * 1000:.3f}",
+                page.snapshot, seen.age_ms(time.monotonic()),
             ],
         )  # fmt: skip
         accepted(reply)
-        return page
+        return seen
 
     async def published(self) -> bytes | None:
         """The rules that are published now."""
-        try:
-            found: Any = await self._redis.get(self._names.rules)
-        except RedisError as error:
-            raise unavailable(error) from error
+        found: Any = await self._lane.get(self._names.rules)
         return bytes(found) if found is not None else None
 
     def _bodies(
@@ -200,49 +211,43 @@ class Applier:
         globs = list(patterns) if len(patterns) < SINGLE_PASS else ["*"]
         tests = [glob_regex(pattern).match for pattern in patterns] if globs == ["*"] else []
         for glob in globs:
-            cursor = 0
+            cursor = b"0"
             while True:
-                try:
-                    step: Any = await self._redis.scan(cursor, match=glob, count=SCAN_COUNT)
-                except RedisError as error:
-                    raise unavailable(error) from error
+                step = await self._command("SCAN", cursor, "MATCH", glob, "COUNT", SCAN_COUNT)
                 cursor, found = step
                 keys: list[bytes] = [key for key in found if not key.startswith(reserved)]
                 if tests:
                     keys = [key for key in keys if any(test(key) for test in tests)]
                 if keys:
                     yield keys
-                if cursor == 0:
+                if cursor == b"0":
                     break
+
+    async def _command(self, *parts: Argument) -> Any:
+        try:
+            return await self._lane.execute_command(*parts)
+        except RedisError as error:
+            raise unavailable(error) from error
 
     async def _run(
         self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Argument]
     ) -> list[Any]:
         try:
-            reply: list[Any] = await script(self._redis, keys=keys, args=arguments)
+            reply: list[Any] = await script(self._lane, keys=keys, args=arguments)
         except RedisError as error:
             raise unavailable(error) from error
         return reply
 
-    async def _pipelined(
-        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
-    ) -> list[list[Any]]:
-        async def send() -> list[list[Any]]:
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for keys, arguments in calls:
-                    script.queue(pipeline, keys=keys, args=arguments)
-                replies: list[list[Any]] = await pipeline.execute()
-                return replies
-
-        try:
-            try:
-                return await send()
-            except NoScriptError:
-                # Nothing of it moved the position, so sending it all again only repeats invalidations.
-                await script.load(self._redis)
-                return await send()
-        except RedisError as error:
-            raise unavailable(error) from error
+    async def _pipelined(self, script: Script, calls: Sequence[tuple[Argument, ...]]) -> list[list[Any]]:
+        """Send several calls of one script; again after a NOSCRIPT, which only repeats removals."""
+        replies: list[Any] = await self._lane.pipeline(*calls)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._command("SCRIPT LOAD", script.text)
+            replies = await self._lane.pipeline(*calls)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise unavailable(reply) from reply
+        return replies
 
     def _count(self, replies: Sequence[list[Any]]) -> None:
         for reply in replies:

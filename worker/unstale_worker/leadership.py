@@ -5,10 +5,10 @@ import secrets
 from typing import Final
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from unstale.errors import LeadershipLost
+from unstale.errors import LeadershipLost, RedisUnavailable
+from unstale.lane import Lane
 from unstale.names import Names
 from unstale.scripts import Script
 from unstale_worker.applier import unavailable
@@ -30,12 +30,12 @@ class Leadership:
     it quiet, and the lease keeps two workers from doing the same work.
 
     Example:
-        >>> leadership = Leadership(redis, Names(), ttl=2.0)
+        >>> leadership = Leadership(lane, Names(), ttl=2.0)
         >>> fence = await leadership.try_acquire()
     """
 
-    def __init__(self, redis: Redis, names: Names, *, ttl: float) -> None:
-        self._redis, self._names, self._ttl = redis, names, ttl
+    def __init__(self, lane: Lane, names: Names, *, ttl: float) -> None:
+        self._lane, self._names, self._ttl = lane, names, ttl
         self._token = secrets.token_hex(16)
         self.fence = 0
         """The fence of the last leadership; 0 before the first."""
@@ -49,7 +49,7 @@ class Leadership:
         """Take the lease; returns the fence, or 0 while another holds it. Raises `RedisUnavailable`."""
         try:
             reply = await ACQUIRE(
-                self._redis,
+                self._lane,
                 keys=[self._names.leader, self._names.state],
                 args=[self._token, self._milliseconds, secrets.token_hex(4)],
             )
@@ -73,11 +73,11 @@ class Leadership:
             asked = loop.time()
             try:
                 kept = await RENEW(
-                    self._redis,
+                    self._lane,
                     keys=[self._names.leader, self._names.state],
                     args=[self._token, self._milliseconds, str(self.fence)],
                 )
-            except RedisError as error:
+            except (RedisError, RedisUnavailable) as error:
                 if loop.time() >= until:
                     raise LeadershipLost("the lease could not be renewed before it ran out") from error
                 continue
@@ -88,8 +88,8 @@ class Leadership:
     async def resign(self) -> None:
         """Give the lease up, so that a standby need not wait until it runs out; errors cost that time."""
         try:
-            await RESIGN(self._redis, keys=[self._names.leader], args=[self._token])
-        except RedisError:
+            await RESIGN(self._lane, keys=[self._names.leader], args=[self._token])
+        except (RedisError, RedisUnavailable):
             log.info("the lease could not be given up; it runs out by itself", seconds=self._ttl)
 
     @property

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 import structlog
@@ -14,8 +13,8 @@ from unstale_worker.applier import Applier
 from unstale_worker.fanout import FanoutFailure
 from unstale_worker.pace import Pace
 from unstale_worker.rules import Plan, Rules
-from unstale_worker.sources import Cursor, Page, Source
-from unstale_worker.state import Standing, State, standing, standing_after_read
+from unstale_worker.sources import Page, Source
+from unstale_worker.state import Seen, Standing, State, standing, standing_after_read
 from unstale_worker.status import Counters
 from unstale_worker.wakeups import WakeUps
 
@@ -26,23 +25,6 @@ WATERMARK_SPACING: Final = 0.005
 
 RunQueries = Callable[[Plan], Awaitable[list[FanoutFailure]]]
 """Carries out a plan's fan-out queries, moving them into its keys and patterns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The newest read that is applied as a whole: what a watermark says.
-
-    Attributes:
-        snapshot: What was visible.
-        lsn: WAL position that covers it.
-        began: When the read began, by the monotonic clock.
-        primary_until: What stood in the state before that read.
-    """
-
-    snapshot: str
-    lsn: str
-    began: float
-    primary_until: str
 
 
 class Pipeline:
@@ -101,14 +83,17 @@ class Pipeline:
         if verdict is not Standing.READY:
             await self._recover(state, verdict)
             return 0
-        found, first, prefetched = 0, page, None
+        found, began, prefetched = 0, page.began, None
         try:
             while True:
                 found += len(page.entries)
+                seen = None
                 if page.more:
                     assert page.cursor is not None
-                    prefetched = asyncio.ensure_future(self._next(state.position, page.cursor))
-                state = await self._apply(state, page)
+                    prefetched = asyncio.ensure_future(self._source.read(state.position, page.cursor))
+                else:
+                    seen = Seen(page.snapshot, page.lsn, began, primary_until)
+                state = await self._apply(state, page, seen)
                 if prefetched is None:
                     break
                 page, prefetched = await prefetched, None
@@ -117,15 +102,11 @@ class Pipeline:
             if prefetched is not None:
                 prefetched.cancel()
                 await asyncio.wait([prefetched])
-        self._seen = Seen(page.snapshot, page.lsn, first.began, primary_until)
-        self._counters.caught_up(first.began)
-        self._unsaid = self._unsaid or found > 0
+        self._seen = seen
+        self._counters.caught_up(began)
         await self._say(state, least=WATERMARK_SPACING if self._unsaid else self._interval)
         self._state = state
         return found
-
-    async def _next(self, after: str, cursor: Cursor) -> Page:
-        return await self._source.read(after, cursor)
 
     async def _begin(self) -> State:
         """Read the state and settle what Redis alone can tell, until changes can be applied."""
@@ -163,19 +144,18 @@ class Pipeline:
                     "the published rules cannot be read; keys of older rules may stay until their TTL"
                 )
         log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
-        page = await self._applier.recover(
+        self._seen = await self._applier.recover(
             state,
             rules=self._rules.hash,
             published=self._rules.published(),
             patterns=patterns,
             snapshot=lambda: self._source.read(None),
-            age_of=lambda page: time.monotonic() - page.began,
         )
-        self._seen = Seen(page.snapshot, page.lsn, page.began, "")
         self._counters.recoveries += 1
         self._counters.epochs += 1
 
-    async def _apply(self, state: State, page: Page) -> State:
+    async def _apply(self, state: State, page: Page, seen: Seen | None) -> State:
+        """Carry one page out; the last one of a batch says the watermark ``seen`` in the same script."""
         moved = page.position != state.position
         if not page.entries and not moved:
             return state
@@ -185,9 +165,15 @@ class Pipeline:
             for failure in await self._run_queries(plan):
                 self._counters.failed(str(failure))
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
-        state = await self._applier.apply(
-            state, page, keys=list(plan.keys), patterns=sorted(plan.patterns), store=moved
+        now = time.monotonic()
+        say = seen if moved and now - self._said_at >= WATERMARK_SPACING else None
+        state, primary_until = await self._applier.apply(
+            state, page, keys=plan.keys, patterns=sorted(plan.patterns), store=moved, say=say
         )
+        if say is not None:
+            self._said(now, primary_until)
+        elif page.entries:
+            self._unsaid = True
         self._counters.batches += bool(page.entries)
         self._counters.keys += len(plan.keys)
         self._counters.patterns += len(plan.patterns)
@@ -223,17 +209,11 @@ class Pipeline:
         now = time.monotonic()
         if self._seen is None or now - self._said_at < least:
             return
-        seen = self._seen
-        self._primary_until = await self._applier.watermark(
-            state,
-            seen=seen.snapshot,
-            lsn=seen.lsn,
-            age=time.monotonic() - seen.began,
-            primary_until=seen.primary_until,
-        )
-        self._seen = replace(seen, primary_until="")
-        self._said_at, self._unsaid = now, False
-        self._counters.said(now)
+        self._said(now, await self._applier.watermark(state, self._seen))
+
+    def _said(self, at: float, primary_until: str) -> None:
+        self._said_at, self._unsaid, self._primary_until = at, False, primary_until
+        self._counters.said(at)
 
     async def _rest(self, found: int) -> None:
         """Wait for the next reason to read."""

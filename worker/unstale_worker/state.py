@@ -52,6 +52,27 @@ class State:
         return replace(self, position=page.position, flushed=page.flushed, database=page.database)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest read that is applied as a whole: what a watermark says.
+
+    Attributes:
+        snapshot: What was visible.
+        lsn: WAL position that covers it.
+        began: When the read began, in seconds of the worker's monotonic clock.
+        primary_until: What stood in the state before that read.
+    """
+
+    snapshot: str
+    lsn: str
+    began: float
+    primary_until: str
+
+    def age_ms(self, now: float) -> str:
+        """Milliseconds since the read began, at ``now`` seconds of that clock, as a JSON number."""
+        return f"{max(0.0, now - self.began) * 1000:.3f}"
+
+
 class Standing(Enum):
     """What must happen before changes can be applied."""
 

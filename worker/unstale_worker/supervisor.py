@@ -1,6 +1,7 @@
 """Owns every task of a worker: leads or stands by, retries for ever, drains on stop."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -8,8 +9,8 @@ from typing import Final, TypeVar
 
 import asyncpg
 import structlog
-from redis.asyncio import Redis
 
+from unstale.connections import Connections as RedisConnections
 from unstale.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -20,6 +21,7 @@ from unstale.errors import (
     UnstaleError,
     UnsupportedServer,
 )
+from unstale.lane import Lane
 from unstale.redis_client import open_redis
 from unstale.settings import Settings
 from unstale_worker.applier import Applier
@@ -91,21 +93,27 @@ class Worker:
         `UnsupportedServer` for a server that cannot carry the protocol; everything else is retried for ever.
         """
         async with AsyncExitStack() as stack:
-            redis = open_redis(self._settings, connections=8)
-            stack.push_async_callback(redis.aclose)
-            connections = await self._prepare(redis, stop)
+            connections = await self._prepare(stop)
             if connections is None:
                 return
             source = OutboxSource(connections, read_entries=self._settings.read_entries)
             stack.push_async_callback(source.close)
-            leadership = Leadership(redis, self._settings.names, ttl=self._settings.leader_ttl)
+            lane = Lane(
+                RedisConnections(
+                    self._settings.redis_url.get_secret_value(), timeout=self._settings.redis_timeout
+                ),
+                timeout=self._settings.redis_timeout,
+                clock=time.monotonic,
+            )
+            stack.push_async_callback(lane.close)
+            leadership = Leadership(lane, self._settings.names, ttl=self._settings.leader_ttl)
             stack.push_async_callback(leadership.resign)
             self._wakeups = await stack.enter_async_context(WakeUps(connections))
             async with _background(_hint_on_stop(stop, self._wakeups)):
-                await self._serve(redis, source, leadership, self._wakeups, connections, stop)
+                await self._serve(lane, source, leadership, self._wakeups, connections, stop)
             self._role = Role.STOPPING
 
-    async def _prepare(self, redis: Redis, stop: asyncio.Event) -> Connections | None:
+    async def _prepare(self, stop: asyncio.Event) -> Connections | None:
         """Check both servers, for as long as they do not answer."""
         assert self._settings.database_url is not None
         connections = Connections(
@@ -113,7 +121,11 @@ class Worker:
         )
 
         async def attempt() -> Connections:
-            server = await check_redis(redis, state_key=self._settings.names.state)
+            redis = open_redis(self._settings, connections=2)
+            try:
+                server = await check_redis(redis, state_key=self._settings.names.state)
+            finally:
+                await redis.aclose()
             self._redis_up = True
             pooled = await is_transaction_pooler(connections)
             found = replace(connections, pooled=pooled)
@@ -139,7 +151,7 @@ class Worker:
 
     async def _serve(
         self,
-        redis: Redis,
+        lane: Lane,
         source: OutboxSource,
         leadership: Leadership,
         wakeups: WakeUps,
@@ -150,7 +162,7 @@ class Worker:
             self._role = Role.STANDBY
             if fence := await self._stand_by(leadership, stop):
                 self._fence, self._role = fence, Role.LEADING
-                await self._lead(fence, redis, source, leadership, wakeups, connections, stop)
+                await self._lead(fence, lane, source, leadership, wakeups, connections, stop)
             return True
 
         while not stop.is_set():
@@ -171,7 +183,7 @@ class Worker:
     async def _lead(
         self,
         fence: int,
-        redis: Redis,
+        lane: Lane,
         source: OutboxSource,
         leadership: Leadership,
         wakeups: WakeUps,
@@ -181,7 +193,7 @@ class Worker:
         """Lead until stopped or until the lease is lost; servers that go away meanwhile are waited for."""
         wakeups.name(leadership.session_name)
         applier = Applier(
-            redis,
+            lane,
             self._settings.names,
             fence=fence,
             log_max_bytes=self._settings.log_max_bytes,

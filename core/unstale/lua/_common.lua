@@ -72,3 +72,19 @@ local function publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms
   redis.call('PUBLISH', channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. seen
     .. '","lsn":"' .. lsn .. '","rules":"' .. rules .. '","age_ms":' .. age_ms .. '}')
 end
+
+-- Publishes a watermark, and returns the `primary_until` that stands afterwards. That is cleared only if it is the one
+-- that was read *before* the read of the database, so that the lsn covers the direct write that set it.
+local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read)
+  local pending = redis.call('HGET', state, 'primary_until') or ''
+  if pending ~= '' and pending == primary_read then
+    if lsn_after(lsn, redis.call('HGET', state, 'need_lsn')) then
+      redis.call('HSET', state, 'need_lsn', lsn)
+    end
+    redis.call('HDEL', state, 'primary_until')
+    pending = ''
+  end
+  redis.call('HSET', state, 'applied_at', now_ms())
+  publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms)
+  return pending
+end

@@ -1,14 +1,16 @@
--- One script of a batch: unlink, log, raise need_lsn, publish; the batch's last script also stores the position.
+-- One script of a batch: unlink, log, raise need_lsn, publish; the batch's last script also stores the position, and
+-- may say the watermark that is true from then on.
 -- KEYS: state, log, the keys to unlink...
 -- ARGV: 1 channel, 2 fence, 3 epoch, 4 stored position, 5 keys as JSON, 6 patterns as JSON, 7 log bytes, 8 lsn,
---       and for the last script: 9 new position, 10 flushed lsn, 11 database
--- Reply: { 'ok', log id, unlinked } or { 'refused', reason }
+--       and for the last script: 9 new position, 10 flushed lsn, 11 database,
+--       and for a watermark: 12 snapshot read, 13 hash of the rules, 14 age in ms, 15 primary_until read before the database
+-- Reply: { 'ok', log id, unlinked, primary_until or '' } or { 'refused', reason }
 local state, log = KEYS[1], KEYS[2]
 local reason = refusal(state, log, ARGV[2], ARGV[3], ARGV[4])
 if reason then
   return { 'refused', reason }
 end
-local unlinked, id = 0, 0
+local unlinked, id, pending = 0, 0, ''
 if #KEYS > 2 then
   unlinked = redis.call('UNLINK', unpack(KEYS, 3))
 end
@@ -22,4 +24,7 @@ if ARGV[9] then
   redis.call('HSET', state, 'position', ARGV[9], 'lsn', ARGV[8], 'flushed', ARGV[10], 'database', ARGV[11],
     'applied_at', now_ms())
 end
-return { 'ok', id, unlinked }
+if ARGV[12] then
+  pending = say(state, ARGV[1], ARGV[3], ARGV[12], ARGV[8], ARGV[13], ARGV[14], ARGV[15])
+end
+return { 'ok', id, unlinked, pending }
