@@ -159,8 +159,10 @@ def doctor(json: Json = False) -> None:
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import Settings
         from unstale_worker.doctor import Severity, examine
+        from unstale_worker.logs import configure_logging
         from unstale_worker.terminal import Output
 
+        configure_logging("error")
         findings = await examine(Settings.load())
         Output(json=json).findings(findings)
         return FAILED if any(finding.severity is Severity.ERROR for finding in findings) else DONE

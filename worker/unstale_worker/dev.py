@@ -12,6 +12,7 @@ from unstale.settings import Settings
 from unstale_worker.embedded import stack
 from unstale_worker.rules import Rules
 from unstale_worker.server import serving
+from unstale_worker.status import Role
 from unstale_worker.supervisor import Worker
 
 MIGRATIONS: Final = Path("supabase/migrations")
@@ -24,7 +25,8 @@ async def run_dev(
     """Serve until ``stop`` is set, then end and remove everything.
 
     Unstale's migrations are applied, then those in `MIGRATIONS`. ``say`` gets the servers' URLs as lines of
-    an ``.env`` file, once they answer. Raises `ConfigurationError` when a migration fails or lacks a watch.
+    an ``.env`` file, once the worker has found all it needs. Raises `ConfigurationError` when a migration
+    fails or a watch is missing.
     """
     folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
     try:
@@ -36,11 +38,25 @@ async def run_dev(
                 settings = settings.model_copy(update={"http_port": 0})
             worker = Worker(settings, rules)
             async with serving(settings, worker.status) as url:
-                say(f"# {rules.file}; migrations: {MIGRATIONS if folders else 'only those of unstale'}")
-                say(f"DATABASE_URL={servers.database_url}")
-                say(f"REDIS_URL={servers.redis_url}")
-                say(f"# the worker says how it is at {url}/; Ctrl-C ends it all")
-                await worker.run(stop=stop)
+                working = asyncio.create_task(worker.run(stop=stop))
+                try:
+                    await _accepted(worker, working)
+                    say(f"# {rules.file}; migrations: {MIGRATIONS if folders else 'only those of unstale'}")
+                    say(f"DATABASE_URL={servers.database_url}")
+                    say(f"REDIS_URL={servers.redis_url}")
+                    say(f"# the worker says how it is at {url}/; Ctrl-C ends it all")
+                    await working
+                finally:
+                    working.cancel()
+                    await asyncio.wait([working])
     except asyncpg.PostgresError as error:
         where = "; ".join(getattr(error, "__notes__", ()))
         raise ConfigurationError(f"a migration failed {where}: {error}") from error
+
+
+async def _accepted(worker: Worker, working: asyncio.Task[None]) -> None:
+    """Until the worker has checked the servers against its rules, or has ended; raises what it raised."""
+    while worker.status().role is Role.STARTING and not working.done():
+        await asyncio.wait([working], timeout=0.02)
+    if working.done():
+        await working

@@ -2,13 +2,11 @@
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -65,11 +63,11 @@ class Demo:
     async def running(self, *, say: Say) -> AsyncIterator[Running]:
         """Everything runs inside, and nothing of it afterwards; raises `UnstaleError` when a part failed."""
         async with AsyncExitStack() as cleanup:
-            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="unstale-demo-")))
             say("starting Postgres and Valkey")
             servers = await cleanup.enter_async_context(
                 stack(sql=statement("schema"), settings=_postgres_settings())
             )
+            folder = servers.postgres.folder  # goes with the server, even when we are killed
             rules = cleanup.enter_context(as_file(files("unstale_worker.demo").joinpath("unstale.toml")))
             await self._fill(servers, Rules.load(rules))
             say("starting the worker and the agents")

@@ -1,0 +1,138 @@
+"""Runs the command line in processes of its own, as users do, and looks for what is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from servers import eventually
+
+COMMAND = [sys.executable, "-m", "unstale_worker.cli"]
+SECONDS = 90.0  # far more than any command needs; a hanging one fails here
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Ours without any setting of unstale, and with ``settings``."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("UNSTALE_", "REDIS_", "DATABASE_", "SUPABASE_"))
+    }
+    return inherited | {"COLUMNS": "200"} | settings
+
+
+def run(*arguments: str, cwd: Path, settings: Mapping[str, str] | None = None) -> Ended:
+    """Run ``unstale`` to its end."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=environment(**(settings or {})),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+class Command:
+    """A command that runs; its output can be awaited line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def line(self, containing: str) -> str:
+        """The next line of output that contains a text; raises `AssertionError` when output ends before."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(SECONDS):
+            while raw := await self.process.stdout.readline():
+                self.lines.append(raw.decode().rstrip("\n"))
+                if containing in self.lines[-1]:
+                    return self.lines[-1]
+        raise AssertionError(f"{containing!r} was not said; only: {self.lines}; {await self.errors()}")
+
+    async def rest(self) -> list[str]:
+        """Every line until the end."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(SECONDS):
+            self.lines += (await self.process.stdout.read()).decode().splitlines()
+        return self.lines
+
+    async def errors(self) -> str:
+        """All it says on stderr, to its end."""
+        assert self.process.stderr is not None
+        return (await self.process.stderr.read()).decode()
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the exit code."""
+        self.process.send_signal(number)
+        async with asyncio.timeout(SECONDS):
+            await self.rest()
+            return await self.process.wait()
+
+    def family(self) -> list[psutil.Process]:
+        """The process and everything below it."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+
+@asynccontextmanager
+async def started(
+    *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Command]:
+    """``unstale`` running inside; whatever is left of it afterwards is killed."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        cwd=cwd,
+        env=environment(**(settings or {})),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield Command(process)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def all_gone(processes: list[psutil.Process]) -> None:
+    """Wait until none of them runs any more; raises `AssertionError` naming those that do."""
+
+    def left() -> list[str]:
+        return [
+            " ".join(process.cmdline()[:6])
+            for process in processes
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    def none() -> bool:
+        try:
+            return not left()
+        except psutil.NoSuchProcess:
+            return False  # it ended while we looked
+
+    await eventually(none, timeout=20.0, message="every process of the command is gone")
