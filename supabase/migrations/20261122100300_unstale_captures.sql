@@ -153,21 +153,24 @@ declare
     keys       record;
     cols       record;
     pkey       record;
-    source     text;
-    sources    jsonb;
-    chunk      integer;
-    tuple      text;
+    operation  text;
+    tuple      text;      -- the key columns of row r as one element of an array
+    distinct_tuples text; -- a query for the distinct tuples of a statement, as d.k1, d.k2, ...
+    picked     text;      -- k1, k2, ... of row d
+    aggregated text;      -- the tuple of row c
+    single     text;      -- what writes the entry of a statement that changed one row
+    compared   text;
+    everything text;
+    -- Measured on 2 cores, 8 writers: the share of a transaction is the second query, so one row, the usual case, gets
+    -- by with arrays from two sub-selects (55 us against 63 with the general query, 29 without any capture).
     head       constant text := $q$
 declare
     _id pg_catalog.int8;
+    _row pg_catalog.record;
 begin
     _id := (pg_catalog.pg_current_wal_insert_lsn() operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn);
-    insert into unstale.outbox (id, watch, version, keys)
 $q$;
-    tail       constant text := $q$;
-    if not found then
-        return null;
-    end if;
+    tail       constant text := $q$
     if not pg_catalog.pg_try_advisory_xact_lock_shared(1970496884, 1) then
         if pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0'
             and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
@@ -181,13 +184,21 @@ $q$;
     return null;
 end
 $q$;
-    everything text;
+    -- "Any row at all?" is asked of the transition tables, where there are some: no row, no entry.
+    any_row    constant text := $q$    if not exists (select from %s) then
+        return null;
+    end if;
+$q$;
 begin
     select * into strict w from unstale.watched as x where x.id = watch_id;
-    everything := head || pg_catalog.format('    values (_id, %s, %s, null)', w.id, w.version) || tail;
+    everything := pg_catalog.format(
+        '    insert into unstale.outbox (id, watch, version, keys) values (_id, %s, %s, null);', w.id, w.version);
 
     select
-        pg_catalog.array_agg(unstale.key_expression(r.name, r.type) order by r.ordinal) as expressions,
+        pg_catalog.string_agg(unstale.key_expression(r.name, r.type), ', ' order by r.ordinal) as listed,
+        pg_catalog.string_agg(
+            pg_catalog.format('%s as k%s', unstale.key_expression(r.name, r.type), r.ordinal), ', ' order by r.ordinal
+        ) as named,
         pg_catalog.min(r.label) filter (where r.name is null) as gone,
         pg_catalog.min(r.label) filter (where unstale.key_expression(r.name, r.type) is null) as unsupported,
         pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual,
@@ -195,19 +206,6 @@ begin
         pg_catalog.count(*) as width
     into keys
     from unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r;
-
-    select
-        coalesce(pg_catalog.array_agg(unstale.compare_expression(r.name, r.type) order by r.ordinal), '{}') as expressions,
-        pg_catalog.min(r.label) filter (where r.name is null) as gone,
-        pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual
-    into cols
-    from unstale.resolve(w.relation, w.columns, w.column_numbers) as r;
-
-    select pg_catalog.array_agg(unstale.compare_expression(a.attname, a.atttypid) order by a.attnum) as expressions
-    into pkey
-    from pg_catalog.pg_index as i
-    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-    where i.indrelid = w.relation and i.indisprimary;
 
     -- Postgres gathers no transition rows from foreign tables; from version 18 on it refuses to.
     transition := not exists (select from unstale.members(w.relation) as m where m.kind = 'f');
@@ -218,56 +216,130 @@ begin
         when keys.unsupported is not null then
             pg_catalog.format('key column %I has a type that is not supported', keys.unsupported)
     end;
+    bodies := pg_catalog.jsonb_build_object('truncate', head || everything || tail);
     if problem is not null then
-        bodies := pg_catalog.jsonb_build_object(
-            'insert', everything, 'update', everything, 'delete', everything, 'truncate', everything);
+        foreach operation in array '{insert,update,delete}'::text[] loop
+            bodies := bodies || pg_catalog.jsonb_build_object(operation, head
+                || case when transition then pg_catalog.format(any_row,
+                    case operation when 'delete' then 'old_rows' else 'new_rows' end) else '' end
+                || everything || tail);
+        end loop;
         return;
     end if;
 
-    chunk := greatest(50, least(500, 7000 / keys.bytes));
-    select pg_catalog.string_agg(pg_catalog.format('%s as k%s', e.expression, e.n), ', ' order by e.n) into source
-    from pg_catalog.unnest(keys.expressions) with ordinality as e(expression, n);
-    sources := pg_catalog.jsonb_build_object(
-        'insert', pg_catalog.format('select distinct %s from new_rows as r', source),
-        'delete', pg_catalog.format('select distinct %s from old_rows as r', source),
-        'update', pg_catalog.format(
-            'select %1$s from old_rows as r union select %1$s from new_rows as r', source));
-
     if w.columns is not null then
+        select
+            pg_catalog.string_agg(unstale.compare_expression(r.name, r.type), ', ' order by r.ordinal) as listed,
+            pg_catalog.string_agg(
+                pg_catalog.format('pg_catalog.format(''%%L'', %s)', unstale.compare_expression(r.name, r.type)),
+                ', ' order by r.ordinal
+            ) as formatted,
+            pg_catalog.min(r.label) filter (where r.name is null) as gone,
+            pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual
+        into cols
+        from unstale.resolve(w.relation, w.columns, w.column_numbers) as r;
+        select
+            pg_catalog.string_agg(unstale.compare_expression(a.attname, a.atttypid), ', ' order by a.attnum) as listed,
+            pg_catalog.string_agg(
+                pg_catalog.format('pg_catalog.format(''%%L'', %s)', unstale.compare_expression(a.attname, a.atttypid)),
+                ', ' order by a.attnum
+            ) as formatted
+        into pkey
+        from pg_catalog.pg_index as i
+        join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+        where i.indrelid = w.relation and i.indisprimary;
         problem := case
             when cols.gone is not null then pg_catalog.format('filter column %I is gone', cols.gone)
             when cols.virtual is not null then
                 pg_catalog.format('filter column %I is a virtual generated column', cols.virtual)
-            when pkey.expressions is null then 'there is no primary key for the column filter'
+            when pkey.listed is null then 'there is no primary key for the column filter'
         end;
         if problem is null then
             -- With the primary key: two rows that swap their values would cancel each other out.
-            source := source || ', ' || pg_catalog.array_to_string(pkey.expressions || cols.expressions, ', ');
-            sources := sources || pg_catalog.jsonb_build_object('update', pg_catalog.format(
-                'select distinct %2$s from ('
-                '(select %1$s from old_rows as r except all select %1$s from new_rows as r) union all '
-                '(select %1$s from new_rows as r except all select %1$s from old_rows as r)) as d',
-                source,
-                (select pg_catalog.string_agg('d.k' || n, ', ' order by n)
-                 from pg_catalog.generate_series(1, keys.width) as n)));
+            compared := pkey.listed || ', ' || cols.listed;
         end if;
     end if;
 
-    select pg_catalog.string_agg('c.k' || n, ', ' order by n) into tuple
+    select
+        pg_catalog.string_agg('d.k' || n, ', ' order by n), pg_catalog.string_agg('c.k' || n, ', ' order by n)
+    into picked, aggregated
     from pg_catalog.generate_series(1, keys.width) as n;
     if keys.width > 1 then
-        tuple := 'array[' || tuple || ']';
+        aggregated := pg_catalog.format('array[%s]', aggregated);
+        tuple := pg_catalog.format('array[%s]', keys.listed);
+    else
+        tuple := keys.listed;
     end if;
-    select pg_catalog.jsonb_object_agg(s.key, head || pg_catalog.format(
-$q$    select _id operator(pg_catalog.+) c.chunk, %s, %s, pg_catalog.array_agg(%s)
+
+    foreach operation in array '{insert,update,delete}'::text[] loop
+        if operation <> 'update' then
+            distinct_tuples := pg_catalog.format('select distinct %s from %s as r', keys.named,
+                case operation when 'insert' then 'new_rows' else 'old_rows' end);
+            single := pg_catalog.format(
+$q$    insert into unstale.outbox (id, watch, version, keys)
+    select _id, %1$s, %2$s, t.tuples
+    from (select array(select %3$s from %5$s as r limit 2) as tuples offset 0) as t
+    where pg_catalog.cardinality(t.tuples) operator(pg_catalog.=) %4$s;
+    if not found then
+$q$,            w.id, w.version, tuple, keys.width, case operation when 'insert' then 'new_rows' else 'old_rows' end);
+        elsif compared is null then
+            distinct_tuples := pg_catalog.format(
+                'select %1$s from old_rows as r union select %1$s from new_rows as r', keys.named);
+            single := pg_catalog.format(
+$q$    insert into unstale.outbox (id, watch, version, keys)
+    select _id, %1$s, %2$s,
+        case when t.old operator(pg_catalog.=) t.new then t.new else t.old operator(pg_catalog.||) t.new end
     from (
-        select d.*, (pg_catalog.row_number() over () operator(pg_catalog.-) 1) operator(pg_catalog./) %s as chunk
-        from (%s) as d
-    ) as c
-    group by c.chunk$q$, w.id, w.version, tuple, chunk, s.value) || tail)
-    into bodies
-    from pg_catalog.jsonb_each_text(sources) as s;
-    bodies := bodies || pg_catalog.jsonb_build_object('truncate', everything);
+        select array(select %3$s from old_rows as r limit 2) as old, array(select %3$s from new_rows as r limit 2) as new
+        offset 0
+    ) as t
+    where pg_catalog.cardinality(t.new) operator(pg_catalog.=) %4$s;
+    if not found then
+$q$,            w.id, w.version, tuple, keys.width);
+        else
+            distinct_tuples := pg_catalog.format(
+$q$select distinct %3$s from (
+                (select %1$s, %2$s from old_rows as r except all select %1$s, %2$s from new_rows as r)
+                union all
+                (select %1$s, %2$s from new_rows as r except all select %1$s, %2$s from old_rows as r)
+            ) as d$q$, keys.named, compared, picked);
+            single := pg_catalog.format(
+$q$    select t.* into _row
+    from (
+        select
+            array(select %1$s from old_rows as r limit 2) as old, array(select %1$s from new_rows as r limit 2) as new,
+            array(select array[%3$s] from old_rows as r limit 1) as old_compared,
+            array(select array[%3$s] from new_rows as r limit 1) as new_compared
+    ) as t;
+    if pg_catalog.cardinality(_row.new) operator(pg_catalog.=) 0 then
+        return null;
+    elsif pg_catalog.cardinality(_row.new) operator(pg_catalog.=) %2$s then
+        if _row.old operator(pg_catalog.=) _row.new and _row.old_compared operator(pg_catalog.=) _row.new_compared then
+            return null;
+        end if;
+        insert into unstale.outbox (id, watch, version, keys) values (_id, %4$s, %5$s,
+            case when _row.old operator(pg_catalog.=) _row.new then _row.new
+                else _row.old operator(pg_catalog.||) _row.new end);
+    else
+$q$,            tuple, keys.width,
+                -- Forms of different types, side by side: as text.
+                pkey.formatted || ', ' || cols.formatted,
+                w.id, w.version);
+        end if;
+        bodies := bodies || pg_catalog.jsonb_build_object(operation, head || single || pg_catalog.format(
+$q$        insert into unstale.outbox (id, watch, version, keys)
+        select _id operator(pg_catalog.+) c.chunk, %1$s, %2$s, pg_catalog.array_agg(%3$s)
+        from (
+            select d.*, (pg_catalog.row_number() over () operator(pg_catalog.-) 1) operator(pg_catalog./) %4$s as chunk
+            from (%5$s) as d
+        ) as c
+        group by c.chunk;
+        if not found then
+            return null;
+        end if;
+    end if;
+$q$,        w.id, w.version, aggregated, greatest(50, least(500, 7000 / keys.bytes)), distinct_tuples) || tail);
+    end loop;
 end
 $$;
 comment on function unstale.describe(integer) is 'The bodies of the captures that the table needs as it is now.';

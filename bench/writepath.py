@@ -1,0 +1,143 @@
+"""What a watch costs the writers: pgbench with and without it, in alternating pairs, fsync on, worker attached.
+
+    python bench/writepath.py --json
+
+Three loads: pgbench's TPC-B-like transaction with its accounts watched, single updates by key (8 writers each),
+and one bulk update of 100,000 rows (one writer). A pair shares the machine's mood, so each figure is the median
+of the pairs' ratios; which half of a pair comes first alternates.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+
+from harness import arguments, finish, run, servers, worker
+from unstale_worker.embedded import Stack
+
+SCALE = 10
+WRITERS = 8
+BULK_ROWS = 100_000
+
+SQL = f"""
+create table public.bulk (id bigint primary key, amount integer not null, note text not null);
+insert into public.bulk select n, 0, repeat('x', 100) from generate_series(1, {BULK_ROWS}) as n;
+"""
+
+RULES = """
+[[watch]]
+table = "public.pgbench_accounts"
+keys = ["account:{aid}"]
+
+[[watch]]
+table = "public.bulk"
+keys = ["bulk:{id}"]
+"""
+
+SINGLE_UPDATE = f"""\\set aid random(1, 100000 * {SCALE})
+update pgbench_accounts set abalance = abalance + 1 where aid = :aid;
+"""
+
+WATCHES = {"public.pgbench_accounts": ["aid"], "public.bulk": ["id"]}
+
+Measure = Callable[[], Awaitable[float]]
+
+
+async def main() -> None:
+    """Measure, and print."""
+    options = arguments("Cost of a watch for writers", repeats=5, seconds=10)
+    seconds = 1 if options.quick else options.seconds
+    async with servers(sql=SQL) as running:
+        pgbench(running, "-i", "-q", "-s", str(SCALE))
+        connection = await asyncpg.connect(running.database_url)
+        try:
+            with worker(running, rules=RULES), tempfile.TemporaryDirectory(prefix="unstale-bench-") as folder:
+                script = Path(folder) / "update.sql"
+                script.write_text(SINGLE_UPDATE)
+                figures = {
+                    "tpcb": await measured(
+                        options, connection, lambda: throughput(running, seconds, "-b", "tpcb-like")
+                    ),
+                    "update": await measured(
+                        options, connection, lambda: throughput(running, seconds, "-f", str(script))
+                    ),
+                    "bulk": await measured(options, connection, lambda: bulk(connection), ratio="time_ratio"),
+                }
+        finally:
+            await connection.close()
+    finish("writepath", figures, as_json=options.json, repeats=options.repeats)
+
+
+async def measured(
+    options: argparse.Namespace,
+    connection: asyncpg.Connection,
+    measure: Measure,
+    *,
+    ratio: str = "throughput_ratio",
+) -> dict[str, float]:
+    """Medians over the pairs: with the watch, without it, and the first by the second."""
+    pairs: list[tuple[float, float]] = []
+    for number in range(options.repeats):
+        found: dict[bool, float] = {}
+        for watched in (number % 2 == 0, number % 2 == 1):
+            await prepare(connection, watched=watched)
+            found[watched] = await measure()
+        pairs.append((found[True], found[False]))
+    return {
+        ratio: round(statistics.median(with_watch / without for with_watch, without in pairs), 3),
+        "watched": round(statistics.median(with_watch for with_watch, _ in pairs), 1),
+        "unwatched": round(statistics.median(without for _, without in pairs), 1),
+    }
+
+
+async def prepare(connection: asyncpg.Connection, *, watched: bool) -> None:
+    """The same starting point for each half: watched or not, vacuumed, an empty outbox."""
+    for table, keys in WATCHES.items():
+        if watched:
+            await connection.execute("select unstale.watch($1::text::regclass, $2)", table, keys)
+        else:
+            await connection.execute("select unstale.unwatch($1::text::regclass)", table)
+    await connection.fetchval("select unstale.purge(10000000, interval '0')")
+    for table in ("unstale.outbox", *WATCHES):
+        await connection.execute(f"vacuum {table}")
+
+
+async def throughput(running: Stack, seconds: int, *load: str) -> float:
+    """Transactions per second of 8 writers."""
+    output = pgbench(
+        running, "-n", "-M", "prepared", "-c", str(WRITERS), "-j", "2", "-T", str(seconds), *load
+    )
+    found = re.search(r"tps = ([\d.]+)", output)
+    if found is None:
+        raise SystemExit(f"pgbench did not report a rate:\n{output}")
+    return float(found.group(1))
+
+
+async def bulk(connection: asyncpg.Connection) -> float:
+    """Milliseconds of one update of every row."""
+    began = time.perf_counter()
+    await connection.execute("update public.bulk set amount = amount + 1", timeout=120)
+    return (time.perf_counter() - began) * 1000
+
+
+def pgbench(running: Stack, *arguments: str) -> str:
+    """Run pgbench as the project role; its output."""
+    done = subprocess.run(
+        [running.postgres.programs / "pgbench", *arguments, running.database_url],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"pgbench failed:\n{done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    run(main)
