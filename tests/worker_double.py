@@ -80,15 +80,16 @@ class WorkerDouble:
             )
         )
 
-    async def apply(self, *keys: str, patterns: Sequence[str] = ()) -> int:
-        """One batch: the log id it got."""
+    async def apply(self, *keys: str, patterns: Sequence[str] = (), lost: bool = False) -> int:
+        """One batch: the log id it got; a ``lost`` message goes where nobody listens."""
         _, stored = await self._read()
         self.xid += 1
         reply = await self._apply(
             self.redis,
             keys=[self.names.state, self.names.log, *keys],
-            args=[self.names.channel, self.fence, self.epoch, stored, key_list(list(keys)),
-                  key_list(list(patterns)), LOG_BYTES, self.lsn, self.position, self.lsn, DATABASE],
+            args=["nowhere" if lost else self.names.channel, self.fence, self.epoch, stored,
+                  key_list(list(keys)), key_list(list(patterns)), LOG_BYTES,
+                  self.lsn, self.position, self.lsn, DATABASE],
         )  # fmt: skip
         _expect_ok(reply)
         log_id: int = reply[1]

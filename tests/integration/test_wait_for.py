@@ -1,0 +1,85 @@
+"""`wait_for`: a transaction named by `unstale.token()` is applied here."""
+
+import asyncio
+
+import pytest
+
+from servers import eventually
+from unstale import Cache, CacheClosed, WaitTimeout
+from unstale_worker.embedded import EmbeddedValkey
+from worker_double import DATABASE, Loader, WorkerDouble, attached_cache, open_cache
+
+KEY = "user:42:profile"
+
+
+async def test_it_returns_once_the_transaction_was_processed(
+    valkey: EmbeddedValkey, silent: WorkerDouble
+) -> None:
+    async with silent.beating():
+        cache = await open_and_attach(valkey)
+    try:
+        loader = Loader("old")
+        await cache.get_or_load(KEY, loader)
+        token = f"{DATABASE}:{silent.xid}"  # the next transaction that commits
+        waiting = asyncio.create_task(cache.wait_for(token, timeout=30))
+        loader.value = "new"
+        await silent.apply(KEY)
+        assert not waiting.done()  # only a watermark says so
+        await silent.watermark()
+        await waiting
+        assert await cache.get_or_load(KEY, loader) == "new"
+        await cache.wait_for(token, timeout=0.001)  # known already
+    finally:
+        await cache.close()
+
+
+async def open_and_attach(valkey: EmbeddedValkey) -> Cache:
+    return await Cache.from_env(_env_file=None, redis_url=valkey.url).start()
+
+
+async def test_a_transaction_that_is_not_applied_times_out(cache: Cache, double: WorkerDouble) -> None:
+    with pytest.raises(WaitTimeout, match=r"within 0\.05 s; check that a worker leads"):
+        await cache.wait_for(f"{DATABASE}:{double.xid + 1_000}", timeout=0.05)
+    assert cache._tokens._waits == []
+
+
+@pytest.mark.parametrize("token", ["", "1:2", "1:2:x", "1:-2:3", "a:1:2", "1:1:\u0663", "1:2:3:4"])
+async def test_a_text_that_is_no_token_is_refused(cache: Cache, token: str) -> None:
+    with pytest.raises(ValueError, match=r"unstale\.token\(\)"):
+        await cache.wait_for(token)
+
+
+async def test_a_token_of_another_database_is_refused(cache: Cache) -> None:
+    with pytest.raises(ValueError, match="ask the database that the worker reads"):
+        await cache.wait_for("1234:1:5")
+
+
+async def test_closing_wakes_who_waits(valkey: EmbeddedValkey, double: WorkerDouble) -> None:
+    async with attached_cache(valkey.url) as cache:
+        waiting = asyncio.create_task(cache.wait_for(f"{DATABASE}:{10**9}", timeout=30))
+        await eventually(lambda: cache._tokens._waits)
+    with pytest.raises(CacheClosed):
+        await waiting
+
+
+async def test_a_new_epoch_takes_the_answer_back(valkey: EmbeddedValkey, silent: WorkerDouble) -> None:
+    async with silent.beating():
+        cache = await open_and_attach(valkey)
+    try:
+        token = f"{DATABASE}:{silent.xid - 1}"
+        await cache.wait_for(token)
+        async with cache.subscribe("*") as events:
+            await silent.new_epoch()
+            await anext(events)
+        with pytest.raises(WaitTimeout):
+            await cache.wait_for(token, timeout=0.05)
+        await silent.watermark()
+        await cache.wait_for(token)
+    finally:
+        await cache.close()
+
+
+async def test_without_a_worker_it_times_out(valkey: EmbeddedValkey) -> None:
+    async with open_cache(valkey.url) as cache:
+        with pytest.raises(WaitTimeout):
+            await cache.wait_for("1:1:1", timeout=0.05)
