@@ -298,7 +298,7 @@ async def test_a_killed_worker_loses_nothing(database: Database, redis_url: str)
 
 
 async def _fence_moved(redis: Redis, fence: str) -> bool:
-    """Whether another worker leads, and has a position: what was there before that is covered by no message."""
+    """Whether another worker leads and has a position: no message says what was there before that."""
     state = await state_of(redis)
     return state.get("fence", "0") != fence and "position" in state
 

@@ -29,18 +29,21 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   local last = redis.call('HINCRBY', state, 'last', 1)
   local body = '"keys":' .. keys .. ',"patterns":' .. patterns
   redis.call('XADD', log, string.format('%.0f-0', last), 'm', body)
-  local bytes = redis.call('HINCRBY', state, 'log_bytes', #body + 64)
-  if bytes > max_bytes then
-    while bytes > max_bytes do
-      local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-      if not oldest then
-        bytes = 0
-        break
+  local size = #body + 64
+  if redis.call('XLEN', log) == 1 then
+    -- The first entry, or the log was evicted: what was counted before is gone.
+    redis.call('HSET', state, 'log_bytes', size)
+  else
+    local bytes = redis.call('HINCRBY', state, 'log_bytes', size)
+    if bytes > max_bytes then
+      while bytes > max_bytes do
+        local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+        if not oldest then break end
+        redis.call('XDEL', log, oldest[1])
+        bytes = bytes - #oldest[2][2] - 64
       end
-      redis.call('XDEL', log, oldest[1])
-      bytes = bytes - #oldest[2][2] - 64
+      redis.call('HSET', state, 'log_bytes', string.format('%.0f', bytes))
     end
-    redis.call('HSET', state, 'log_bytes', string.format('%.0f', bytes))
   end
   redis.call('PUBLISH', channel, string.format('{"v":1,"epoch":"%s","id":%.0f,"prev":%.0f,', epoch, last, last - 1)
     .. body .. '}')

@@ -1,0 +1,313 @@
+"""The applier's scripts on a real Valkey: atomic, guarded, bounded."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from servers import eventually
+from unstale.connections import Connections
+from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
+from unstale.lane import Lane
+from unstale.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
+from unstale.names import Names
+from unstale_worker.applier import Applier
+from unstale_worker.leadership import Leadership
+from unstale_worker.sources import Page
+from unstale_worker.state import Seen, State
+from workers import Listener, redis_at, state_of
+
+NAMES = Names()
+PAGE = Page(
+    database="7:1", snapshot="20:20:", position="15:15:", more=False, cursor=None, lsn="0/200",
+    flushed="0/1F0", covered=True, current_xmax=20, entries=(), began=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with redis_at(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def lane(redis_url: str) -> AsyncIterator[Lane]:
+    lane = Lane(Connections(redis_url, timeout=2.0), timeout=2.0, clock=time.monotonic)
+    yield lane
+    await lane.close()
+
+
+@pytest.fixture
+async def leader(lane: Lane) -> tuple[Applier, State]:
+    """An applier that leads, at position 10:10:."""
+    applier = await lead(lane)
+    return applier, await recovered(applier, position="10:10:")
+
+
+async def lead(lane: Lane, *, log_max_bytes: int = 1 << 20, script_keys: int = 1_000) -> Applier:
+    fence = await Leadership(lane, NAMES, ttl=5.0).try_acquire()
+    return Applier(lane, NAMES, fence=fence, log_max_bytes=log_max_bytes, script_keys=script_keys)
+
+
+async def recovered(applier: Applier, *, position: str, patterns: Sequence[str] = ()) -> State:
+    async def snapshot() -> Page:
+        return replace(PAGE, position=position, snapshot=position)
+
+    await applier.recover(
+        await applier.state(), rules="h", published=b"{}", patterns=patterns, snapshot=snapshot
+    )
+    return await applier.state()
+
+
+async def test_one_script_removes_logs_publishes_and_stores(
+    leader: tuple[Applier, State], redis: Redis, redis_url: str
+) -> None:
+    applier, state = leader
+    await redis.mset({"a": "1", "b": "2", "c": "3"})
+    async with Listener(redis_url) as heard:
+        after, _ = await applier.apply(state, PAGE, keys=["a", "b", "never there"], patterns=[], store=True)
+        assert after == replace(state, position="15:15:", flushed="0/1F0", database="7:1")
+        assert await redis.mget("a", "b", "c") == [None, None, b"3"]
+        stored = await state_of(redis)
+        assert (stored["position"], stored["need_lsn"], stored["last"]) == ("15:15:", "0/200", "1")
+        ((entry, fields),) = await redis.xrange(NAMES.log)
+        assert (entry, json.loads(b"{" + fields[b"m"] + b"}")["keys"]) == (b"1-0", ["a", "b", "never there"])
+        await eventually_heard(heard, 1)
+        assert heard.messages == [Invalidation(state.epoch, 1, 0, ("a", "b", "never there"), ())]  # type: ignore[arg-type]
+    assert applier.unlinked == 2
+    await redis.delete("c")
+
+
+async def test_a_batch_says_its_watermark_in_the_same_script(
+    leader: tuple[Applier, State], redis_url: str
+) -> None:
+    applier, state = leader
+    async with Listener(redis_url) as heard:
+        seen = Seen("20:20:", "0/200", time.monotonic(), "")
+        await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True, say=seen)
+        await eventually_heard(heard, 2)
+        invalidation, watermark = heard.messages
+        assert isinstance(invalidation, Invalidation)
+        assert isinstance(watermark, Watermark)
+        assert (watermark.last, str(watermark.seen), watermark.lsn) == (1, "20:20:", "0/200")
+
+
+@pytest.mark.parametrize("reason", ["fence", "run", "epoch", "position"])
+async def test_a_refused_script_changes_nothing(
+    leader: tuple[Applier, State], redis: Redis, redis_url: str, reason: str
+) -> None:
+    applier, state = leader
+    await redis.set("a", "1", ex=60)
+    if reason == "fence":
+        await redis.hincrby(NAMES.state, "fence", 1)
+    elif reason == "run":
+        await redis.hset(NAMES.state, "run", "another")
+    before = (await state_of(redis), await redis.xlen(NAMES.log))
+    wrong = replace(state, **{reason: "9:9:"}) if reason in ("epoch", "position") else state
+    async with Listener(redis_url) as heard:
+        expected = LeadershipLost if reason == "fence" else PositionMoved
+        seen = Seen("20:20:", "0/200", time.monotonic(), "")
+        with pytest.raises(expected):
+            await applier.apply(wrong, PAGE, keys=["a"], patterns=[], store=True, say=seen)
+        with pytest.raises(expected):
+            await applier.watermark(wrong, seen)
+        if reason in ("fence", "position"):
+            with pytest.raises(expected):
+                await applier.new_epoch(wrong)
+        assert (await state_of(redis), await redis.xlen(NAMES.log)) == before
+        assert await redis.get("a") == b"1"
+        assert heard.messages == []
+
+
+async def test_a_batch_of_many_scripts_stores_its_position_with_the_last(
+    lane: Lane, redis: Redis, redis_url: str
+) -> None:
+    applier = await lead(lane, script_keys=10)
+    state = await recovered(applier, position="10:10:")
+    keys = [f"user:{number}:profile" for number in range(1_005)]
+    await redis.mset(dict.fromkeys(keys, "{}"))
+    async with Listener(redis_url) as heard:
+        await applier.apply(state, PAGE, keys=keys, patterns=[], store=True)
+        await eventually_heard(heard, 101)
+        assert heard.keys == keys
+        ids = [(m.prev, m.id) for m in heard.messages if isinstance(m, Invalidation)]
+        assert ids == [(number, number + 1) for number in range(101)]
+    assert await redis.exists(*keys) == 0
+    assert (await state_of(redis))["position"] == "15:15:"
+
+
+async def test_a_batch_that_stops_in_the_middle_leaves_the_position(lane: Lane, redis: Redis) -> None:
+    applier = await lead(lane, script_keys=10)
+    state = await recovered(applier, position="10:10:")
+    await redis.set("user:999:profile", "{}", ex=60)
+    keys = [f"user:{number}:profile" for number in range(1_000)]
+    await redis.delete(NAMES.log)
+    await redis.set(NAMES.log, "not a stream")
+    with pytest.raises(PositionMoved):
+        await applier.apply(state, PAGE, keys=keys, patterns=[], store=True)
+    assert (await state_of(redis))["position"] == "10:10:"
+    await redis.delete(NAMES.log)
+    await applier.apply(state, PAGE, keys=keys, patterns=[], store=True)
+    assert (await state_of(redis))["position"] == "15:15:"
+    assert await redis.exists("user:999:profile") == 0
+
+
+async def test_messages_stay_below_their_bound(
+    leader: tuple[Applier, State], redis: Redis, redis_url: str
+) -> None:
+    applier, state = leader
+    keys = [f"user:{number}:" + "é" * 300 for number in range(1_000)]
+    async with Listener(redis_url) as heard:
+        await applier.apply(state, PAGE, keys=keys, patterns=[], store=True)
+        entries = await redis.xrange(NAMES.log)
+        await eventually_heard(heard, len(entries))
+        assert heard.keys == keys
+    assert max(len(fields[b"m"]) for _, fields in entries) < MAX_MESSAGE_BYTES
+    assert len(entries) > 9
+
+
+async def test_the_log_is_bounded_by_bytes(lane: Lane, redis: Redis) -> None:
+    bound = 64 * 1024
+    applier = await lead(lane, log_max_bytes=bound)
+    state = await recovered(applier, position="10:10:")
+    for step in range(100):
+        page = replace(PAGE, position=f"{11 + step}:{11 + step}:")
+        state, _ = await applier.apply(state, page, keys=["k" * 3_000], patterns=[], store=True)
+    entries = await redis.xrange(NAMES.log)
+    held = sum(len(fields[b"m"]) + 64 for _, fields in entries)
+    assert bound * 0.9 < held <= bound
+    assert int((await state_of(redis))["log_bytes"]) == held
+    assert entries[-1][0] == b"100-0"
+
+
+async def test_a_log_that_was_evicted_starts_again(lane: Lane, redis: Redis) -> None:
+    applier = await lead(lane, log_max_bytes=64 * 1024)
+    state = await recovered(applier, position="10:10:")
+    await redis.hset(NAMES.state, "log_bytes", 64 * 1024)
+    for step in range(3):
+        page = replace(PAGE, position=f"{11 + step}:{11 + step}:")
+        state, _ = await applier.apply(state, page, keys=["k"], patterns=[], store=True)
+    assert int((await state_of(redis))["log_bytes"]) < 1_000
+    assert [entry for entry, _ in await redis.xrange(NAMES.log)][-1] == b"3-0"
+
+
+async def test_unstales_own_keys_are_never_removed(leader: tuple[Applier, State], redis: Redis) -> None:
+    applier, state = leader
+    await redis.set("x", "1", ex=60)
+    await applier.apply(state, PAGE, keys=[NAMES.state, NAMES.log, "x"], patterns=["*"], store=True)
+    assert await redis.exists(NAMES.state, NAMES.rules, "x") == 2
+    assert (await state_of(redis))["epoch"] == state.epoch
+
+
+@pytest.mark.parametrize(
+    "patterns", [["user:*:profile"], ["user:*:profile", "user:*:a", "user:*:b", "nothing*", "user:1?:c"]]
+)
+async def test_patterns_remove_what_matches(
+    leader: tuple[Applier, State], redis: Redis, redis_url: str, patterns: list[str]
+) -> None:
+    applier, state = leader
+    await redis.mset({f"user:{number}:profile": "{}" for number in range(3_000)})
+    await redis.set("user:1:other", "stays", ex=60)
+    async with Listener(redis_url) as heard:
+        await applier.apply(state, PAGE, keys=[], patterns=patterns, store=True)
+        await eventually_heard(heard, 1)
+        assert heard.patterns == patterns
+    assert [key async for key in redis.scan_iter("user:*")] == [b"user:1:other"]
+
+
+async def test_a_server_that_forgot_the_scripts_gets_them_again(lane: Lane, redis: Redis) -> None:
+    applier = await lead(lane, script_keys=10)
+    state = await recovered(applier, position="10:10:")
+    await redis.script_flush()
+    await applier.apply(state, PAGE, keys=[str(n) for n in range(100)], patterns=[], store=True)
+    await redis.script_flush()
+    assert (await applier.state()).position == "15:15:"
+
+
+async def test_recovery_drops_first_and_takes_a_new_epoch(lane: Lane, redis: Redis) -> None:
+    applier = await lead(lane)
+    first = await recovered(applier, position="10:10:")
+    await redis.mset({"user:1:profile": "{}", "other": "1"})
+    second = await recovered(applier, position="12:12:", patterns=["user:*:profile"])
+    assert second.epoch != first.epoch
+    assert second.position == "12:12:"
+    assert await redis.mget("user:1:profile", "other") == [None, b"1"]
+    await redis.delete("other")
+
+
+async def test_recovery_is_refused_when_the_server_changed_meanwhile(lane: Lane, redis: Redis) -> None:
+    applier = await lead(lane)
+    state = await applier.state()
+
+    async def snapshot() -> Page:
+        return PAGE
+
+    with pytest.raises(PositionMoved, match="run"):
+        await applier.recover(
+            replace(state, live_run="another"), rules="h", published=b"{}", patterns=[], snapshot=snapshot
+        )
+    assert "position" not in await state_of(redis)
+
+
+async def test_another_run_gets_a_new_epoch_and_keeps_position_and_ids(
+    leader: tuple[Applier, State], redis: Redis
+) -> None:
+    applier, state = leader
+    state, _ = await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True)
+    await redis.hset(NAMES.state, "run", "f" * 40)
+    await applier.new_epoch(await applier.state())
+    after = await applier.state()
+    assert after.epoch != state.epoch
+    assert after.run == after.live_run
+    assert after.position == state.position
+    assert (await state_of(redis))["last"] == "1"
+
+
+async def test_need_primary_is_cleared_only_by_a_read_that_began_after_it(
+    leader: tuple[Applier, State], redis: Redis
+) -> None:
+    applier, state = leader
+    await redis.hset(NAMES.state, "primary_until", "5")
+    seen = Seen("20:20:", "0/300", time.monotonic(), "")
+    assert await applier.watermark(state, seen) == "5"
+    assert (await state_of(redis))["primary_until"] == "5"
+    assert await applier.watermark(state, replace(seen, primary_until="4")) == "5"
+    assert await applier.watermark(state, replace(seen, primary_until="5")) == ""
+    after = await state_of(redis)
+    assert "primary_until" not in after
+    assert after["need_lsn"] == "0/300"
+
+
+async def test_a_foreign_key_in_the_states_place_is_named(lane: Lane, redis: Redis) -> None:
+    applier = await lead(lane)
+    await redis.delete(NAMES.state)
+    await redis.set(NAMES.state, "mine", ex=60)
+    with pytest.raises(RedisUnavailable, match=r"\{unstale:0\}:state holds a string; delete it"):
+        await applier.state()
+    await redis.delete(NAMES.state)
+
+
+async def test_an_invalidation_is_not_refused_for_memory(leader: tuple[Applier, State], redis: Redis) -> None:
+    applier, state = leader
+    await redis.set("a", "x" * 100_000, ex=60)
+    await redis.config_set("maxmemory", 1)
+    await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True)
+    await redis.config_set("maxmemory", 0)
+    assert await redis.exists("a") == 0
+
+
+async def test_a_second_leader_silences_the_first(lane: Lane, redis: Redis) -> None:
+    first = await lead(lane)
+    state = await recovered(first, position="10:10:")
+    await redis.delete(NAMES.leader)
+    second = await lead(lane)
+    with pytest.raises(LeadershipLost):
+        await first.apply(state, PAGE, keys=["a"], patterns=[], store=True)
+    await second.apply(await second.state(), PAGE, keys=["a"], patterns=[], store=True)
+
+
+async def eventually_heard(heard: Listener, count: int) -> None:
+    await eventually(lambda: len(heard.messages) >= count)
