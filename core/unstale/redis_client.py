@@ -13,21 +13,26 @@ def open_redis(settings: "Settings", *, connections: int | None = None) -> "Redi
 
     redis-py by itself retries ten times with growing pauses and reconnects without a word. Here a command
     fails at once (after `Settings.redis_timeout` seconds at most) and the caller decides: a script whose
-    reply was lost must not be sent twice behind its back.
+    reply was lost must not be sent twice behind its back. Raises `SettingError` for what is no URL.
     """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    pool = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
-        max_connections=connections or settings.redis_connections,
-        timeout=settings.redis_timeout,
-        socket_timeout=settings.redis_timeout,
-        socket_connect_timeout=settings.redis_timeout,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        decode_responses=False,
-    )
+    from unstale.errors import SettingError
+
+    try:
+        pool = BlockingConnectionPool.from_url(
+            settings.redis_url.get_secret_value(),
+            max_connections=connections or settings.redis_connections,
+            timeout=settings.redis_timeout,
+            socket_timeout=settings.redis_timeout,
+            socket_connect_timeout=settings.redis_timeout,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            decode_responses=False,
+        )
+    except ValueError as error:
+        raise SettingError(f"REDIS_URL: {error}; expected redis://host:port/db or rediss://…") from None
     return Redis.from_pool(pool)

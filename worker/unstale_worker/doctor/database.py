@@ -121,8 +121,9 @@ class Database:
         """What the schema says of itself: captures that are missing or out of date, and the like."""
         try:
             rows = await self._rows("doctor_check")
-        except MigrationMissing:
-            return  # said by the outbox' check
+        except MigrationMissing as missing:
+            yield error("schema", str(missing), PUSH)
+            return
         for severity, subject, finding, remedy in rows:
             known = Severity(severity) if severity in set(Severity) else Severity.WARNING
             yield Finding(known, subject, finding, remedy or "")

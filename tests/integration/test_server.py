@@ -1,0 +1,129 @@
+"""The worker's HTTP side."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from unstale.errors import UnstaleError
+from unstale.settings import Settings
+from unstale_worker.metrics import DEFINITIONS
+from unstale_worker.server import serving
+from unstale_worker.status import Counters, Role, Status
+
+LEADING = Status(
+    role=Role.LEADING, fence=3, lag=0.01, watermark_age=0.2, listening=True, redis=True, database=True,
+    problem="", counters=Counters(entries=5, batches=2, keys=9, errors=1),
+)  # fmt: skip
+
+
+@asynccontextmanager
+async def served(
+    status: Callable[[], Status], *, token: str | None = None
+) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    settings = Settings.load(_env_file=None, http_port=0, http_token=token)
+    async with serving(settings, status) as url, aiohttp.ClientSession() as session:
+        yield session, url
+
+
+async def test_healthz_answers_while_the_process_lives() -> None:
+    lagging = replace(LEADING, role=Role.STARTING, lag=math.inf)
+    async with served(lambda: lagging) as (session, url), session.get(f"{url}/healthz") as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "why"),
+    [
+        (LEADING, 200, "leading"),
+        (replace(LEADING, role=Role.STANDBY, lag=math.inf), 200, "standby"),
+        (replace(LEADING, lag=10.5), 503, "10.5 s"),
+        (
+            replace(LEADING, lag=math.inf, problem="Redis is away"),
+            503,
+            "unknown yet (ready below 10 s): Redis",
+        ),
+        (replace(LEADING, role=Role.STANDBY, redis=False), 503, "Redis did not answer"),
+        (replace(LEADING, role=Role.STARTING), 503, "starting"),
+        (replace(LEADING, role=Role.STOPPING), 503, "stopping"),
+    ],
+)
+async def test_readyz_says_why(status: Status, code: int, why: str) -> None:
+    async with served(lambda: status) as (session, url), session.get(f"{url}/readyz") as response:
+        said = await response.json()
+
+    assert response.status == code
+    assert said["ready"] is (code == 200)
+    assert why in said["why"]
+
+
+async def test_metrics_are_those_that_are_defined() -> None:
+    async with served(lambda: LEADING) as (session, url), session.get(f"{url}/metrics") as response:
+        text = await response.text()
+
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {name for family in families.values() for name in {sample.name for sample in family.samples}} == {
+        definition.name for definition in DEFINITIONS
+    }
+    values = {sample.name: sample.value for family in families.values() for sample in family.samples}
+    assert values["unstale_worker_keys_total"] == 9
+    assert values["unstale_worker_lag_seconds"] == pytest.approx(0.01)
+    assert values["unstale_worker_leading"] == 1
+
+
+async def test_what_is_not_known_yet_is_nan_for_prometheus_and_null_in_json() -> None:
+    fresh = replace(LEADING, lag=math.inf, watermark_age=math.inf)
+    async with served(lambda: fresh) as (session, url):
+        async with session.get(f"{url}/metrics") as response:
+            assert "unstale_worker_lag_seconds NaN" in await response.text()
+        async with session.get(url) as response:
+            said = await response.json()
+    assert said["lag"] is None
+    assert said["counters"]["entries"] == 5
+
+
+async def test_every_request_sees_the_status_of_its_moment() -> None:
+    now = [LEADING]
+    async with served(lambda: now[0]) as (session, url):
+        async with session.get(f"{url}/readyz") as response:
+            assert response.status == 200
+        now[0] = replace(LEADING, lag=60.0)
+        async with session.get(f"{url}/readyz") as response:
+            assert response.status == 503
+
+
+@pytest.mark.parametrize("path", ["/", "/readyz", "/metrics"])
+@pytest.mark.parametrize("given", [None, "Bearer wrong", "secret", "Bearer sécret", "Basic secret"])
+async def test_a_token_is_wanted_where_one_is_set(path: str, given: str | None) -> None:
+    headers = {} if given is None else {"Authorization": given}
+    async with (
+        served(lambda: LEADING, token="secret") as (session, url),
+        session.get(f"{url}{path}", headers=headers) as response,
+    ):
+        assert response.status == 401
+        assert "leading" not in await response.text()
+
+
+async def test_the_token_opens_and_health_needs_none() -> None:
+    async with served(lambda: LEADING, token="secret") as (session, url):
+        headers = {"Authorization": "Bearer secret"}
+        async with session.get(f"{url}/metrics", headers=headers) as response:
+            assert response.status == 200
+        async with session.get(f"{url}/healthz") as response:
+            assert response.status == 200
+
+
+async def test_a_taken_port_is_named_with_its_setting() -> None:
+    taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with taken:
+        port = taken.sockets[0].getsockname()[1]
+        with pytest.raises(UnstaleError, match=f"{port}.*UNSTALE_HTTP_PORT"):
+            async with serving(Settings.load(_env_file=None, http_port=port), lambda: LEADING):
+                pass

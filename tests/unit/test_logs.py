@@ -1,0 +1,71 @@
+"""Logs: one JSON object a line off a terminal, and no password in any of them."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from unstale_worker.logs import configure_logging, without_passwords
+
+SECRET = "postgresql://worker:s3cr3t-p%40ss@db.example.co:5432/postgres"
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    stream = io.StringIO()
+    configure_logging("info", stream=stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_a_line_is_a_json_object(stream: io.StringIO) -> None:
+    structlog.get_logger("unstale.worker").info("leading", fence=3)
+    logging.getLogger("unstale").warning("key %s has no rule", "user:1")
+
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["event"], first["fence"], first["level"]) == ("leading", 3, "info")
+    assert (second["event"], second["level"]) == ("key user:1 has no rule", "warning")
+    assert first["timestamp"].endswith("Z")
+
+
+def test_less_than_the_level_is_not_said(stream: io.StringIO) -> None:
+    structlog.get_logger("unstale.worker").debug("a read", entries=3)
+
+    assert stream.getvalue() == ""
+
+
+def test_no_password_is_ever_said(stream: io.StringIO) -> None:
+    log = structlog.get_logger("unstale.worker")
+    log.info("connecting", url=SECRET)
+    log.info(f"to {SECRET}")
+    logging.getLogger("unstale").error("refused by %s", SECRET)
+    try:
+        raise OSError(f"cannot reach {SECRET}")
+    except OSError:
+        log.exception("broken")
+
+    said = stream.getvalue()
+    assert len(said.splitlines()) == 4
+    assert "s3cr3t" not in said
+    assert said.count("worker:***@db.example.co") == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:pw@host:1/0", "redis://:***@host:1/0"),
+        ("rediss://user:pw@host", "rediss://user:***@host"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("mail me@example.org at 10:30", "mail me@example.org at 10:30"),
+        ("a redis://:p1@h and postgres://u:p2@g", "a redis://:***@h and postgres://u:***@g"),
+    ],
+)
+def test_only_passwords_of_urls_are_hidden(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown
