@@ -115,7 +115,8 @@ class Database:
         except MigrationMissing as missing:
             yield error("captures", str(missing), PUSH)
             return
-        yield ok("captures", f"{len(self._rules.tables)} tables are watched as the rules need")
+        tables = ", ".join(f"{schema}.{table}" for schema, table in self._rules.tables)
+        yield ok("captures", f"watched as the rules need: {tables}")
 
     async def _own_check(self) -> AsyncIterator[Finding]:
         """What the schema says of itself: captures that are missing or out of date, and the like."""

@@ -53,7 +53,12 @@ class RedisDoctor:
                 server = await check_redis(redis, state_key=settings.names.state)
             except UnstaleError as failure:
                 findings.append(
-                    error("Redis", str(failure), "Point REDIS_URL at a server that answers and is supported.")
+                    error(
+                        "Redis",
+                        str(failure),
+                        "Point REDIS_URL at a supported server that answers; its user needs the commands of "
+                        "docs/operations.md.",
+                    )
                 )
                 yield None
                 return

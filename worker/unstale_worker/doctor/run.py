@@ -25,8 +25,7 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
         return None, [
             error("rules", str(mistake), "Correct the rules file; docs/rules.md describes every field.")
         ]
-    tables = ", ".join(f"{schema}.{table}" for schema, table in rules.tables) or "none"
-    return rules, [ok("rules", f"{rules.file}: {len(rules.watches)} rules, tables: {tables}")]
+    return rules, [ok("rules", f"{rules.file}: {len(rules.watches)} [[watch]], {len(rules.ttl)} [ttl]")]
 
 
 async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:

@@ -1,0 +1,306 @@
+"""The doctor: it finds what was broken on purpose, and a check that cannot run is a finding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from commands import run
+from servers import Database
+from unstale.settings import Settings
+from unstale_worker.doctor import Finding, Severity, examine
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from workers import PROFILES, SCHEMA, running_worker, settings_for
+
+FANOUT = """
+[[watch]]
+table = "public.profiles"
+keys = ["org:{member_of}:people"]
+query = "select org_id as member_of from public.members where user_id = {id}"
+"""
+MEMBERS = """
+create table public.members (org_id bigint, user_id bigint);
+grant select on public.members to unstale_worker;
+"""
+
+
+async def execute(database: Database, sql: str) -> None:
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+def settings_of(folder: Path, database: Database, redis_url: str, rules: str = PROFILES) -> Settings:
+    path = folder / "unstale.toml"
+    path.write_text(rules)
+    return settings_for(database.worker_dsn, redis_url, config=path)
+
+
+def about(findings: Sequence[Finding], subject: str) -> list[Finding]:
+    return [finding for finding in findings if finding.subject == subject]
+
+
+def worst(findings: Sequence[Finding], subject: str) -> Finding:
+    found = about(findings, subject)
+    assert found, f"nothing was said about {subject}: {findings}"
+    return max(found, key=lambda finding: list(Severity).index(finding.severity))
+
+
+async def test_all_is_well_where_a_worker_leads(tmp_path: Path, database: Database, redis_url: str) -> None:
+    await execute(database, SCHEMA + MEMBERS)
+    settings = settings_of(tmp_path, database, redis_url, PROFILES + FANOUT)
+    async with running_worker(database.worker_dsn, redis_url, rules=PROFILES + FANOUT):
+        findings = await examine(settings)
+
+    assert [finding for finding in findings if finding.severity is not Severity.OK] == []
+    subjects = {finding.subject for finding in findings}
+    assert subjects >= {
+        "rules", "pooler", "Postgres", "role", "outbox", "captures", "event trigger", "prepared transactions",
+        "fan-out queries", "Redis", "Redis rights", "Redis memory", "worker", "watermark",
+    }  # fmt: skip
+    assert all(not finding.remedy for finding in findings)
+
+
+async def test_every_other_finding_has_a_remedy(tmp_path: Path, empty_database: Database) -> None:
+    findings = await examine(settings_of(tmp_path, empty_database, "redis://127.0.0.1:1/0", "[[watch]]"))
+
+    bad = [finding for finding in findings if finding.severity is not Severity.OK]
+    assert len(bad) >= 3
+    assert all(finding.remedy.endswith(".") for finding in bad), bad
+
+
+# --- rules and Postgres -------------------------------------------------------------------------
+
+
+async def test_mistakes_in_the_rules_do_not_stop_the_rest(
+    tmp_path: Path, database: Database, redis_url: str
+) -> None:
+    findings = await examine(settings_of(tmp_path, database, redis_url, '[[watch]]\ntable = "profiles"'))
+
+    assert worst(findings, "rules").severity is Severity.ERROR
+    assert "keys" in worst(findings, "rules").finding
+    assert worst(findings, "Postgres").severity is Severity.OK
+    assert worst(findings, "Redis").severity is Severity.OK
+
+
+async def test_a_database_without_the_schema(
+    tmp_path: Path, own_postgres: EmbeddedPostgres, redis_url: str
+) -> None:
+    connection = await asyncpg.connect(own_postgres.dsn())
+    await connection.execute("create database bare")
+    await connection.close()
+    bare = Database(name="bare", server=own_postgres)
+
+    findings = await examine(settings_of(tmp_path, bare, redis_url))
+
+    for subject in ("outbox", "captures"):
+        assert worst(findings, subject).severity is Severity.ERROR
+        assert "unstale migration" in worst(findings, subject).remedy
+    assert worst(findings, "event trigger").severity is Severity.WARNING
+
+
+async def test_a_table_that_nobody_watches(tmp_path: Path, database: Database, redis_url: str) -> None:
+    findings = await examine(settings_of(tmp_path, database, redis_url))
+
+    assert "public.profiles is not watched" in worst(findings, "captures").finding
+
+
+async def test_a_query_that_row_level_security_would_blind(
+    tmp_path: Path, database: Database, redis_url: str
+) -> None:
+    await execute(database, SCHEMA + MEMBERS + "alter table public.members enable row level security;")
+
+    findings = await examine(settings_of(tmp_path, database, redis_url, PROFILES + FANOUT))
+
+    finding = worst(findings, "fan-out queries")
+    assert finding.severity is Severity.ERROR
+    assert "public.profiles" in finding.finding
+
+
+async def test_a_query_without_the_right_to_read(tmp_path: Path, database: Database, redis_url: str) -> None:
+    await execute(database, SCHEMA + MEMBERS + "revoke all on public.members from unstale_worker;")
+
+    findings = await examine(settings_of(tmp_path, database, redis_url, PROFILES + FANOUT))
+
+    assert worst(findings, "fan-out queries").severity is Severity.ERROR
+
+
+async def test_a_role_with_more_rights_than_needed(
+    tmp_path: Path, database: Database, redis_url: str
+) -> None:
+    (tmp_path / "unstale.toml").write_text(PROFILES)
+    findings = await examine(settings_for(database.dsn, redis_url, config=tmp_path / "unstale.toml"))
+
+    assert worst(findings, "role").severity is Severity.WARNING
+    assert "unstale_worker" in worst(findings, "role").remedy
+
+
+async def test_captures_that_cannot_follow_ddl(
+    tmp_path: Path, plain_database: Database, redis_url: str
+) -> None:
+    findings = await examine(settings_of(tmp_path, plain_database, redis_url))
+
+    assert worst(findings, "event trigger").severity is Severity.WARNING
+
+
+async def test_two_phase_transactions() -> None:
+    """Its own server: the setting needs a restart."""
+    async with EmbeddedPostgres(settings={"fsync": "off", "max_prepared_transactions": 3}) as server:
+        settings = Settings.load(
+            _env_file=None, database_url=server.superuser_dsn, redis_url="redis://127.0.0.1:1/0"
+        )
+        findings = await examine(settings)
+
+    assert "max_prepared_transactions is 3" in worst(findings, "prepared transactions").finding
+
+
+async def test_servers_that_are_away(tmp_path: Path) -> None:
+    dsn = "postgresql://worker:s3cr3t@127.0.0.1:1/postgres"
+    (tmp_path / "unstale.toml").write_text(PROFILES)
+    findings = await examine(
+        settings_for(dsn, "redis://:s3cr3t@127.0.0.1:1/0", config=tmp_path / "unstale.toml")
+    )
+
+    assert worst(findings, "Postgres").severity is Severity.ERROR
+    assert worst(findings, "Redis").severity is Severity.ERROR
+    assert "s3cr3t" not in str(findings)
+
+
+async def test_no_database_and_no_redis_wanted(tmp_path: Path) -> None:
+    (tmp_path / "unstale.toml").write_text(PROFILES)
+    settings = Settings.load(_env_file=None, redis_enabled=False, config=tmp_path / "unstale.toml")
+
+    findings = await examine(settings)
+
+    assert worst(findings, "Postgres").finding == "DATABASE_URL is not set"
+    assert worst(findings, "Redis").severity is Severity.WARNING
+
+
+# --- Redis --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rights", "said"),
+    [
+        (["+@all", "-info"], "info"),
+        (["+@all", "-publish"], "ublish"),
+        (["+@all", "-scan"], "SCAN"),
+        (["+@all", "-subscribe"], "may not be followed"),
+        (["+@all", "resetkeys", "~{unstale:0}:*"], "user:*:profile may not be removed"),
+    ],
+)
+async def test_a_redis_user_with_too_few_rights(
+    tmp_path: Path, database: Database, valkey: EmbeddedValkey, rights: list[str], said: str
+) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.execute_command("ACL", "SETUSER", "poor", "on", ">pw", "~*", "&*", *rights)
+    url = f"redis://poor:pw@127.0.0.1:{valkey.port}/0"
+
+    findings = await examine(settings_of(tmp_path, database, url))
+
+    errors = [
+        finding for finding in findings if finding.severity is Severity.ERROR and "Redis" in finding.subject
+    ]
+    assert errors
+    assert any(said in finding.finding for finding in errors), errors
+
+
+async def test_an_eviction_policy_that_can_evict_the_state(
+    tmp_path: Path, database: Database, valkey: EmbeddedValkey
+) -> None:
+    settings = settings_of(tmp_path, database, valkey.url)
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.config_set("maxmemory", "100mb")
+        await redis.config_set("maxmemory-policy", "allkeys-lru")
+        assert worst(await examine(settings), "Redis memory").severity is Severity.WARNING
+
+        await redis.config_set("maxmemory-policy", "volatile-lru")
+        assert worst(await examine(settings), "Redis memory").severity is Severity.OK
+
+
+async def test_a_replica_is_refused(tmp_path: Path, database: Database, valkey: EmbeddedValkey) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.replicaof("127.0.0.1", "1")
+        findings = await examine(settings_of(tmp_path, database, valkey.url))
+        await redis.replicaof("NO", "ONE")
+
+    assert "replica" in worst(findings, "Redis").finding
+
+
+async def test_the_trial_leaves_nothing(tmp_path: Path, database: Database, valkey: EmbeddedValkey) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        await examine(settings_of(tmp_path, database, valkey.url))
+
+        assert await redis.keys("*") == []
+
+
+# --- the worker ---------------------------------------------------------------------------------
+
+
+async def test_no_worker_yet_and_none_any_more(tmp_path: Path, database: Database, redis_url: str) -> None:
+    await execute(database, SCHEMA)
+    settings = settings_of(tmp_path, database, redis_url)
+    assert worst(await examine(settings), "worker").severity is Severity.WARNING
+
+    async with running_worker(database.worker_dsn, redis_url):
+        pass
+
+    finding = worst(await examine(settings), "worker")
+    assert finding.severity is Severity.ERROR
+    assert "none leads" in finding.finding
+
+
+async def test_a_worker_that_does_not_get_on(
+    tmp_path: Path, database: Database, valkey: EmbeddedValkey
+) -> None:
+    """A lease that is kept, and watermarks that stopped: what a hanging database looks like from here."""
+    await execute(database, SCHEMA)
+    async with running_worker(database.worker_dsn, valkey.url):
+        pass
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.set("{unstale:0}:leader", "somebody", px=60_000)
+        seconds, _ = await redis.time()
+        await redis.hset("{unstale:0}:state", "applied_at", str((seconds - 60) * 1000))
+
+        finding = worst(await examine(settings_of(tmp_path, database, valkey.url)), "watermark")
+
+    assert finding.severity is Severity.ERROR
+    assert "60" in finding.finding
+
+
+async def test_a_worker_with_other_rules(tmp_path: Path, database: Database, redis_url: str) -> None:
+    await execute(database, SCHEMA)
+    async with running_worker(database.worker_dsn, redis_url):
+        other = settings_of(tmp_path, database, redis_url, PROFILES.replace("1h", "2h"))
+
+        finding = worst(await examine(other), "worker")
+
+    assert "other rules" in finding.finding
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+async def test_the_command_exits_1_on_an_error_and_speaks_json(
+    tmp_path: Path, database: Database, redis_url: str
+) -> None:
+    (tmp_path / "unstale.toml").write_text(PROFILES)
+    settings = {"DATABASE_URL": database.worker_dsn, "REDIS_URL": redis_url}
+    ended = run("doctor", "--json", cwd=tmp_path, settings=settings)
+    assert ended.code == 1
+    said: list[dict[str, Any]] = json.loads(ended.out)["findings"]
+    assert any(row["severity"] == "error" and row["subject"] == "captures" for row in said)
+
+    await execute(database, SCHEMA)
+    async with running_worker(database.worker_dsn, redis_url):
+        plain = run("doctor", cwd=tmp_path, settings=settings)
+    assert plain.code == 0, plain.out
+    assert "captures: watched as the rules need: public.profiles" in plain.out
