@@ -144,7 +144,9 @@ class Reader:
             if failpoints.on:
                 await failpoints.reach("reader.before_load")
             async with self._prolonged(tier, key, lease):
-                load = Load(key, claim.need_lsn, claim.primary or not claim.live)
+                # A bound on staleness is a bound against the primary: no replica can promise it.
+                primary = claim.primary or not claim.live or flight.forced
+                load = Load(key, claim.need_lsn, primary)
                 data = await self._load(flight, load)
             if failpoints.on:
                 await failpoints.reach("reader.before_fill")
