@@ -94,6 +94,11 @@ class Point:
         if not hold:
             self._hold.set()
 
+    async def wait(self, *, seconds: float = 10.0) -> None:
+        """Wait until somebody came here; raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            await self.reached.wait()
+
     def release(self) -> None:
         """Let whoever is held go on, and everybody after."""
         self._hold.set()

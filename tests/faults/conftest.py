@@ -1,0 +1,34 @@
+"""A played worker and a cache that follows it, and quick clocks, for the failure cases."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from unstale import Cache
+from unstale_worker.embedded import EmbeddedValkey
+from worker_double import WorkerDouble, attached_cache, redis_client
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PINGs ten times a second, so that agents may notice silence in less than seconds."""
+    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 0.1)
+
+
+@pytest.fixture
+async def silent(valkey: EmbeddedValkey) -> AsyncIterator[WorkerDouble]:
+    """A played worker that leads and says nothing unless the test makes it."""
+    async with redis_client(valkey.url) as redis:
+        worker = WorkerDouble(redis)
+        await worker.recover()
+        yield worker
+
+
+@pytest.fixture
+async def follower(valkey: EmbeddedValkey, silent: WorkerDouble) -> AsyncIterator[Cache]:
+    """A cache that is attached to ``silent``; from now on only the test decides what it hears."""
+    async with AsyncExitStack() as stack:
+        async with silent.beating():
+            cache = await stack.enter_async_context(attached_cache(valkey.url))
+        yield cache
