@@ -12,7 +12,6 @@ from unstale.errors import (
     RedisUnavailable,
     SettingError,
     UnstaleError,
-    UnsupportedServer,
     WaitTimeout,
 )
 from unstale.names import escape_glob
@@ -37,7 +36,6 @@ __all__ = [
     "SettingError",
     "Settings",
     "UnstaleError",
-    "UnsupportedServer",
     "WaitTimeout",
     "escape_glob",
 ]

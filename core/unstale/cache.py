@@ -16,7 +16,7 @@ from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.events import Events, Subscription
 from unstale.following import Follower, Trust
 from unstale.lane import CLOSED, Lane
-from unstale.loads import Flights, Loader
+from unstale.loads import Flights, Loaded, Loader, Origin
 from unstale.memory import UNSET, Entry
 from unstale.near import NearTier
 from unstale.reading import Reader
@@ -124,11 +124,11 @@ class Cache:
         )
         self._subscriber.on_watermark = self._on_watermark
         self._subscriber.start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.redis_timeout):
-                await self._subscriber.tried.wait()
-                if self._subscriber.subscribed and self._follower.epoch is not None:
-                    await self._attached.wait()
+        try:
+            await self._first_moment(self._subscriber)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def close(self) -> None:
@@ -136,15 +136,16 @@ class Cache:
         if self._closed:
             return
         self._closed = True
-        if self._subscriber is not None:
-            await self._subscriber.close()
-        await self._flights.close()
-        self._tokens.close()
-        self._events.close()
-        self._writer.close()
-        for lane in self._lanes:
-            await lane.close()
-        self._near.flush()
+        async with contextlib.AsyncExitStack() as stack:  # the last one first, whatever happens in between
+            stack.callback(self._near.flush)
+            for lane in self._lanes:
+                stack.push_async_callback(lane.close)
+            stack.callback(self._writer.close)
+            stack.callback(self._events.close)
+            stack.callback(self._tokens.close)
+            stack.push_async_callback(self._flights.close)
+            if self._subscriber is not None:
+                stack.push_async_callback(self._subscriber.close)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -236,40 +237,33 @@ class Cache:
         _check_ttl(ttl)
         forced = max_staleness is not None and self._follower.staleness > max_staleness
         for last in (False, True):
-            data = None if forced else await self._cached(key, ttl)
-            hit = data is not None
-            if data is None:
+            loaded = None if forced else await self._cached(key, ttl)
+            if loaded is None:
                 loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
-                data, hit = loaded.data, loaded.hit
-                if hit:
-                    self._redis_hits += 1
-                else:
-                    self._misses += 1
+            self._count(loaded)
             try:
-                return self._decode(key, data, model, shared)
+                return self._decode(key, loaded.data, model, shared)
             except ValueError:
-                if last or not hit:
+                if last or loaded.origin is Origin.LOADER:
                     raise
             # Cached by a release with another model, or not by unstale at all.
-            await self._discard(key, data)
+            await self._discard(key, loaded.data)
         raise AssertionError("unreachable")
 
-    async def _cached(self, key: str, ttl: float | None) -> bytes | None:
-        """The value from either tier, as far as it is trusted; None while the key is being loaded here."""
+    async def _cached(self, key: str, ttl: float | None) -> Loaded | None:
+        """The value from any tier, as far as it is trusted; None also while the key is being loaded here."""
         entry = self._followed.read(key)
+        if entry is None and self._follower.trust is Trust.DETACHED:
+            entry = self._near.adrift.read(key)
         if entry is not None:
-            self._near_hits += 1
-            return entry.data
+            return Loaded(entry.data, Origin.MEMORY)
         if key in self._flights:
             return None
-        try:
+        with contextlib.suppress(RedisUnavailable):
             data = await self._reader.look(key, ttl=ttl)
-        except RedisUnavailable:
-            return None
-        if data is None or not codec.is_value(data):
-            return None
-        self._redis_hits += 1
-        return data
+            if data is not None and codec.is_value(data):
+                return Loaded(data, Origin.REDIS)
+        return None
 
     @overload
     async def get(
@@ -293,24 +287,24 @@ class Cache:
 
         After a miss, `set` in the same task stores the value unless the key was invalidated in between.
         """
-        entry = self._followed.read(key)
-        if entry is not None and (max_staleness is None or self._follower.staleness <= max_staleness):
-            self._near_hits += 1
-            data: bytes | None = entry.data
+        loaded: Loaded | None = None
+        if max_staleness is None or self._follower.staleness <= max_staleness:
+            entry = self._followed.read(key)
+            if entry is not None:
+                loaded = Loaded(entry.data, Origin.MEMORY)
+            else:
+                self._check(key, model, shared)
+                loaded = await self._writer.get(key)
         else:
             self._check(key, model, shared)
-            if max_staleness is not None and self._follower.staleness > max_staleness:
-                self._writer.missed(key)
-                data = None
-            else:
-                data = await self._writer.get(key)
-            self._count(data is not None)
-        if data is None:
+            self._writer.missed(key)
+        self._count(loaded)
+        if loaded is None:
             return None
         try:
-            return self._decode(key, data, model, shared)
+            return self._decode(key, loaded.data, model, shared)
         except ValueError:
-            await self._discard(key, data)
+            await self._discard(key, loaded.data)
             return None
 
     # --- writing --------------------------------------------------------------------------------
@@ -403,6 +397,13 @@ class Cache:
 
     # --- inside ---------------------------------------------------------------------------------
 
+    async def _first_moment(self, subscriber: Subscriber) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.redis_timeout):
+                await subscriber.tried.wait()
+                if subscriber.subscribed and self._follower.epoch is not None:
+                    await self._attached.wait()
+
     def _redis_tier(self) -> RedisTier:
         settings = self.settings
         self._connections = Connections(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
@@ -432,11 +433,13 @@ class Cache:
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this cache belongs to another event loop; open one cache per loop")
 
-    def _count(self, hit: bool) -> None:
-        if hit:
-            self._redis_hits += 1
-        else:
+    def _count(self, loaded: Loaded | None) -> None:
+        if loaded is None or loaded.origin is Origin.LOADER:
             self._misses += 1
+        elif loaded.origin is Origin.MEMORY:
+            self._near_hits += 1
+        else:
+            self._redis_hits += 1
 
     def _freeze(self, key: str, entry: Entry) -> object:
         frozen = codec.freeze(codec.loads(entry.data))

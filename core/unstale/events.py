@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from unstale.names import matches
+from unstale.names import literal_beginning, matches
 
 MOST_EVENTS: Final = 1_024
 """Events kept for a subscriber that is slow; when there are more, all are replaced by one `Reset`."""
@@ -124,15 +124,5 @@ class Events:
 
 def may_overlap(one: str, other: str) -> bool:
     """False only if no key can match both globs: their literal beginnings differ."""
-    a, b = _literal_beginning(one), _literal_beginning(other)
+    a, b = literal_beginning(one), literal_beginning(other)
     return a.startswith(b) or b.startswith(a)
-
-
-def _literal_beginning(pattern: str) -> str:
-    literal = ""
-    characters = iter(pattern)
-    for character in characters:
-        if character in "*?[":
-            break
-        literal += next(characters, character) if character == "\\" else character
-    return literal

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -30,17 +31,25 @@ Loader: TypeAlias = Callable[[], Any] | Callable[[Load], Any]
 """Returns the value or an awaitable of it; a required positional parameter receives the `Load`."""
 
 
+class Origin(Enum):
+    """Where a value came from."""
+
+    MEMORY = "memory"
+    REDIS = "redis"
+    LOADER = "loader"
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a flight brought.
+    """What a read brought.
 
     Attributes:
         data: The value's JSON.
-        hit: It came from a cache; no loader ran.
+        origin: Where it came from.
     """
 
     data: bytes
-    hit: bool
+    origin: Origin
 
 
 class Flight:

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from unstale.names import glob_regex
+from unstale.names import glob_regex, literal_beginning
 
 UNSET: Final = object()
 """An entry's ``frozen`` while nobody has asked for the shared object."""
@@ -121,12 +121,13 @@ class NearCache:
 
     def drop_matching(self, patterns: Iterable[str]) -> int:
         """Forget every key that one of the Redis globs matches; how many were held."""
-        expressions = [glob_regex(pattern) for pattern in patterns]
+        # The literal beginning first: it rules most keys out at a tenth of what the expression costs.
+        tests = [(literal_beginning(pattern), glob_regex(pattern)) for pattern in patterns]
         doomed = [
             key
             for key in self._entries
-            if any(expression.match(key.encode()) for expression in expressions)
-        ]  # fmt: skip
+            if any(key.startswith(start) and expression.match(key.encode()) for start, expression in tests)
+        ]
         for key in doomed:
             self.drop(key)
         return len(doomed)

@@ -102,6 +102,22 @@ def escape_glob(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
+def literal_beginning(pattern: str) -> str:
+    r"""The text that every key matching a Redis glob begins with.
+
+    >>> literal_beginning("user:42:*")
+    'user:42:'
+    """
+    literal = ""
+    characters = iter(pattern)
+    for character in characters:
+        if character in "*?[":
+            break
+        literal += next(characters, character) if character == "\\" else character
+    return literal
+
+
+@lru_cache(maxsize=4096)
 def glob_regex(pattern: str) -> re.Pattern[bytes]:
     r"""Compile a Redis glob into an equivalent expression over UTF-8 bytes.
 

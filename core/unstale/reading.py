@@ -8,7 +8,7 @@ from typing import Final
 from unstale import codec, failpoints
 from unstale.errors import RedisUnavailable
 from unstale.following import Follower, Trust
-from unstale.loads import Flight, Load, Loaded, call
+from unstale.loads import Flight, Load, Loaded, Origin, call
 from unstale.marks import Mark
 from unstale.near import NearTier
 from unstale.redis_tier import Claim, RedisTier
@@ -60,10 +60,11 @@ class Reader:
         except RedisUnavailable:
             return await self._load_adrift(flight)
         if isinstance(found, bytes):
-            return Loaded(found, hit=True)
+            return Loaded(found, Origin.REDIS)
         if found is None:
-            return Loaded(await self._load(flight, Load(flight.key, None, primary=True)), hit=False)
-        return Loaded(await self._load_and_fill(tier, flight, found), hit=False)
+            data = await self._load(flight, Load(flight.key, None, primary=True))
+            return Loaded(data, Origin.LOADER)
+        return Loaded(await self._load_and_fill(tier, flight, found), Origin.LOADER)
 
     async def look(self, key: str, *, ttl: float | None = None) -> bytes | None:
         """What stands at ``key`` in Redis; a value also enters the near cache.
@@ -172,14 +173,14 @@ class Reader:
         near = self._near
         entry = None if flight.forced else near.adrift.read(flight.key)
         if entry is not None:
-            return Loaded(entry.data, hit=True)
+            return Loaded(entry.data, Origin.MEMORY)
         near.marks.close(flight.mark)
         flight.mark = near.marks.open(flight.key)
         data = await self._load(flight, Load(flight.key, None, primary=True))
         ttl = self._rulebook.ttl_of_load(flight.key, flight.ttl)
         if flight.mark.clean and self._follower.trust is not Trust.ATTACHED:
             near.adrift.put(flight.key, data, expires=self._clock() + min(ttl, self._detached_ttl))
-        return Loaded(data, hit=False)
+        return Loaded(data, Origin.LOADER)
 
     @contextlib.asynccontextmanager
     async def _prolonged(self, tier: RedisTier, key: str, lease: bytes) -> AsyncIterator[None]:

@@ -1,5 +1,6 @@
 """``get`` with its soft lease, ``set``, ``delete`` and ``invalidate_pattern``."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 from unstale import codec, failpoints
 from unstale.errors import RedisUnavailable
 from unstale.following import Follower, Trust
+from unstale.loads import Loaded, Origin
 from unstale.misses import Misses
 from unstale.near import NearTier
 from unstale.reading import Reader
@@ -44,26 +46,26 @@ class Writer:
         self.lost_invalidations = 0
         """Direct invalidations that Redis did not confirm."""
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> Loaded | None:
         """The value of a key that the near cache does not hold; a miss takes a soft lease."""
-        tier, data, lease = self._tier, None, None
+        tier, lease, remembered = self._tier, None, False
         mark = self._near.marks.open(key)
         try:
-            if tier is None or self._follower.trust is Trust.DETACHED:
-                data = self._get_adrift(key)
-            else:
-                try:
+            if tier is not None and self._follower.trust is not Trust.DETACHED:
+                with contextlib.suppress(RedisUnavailable):
                     data, lease = await self._value_or_soft_lease(tier, key)
-                except RedisUnavailable:
-                    data = self._get_adrift(key)
-        except BaseException:
-            self._near.marks.close(mark)
-            raise
-        if data is None:
+                    if data is not None:
+                        return Loaded(data, Origin.REDIS)
+            if self._follower.trust is not Trust.ATTACHED:
+                entry = self._near.adrift.read(key)
+                if entry is not None:
+                    return Loaded(entry.data, Origin.MEMORY)
             self._misses.remember(key, lease, mark, seconds=SOFT_LEASE_SECONDS)
-        else:
-            self._near.marks.close(mark)
-        return data
+            remembered = True
+            return None
+        finally:
+            if not remembered:
+                self._near.marks.close(mark)
 
     def missed(self, key: str) -> None:
         """The caller was told "not cached" although something may be: its `set` stores nothing."""
@@ -173,10 +175,6 @@ class Writer:
         if self._follower.trust is Trust.DETACHED:
             self._set_adrift(key, data, seconds, allowed=True)
         return True
-
-    def _get_adrift(self, key: str) -> bytes | None:
-        entry = self._near.adrift.read(key)
-        return None if entry is None else entry.data
 
     def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool) -> bool:
         self._near.drop([key])

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from unstale.errors import CacheClosed, LoadCancelled
-from unstale.loads import Flight, Flights, Load, Loaded, call, wants_load
+from unstale.loads import Flight, Flights, Load, Loaded, Origin, call, wants_load
 from unstale.marks import Marks
 
 
@@ -23,7 +23,7 @@ class Fetches:
         self.begun.append(flight)
         gate: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
-        return Loaded(await gate, hit=False)
+        return Loaded(await gate, Origin.LOADER)
 
     def join(self, *, forced: bool = False) -> asyncio.Task[Loaded]:
         return asyncio.create_task(self.flights.join("k", lambda: None, ttl=None, forced=forced))
@@ -116,14 +116,28 @@ async def test_the_last_cancelled_reader_ends_the_load() -> None:
 
 
 async def test_a_reader_that_comes_while_an_abandoned_load_ends_gets_one_of_its_own() -> None:
-    fetches = Fetches()
-    first = fetches.join()
+    marks, begun, tidied = Marks(), 0, asyncio.Event()
+
+    async def fetch(flight: Flight) -> Loaded:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            return Loaded(b"2", Origin.LOADER)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await tidied.wait()  # a load that takes its time to end, as one that gives its lease up
+        raise AssertionError("unreachable")
+
+    flights = Flights(fetch, marks)
+    first = asyncio.create_task(flights.join("k", lambda: None, ttl=None, forced=False))
     await settle()
     first.cancel()
-    await asyncio.sleep(0)  # the load's cancellation is under way
-    second = fetches.join()
     await settle()
-    fetches.gates[-1].set_result(b"2")
+    second = asyncio.create_task(flights.join("k", lambda: None, ttl=None, forced=False))
+    await settle()
+    assert begun == 1
+    tidied.set()
     assert (await second).data == b"2"
 
 

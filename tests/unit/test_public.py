@@ -23,7 +23,6 @@ def test_the_public_names_are_these() -> None:
         "SettingError",
         "Settings",
         "UnstaleError",
-        "UnsupportedServer",
         "WaitTimeout",
         "escape_glob",
     }
