@@ -5,7 +5,7 @@
     UnstaleError
     ├── ConfigurationError            wrong usage or configuration (exit code 2)
     │   ├── RuleError                 a mistake in unstale.toml, with file, line and field
-    │   │   └── RuleErrors            all the mistakes of one file
+    │   ├── RuleErrors                all the mistakes of one file
     │   ├── SettingError              a mistake in an environment variable or argument
     │   └── MigrationMissing          the database lacks what the rules need
     ├── UnsupportedServer             a Redis or Postgres that cannot carry the protocol

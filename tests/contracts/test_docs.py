@@ -1,0 +1,135 @@
+"""The documentation says all there is: every setting, error, metric and word, and no link leads nowhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from pydantic import AliasChoices
+
+import unstale.errors
+from unstale.settings import Settings, environment_name
+from unstale_worker.metrics import DEFINITIONS
+from unstale_worker.rules import Rules
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def sections(page: str) -> dict[str, str]:
+    """Name and text under each heading of the form ``## `name```."""
+    text = (ROOT / "docs" / page).read_text()
+    parts = re.split(r"^#{2,3} (.+)$", text, flags=re.MULTILINE)
+    return {
+        heading.strip("`"): body.strip()
+        for heading, body in zip(parts[1::2], parts[2::2], strict=True)
+        if heading.startswith("`")
+    }
+
+
+def errors() -> Iterator[type[Exception]]:
+    for _, found in inspect.getmembers(unstale.errors, inspect.isclass):
+        if issubclass(found, unstale.errors.UnstaleError):
+            yield found
+
+
+def test_every_setting_is_documented_and_nothing_else() -> None:
+    assert set(sections("settings.md")) == {environment_name(name) for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_a_settings_default_and_other_names_are_true(name: str) -> None:
+    field, said = Settings.model_fields[name], sections("settings.md")[environment_name(name)]
+    default = field.default
+    if hasattr(default, "get_secret_value"):
+        default = default.get_secret_value()
+    shown = (
+        "unset" if default is None else f"`{str(default).lower() if default in (True, False) else default}`"
+    )
+    assert f"Default: {shown}." in said
+    if isinstance(field.validation_alias, AliasChoices):
+        assert all(f"`{other}`" in said for other in field.validation_alias.choices[1:])
+
+
+def test_every_error_is_documented_and_nothing_else() -> None:
+    assert set(sections("errors.md")) == {error.__name__ for error in errors()}
+
+
+@pytest.mark.parametrize("source", ["page", "docstring"])
+def test_the_tree_of_errors_is_the_tree(source: str) -> None:
+    if source == "page":
+        text = (ROOT / "docs" / "errors.md").read_text().partition("```text\n")[2].partition("```")[0]
+    else:
+        text = inspect.cleandoc((unstale.errors.__doc__ or "").partition("::\n\n")[2])
+    drawn: dict[str, str] = {}
+    above: list[str] = []
+    for line in inspect.cleandoc(text).splitlines():
+        name = re.split(r"\s{2,}", line.lstrip("│├└─ "))[0]
+        line = line[: line.index(name) + len(name)]
+        depth = (len(line) - len(name)) // 4
+        del above[depth:]
+        drawn[name] = above[-1] if above else "Exception"
+        above.append(name)
+    assert drawn == {error.__name__: error.__bases__[0].__name__ for error in errors()}
+
+
+def test_every_metric_is_documented_with_its_own_sentence_and_nothing_else() -> None:
+    said = sections("metrics.md")
+    assert set(said) == {definition.name for definition in DEFINITIONS}
+    for definition in DEFINITIONS:
+        assert said[definition.name].startswith(f"{definition.kind.capitalize()}. {definition.help}\n")
+
+
+def test_metrics_are_named_as_prometheus_wants() -> None:
+    for definition in DEFINITIONS:
+        assert re.fullmatch(r"unstale_worker_[a-z_]+", definition.name)
+        assert definition.name.endswith("_total") is (definition.kind == "counter")
+
+
+def test_settings_and_metrics_that_pages_mention_exist() -> None:
+    known = {environment_name(name) for name in Settings.model_fields}
+    metrics = {definition.name for definition in DEFINITIONS}
+    for page in PAGES:
+        text = page.read_text()
+        assert set(re.findall(r"\bUNSTALE_[A-Z_]+\b", text)) <= known, page.name
+        if page.name in ("README.md", "operations.md"):
+            assert set(re.findall(r"\bunstale_worker_[a-z_]+\b", text)) <= metrics
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(words) == len(set(words))
+    assert set(words) >= {
+        "change", "outbox", "position", "source", "wake-up", "rule", "invalidate", "applier", "log", "lease",
+        "near cache", "Redis tier", "fill", "watermark", "epoch", "run", "staleness", "detached", "horizon",
+        "capture",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = page.parent / file if file else page
+        assert linked.is_file(), target
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rules_on_pages_are_rules(page: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        if "[[watch]]" in block:
+            Rules.parse(block, file=page.name)
+
+
+def test_the_changelog_has_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{version('unstale')}]" in text or "## [Unreleased]" in text

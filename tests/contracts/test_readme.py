@@ -1,0 +1,131 @@
+"""The README runs as printed: its rules, its commands, its code and what that says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from commands import SECONDS, environment, run, started
+from unstale_worker.embedded import EmbeddedPostgres
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text()
+TABLES = """
+create table profiles (id bigint primary key, name text not null);
+create table organizations (id bigint primary key, plan text);
+create table members (org_id bigint, user_id bigint);
+alter table members enable row level security;
+insert into profiles values (42, 'Ada');
+"""
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    assert found, f"the README has no {language} block any more"
+    return found
+
+
+def commands() -> list[list[str]]:
+    return [
+        line.partition("#")[0].split()
+        for block in blocks("shell")
+        for line in block.splitlines()
+        if line.strip()
+    ]
+
+
+def python(code: str, *, cwd: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=cwd, env=environment(**settings), capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+
+
+async def test_three_steps_and_the_code_does_what_it_says(tmp_path: Path) -> None:
+    """A project of one's own, by the README: its rules, its migration, its servers, its code."""
+    (rules,) = blocks("toml")
+    (code,) = blocks("python")
+    (said,) = blocks("text")
+    (tmp_path / "unstale.toml").write_text(rules)
+    migrations = tmp_path / "supabase" / "migrations"
+    migrations.mkdir(parents=True)
+    (migrations / "20260101000000_tables.sql").write_text(TABLES)
+    assert run("migration", cwd=tmp_path).code == 0
+    async with started("dev", cwd=tmp_path) as dev:
+        servers = {
+            name: (await dev.line(f"{name}=")).partition("=")[2] for name in ("DATABASE_URL", "REDIS_URL")
+        }
+
+        done = await asyncio.to_thread(python, code, cwd=tmp_path, settings=servers)
+        assert done.stderr == ""
+        assert done.stdout == said
+
+        doctor = run("doctor", cwd=tmp_path, settings=servers)
+        assert doctor.code == 0, doctor.out
+        assert await dev.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_exists(words: list[str], tmp_path: Path) -> None:
+    match words:
+        case ["unstale", command]:
+            assert run(command, "--help", cwd=tmp_path).code == 0
+        case ["make", target]:
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["supabase", "db", "push"]:
+            pass  # not ours
+        case _:
+            raise AssertionError(f"no test knows what to do with {words}")
+
+
+def test_every_command_of_the_command_line_is_somewhere_on_a_page(tmp_path: Path) -> None:
+    pages = TEXT + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    help_text = run("--help", cwd=tmp_path).out
+    names = re.findall(r"^[│ ]+([a-z]+)  +[A-Z]", help_text, re.MULTILINE)
+    assert {"demo", "dev", "worker", "migration", "doctor", "stats", "tail"} <= set(names)
+    for name in names:
+        assert f"unstale {name}" in pages, name
+
+
+def test_the_first_sixty_lines_hold_what_somebody_choosing_wants() -> None:
+    first = "\n".join(TEXT.splitlines()[:60])
+    for wanted in (
+        "```python",
+        "make demo",
+        "make test",
+        "| promised | not promised |",
+        "To stop it",
+        "Tested with",
+    ):
+        assert wanted in first, wanted
+    assert max(map(len, first.splitlines()[:10])) <= 125
+
+
+async def test_taking_it_out_leaves_nothing_of_it(own_postgres: EmbeddedPostgres) -> None:
+    """The SQL of docs/operations.md, on a database with a watch, a fan-out table and some changes."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    out = page.partition("## Taking it out")[2].partition("```sql\n")[2].partition("```")[0]
+    connection = await asyncpg.connect(own_postgres.superuser_dsn)
+    try:
+        await connection.execute(TABLES + "select unstale.watch('public.profiles', '{id}');")
+        await connection.execute("update profiles set name = 'Grace'")
+
+        await connection.execute(out)
+
+        left = await connection.fetchval(
+            "select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace "
+            "where n.nspname = 'unstale' or p.proname like 'unstale%'"
+        )
+        assert left == 0
+        triggers = await connection.fetchval("select count(*) from pg_trigger where not tgisinternal")
+        assert triggers == 0
+        await connection.execute("update profiles set name = 'Ada'")
+    finally:
+        await connection.close()
