@@ -1,7 +1,7 @@
 """1: a fill overtaken by an invalidation stores nothing, in neither tier.
 
-Guards: ``fill.lua`` (compare-and-set on the lease), `Mark.soil` and the order "mark, then GET" of `Reader`.
-Each test also runs with its defence switched off, and must then see the stale value.
+Guards: ``fill.lua`` (compare-and-set on the lease), `Mark.soil` and the order "mark, then GET" of
+`Reader`. Each test also runs with its defence switched off, and must then see the stale value.
 """
 
 import pytest
