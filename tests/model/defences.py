@@ -1,0 +1,68 @@
+"""Every rule of the protocol that can be switched off, by the name of the code that keeps it."""
+
+from enum import Enum
+
+
+class Defence(Enum):
+    """A rule; the text says what it demands and where it lives."""
+
+    # --- reads and fills
+    LEASE = "a miss takes a lease before it loads (RedisTier.take)"
+    FILL_COMPARES = "fill.lua stores only where the lease still stands"
+    SET_FILLS = "set stores only under the lease of the get that missed (Writer.set)"
+    LIVE_CLAIM = "without an epoch what was loaded is stored nowhere (Claim.live)"
+    MARKS = "what was invalidated since its mark does not enter the near cache (Marks.soil)"
+    MARK_FIRST = "the mark is opened before the GET is sent (Reader.look)"
+    FLUSH_SOILS = "a flush marks every read in flight (NearTier.flush)"
+    KEEP_ATTACHED = "only an attached agent keeps what it read (Reader._keep)"
+
+    # --- the position
+    POSITION_LAST = "only the last script of a batch stores the position (Applier.apply)"
+    POSITION_WITH_EFFECTS = "the position is stored by the script that removes the keys (apply.lua)"
+    POSITION_SNAPSHOT = "the position is a snapshot, not the highest xid seen (unstale.read)"
+    POSITION_CUT = "the position is cut at the highest xid delivered (unstale.cut in unstale.read)"
+    RECOVER_CUT = "so is the one of a first read (unstale.read without a position)"
+    POSITION_COMPARED = "a script requires the position that was read (refusal)"
+    EPOCH_COMPARED = "a script requires the epoch that was read (refusal)"
+    RUN_COMPARED = "a script requires the live server's run (refusal)"
+    FENCE = "a script requires the worker's own fence (refusal)"
+
+    # --- histories
+    NEW_EPOCH = "another run begins a new epoch (new_epoch.lua)"
+    RUN_STORED = "the run is stored beside the epoch, so a restarted worker sees a failover (State.run)"
+    RUN_UNIQUE = "a run never comes back (master_replid)"
+    EPOCH_RANDOM = "an epoch is random, never counted (Applier.new_epoch)"
+    HORIZON = "a position that the horizon is not part of counts as none (unstale.covers)"
+    TIMELINE = "the position of another database or timeline counts as none (standing_after_read)"
+    LATER_PAGES = "every page of a batch is judged, not the first alone (standing_after_read)"
+    RECOVER_SNAPSHOT_FIRST = "recovery takes its snapshot, then drops (Applier.recover)"
+    RECOVER_DROPS = "recovery drops every owned key (Applier._drop)"
+    RECOVER_RUN = "recover.lua requires the run seen before the snapshot"
+    DROP_LAST = "a pattern is dropped before the script that says so (Applier.apply)"
+
+    # --- the log
+    PUBLISH_AFTER = "keys are unlinked before anybody is told (apply.lua)"
+    PREV = "an invalidation names the one before it (Subscriber._invalidate)"
+    WATERMARK = "watermarks name the newest id (Subscriber._watermark)"
+    ATTACH_ON_WATERMARK = "a new subscription is trusted from the next watermark on (Follower)"
+    SUBSCRIBE_FIRST = "subscribe, then replay (Subscriber._follow_once)"
+    REPLAY_COMPLETE = "a log that does not reach back drops everything (Subscriber._replay)"
+    REPLAY_EPOCH = "replay reads epoch and log together (replay.lua)"
+    LOG_BEHIND = "a log behind what was seen drops everything (Subscriber._replay)"
+
+    # --- read replicas
+    NEED_LSN = "a loader reads a replica only if it has replayed need_lsn (Load)"
+    NEED_LSN_AFTER_READ = "the LSN of a page is read after its entries (unstale.read)"
+    NEED_LSN_AFTER_LEASE = "need_lsn is read after the lease was taken (RedisTier.take)"
+    NEED_LSN_EACH_SCRIPT = "each script of a batch raises need_lsn (apply.lua)"
+    NEED_LSN_BEFORE_DROP = "need_lsn is raised before a pattern or recovery drops keys (drop.lua)"
+    NEED_LSN_DIRECT = "a delete that knows its LSN raises need_lsn (direct.lua)"
+    PRIMARY_UNTIL = "a delete without LSN sends loaders to the primary (direct.lua)"
+    PRIMARY_UNTIL_READ_FIRST = "primary_until is cleared only if it stood before the read (say)"
+    PRIMARY_FALLBACK = "a replica that is behind is not read at all (Load)"
+    PRIMARY_BYPASS = "who loads past another's lease reads the primary (Reader.fetch)"
+
+    # --- own writes
+    DELETE_DROPS = "delete drops the local copy before it returns (Writer._invalidate)"
+    PATTERN_TWICE = "invalidate_pattern says so before and after its scan (Writer.invalidate_pattern)"
+    TOKEN_DURABLE = "a token counts only against watermarks of its own history (TokenWaits)"

@@ -1,0 +1,132 @@
+"""The whole protocol and its promises."""
+
+from collections.abc import Iterable, Iterator
+
+from . import database as postgres
+from .applying import WorkerSteps
+from .checker import Move
+from .database import DatabaseSteps
+from .defences import Defence
+from .following import AgentSteps
+from .reading import OWN_WRITE, TOKEN, ReadSteps
+from .server import Server, run
+from .world import Agent, Config, Load, World
+
+TIER = "tier: Redis holds less than the stored position promises"
+NEAR = "near: an attached agent holds less than what it has processed"
+SETTLED_TIER = "settled: nothing is left to do, and Redis differs from the database"
+SETTLED_NEAR = "settled: nothing is left to do, and a near cache differs from the database"
+
+
+class Protocol:
+    """A model for `checker.explore`: what may happen, and what must never be."""
+
+    def __init__(self, config: Config, off: Iterable[Defence] = ()) -> None:
+        self.config, self.off = config, frozenset(off)
+        self._database = DatabaseSteps(config, self.off)
+        self._server = Server(config, self.off)
+        self._workers = WorkerSteps(config, self.off, self._server, self._database)
+        self._agents = AgentSteps(config, self.off)
+        self._reads = ReadSteps(config, self.off, self._server, self._agents)
+
+    def start(self) -> World:
+        """A first start has just been done."""
+        config = self.config
+        return World(
+            database=self._database.start(),
+            redis=self._server.start(),
+            before=(),
+            failovers=0,
+            flushes=0,
+            evictions=0,
+            terms=1,
+            workers=self._workers.start(),
+            agents=self._agents.start(),
+            loads=(Load(),) * len(config.reads),
+            deletes=(0,) * len(config.owners),
+        )
+
+    def moves(self, world: World) -> Iterator[Move[World]]:
+        """Everything that may happen next."""
+        yield from self._database.moves(world)
+        yield from self._server.moves(world)
+        yield from self._workers.moves(world)
+        yield from self._agents.moves(world)
+        yield from self._reads.moves(world)
+
+    def broken(self, world: World) -> str | None:
+        """The promise that does not hold here."""
+        return self._tier(world) or self._near(world) or self._settled(world)
+
+    def at_rest(self, world: World) -> bool:
+        """Nothing is left to do, or within these bounds nobody may lead any more."""
+        return self._is_settled(world) or self._leaderless(world)
+
+    # --- promises -----------------------------------------------------------------------------------
+
+    def _tier(self, world: World) -> str | None:
+        redis, database = world.redis, world.database
+        if redis.position is None or redis.database != database.timeline or database.crashes and self._copied:
+            return None
+        promised = None
+        for key, entry in enumerate(redis.keys):
+            if entry is None or entry[0] != "value":
+                continue
+            if promised is None:
+                promised = postgres.versions(database, redis.position, self.config.keys)
+            if entry[1] < max(promised[key], redis.invalidated[key]):
+                return TIER
+        return None
+
+    @property
+    def _copied(self) -> bool:
+        return self.config.same_timeline
+
+    def _near(self, world: World) -> str | None:
+        redis = world.redis
+        calm = not (world.failovers or world.flushes or world.evictions)
+        for agent in world.agents:
+            if not agent.attached:
+                continue
+            current = agent.epoch == redis.epoch and redis.run == run(world)
+            for key, version in enumerate(agent.near):
+                if version is None:
+                    continue
+                if calm and version < agent.own[key]:
+                    return OWN_WRITE
+                if (calm or current) and version < agent.processed[key]:
+                    return NEAR
+            if self.config.tokens and self._waited(world, agent):
+                return TOKEN
+        return None
+
+    def _waited(self, world: World, agent: Agent) -> bool:
+        """`wait_for` would return at once, and yet something older is served."""
+        reached = postgres.versions(world.database, agent.seen, self.config.keys)
+        for key, version in enumerate(reached):
+            there = world.redis.keys[key]
+            held = (agent.near[key], there[1] if there is not None and there[0] == "value" else None)
+            if any(old is not None and old < version for old in held):
+                return True
+        return False
+
+    def _settled(self, world: World) -> str | None:
+        if not self._is_settled(world):
+            return None
+        for key in range(self.config.keys):
+            version, entry = postgres.now(world.database, key), world.redis.keys[key]
+            if entry is not None and entry[0] == "value" and entry[1] != version:
+                return SETTLED_TIER
+            if any(agent.near[key] not in (None, version) for agent in world.agents):
+                return SETTLED_NEAR
+        return None
+
+    def _is_settled(self, world: World) -> bool:
+        if any(load.step != "idle" for load in world.loads):
+            return False
+        return self._agents.at_rest(world) and self._workers.at_rest(world)
+
+    def _leaderless(self, world: World) -> bool:
+        return self.config.workers > 1 and world.terms == self.config.terms and not any(
+            worker.step != "standby" and worker.fence == world.redis.fence for worker in world.workers
+        )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Reads and writes of the agents: `Reader`, `Writer` and their scripts, one step of Redis or Postgres each."""
+
+from collections.abc import Iterator
+
+from . import database as postgres
+from . import scripts
+from .checker import Move
+from .defences import Defence
+from .following import AgentSteps, dropped
+from .server import Server, run
+from .world import Agent, Config, Load, Reads, World, newest, replaced
+
+OWN_WRITE = "own write: an agent answered with less than its own delete() had covered"
+TOKEN = "token: an agent answered with less than a transaction it had waited for"
+
+
+class ReadSteps:
+    """Every read in flight, and the deletes that agents do themselves."""
+
+    def __init__(self, config: Config, off: frozenset[Defence], server: Server, agents: AgentSteps) -> None:
+        self._config, self._off, self._server, self._agents = config, off, server, agents
+
+    def moves(self, world: World) -> Iterator[Move[World]]:
+        """What each read, and each delete, may do next."""
+        for number, (load, place) in enumerate(zip(world.loads, self._config.reads, strict=True)):
+            agent = None if place.agent is None else world.agents[place.agent]
+            name = f"read {number}"
+            step = getattr(self, f"_{load.step}")
+            for label, after, broken in step(world, number, load, place, agent):
+                yield f"{name} {label}", after, broken
+        for change, owner in enumerate(self._config.owners):
+            if owner is not None:
+                yield from self._delete(world, change, owner)
+
+    # --- one read -----------------------------------------------------------------------------------
+
+    def _idle(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        found = world.redis.keys[place.key]
+        if agent is not None and agent.attached and agent.near[place.key] is not None:
+            return  # a near hit changes nothing, and what the near cache holds is judged in every state
+        floor = 0 if agent is None else agent.own[place.key]
+        if found is not None and found[0] == "value":
+            broken = self._answered(world, found[1], floor, place, agent)
+            if place.get_set:
+                if broken:
+                    yield f"gets {found[1]}", world, broken
+            elif agent is not None:
+                after = Load("keep", version=found[1], floor=floor)
+                yield f"gets {found[1]}", self._became(world, number, after), broken
+            return
+        if found is not None and Defence.LEASE not in self._off and (found[0] == "lease" or place.get_set):
+            yield from self._bypass(world, floor, place, agent)
+            if place.get_set:
+                after = Load("missed", floor=floor)
+                yield "misses; another's lease stands there", self._became(world, number, after), None
+            return
+        if Defence.LEASE in self._off:
+            yield "misses", self._became(world, number, Load("claimed", floor=floor)), None
+            return
+        redis = world.redis
+        if load.need_lsn or load.token:
+            raise AssertionError("an idle read remembers nothing")
+        token = self._server.fresh_token(world)
+        if Defence.NEED_LSN_AFTER_LEASE in self._off:
+            early = Load("early", floor=floor, need_lsn=redis.need_lsn, primary=bool(redis.primary_until))
+            yield "reads need_lsn", self._became(world, number, early), None
+            return
+        yield from self._take(world, number, place, Load("", token, floor=floor), token)
+
+    def _take(self, world: World, number: int, place: Reads, load: Load, token: int) -> Iterator[Move[World]]:
+        redis, standing = scripts.take(world.redis, place.key, token, soft=place.get_set)
+        if standing is None or standing[0] == "value" or standing[1] != token:
+            yield "finds another's lease", self._became(world, number, Load()), None
+            return
+        early = Defence.NEED_LSN_AFTER_LEASE in self._off
+        after = Load(
+            "missed" if place.get_set else "claimed",
+            token,
+            floor=load.floor,
+            need_lsn=load.need_lsn if early else redis.need_lsn,
+            primary=load.primary if early else bool(redis.primary_until),
+            live=bool(redis.epoch),
+        )
+        if place.get_set and not after.live and Defence.LIVE_CLAIM not in self._off:
+            after = after._replace(token=0)  # given back at once: an eviction by another name
+        what = "a soft lease" if place.get_set else "the lease"
+        yield f"takes {what} {token}", self._server.changed(self._became(world, number, after), redis), None
+
+    def _early(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        yield from self._take(world, number, place, load, self._server.fresh_token(world))
+
+    def _bypass(self, world: World, floor: int, place: Reads, agent: Agent | None) -> Iterator[Move[World]]:
+        """Load past another's lease and store nowhere."""
+        version = postgres.now(world.database, place.key)
+        if self._config.replica and Defence.PRIMARY_BYPASS in self._off:
+            version = postgres.on_replica(world.database, place.key)
+        if (broken := self._answered(world, version, floor, place, agent)) is not None:
+            yield f"loads {version} past another's lease", world, broken
+
+    def _claimed(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        """The loader runs; with a replica it may read that, as `Load` tells it."""
+        yield "is cancelled", self._became(world, number, Load()), None
+        version, where = postgres.now(world.database, place.key), "the primary"
+        ready = world.database.replayed >= load.need_lsn and not load.primary
+        ready = ready and (load.live or Defence.LIVE_CLAIM in self._off)
+        if self._config.replica and (ready or Defence.NEED_LSN in self._off):
+            version, where = postgres.on_replica(world.database, place.key), "the replica"
+        elif self._config.replica and Defence.PRIMARY_FALLBACK in self._off:
+            behind = postgres.on_replica(world.database, place.key)
+            broken = self._answered(world, behind, load.floor, place, agent)
+            yield f"loads {behind} from the replica, stores nothing", self._became(world, number, Load()), broken
+            return
+        broken = self._answered(world, version, load.floor, place, agent)
+        if load.live or Defence.LIVE_CLAIM in self._off:
+            after = load._replace(step="loaded", version=version)
+        else:
+            after = Load()
+        yield f"loads {version} from {where}", self._became(world, number, after), broken
+
+    def _missed(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        """The caller of `get` loads by itself, from the primary."""
+        version = postgres.now(world.database, place.key)
+        after = load._replace(step="loaded", version=version)
+        yield f"loads {version} by itself", self._became(world, number, after), None
+
+    def _loaded(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        """`fill.lua`, of a load or of a `set`."""
+        compare = Defence.FILL_COMPARES not in self._off and Defence.LEASE not in self._off
+        if place.get_set and Defence.SET_FILLS in self._off:
+            compare = False
+        lease = ("soft" if place.get_set else "lease", load.token)
+        redis, stored = scripts.fill(world.redis, place.key, lease, load.version, compare=compare)
+        if not stored:
+            yield "is refused (fill)", self._became(world, number, Load()), None
+            return
+        after = Load() if agent is None or place.get_set else load._replace(step="keep", token=0, need_lsn=0)
+        there = self._server.changed(self._became(world, number, after), redis)
+        yield f"stores {load.version} (fill)", there, None
+
+    def _keep(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        """`Reader._keep`: into the near cache, if the mark is clean and the agent attached."""
+        assert agent is not None and place.agent is not None
+        attached = agent.attached or Defence.KEEP_ATTACHED in self._off
+        there = self._became(world, number, Load())
+        if load.clean and attached:
+            near = replaced(agent.near, place.key, load.version)
+            there = there._replace(agents=replaced(there.agents, place.agent, agent._replace(near=near)))
+            yield f"keeps {load.version}", there, None
+        else:
+            yield f"does not keep {load.version}", there, None
+
+    # --- own deletes --------------------------------------------------------------------------------
+
+    def _delete(self, world: World, change: int, owner: int) -> Iterator[Move[World]]:
+        """`Writer.delete` after the commit, or `invalidate_pattern`, whose scan is one step a key."""
+        xid, stage = change, world.deletes[change]
+        database = world.database
+        if xid >= len(database.xids) or database.xids[xid] <= 0 or stage < 0:
+            return
+        kind = database.kinds[xid]
+        if kind == "o":
+            return
+        covered = postgres.versions(database, 1 << xid, self._config.keys)
+        keys = sum(1 << key for key, version in enumerate(covered) if version)
+        pattern, name = kind == "*", f"agent {owner} deletes for {xid}"
+        scanned = self._config.keys
+        twice = Defence.PATTERN_TWICE not in self._off
+        if pattern and 0 < stage <= scanned:
+            redis = scripts.unlink(world.redis, 1 << stage - 1)
+            after = self._server.changed(self._staged(world, change, stage + 1), redis)
+            yield f"{name}: scans {'ab'[stage - 1]}", after, None
+            return
+        ends = not pattern or stage > scanned
+        if pattern and stage == 0 and not twice:
+            yield f"{name}: begins", self._staged(world, change, 1), None
+            return
+        redis, message = self._direct(world, keys, covered, pattern)
+        for note, agents in self._server.published(world.agents, message):
+            there = self._server.changed(world._replace(agents=agents), redis)
+            lost = self._staged(there, change, -1)
+            yield f"{name}: no reply (direct){note}", lost, None
+            if not ends:
+                yield f"{name}: announced (direct){note}", self._staged(there, change, 1), None
+                continue
+            me = agents[owner]._replace(own=newest(agents[owner].own, covered))
+            loads = there.loads
+            if Defence.DELETE_DROPS not in self._off:
+                me, loads = dropped(me, keys), self._agents.soiled(owner, loads, keys)
+            told = lost._replace(agents=replaced(agents, owner, me), loads=loads)
+            yield f"{name}: returned (direct){note}", told, None
+
+    def _direct(self, world: World, keys: int, covered: tuple[int, ...], pattern: bool):  # type: ignore[no-untyped-def]
+        lsn: int | None = postgres.lsn(world.database) if self._config.lsn_known and not pattern else None
+        before = world.redis
+        redis, message = scripts.direct(
+            before, run(world), keys, covered, lsn, self._config.log_max, pattern=pattern
+        )
+        if Defence.NEED_LSN_DIRECT in self._off and lsn is not None:
+            redis = redis._replace(need_lsn=before.need_lsn)
+        if Defence.PRIMARY_UNTIL in self._off:
+            redis = redis._replace(primary_until=before.primary_until)
+        return redis, message
+
+    def _staged(self, world: World, change: int, stage: int) -> World:
+        return world._replace(deletes=replaced(world.deletes, change, stage))
+
+    # --- promises about answers ---------------------------------------------------------------------
+
+    def _answered(
+        self, world: World, version: int, floor: int, place: Reads, agent: Agent | None
+    ) -> str | None:
+        """What is broken when an agent answers with this version."""
+        if agent is None or world.failovers or world.flushes or world.evictions:
+            return None
+        return OWN_WRITE if version < floor else None
+
+    def _became(self, world: World, number: int, load: Load) -> World:
+        return world._replace(loads=replaced(world.loads, number, load))

@@ -1,0 +1,111 @@
+"""The Lua scripts as functions from one Redis to the next, under the names of their files."""
+
+from .defences import Defence
+from .world import Entry, Known, Mask, Message, Page, Redis, Seen, Standing, Versions, Worker, newest, replaced
+
+
+def state(redis: Redis, run: int) -> Known:
+    """``state.lua``: the state and the live server's run, in one atomic read."""
+    return Known(
+        redis.epoch, redis.run, run, redis.position, redis.database, redis.flushed, redis.primary_until
+    )
+
+
+def refused(
+    redis: Redis, run: int, worker: Worker, off: frozenset[Defence], *, epoch: bool, live: bool = True
+) -> bool:
+    """``refusal`` of ``_common.lua``; with ``epoch`` also run and epoch must stand."""
+    known = worker.known
+    assert known is not None
+    if redis.fence != worker.fence and Defence.FENCE not in off:
+        return True
+    if epoch and live and redis.run != run and Defence.RUN_COMPARED not in off:
+        return True
+    if epoch and redis.epoch != known.epoch and Defence.EPOCH_COMPARED not in off:
+        return True
+    return redis.position != known.position and Defence.POSITION_COMPARED not in off
+
+
+def unlink(redis: Redis, keys: Mask) -> Redis:
+    """UNLINK."""
+    if not keys:
+        return redis
+    return redis._replace(
+        keys=tuple(None if keys >> number & 1 else entry for number, entry in enumerate(redis.keys))
+    )
+
+
+def append(redis: Redis, keys: Mask, invalidated: Versions, log_max: int) -> tuple[Redis, Message]:
+    """``append`` of ``_common.lua``: one log entry and the message that says the same."""
+    last = redis.last + 1
+    told = newest(redis.invalidated, invalidated)
+    log = (*redis.log, Entry(last, keys, told))[-log_max:]
+    message = Message("invalidation", redis.epoch, last, last - 1, keys, told)
+    return redis._replace(last=last, log=log, invalidated=told), message
+
+
+def raise_need_lsn(redis: Redis, lsn: int) -> Redis:
+    """Loaders may read a replica only from here on."""
+    return redis._replace(need_lsn=max(redis.need_lsn, lsn))
+
+
+def store_position(redis: Redis, page: Page) -> Redis:
+    """What the last script of a batch does beside the others' work."""
+    return redis._replace(position=page.position, database=page.database, flushed=page.lsn)
+
+
+def say(redis: Redis, seen: Seen, *, tokens: bool) -> tuple[Redis, Message]:
+    """``say`` of ``_common.lua``: a watermark; clears the ``primary_until`` that stood before the read."""
+    if redis.primary_until and redis.primary_until == seen.primary_until:
+        redis = raise_need_lsn(redis, seen.lsn)._replace(primary_until=0)
+    return redis, watermark_message(redis, seen.snapshot if tokens else 0)
+
+
+def watermark_message(redis: Redis, seen: Mask) -> Message:
+    """A watermark says the newest id."""
+    return Message("watermark", redis.epoch, redis.last, redis.last, 0, redis.invalidated, seen)
+
+
+def new_epoch(redis: Redis, run: int, epoch: int) -> tuple[Redis, Message]:
+    """``new_epoch.lua``: another history, from the stored position."""
+    redis = redis._replace(epoch=epoch, run=run)
+    return redis, Message("invalidation", epoch, redis.last, redis.last, 0, redis.invalidated)
+
+
+def recover(
+    redis: Redis, run: int, epoch: int, page: Page, invalidated: Versions, *, tokens: bool
+) -> tuple[Redis, Message]:
+    """``recover.lua``: the snapshot's position under a new epoch, and an empty log."""
+    redis = store_position(raise_need_lsn(redis, page.lsn), page)
+    redis = redis._replace(epoch=epoch, run=run, log=(), invalidated=invalidated)
+    return redis, watermark_message(redis, page.snapshot if tokens else 0)
+
+
+def direct(
+    redis: Redis, run: int, keys: Mask, invalidated: Versions, lsn: int | None, log_max: int, *, pattern: bool
+) -> tuple[Redis, Message | None]:
+    """``direct.lua``: an agent's own invalidation; a pattern's unlinks nothing by itself."""
+    if not pattern:
+        redis = unlink(redis, keys)
+    if not redis.epoch or redis.run != run:
+        return redis, None
+    redis, message = append(redis, keys, invalidated, log_max)
+    if lsn is None:
+        return redis._replace(primary_until=message.id), message
+    return raise_need_lsn(redis, lsn), message
+
+
+def take(redis: Redis, key: int, token: int, *, soft: bool) -> tuple[Redis, Standing]:
+    """SET NX, or ``takeover.lua`` where a soft lease stands; what stands there afterwards."""
+    found = redis.keys[key]
+    if found is None or (found[0] == "soft" and not soft):
+        found = ("soft" if soft else "lease", token)
+        redis = redis._replace(keys=replaced(redis.keys, key, found))
+    return redis, found
+
+
+def fill(redis: Redis, key: int, lease: Standing, version: int, *, compare: bool) -> tuple[Redis, bool]:
+    """``fill.lua``: compare-and-set on the lease."""
+    if compare and redis.keys[key] != lease:
+        return redis, False
+    return redis._replace(keys=replaced(redis.keys, key, ("value", version))), True

@@ -1,0 +1,239 @@
+"""The state of the model: a database, a Redis, workers, agents and reads in flight.
+
+A *version* of a key is the number of the commit that made it (over all histories, so a higher one is newer).
+A set of transactions is a bit mask over xids. Ghosts (marked so) exist only to state promises.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+Mask: TypeAlias = int
+Versions: TypeAlias = tuple[int, ...]
+"""One version for each key."""
+
+RUNNING, ROLLED_BACK = 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """A place where one read after the other happens.
+
+    Attributes:
+        agent: The agent whose near cache it fills; None: a process without one.
+        key: Number of the key.
+        get_set: The seed's ``get``, load, ``set`` instead of ``get_or_load``.
+    """
+
+    agent: int | None = None
+    key: int = 0
+    get_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The bounds of one exploration. What is not bounded here happens any number of times.
+
+    Attributes:
+        changes: One letter a transaction, in order of their xids. ``a``, ``b``: changes the row behind that
+            key; ``o``: another row, so a lost message cannot hide behind the next one; ``*``: the whole table.
+        keys: How many keys there are: a, b.
+        reads: The reads in flight at a time.
+        agents: How many agents.
+        workers: How many workers.
+        terms: Leaderships in all; only with more than one worker.
+        script_keys: Keys in one script of a batch.
+        pages: Each page of a read holds one transaction.
+        begun: Transactions that have an xid from the start; None: all. The others get theirs by a step.
+        rollbacks: Whether transactions may roll back.
+        crashes: Times Postgres crashes.
+        restores: Times Postgres continues without its newest commits, on another timeline.
+        same_timeline: Such a restore keeps the timeline (a copied data folder).
+        purges: Whether committed entries may be purged, read or not.
+        failovers: Times a Redis promotion goes back by one or two writes.
+        flushes: Times Redis is emptied without being restarted (FLUSHALL).
+        state_evictions: Times the state alone disappears.
+        log_max: Entries the log holds.
+        inbox: Messages on their way to one agent; one more is lost.
+        silent: Messages may be lost without a disconnect.
+        replica: Loaders may read a replica.
+        owners: For each transaction the agent that deletes its keys itself after the commit; None: nobody.
+        lsn_known: Such a delete passes the LSN of the commit.
+        tokens: Whether what agents know of transactions (`wait_for`) is followed.
+    """
+
+    changes: str = "ao"
+    keys: int = 1
+    reads: tuple[Reads, ...] = (Reads(),)
+    agents: int = 0
+    workers: int = 1
+    terms: int = 1
+    script_keys: int = 9
+    pages: bool = False
+    begun: int | None = None
+    rollbacks: bool = False
+    crashes: int = 0
+    restores: int = 0
+    same_timeline: bool = False
+    purges: bool = False
+    failovers: int = 0
+    flushes: int = 0
+    state_evictions: int = 0
+    log_max: int = 2
+    inbox: int = 2
+    silent: bool = True
+    replica: bool = False
+    owners: tuple[int | None, ...] = ()
+    lsn_known: bool = True
+    tokens: bool = False
+
+
+class Database(NamedTuple):
+    """Postgres."""
+
+    xids: tuple[int, ...]  # by xid: RUNNING, ROLLED_BACK, or the version its commit made
+    kinds: str  # by xid: what the transaction changes
+    begun: int  # how many of the configured changes have got an xid
+    versions: int  # versions made so far, in any history
+    timeline: int = 0
+    replayed: int = 0  # LSN up to which the replica is
+    purged: Mask = 0  # committed transactions that the horizon contains
+    crashes: int = 0
+
+
+Standing: TypeAlias = tuple[str, int] | None
+"""What stands at a key: ("value", version), ("lease", token), ("soft", token), or nothing."""
+
+
+class Entry(NamedTuple):
+    """A log entry; the message with the same id says the same."""
+
+    id: int
+    keys: Mask
+    invalidated: Versions  # ghost
+
+
+class Redis(NamedTuple):
+    """One Redis server's data: the keys, ``{unstale:0}:state`` and the log."""
+
+    keys: tuple[Standing, ...]
+    epoch: int = 0  # 0: absent, as is the rest of the state then
+    run: int = 0
+    position: Mask | None = None
+    database: int = 0
+    flushed: int = 0
+    need_lsn: int = 0
+    primary_until: int = 0
+    last: int = 0
+    fence: int = 0
+    log: tuple[Entry, ...] = ()
+    invalidated: Versions = ()  # ghost: the version that each key has been invalidated for
+
+
+class Known(NamedTuple):
+    """What ``state.lua`` told a worker."""
+
+    epoch: int
+    run: int
+    live_run: int
+    position: Mask | None
+    database: int
+    flushed: int
+    primary_until: int
+
+
+class Page(NamedTuple):
+    """What one read of the outbox told a worker."""
+
+    snapshot: Mask
+    position: Mask
+    keys: Mask  # what the entries concern
+    whole: bool  # a whole-table entry: a pattern
+    others: bool  # an entry that concerns no key of ours
+    lsn: int
+    database: int
+    last_xid: int = -1
+    more: bool = False
+
+
+class Seen(NamedTuple):
+    """What a worker may say in a watermark: the newest read that is applied as a whole."""
+
+    snapshot: Mask
+    lsn: int
+    primary_until: int
+
+
+class Worker(NamedTuple):
+    """A worker; everything here dies with its process."""
+
+    step: str  # standby, begin, new_epoch, ready, apply, next_page, recover
+    fence: int = 0
+    known: Known | None = None
+    page: Page | None = None
+    scripts: tuple[tuple[str, int], ...] = ()  # still to send: (name, argument)
+    seen: Seen | None = None
+
+
+class Message(NamedTuple):
+    """An `Invalidation` or a `Watermark`."""
+
+    kind: str  # "invalidation", "watermark"
+    epoch: int
+    id: int  # of a watermark: last
+    prev: int
+    keys: Mask
+    invalidated: Versions  # ghost
+    seen: Mask = 0
+
+
+class Agent(NamedTuple):
+    """One agent process."""
+
+    link: str  # away, subscribed (not replayed yet), following
+    attached: bool
+    epoch: int
+    last: int
+    near: tuple[int | None, ...]
+    processed: Versions  # ghost: versions whose invalidation has been processed
+    own: Versions  # ghost: versions whose delete() has returned
+    seen: Mask = 0
+    inbox: tuple[Message, ...] = ()
+
+
+class Load(NamedTuple):
+    """One read in flight."""
+
+    step: str = "idle"  # idle, claimed, missed, loaded, keep
+    token: int = 0
+    version: int = 0
+    clean: bool = True
+    need_lsn: int = 0
+    primary: bool = False
+    live: bool = True
+    floor: int = 0  # ghost: own version when the read began
+
+
+class World(NamedTuple):
+    """Everything."""
+
+    database: Database
+    redis: Redis
+    before: tuple[Redis, ...]  # what a failover may go back to, newest first
+    failovers: int
+    flushes: int
+    evictions: int
+    terms: int
+    workers: tuple[Worker, ...]
+    agents: tuple[Agent, ...]
+    loads: tuple[Load, ...]
+    deletes: tuple[int, ...]  # by change: how far its own delete() has come
+
+
+def replaced(items: tuple, index: int, item: object) -> tuple:  # type: ignore[type-arg]
+    """``items`` with another one at ``index``."""
+    return (*items[:index], item, *items[index + 1 :])
+
+
+def newest(versions: Versions, others: Versions) -> Versions:
+    """The newer of two versions, key by key."""
+    return tuple(map(max, versions, others))
