@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
+from unstale import failpoints
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.lane import Lane
 from unstale.messages import MAX_MESSAGE_BYTES, key_list
@@ -92,6 +93,8 @@ class Applier:
         wanted = [key for key in keys if not key.startswith(names.tag)]
         if patterns:
             await self._drop(state, patterns)
+            if failpoints.on:
+                await failpoints.reach("applier.after_drop")
         before: list[Argument] = [names.channel, self._fence, state.epoch, state.position]
         after: list[Argument] = [self._log_max_bytes, page.lsn]
         final: list[Argument] = [page.position, page.flushed, page.database] if store else []
@@ -109,12 +112,18 @@ class Applier:
             for number, (chunk, keys_json, patterns_json) in enumerate(bodies)
         ]
         for start in range(0, last, PIPELINED):
+            if failpoints.on:
+                await failpoints.reach("applier.before_script")
             self._count(await self._pipelined(APPLY, calls[start : min(start + PIPELINED, last)]))
         pending = b""
         if store:
+            if failpoints.on:
+                await failpoints.reach("applier.before_last_script")
             (reply,) = await self._pipelined(APPLY, calls[last:])
             self._count([reply])
             pending = reply[3]
+            if failpoints.on:
+                await failpoints.reach("applier.after_last_script")
         self.keys += len(wanted)
         return (state.advanced(page) if store else state), pending.decode()
 
@@ -133,6 +142,8 @@ class Applier:
 
     async def new_epoch(self, state: State) -> None:
         """Begin a new history on another run, from the stored position."""
+        if failpoints.on:
+            await failpoints.reach("applier.before_new_epoch")
         epoch = secrets.token_hex(16)
         reply = await self._run(
             NEW_EPOCH,
@@ -156,8 +167,12 @@ class Applier:
         may bring old keys back, refuses it.
         """
         page = await snapshot()
+        if failpoints.on:
+            await failpoints.reach("applier.after_snapshot")
         seen = Seen(page.snapshot, page.lsn, page.began, "")
         await self._drop(state, sorted(set(patterns)))
+        if failpoints.on:
+            await failpoints.reach("applier.before_recover")
         reply = await self._run(
             RECOVER,
             [self._names.state, self._names.log, self._names.rules],

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
+from unstale import failpoints
 from unstale.errors import LeadershipLost, RedisUnavailable
 from unstale.lane import Lane
 from unstale.names import Names
@@ -70,6 +71,8 @@ class Leadership:
         until = loop.time() + self._ttl
         while True:
             await asyncio.sleep(self.pause)
+            if failpoints.on:
+                await failpoints.reach("leadership.before_renew")
             asked = loop.time()
             try:
                 kept = await RENEW(
@@ -87,6 +90,8 @@ class Leadership:
 
     async def resign(self) -> None:
         """Give the lease up, so that a standby need not wait until it runs out; errors cost that time."""
+        if failpoints.on:
+            await failpoints.reach("leadership.before_resign")
         try:
             await RESIGN(self._lane, keys=[self._names.leader], args=[self._token])
         except (RedisError, RedisUnavailable):

@@ -7,6 +7,7 @@ from typing import Final, assert_never
 
 import structlog
 
+from unstale import failpoints
 from unstale.errors import MessageError
 from unstale.messages import PublishedRules
 from unstale_worker.applier import Applier
@@ -167,9 +168,13 @@ class Pipeline:
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
         now = time.monotonic()
         say = seen if moved and now - self._said_at >= WATERMARK_SPACING else None
+        if failpoints.on:
+            await failpoints.reach("pipeline.before_apply")
         state, primary_until = await self._applier.apply(
             state, page, keys=plan.keys, patterns=sorted(plan.patterns), store=moved, say=say
         )
+        if failpoints.on:
+            await failpoints.reach("pipeline.after_apply")
         if say is not None:
             self._said(now, primary_until)
         elif page.entries:
@@ -209,6 +214,8 @@ class Pipeline:
         now = time.monotonic()
         if self._seen is None or now - self._said_at < least:
             return
+        if failpoints.on:
+            await failpoints.reach("pipeline.before_watermark")
         self._said(now, await self._applier.watermark(state, self._seen))
 
     def _said(self, at: float, primary_until: str) -> None:
