@@ -142,6 +142,14 @@ as $$
 $$;
 comment on function unstale.resolve(oid, text[], smallint[]) is 'Columns of a table today; nulls where one is gone.';
 
+create or replace function unstale.follows_ddl() returns boolean
+language sql stable set search_path = ''
+as $$
+    select pg_catalog.count(*) = 2 from pg_catalog.pg_event_trigger as e
+    where e.evtname in ('unstale_ddl', 'unstale_drop') and e.evtenabled in ('O', 'A')
+$$;
+comment on function unstale.follows_ddl() is 'Whether the event triggers are in place.';
+
 create or replace function unstale.describe(
     watch_id integer,
     out problem text, out transition boolean, out bodies jsonb
@@ -153,6 +161,7 @@ declare
     keys       record;
     cols       record;
     pkey       record;
+    pkey_numbers smallint[];
     operation  text;
     tuple      text;      -- the key columns of row r as one element of an array
     distinct_tuples text; -- a query for the distinct tuples of a statement, as d.k1, d.k2, ...
@@ -161,6 +170,7 @@ declare
     single     text;      -- what writes the entry of a statement that changed one row
     compared   text;
     everything text;
+    guard      text := ''; -- where no event trigger can follow DDL: are the columns still there?
     -- Measured on 2 cores, 8 writers: the share of a transaction is the second query, so one row, the usual case, gets
     -- by with arrays from two sub-selects (55 us against 63 with the general query, 29 without any capture).
     head       constant text := $q$
@@ -169,6 +179,11 @@ declare
     _row pg_catalog.record;
 begin
     _id := (pg_catalog.pg_current_wal_insert_lsn() operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn);
+$q$;
+    tail_of_guard constant text := $q$
+        perform unstale.wake();
+        return null;
+    end if;
 $q$;
     tail       constant text := $q$
     if not pg_catalog.pg_try_advisory_xact_lock_shared(1970496884, 1) then
@@ -243,7 +258,8 @@ begin
             pg_catalog.string_agg(
                 pg_catalog.format('pg_catalog.format(''%%L'', %s)', unstale.compare_expression(a.attname, a.atttypid)),
                 ', ' order by a.attnum
-            ) as formatted
+            ) as formatted,
+            pg_catalog.array_agg(a.attnum) as numbers
         into pkey
         from pg_catalog.pg_index as i
         join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
@@ -257,6 +273,7 @@ begin
         if problem is null then
             -- With the primary key: two rows that swap their values would cancel each other out.
             compared := pkey.listed || ', ' || cols.listed;
+            pkey_numbers := pkey.numbers;
         end if;
     end if;
 
@@ -269,6 +286,28 @@ begin
         tuple := pg_catalog.format('array[%s]', keys.listed);
     else
         tuple := keys.listed;
+    end if;
+
+    if not unstale.follows_ddl() then
+        select pg_catalog.format(
+$q$    if (
+        select pg_catalog.count(*) from pg_catalog.pg_attribute as a
+        where a.attrelid operator(pg_catalog.=) tg_relid and not a.attisdropped and (%s)
+    ) operator(pg_catalog.<>) %s then
+$q$,
+            pg_catalog.string_agg(pg_catalog.format(
+                'a.attname operator(pg_catalog.=) %L::pg_catalog.name and a.atttypid operator(pg_catalog.=) %s::pg_catalog.oid',
+                c.attname, c.atttypid), ' or ' order by c.attnum),
+            pg_catalog.count(*)) || everything || tail_of_guard
+        into guard
+        from pg_catalog.pg_attribute as c
+        where c.attrelid = w.relation and (
+            c.attname in (select r.name from unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r)
+            or compared is not null and (
+                c.attname in (select r.name from unstale.resolve(w.relation, w.columns, w.column_numbers) as r)
+                or c.attnum = any (pkey_numbers)
+            )
+        );
     end if;
 
     foreach operation in array '{insert,update,delete}'::text[] loop
@@ -326,7 +365,7 @@ $q$,            tuple, keys.width,
                 pkey.formatted || ', ' || cols.formatted,
                 w.id, w.version);
         end if;
-        bodies := bodies || pg_catalog.jsonb_build_object(operation, head || single || pg_catalog.format(
+        bodies := bodies || pg_catalog.jsonb_build_object(operation, head || guard || single || pg_catalog.format(
 $q$        insert into unstale.outbox (id, watch, version, keys)
         select _id operator(pg_catalog.+) c.chunk, %1$s, %2$s, pg_catalog.array_agg(%3$s)
         from (
@@ -446,21 +485,12 @@ begin
     end loop;
     delete from unstale.captured as c where c.watch = watch_id;
     insert into unstale.captured (watch, relation)
-    select w.id, m.member from unstale.watched as w, unstale.members(w.relation) as m
-    where w.id = watch_id and m.kind in ('r', 'p');
+    select w.id, m.member from unstale.watched as w, unstale.members(w.relation) as m where w.id = watch_id;
     update unstale.watched as w set problem = wanted.problem where w.id = watch_id;
 end
 $$;
 comment on function unstale.generate(integer, boolean) is
     'Makes the captures of a watch what the table needs now; tolerant: warns about a partition that is not ours.';
-
-create or replace function unstale.follows_ddl() returns boolean
-language sql stable set search_path = ''
-as $$
-    select pg_catalog.count(*) = 2 from pg_catalog.pg_event_trigger as e
-    where e.evtname in ('unstale_ddl', 'unstale_drop') and e.evtenabled in ('O', 'A')
-$$;
-comment on function unstale.follows_ddl() is 'Whether the event triggers are in place.';
 
 create or replace function unstale.refuse_unwatchable(relation regclass) returns void
 language plpgsql stable set search_path = ''
@@ -612,7 +642,8 @@ begin
     perform pg_catalog.set_config('unstale.generating', '', true);
     if not unstale.follows_ddl() then
         raise warning 'unstale: no event trigger follows changes of % (only a superuser, or postgres on Supabase, may '
-            'create one): call unstale.watch again after each ALTER TABLE', relation;
+            'create one): call unstale.watch again after each ALTER TABLE', relation
+            using detail = 'Until then its captures write whole-table entries.';
     end if;
     -- Whatever was cached while nothing watched is not to be trusted.
     perform unstale.invalidate_all(w.id);

@@ -95,7 +95,7 @@ begin
             from pg_catalog.pg_event_trigger_dropped_objects() as d
             join unstale.captured as k on k.relation::oid = d.objid
             join unstale.watched as w on w.id = k.watch and w.state = 'watched'
-            where d.classid = 'pg_class'::regclass and d.object_type in ('table', 'table column')
+            where d.classid = 'pg_class'::regclass and d.object_type in ('table', 'foreign table', 'table column')
             order by w.id
         loop
             if dropped.whole then
@@ -108,7 +108,8 @@ begin
                     execute pg_catalog.format('drop function if exists unstale.%I() cascade',
                         pg_catalog.format('capture_%s_%s', dropped.id, capture));
                 end loop;
-            else
+            elsif tg_tag <> 'ALTER TABLE' then
+                -- For example drop type ... cascade. After ALTER TABLE, on_ddl does it.
                 perform unstale.follow(dropped.id, true);
             end if;
         end loop;
@@ -143,5 +144,18 @@ begin
 exception when insufficient_privilege then
     raise warning 'unstale: % may not create event triggers here: after each ALTER TABLE of a watched table call '
         'unstale.watch again, or have a superuser run this file', current_user;
+end
+$$;
+
+-- Captures of an older release, or made before there were event triggers, become what they are now.
+do $$
+declare
+    watch_id integer;
+begin
+    perform pg_catalog.set_config('unstale.generating', 'on', true);
+    for watch_id in select w.id from unstale.watched as w where w.state = 'watched' order by w.id loop
+        perform unstale.generate(watch_id, tolerant => true);
+    end loop;
+    perform pg_catalog.set_config('unstale.generating', '', true);
 end
 $$;

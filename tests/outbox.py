@@ -1,0 +1,109 @@
+"""What tests of the SQL side share: connections, and the outbox as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import asyncpg
+
+
+class Entry(NamedTuple):
+    """One entry of a batch; `tuples` is None for "the whole table", else the set of its key tuples."""
+
+    watch: int
+    version: int
+    keys: list[str | None] | None
+
+    def tuples(self, width: int = 1) -> set[tuple[str | None, ...]] | None:
+        """The key tuples, `width` columns each."""
+        if self.keys is None:
+            return None
+        return {tuple(self.keys[i : i + width]) for i in range(0, len(self.keys), width)}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What unstale.read() returned."""
+
+    database: str
+    snapshot: str
+    position: str
+    more: bool
+    last_xid: int | None
+    last_id: int | None
+    insert_lsn: str
+    flushed_lsn: str
+    covered: bool
+    current_xmax: int
+    entries: list[Entry]
+
+
+READ = """
+select (b).database, (b).snapshot::text, (b).position::text, (b).more, (b).last_xid::text::bigint, (b).last_id,
+    (b).insert_lsn::text, (b).flushed_lsn::text, (b).covered, (b).current_xmax::text::bigint, (b).entries
+from (
+    select unstale.read(
+        $1::text::pg_snapshot, $2::text::pg_snapshot, $3::text::xid8, $4, $5, $6
+    ) as b offset 0
+) as read
+"""
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for the block; an open transaction in it is rolled back."""
+    connection: asyncpg.Connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def read(
+    connection: asyncpg.Connection,
+    after: str | None,
+    *,
+    upto: str | None = None,
+    cursor: tuple[int, int] | None = None,
+    max_entries: int = 5000,
+    max_elements: int = 100_000,
+) -> Batch:
+    """One page."""
+    row = await connection.fetchrow(
+        READ,
+        after,
+        upto,
+        str(cursor[0]) if cursor else None,
+        cursor[1] if cursor else None,
+        max_entries,
+        max_elements,
+    )
+    assert row is not None
+    values: Sequence[object] = tuple(row)
+    return Batch(*values[:10], [Entry(*entry) for entry in row[10]])  # type: ignore[arg-type]  # asyncpg's rows are untyped
+
+
+async def position(connection: asyncpg.Connection) -> str:
+    """A position that contains what is committed now."""
+    return (await read(connection, None)).position
+
+
+async def changes(connection: asyncpg.Connection, after: str) -> list[Entry]:
+    """The entries written after a position."""
+    batch = await read(connection, after)
+    assert batch.covered
+    assert not batch.more
+    return batch.entries
+
+
+async def tuples_of(
+    connection: asyncpg.Connection, *statements: str, width: int = 1
+) -> list[set[tuple[str | None, ...]] | None]:
+    """Run statements; what each entry they wrote holds, in order."""
+    after = await position(connection)
+    for statement in statements:
+        await connection.execute(statement)
+    return [entry.tuples(width) for entry in await changes(connection, after)]
