@@ -15,7 +15,7 @@ from commands import run
 from servers import Database
 from unstale.settings import Settings
 from unstale_worker.doctor import Finding, Severity, examine
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, migrate
 from workers import PROFILES, SCHEMA, running_worker, settings_for
 
 FANOUT = """
@@ -63,8 +63,8 @@ async def test_all_is_well_where_a_worker_leads(tmp_path: Path, database: Databa
     assert [finding for finding in findings if finding.severity is not Severity.OK] == []
     subjects = {finding.subject for finding in findings}
     assert subjects >= {
-        "rules", "pooler", "Postgres", "role", "outbox", "captures", "event trigger", "prepared transactions",
-        "fan-out queries", "Redis", "Redis rights", "Redis memory", "worker", "watermark",
+        "rules", "pooler", "Postgres", "role", "outbox", "captures", "schema", "fan-out queries",
+        "Redis", "Redis rights", "Redis memory", "worker", "watermark",
     }  # fmt: skip
     assert all(not finding.remedy for finding in findings)
 
@@ -101,10 +101,9 @@ async def test_a_database_without_the_schema(
 
     findings = await examine(settings_of(tmp_path, bare, redis_url))
 
-    for subject in ("outbox", "captures"):
+    for subject in ("outbox", "captures", "schema"):
         assert worst(findings, subject).severity is Severity.ERROR
         assert "unstale migration" in worst(findings, subject).remedy
-    assert worst(findings, "event trigger").severity is Severity.WARNING
 
 
 async def test_a_table_that_nobody_watches(tmp_path: Path, database: Database, redis_url: str) -> None:
@@ -148,18 +147,32 @@ async def test_captures_that_cannot_follow_ddl(
 ) -> None:
     findings = await examine(settings_of(tmp_path, plain_database, redis_url))
 
-    assert worst(findings, "event trigger").severity is Severity.WARNING
+    assert worst(findings, "event triggers").severity is Severity.WARNING
 
 
-async def test_two_phase_transactions() -> None:
+async def test_a_capture_that_somebody_disabled(
+    tmp_path: Path, plain_database: Database, redis_url: str
+) -> None:
+    """Where event triggers exist, such a command would have made the capture anew."""
+    await execute(plain_database, SCHEMA + "alter table public.profiles disable trigger all;")
+
+    finding = worst(await examine(settings_of(tmp_path, plain_database, redis_url)), "public.profiles")
+
+    assert finding.severity is Severity.ERROR
+    assert "is disabled" in finding.finding
+
+
+async def test_two_phase_transactions(tmp_path: Path, redis_url: str) -> None:
     """Its own server: the setting needs a restart."""
     async with EmbeddedPostgres(settings={"fsync": "off", "max_prepared_transactions": 3}) as server:
-        settings = Settings.load(
-            _env_file=None, database_url=server.superuser_dsn, redis_url="redis://127.0.0.1:1/0"
-        )
-        findings = await examine(settings)
+        await server.create_supabase_roles()
+        await migrate(server, database="postgres")
+        ours = Database(name="postgres", server=server)
+        findings = await examine(settings_of(tmp_path, ours, redis_url))
 
-    assert "max_prepared_transactions is 3" in worst(findings, "prepared transactions").finding
+    finding = worst(findings, "max_prepared_transactions")
+    assert finding.severity is Severity.INFO
+    assert "no wake-ups" in finding.finding
 
 
 async def test_servers_that_are_away(tmp_path: Path) -> None:

@@ -153,4 +153,3 @@ def test_the_world_crosses_the_environment_unchanged(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(name, value)
 
     assert World.from_environment() == world
-    assert world.organization_of(4) == 2

@@ -13,7 +13,12 @@ from unstale_worker.doctor import Finding, Severity
 from unstale_worker.migration import Result
 from unstale_worker.tail import Line
 
-_COLORS = {Severity.OK: "green", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
+_COLORS = {
+    Severity.OK: "green",
+    Severity.INFO: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.ERROR: "bold red",
+}
 
 
 class Output:

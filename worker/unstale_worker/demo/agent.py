@@ -34,6 +34,10 @@ SAMPLES_A_REPORT: Final = 40
 DATABASE_CONNECTIONS: Final = 4
 
 
+FLOOR_ONLY: Final = "settings:"
+"""The writer reports an organization's change as one; its members' traces only forbid older values."""
+
+
 class Checker:
     """Remembers of which versions the agent has heard, and judges reads by it.
 
@@ -57,7 +61,8 @@ class Checker:
         for version, source in sorted((int(number), source) for source, _, number in traces):
             if version > self._floors.get(source, 0):
                 self._floors[source] = version
-                self._heard.append(Heard(source, version, at))
+                if not source.startswith(FLOOR_ONLY):
+                    self._heard.append(Heard(source, version, at))
         if shown:
             self._recent.append(
                 ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
@@ -90,7 +95,7 @@ class Agent:
     """Reads three values of one user after the other, in many conversations at once."""
 
     def __init__(self, name: str, world: World, cache: Cache, loaders: Loaders, *, broken: bool) -> None:
-        self._name, self._world, self._cache, self._loaders = name, world, cache, loaders
+        self._name, self._cache, self._loaders = name, cache, loaders
         self._checker = Checker()
         self._chance = random.Random(f"{world.seed} {name}")  # repeatable; nothing secret
         self._users = Zipf(range(1, world.users + 1), self._chance)
@@ -123,7 +128,7 @@ class Agent:
 
     async def _read(self, kind: str, user: int) -> None:
         key = f"user:{user}:{kind}"
-        floors = self._checker.floors(sources(kind, user, self._world))
+        floors = self._checker.floors(sources(kind, user))
         before = time.monotonic() - self._cache.staleness
         value = self._deaf.get(key) if self._deaf is not None else None
         if value is None:

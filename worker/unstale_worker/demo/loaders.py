@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from unstale_worker.demo.reports import World, statement
+from unstale_worker.demo.reports import statement
 
 Value: TypeAlias = dict[str, object]
 """A cached value; ``versions`` maps each row it was made of to that row's version."""
@@ -13,15 +13,15 @@ Value: TypeAlias = dict[str, object]
 KINDS: Final = ("profile", "greeting_instructions", "settings")
 
 
-def sources(kind: str, user: int, world: World) -> tuple[str, ...]:
-    """The rows that the value of a kind is made of."""
+def sources(kind: str, user: int) -> tuple[str, ...]:
+    """Whose traces say how old the value of a kind may be."""
     match kind:
         case "profile":
             return (f"profile:{user}",)
         case "greeting_instructions":
             return (f"profile:{user}", f"memories:{user}")
         case "settings":
-            return (f"organization:{world.organization_of(user)}",)
+            return (f"settings:{user}",)
         case _:
             raise ValueError(f"no value of the demo is called {kind!r}")
 
@@ -62,7 +62,10 @@ class Loaders:
     async def settings(self, user: int) -> Value:
         """What the user's organization pays for."""
         row = await self._row("load_settings", user)
-        return {"plan": row["plan"], "versions": {f"organization:{row['id']}": row["version"]}}
+        return {
+            "plan": row["plan"],
+            "versions": {f"organization:{row['id']}": row["version"], f"settings:{user}": row["version"]},
+        }
 
     async def _row(self, name: str, user: int) -> asyncpg.Record:
         row = await self._pool.fetchrow(statement(name), user)

@@ -34,10 +34,6 @@ class World:
     rate: float = 100.0
     seed: int = 1
 
-    def organization_of(self, user: int) -> int:
-        """The organization that ``user`` is a member of."""
-        return user % self.organizations + 1
-
     def environment(self) -> dict[str, str]:
         """The variable that hands it to a child process."""
         return {WORLD_VARIABLE: orjson.dumps(self).decode()}

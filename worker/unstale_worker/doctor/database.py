@@ -67,8 +67,6 @@ class Database:
             ("outbox", self._outbox),
             ("captures", self._captures),
             ("schema", self._own_check),
-            ("event trigger", self._event_trigger),
-            ("prepared transactions", self._prepared),
             ("fan-out queries", self._queries),
         )
 
@@ -119,40 +117,16 @@ class Database:
         yield ok("captures", f"watched as the rules need: {tables}")
 
     async def _own_check(self) -> AsyncIterator[Finding]:
-        """What the schema says of itself: captures that are missing or out of date, and the like."""
+        """What the schema says of itself: captures, event triggers, prepared transactions."""
         try:
             rows = await self._rows("doctor_check")
         except MigrationMissing as missing:
             yield error("schema", str(missing), PUSH)
             return
         for severity, subject, finding, remedy in rows:
-            known = Severity(severity) if severity in set(Severity) else Severity.WARNING
-            yield Finding(known, subject, finding, remedy or "")
+            yield Finding(Severity(severity), subject, finding, remedy)
         if not rows:
-            yield ok("schema", "captures are as they were generated")
-
-    async def _event_trigger(self) -> AsyncIterator[Finding]:
-        if int(await self._value("doctor_event_trigger")):
-            yield ok("event trigger", "captures follow ALTER TABLE")
-        else:
-            yield warning(
-                "event trigger",
-                "none: captures do not follow ALTER TABLE",
-                "Call unstale.watch() again after altering a watched table, or push unstale's migrations "
-                "as a role that may create event triggers.",
-            )
-
-    async def _prepared(self) -> AsyncIterator[Finding]:
-        most = int(await self._value("doctor_prepared"))
-        if most:
-            yield warning(
-                "prepared transactions",
-                f"max_prepared_transactions is {most}: PREPARE TRANSACTION fails in a transaction that "
-                "changed a watched table while the worker slept, because of its NOTIFY",
-                "Do not change watched tables in two-phase transactions, or set it to 0.",
-            )
-        else:
-            yield ok("prepared transactions", "off")
+            yield ok("schema", "captures fit their tables and follow ALTER TABLE")
 
     async def _queries(self) -> AsyncIterator[Finding]:
         if self._rules is None:

@@ -11,6 +11,7 @@ class Severity(StrEnum):
     """How bad it is; in rising order."""
 
     OK = "ok"
+    INFO = "info"
     WARNING = "warning"
     ERROR = "error"
 
@@ -20,7 +21,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        severity: ``ok``, ``warning`` (it works, with a drawback) or ``error`` (it does not work).
+        severity: ``ok``, ``info``, ``warning`` (it works, with a drawback) or ``error`` (it does not work).
         subject: What was looked at.
         finding: What was seen.
         remedy: What to do about it; empty when all is well.
