@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,8 +42,9 @@ class Batch:
 
 
 READ = """
-select (b).database, (b).snapshot::text, (b).position::text, (b).more, (b).last_xid::text::bigint, (b).last_id,
-    (b).insert_lsn::text, (b).flushed_lsn::text, (b).covered, (b).current_xmax::text::bigint, (b).entries
+select (b).database, (b).snapshot::text, (b).position::text, (b).more,
+    (b).last_xid::text::bigint, (b).last_id, (b).insert_lsn::text,
+    (b).flushed_lsn::text, (b).covered, (b).current_xmax::text::bigint, (b).entries
 from (
     select unstale.read(
         $1::text::pg_snapshot, $2::text::pg_snapshot, $3::text::xid8, $4, $5, $6
@@ -82,8 +83,19 @@ async def read(
         max_elements,
     )
     assert row is not None
-    values: Sequence[object] = tuple(row)
-    return Batch(*values[:10], [Entry(*entry) for entry in row[10]])  # type: ignore[arg-type]  # asyncpg's rows are untyped
+    return Batch(
+        database=row[0],
+        snapshot=row[1],
+        position=row[2],
+        more=row[3],
+        last_xid=row[4],
+        last_id=row[5],
+        insert_lsn=row[6],
+        flushed_lsn=row[7],
+        covered=row[8],
+        current_xmax=row[9],
+        entries=[Entry(*entry) for entry in row[10]],
+    )
 
 
 async def position(connection: asyncpg.Connection) -> str:

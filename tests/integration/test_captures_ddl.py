@@ -169,7 +169,8 @@ async def test_partitions_at_every_level(database: Database) -> None:
             "truncate logs2a",
         ) == [{("1",), ("2",)}, {("3",)}, {("4",)}, {("5",)}, {("1",)}, {("5",)}, {("3",)}, None]
         await connection.execute(
-            "create table other (note text, day int not null, id int not null); insert into other values ('', 3, 30)"
+            "create table other (note text, day int not null, id int not null); "
+            "insert into other values ('', 3, 30)"
         )
         assert await tuples_of(
             connection,

@@ -11,7 +11,8 @@ from servers import Database
 TABLES = """
 create type pair as (a int, b int);
 create domain amount as numeric;
-create table good (id int primary key, at timestamptz, price numeric, label char(5), d amount, p pair, t text[], f float4);
+create table good
+    (id int primary key, at timestamptz, price numeric, label char(5), d amount, p pair, t text[], f float4);
 create table keyless (id int, name text);
 create view seen as select * from good;
 create materialized view stored as select * from good;

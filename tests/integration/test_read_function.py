@@ -151,7 +151,8 @@ async def test_tuples_of_several_columns_come_flat(database: Database) -> None:
     async with connected(database.dsn) as connection:
         start = await position(connection)
         await connection.execute(
-            "insert into unstale.outbox (watch, version, keys) values (1, 1, array[['a', null], ['b', 'c']]), (1, 1, null)"
+            "insert into unstale.outbox (watch, version, keys) "
+            "values (1, 1, array[['a', null], ['b', 'c']]), (1, 1, null)"
         )
         assert [entry.keys for entry in (await read(connection, start)).entries] == [
             ["a", None, "b", "c"],

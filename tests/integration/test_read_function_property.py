@@ -1,4 +1,4 @@
-"""Whatever transactions do, and wherever a reader stops: nothing is lost, and only unfinished xids come again."""
+"""Whatever transactions do and wherever a reader stops, nothing is lost; only unfinished xids come again."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ class Reader:
         self.stored = start
         self.applied: Counter[str] = Counter()
         self.page: Batch | None = None
-        self.uncertain: set[int] = set()
 
     async def step(self, chance: random.Random) -> None:
         before = self.page
@@ -110,8 +109,8 @@ async def test_nothing_is_lost(database: Database, seed: int) -> None:
         connection = await stack.enter_async_context(connected(database.worker_dsn))
         reader = Reader(connection, await position(connection))
         for _ in range(STEPS):
-            actor = chance.choice([*writers, reader])
-            await actor.step(chance)
+            actors: list[Writer | Reader] = [*writers, reader]
+            await chance.choice(actors).step(chance)
         for writer in writers:
             await writer.finish("commit")
         while True:
@@ -123,7 +122,7 @@ async def test_nothing_is_lost(database: Database, seed: int) -> None:
                 break
         committed = {key for writer in writers for key in writer.committed}
         assert set(reader.applied) == committed, f"seed {seed}"
-        # With one entry a page and a death after it, a transaction of n entries is begun again at most n times.
+        # A reader that dies in the middle of a transaction's entries begins that transaction again.
         assert max(reader.applied.values(), default=0) <= 40
 
 

@@ -95,7 +95,7 @@ async def test_older_snapshots_after_the_row_bound_keep_the_horizon_a_union(data
         await connection.execute("select unstale.purge(1000, interval '1 hour')")
         assert (await read(connection, start)).covered
         horizon = await connection.fetchval("select snapshot::text from unstale.horizon")
-        assert ":" == horizon[-1], "nothing that was purged is taken for unpurged"
+        assert horizon[-1] == ":", "nothing that was purged is taken for unpurged"
 
 
 async def test_more_rows_than_the_bound_go_whatever_their_age(database: Database) -> None:
@@ -141,7 +141,8 @@ async def test_captures_purge_without_any_worker(database: Database) -> None:
 
         async def purged() -> bool:
             await connection.execute(
-                "do $$ begin for n in 1..500 loop insert into people values (n); delete from people; commit; end loop; end $$"
+                "do $$ begin for n in 1..500 loop "
+                "insert into people values (n); delete from people; commit; end loop; end $$"
             )
             return await count(connection) % 1000 != 0
 

@@ -142,7 +142,8 @@ async def test_what_an_open_transaction_wrote_is_not_walked(database: Database) 
         transaction = slow.transaction()
         await transaction.start()
         await slow.execute(
-            "insert into unstale.outbox (id, watch, version) select n, 1, 1 from generate_series(1, 100000) as n"
+            "insert into unstale.outbox (id, watch, version) "
+            "select n, 1, 1 from generate_series(1, 100000) as n"
         )
         for new in (0, 1):
             for _ in range(new):
