@@ -139,10 +139,9 @@ class Ledger:
         """Changes that some agent has yet to hear of."""
         return len(self._open)
 
-    @property
-    def attached(self) -> int:
-        """Agents that trust their near cache."""
-        return sum(agent.attached for agent in self._agents.values())
+    def attached(self, *, reads: int = 0) -> int:
+        """Agents that trust their near cache and have read at least that often."""
+        return sum(agent.attached and agent.reads >= reads for agent in self._agents.values())
 
     def finish(self) -> None:
         """Judge what is left: every report is in."""

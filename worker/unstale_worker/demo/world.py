@@ -20,6 +20,8 @@ from unstale_worker.rules import Rules
 
 SETTLE_SECONDS: Final = 5.0
 """After the last change: how long the agents may take to hear of it."""
+WARM_READS: Final = 500
+"""Reads of each agent before anything is changed: their caches are in use then, as in real life."""
 START_SECONDS: Final = 30.0
 """How long worker and agents may take until the agents are attached."""
 
@@ -101,8 +103,9 @@ class Demo:
                 await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}")
                 for number in range(1, self._agents + 1)
             ]
-            await self._wait(lambda: running.ledger.attached == self._agents, seconds=START_SECONDS)
-            if running.ledger.attached < self._agents and not self.failed.is_set():
+            ledger = running.ledger
+            await self._wait(lambda: ledger.attached(reads=WARM_READS) == self._agents, seconds=START_SECONDS)
+            if ledger.attached() < self._agents and not self.failed.is_set():
                 raise UnstaleError(f"the agents did not attach; the worker said:\n{worker.tail()}")
             writer = await start("writer", "writer")
             try:
