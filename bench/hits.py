@@ -163,8 +163,9 @@ async def measure(repeats: int) -> dict[str, dict[str, float]]:
     async with EmbeddedValkey() as valkey:
         names = Names()
         redis: Redis = Redis.from_url(valkey.url)
+        voice: Redis = Redis.from_url(valkey.url)  # the readers take every connection of the other
         await begin_history(redis, names)
-        fresh = asyncio.create_task(keep_fresh(redis, names))
+        fresh = asyncio.create_task(keep_fresh(voice, names))
         try:
             async with Cache(Settings.load(_env_file=None, redis_url=valkey.url)) as cache:
                 if not cache.attached:
@@ -173,11 +174,14 @@ async def measure(repeats: int) -> dict[str, dict[str, float]]:
                 results = await near(cache, repeats)
                 results["redis"] = await alone(cache, redis, repeats)
                 results["redis_100"] = await concurrent(cache, redis, repeats)
+                if not cache.attached:
+                    raise SystemExit("the cache detached on the way: the figures are not those of hits")
                 return results
         finally:
             fresh.cancel()
             await asyncio.gather(fresh, return_exceptions=True)
             await redis.aclose()
+            await voice.aclose()
 
 
 async def _never() -> object:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import threading
 import warnings
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -88,6 +89,7 @@ class Cache:
         self._tokens = TokenWaits(self._follower)
         self._attached = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._closed = False
 
     @classmethod
@@ -108,7 +110,7 @@ class Cache:
         if self._loop is not None:
             self._check_loop()
             return self
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         if self._tier is None:
             return self
         lane = self._lane()
@@ -237,7 +239,16 @@ class Cache:
         _check_ttl(ttl)
         forced = max_staleness is not None and self._follower.staleness > max_staleness
         for last in (False, True):
-            loaded = None if forced else await self._cached(key, ttl)
+            loaded: Loaded | None = None
+            if not forced:
+                loaded = self._remembered(key)
+                if loaded is None and key not in self._flights:
+                    try:
+                        data = await self._reader.look(key, ttl=ttl)
+                    except RedisUnavailable:
+                        data = None
+                    if data is not None and codec.is_value(data):
+                        loaded = Loaded(data, Origin.REDIS)
             if loaded is None:
                 loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
             self._count(loaded)
@@ -250,20 +261,12 @@ class Cache:
             await self._discard(key, loaded.data)
         raise AssertionError("unreachable")
 
-    async def _cached(self, key: str, ttl: float | None) -> Loaded | None:
-        """The value from any tier, as far as it is trusted; None also while the key is being loaded here."""
+    def _remembered(self, key: str) -> Loaded | None:
+        """What this process holds, as far as it is trusted."""
         entry = self._followed.read(key)
         if entry is None and self._follower.trust is Trust.DETACHED:
             entry = self._near.adrift.read(key)
-        if entry is not None:
-            return Loaded(entry.data, Origin.MEMORY)
-        if key in self._flights:
-            return None
-        with contextlib.suppress(RedisUnavailable):
-            data = await self._reader.look(key, ttl=ttl)
-            if data is not None and codec.is_value(data):
-                return Loaded(data, Origin.REDIS)
-        return None
+        return None if entry is None else Loaded(entry.data, Origin.MEMORY)
 
     @overload
     async def get(
@@ -430,7 +433,9 @@ class Cache:
         self._check_loop()
 
     def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
+        # Not get_running_loop(): on Python 3.11 that is a system call, and this runs for every read of Redis.
+        loop = self._loop
+        if loop is None or loop.is_closed() or threading.get_ident() != self._thread:
             raise RuntimeError("this cache belongs to another event loop; open one cache per loop")
 
     def _count(self, loaded: Loaded | None) -> None:

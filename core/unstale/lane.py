@@ -45,6 +45,7 @@ class Lane:
         self._clock = clock
         self._reads: dict[str, list[asyncio.Future[bytes | None]]] = {}
         self._commands: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # get_running_loop() is a system call on 3.11
         self._runner: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._pause = 0.0
@@ -56,8 +57,11 @@ class Lane:
         self.batches = 0
         """Batches sent."""
 
-    async def get(self, key: str) -> bytes | None:
-        """GET; None also for a key of another type, as MGET has it. Raises `RedisUnavailable`."""
+    def get(self, key: str) -> "asyncio.Future[bytes | None]":
+        """GET; None also for a key of another type, as MGET has it. The future raises `RedisUnavailable`.
+
+        No coroutine: there is one for each read of Redis, and it would do nothing but wait.
+        """
         future = self._future()
         waiting = self._reads.get(key)
         if waiting is None:
@@ -65,8 +69,7 @@ class Lane:
         else:
             waiting.append(future)
         self._stir()
-        data: bytes | None = await future
-        return data
+        return future
 
     async def execute_command(self, *parts: Argument) -> Any:
         """Send one command; raises `RedisUnavailable`, or redis-py's ResponseError when Redis refuses it."""
@@ -103,7 +106,12 @@ class Lane:
             raise CacheClosed(CLOSED)
         if self._clock() < self._retry_at:
             raise RedisUnavailable(f"Redis at {self._connections.place} does not answer") from self._cause
-        return asyncio.get_running_loop().create_future()
+        return self._new_future()
+
+    def _new_future(self) -> asyncio.Future[Any]:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
 
     def _stir(self) -> None:
         if self._runner is None:
@@ -118,7 +126,7 @@ class Lane:
             await self._connect(connection)
             while True:
                 while not self._reads and not self._commands:
-                    self._wake = asyncio.get_running_loop().create_future()
+                    self._wake = self._new_future()
                     await self._wake
                     self._wake = None
                     if await connection.can_read():  # nothing was asked: the server closed it meanwhile
@@ -198,7 +206,7 @@ class Lane:
                 for futures in reads.values():
                     for future in futures:
                         if not future.done():
-                            future.set_exception(error)
+                            future.set_exception(refused(error))
                 return
         values = [reply] if len(reads) == 1 else reply
         for futures, value in zip(reads.values(), values, strict=True):
@@ -218,3 +226,12 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane to {self._connections.place}, {'open' if self.connected else 'closed'}>"
+
+
+def refused(error: RedisError) -> RedisUnavailable:
+    """Redis answered, but not with what was asked for; the text names its code and no key."""
+    problem = RedisUnavailable(
+        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check its user's rights"
+    )
+    problem.__cause__ = error
+    return problem

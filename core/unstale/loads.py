@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from unstale.errors import CacheClosed, LoadCancelled
@@ -39,13 +39,10 @@ class Origin(Enum):
     LOADER = "loader"
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a read brought.
+class Loaded(NamedTuple):
+    """What a read brought: the value's JSON, and where it came from.
 
-    Attributes:
-        data: The value's JSON.
-        origin: Where it came from.
+    A tuple, as there is one for each read that memory did not answer, and a frozen dataclass costs 1 µs.
     """
 
     data: bytes

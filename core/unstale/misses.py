@@ -4,12 +4,16 @@ import asyncio
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from unstale.marks import Mark, Marks
 
 MOST_MISSES: Final = 4_096
 """Misses remembered; the oldest go first, and the `set` that belonged to them stores nothing."""
+
+
+Place: TypeAlias = "tuple[weakref.ref[asyncio.Task[Any]], str]"
+"""Task and key. References, not ids: an id comes back, and a dead reference equals no living one."""
 
 
 class Miss:
@@ -21,15 +25,12 @@ class Miss:
         expires: When the lease is over.
     """
 
-    __slots__ = ("expires", "lease", "mark", "task")
+    __slots__ = ("expires", "lease", "mark")
 
-    def __init__(
-        self, lease: bytes | None, mark: Mark, expires: float, task: "weakref.ref[asyncio.Task[object]]"
-    ) -> None:
+    def __init__(self, lease: bytes | None, mark: Mark, expires: float) -> None:
         self.lease = lease
         self.mark = mark
         self.expires = expires
-        self.task = task
 
 
 class Misses:
@@ -43,7 +44,7 @@ class Misses:
     def __init__(self, marks: Marks, clock: Callable[[], float]) -> None:
         self._marks = marks
         self._clock = clock
-        self._known: OrderedDict[tuple[int, str], Miss] = OrderedDict()
+        self._known: OrderedDict[Place, Miss] = OrderedDict()
 
     def remember(self, key: str, lease: bytes | None, mark: Mark, *, seconds: float) -> None:
         """The current task missed ``key``; takes over ``mark``."""
@@ -51,10 +52,10 @@ class Misses:
         if task is None:
             self._marks.close(mark)
             return
-        place = (id(task), key)
-        self._forget(place)
-        self._known[place] = Miss(lease, mark, self._clock() + seconds, weakref.ref(task))
         now = self._clock()
+        place = (weakref.ref(task), key)
+        self._forget(place)
+        self._known[place] = Miss(lease, mark, now + seconds)
         while self._known:
             oldest = next(iter(self._known))
             if len(self._known) <= MOST_MISSES and self._known[oldest].expires > now:
@@ -64,19 +65,19 @@ class Misses:
     def recall(self, key: str) -> Miss | None:
         """The current task's miss of ``key``, once; its mark is closed."""
         task = asyncio.current_task()
-        place = (id(task), key)
+        if task is None:
+            return None
+        place = (weakref.ref(task), key)
         miss = self._known.get(place)
         self._forget(place)
-        if miss is None or miss.task() is not task or self._clock() >= miss.expires:
-            return None
-        return miss
+        return miss if miss is not None and self._clock() < miss.expires else None
 
     def clear(self) -> None:
         """Forget them all."""
         for place in tuple(self._known):
             self._forget(place)
 
-    def _forget(self, place: tuple[int, str]) -> None:
+    def _forget(self, place: Place) -> None:
         miss = self._known.pop(place, None)
         if miss is not None:
             self._marks.close(miss.mark)

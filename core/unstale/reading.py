@@ -74,19 +74,22 @@ class Reader:
         tier = self._tier
         if tier is None or self._follower.trust is Trust.DETACHED:
             return None
-        mark = self._near.marks.open(key)
+        marks = self._near.marks
+        mark = marks.open(key)
         try:
             if self._rulebook.owns(key):
                 # Its TTL is a safety net only: what removes it is the invalidation. So the near copy may
                 # outlive the one in Redis, and a hit costs one GET.
-                data, life = await tier.read(key), None
+                data = await tier.read(key)
+                life = ttl if ttl is not None else self._rulebook.ttl(key)
             else:
-                data, life = await tier.read_with_life(key)
+                data, left = await tier.read_with_life(key)
+                life = self._life(key, left, ttl)
             if data is not None and codec.is_value(data):
-                self._keep(key, data, mark, self._life(key, life, ttl))
+                self._keep(key, data, mark, life)
             return data
         finally:
-            self._near.marks.close(mark)
+            marks.close(mark)
 
     # --- Redis ----------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The Redis tier as an agent uses it: one typed method per atomic step."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ import orjson
 from redis.exceptions import RedisError
 
 from unstale import codec
-from unstale.errors import MessageError, RedisUnavailable
-from unstale.lane import Lane
+from unstale.errors import MessageError
+from unstale.lane import Lane, refused
 from unstale.messages import Invalidation, PublishedRules, decode_log_entry, key_list
 from unstale.names import SOFT_LEASE, Epoch, LogId, Names
 from unstale.scripts import Script
@@ -79,12 +80,9 @@ class RedisTier:
             for name in ("fill", "extend", "release", "takeover", "replay", "direct", "put")
         )
 
-    async def read(self, key: str) -> bytes | None:
+    def read(self, key: str) -> "asyncio.Future[bytes | None]":
         """What stands at ``key``: a value or a lease (`codec.is_value`)."""
-        try:
-            return await self.lane.get(key)
-        except RedisError as error:
-            raise _refused(error) from error
+        return self.lane.get(key)
 
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
         """`read`, and the seconds until it expires (None: never)."""
@@ -207,20 +205,20 @@ class RedisTier:
         try:
             return await self.lane.execute_command(*parts)
         except RedisError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     async def _several(self, *commands: tuple[str | bytes | int | float, ...]) -> list[Any]:
         replies = await self.lane.pipeline(*commands)
         for reply in replies:
             if isinstance(reply, RedisError):
-                raise _refused(reply) from reply
+                raise refused(reply) from reply
         return replies
 
     async def _script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
             return await script(self.lane, keys=keys, args=args)
         except RedisError as error:
-            raise _refused(error) from error
+            raise refused(error) from error
 
     def __repr__(self) -> str:
         return f"<RedisTier {self.names.tag} over {self.lane!r}>"
@@ -263,9 +261,3 @@ def _seconds(pttl: int) -> float | None:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "ignore")
-
-
-def _refused(error: RedisError) -> RedisUnavailable:
-    return RedisUnavailable(
-        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check its user's rights"
-    )

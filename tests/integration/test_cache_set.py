@@ -6,6 +6,7 @@ import logging
 import orjson
 import pytest
 
+from servers import eventually
 from unstale import Cache, Invalidated
 from unstale.names import SOFT_LEASE
 from unstale_worker.embedded import EmbeddedValkey
@@ -95,6 +96,11 @@ async def test_a_free_key_expires_in_memory_with_redis(cache: Cache, double: Wor
     entry = cache._followed.peek(FREE)
     assert entry is not None
     assert entry.expires - cache._now() <= 0.12
+
+    async def gone() -> bool:
+        return await cache.get_or_load(FREE, Loader(2), ttl=60) == 2
+
+    await eventually(gone)
 
 
 async def test_a_free_key_without_a_ttl_gets_the_default_and_one_warning(

@@ -45,6 +45,7 @@ async def test_briefly_detached_redis_answers_and_is_filled(
         assert cache.counters().redis_hits == 1
         assert await cache.get_or_load("user:7:profile", Loader("second")) == "second"
         assert orjson.loads(await silent.redis.get("user:7:profile") or b"") == "second"
+        assert cache._followed.peek("user:7:profile") is None
     finally:
         await cache.close()
 

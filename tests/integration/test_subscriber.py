@@ -230,6 +230,32 @@ async def test_a_killed_connection_detaches_and_what_was_missed_is_replayed(
         assert await cache.get_or_load(OTHER, Loader("unused")) == 1
 
 
+async def test_a_watermark_of_what_cannot_be_reached_does_not_count(
+    valkey: EmbeddedValkey, silent: WorkerDouble
+) -> None:
+    async with following(valkey, silent) as cache:
+        await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await eventually(lambda: not cache.attached)
+        await eventually(lambda: cache._follower._ponged > 0)
+        # As from a server that was ahead of the one that is asked now.
+        await silent.publish(
+            {
+                "v": 1,
+                "epoch": silent.epoch,
+                "last": 999,
+                "seen": "900:900:",
+                "lsn": "0/1",
+                "rules": "rules-1",
+                "age_ms": 0,
+            }
+        )
+        last = await silent.apply("user:1:profile")
+        await eventually(lambda: cache._follower.last == last)
+        assert not cache.attached
+        await silent.watermark()
+        await eventually(lambda: cache.attached)
+
+
 async def test_a_restarted_empty_redis_is_followed_again(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:

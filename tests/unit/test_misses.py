@@ -1,0 +1,95 @@
+"""Misses: whose they are, and that they do not pile up."""
+
+import asyncio
+
+from unstale.marks import Marks
+from unstale.misses import MOST_MISSES, Misses
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def misses() -> tuple[Misses, Marks, Clock]:
+    marks, clock = Marks(), Clock()
+    return Misses(marks, clock), marks, clock
+
+
+async def test_a_miss_is_recalled_once_by_its_own_task() -> None:
+    known, marks, _ = misses()
+    known.remember("k", b"lease", marks.open("k"), seconds=30)
+
+    async def other() -> object:
+        return known.recall("k")
+
+    assert await asyncio.create_task(other()) is None
+    miss = known.recall("k")
+    assert miss is not None
+    assert miss.lease == b"lease"
+    assert known.recall("k") is None
+    assert len(marks) == 0
+
+
+async def test_a_later_task_at_the_same_address_is_another_task() -> None:
+    known, marks, _ = misses()
+
+    async def miss() -> int:
+        known.remember("k", b"lease", marks.open("k"), seconds=30)
+        return id(asyncio.current_task())
+
+    async def recall() -> tuple[int, object]:
+        return id(asyncio.current_task()), known.recall("k")
+
+    addresses = {await asyncio.create_task(miss())}
+    found = [await asyncio.create_task(recall()) for _ in range(200)]
+    assert all(miss is None for _, miss in found)
+    # The allocator gave the address away again, or this test has shown nothing.
+    assert addresses & {address for address, _ in found}
+
+
+async def test_an_invalidation_in_between_shows() -> None:
+    known, marks, _ = misses()
+    known.remember("k", None, marks.open("k"), seconds=30)
+    marks.soil("k")
+    miss = known.recall("k")
+    assert miss is not None
+    assert not miss.mark.clean
+
+
+async def test_misses_expire() -> None:
+    known, marks, clock = misses()
+    known.remember("k", b"lease", marks.open("k"), seconds=30)
+    clock.now = 30.0
+    assert known.recall("k") is None
+    known.remember("a", None, marks.open("a"), seconds=30)
+    clock.now = 60.0
+    known.remember("b", None, marks.open("b"), seconds=30)
+    assert len(known) == len(marks) == 1
+
+
+async def test_only_so_many_are_remembered() -> None:
+    known, marks, _ = misses()
+    for number in range(MOST_MISSES + 10):
+        known.remember(f"k{number}", None, marks.open(f"k{number}"), seconds=30)
+    assert len(known) == len(marks) == MOST_MISSES
+    assert known.recall("k0") is None
+    known.clear()
+    assert len(known) == len(marks) == 0
+
+
+def test_outside_of_a_task_nothing_is_remembered() -> None:
+    known, marks, _ = misses()
+    loop = asyncio.new_event_loop()
+    done = loop.create_future()
+
+    def remember() -> None:
+        known.remember("k", None, marks.open("k"), seconds=30)
+        done.set_result((len(known), len(marks), known.recall("k")))
+
+    loop.call_soon(remember)
+    assert loop.run_until_complete(done) == (0, 0, None)
+    loop.close()
