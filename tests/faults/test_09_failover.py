@@ -1,0 +1,163 @@
+"""9: a Redis failover loses acknowledged writes: the replica that is promoted never saw them.
+
+Guards: the position goes back together with the effects (same script, same server), so the changes are
+applied again; ``run`` in the state against the live ``master_replid`` (`Standing.OTHER_RUN`, model F1)
+makes a new epoch, on which agents drop what they hold. Clients reach the servers through a proxy, as
+through a DNS name that moves.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+from stage import Stage, staged
+
+from proxy import Proxy
+from servers import Database, eventually
+from unstale_worker.applier import Applier
+from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.state import State
+from workers import applied, redis_at, running_worker, state_of
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[EmbeddedValkey, EmbeddedValkey]]:
+    """A primary and its replica, in sync."""
+    async with EmbeddedValkey() as primary, EmbeddedValkey(replica_of=primary) as replica:
+        async with redis_at(replica.url) as client:
+
+            async def in_sync() -> bool:
+                return (await client.info("replication")).get("master_link_status") == "up"
+
+            await eventually(in_sync)
+        yield primary, replica
+
+
+@asynccontextmanager
+async def cut_off(replica: EmbeddedValkey) -> AsyncIterator[Redis]:
+    """Stop replication: what the primary acknowledges from now on the replica never sees."""
+    async with redis_at(replica.url) as client:
+        await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        yield client
+
+
+async def caught_up(primary: Redis, replica: EmbeddedValkey) -> None:
+    """Wait until the replica has everything."""
+    async with redis_at(replica.url) as client:
+
+        async def same() -> bool:
+            ours = (await primary.info("replication"))["master_repl_offset"]
+            return int((await client.info("replication"))["master_repl_offset"]) >= int(ours)
+
+        await eventually(same)
+
+
+async def settle_in_new_epoch(stage: Stage, redis: Redis, before: str) -> None:
+    """A new epoch, and then everybody agrees."""
+
+    async def other() -> bool:
+        return (await state_of(redis)).get("epoch", before) != before
+
+    await eventually(other, message="a new epoch")
+    await stage.settled(redis)
+
+
+@pytest.mark.parametrize("worker_restarts", [False, True])
+async def test_writes_that_the_promoted_replica_never_saw_are_applied_again(
+    database: Database, pair: tuple[EmbeddedValkey, EmbeddedValkey], worker_restarts: bool
+) -> None:
+    """A worker that was not there when it happened sees it as well: what it compares lies in Redis."""
+    primary, replica = pair
+    async with Proxy(primary.port) as proxy, AsyncExitStack() as workers:
+        url = proxy.url(primary.url)
+        async with staged(database.dsn, url) as (stage, redis):
+            await workers.enter_async_context(running_worker(database.worker_dsn, url))
+            for _ in range(2):
+                await stage.open_agent()
+            await stage.warm()
+            before = (await state_of(redis))["epoch"]
+            await caught_up(redis, replica)
+            async with cut_off(replica) as client:
+                # Acknowledged: values removed, positions stored, agents told, new values filled.
+                for user in (1, 2, 3):
+                    await stage.write(user)
+                await stage.settled(redis)
+                await stage.warm()
+                if worker_restarts:
+                    await workers.aclose()
+                await primary.kill()
+                await client.execute_command("REPLICAOF", "NO", "ONE")
+            proxy.target = replica.port
+            proxy.cut()
+            await stage.write(4)
+            if worker_restarts:
+                await workers.enter_async_context(running_worker(database.worker_dsn, url))
+            await settle_in_new_epoch(stage, redis, before)
+            await stage.warm()
+            await stage.settled(redis)
+            await workers.aclose()
+
+
+@pytest.mark.parametrize("defended", [True, False])
+async def test_an_id_that_comes_again_is_told_apart_by_the_epoch(
+    database: Database,
+    pair: tuple[EmbeddedValkey, EmbeddedValkey],
+    monkeypatch: pytest.MonkeyPatch,
+    defended: bool,
+) -> None:
+    """The agent heard id n of the lost history, was away, and comes back to another id n (model H1)."""
+    primary, replica = pair
+    async with Proxy(primary.port) as proxy, Proxy(primary.port) as agents_proxy:
+        url = proxy.url(primary.url)
+        async with staged(database.dsn, url) as (stage, redis), running_worker(database.worker_dsn, url):
+            cache = await stage.open_agent(agents_proxy.url(primary.url))
+            await stage.warm()
+            await caught_up(redis, replica)
+            async with cut_off(replica) as client:
+                await stage.write(1)
+                await stage.settled(redis)
+                heard = cache._follower.last
+
+                if not defended:
+
+                    async def same_epoch(self: Applier, state: State) -> None:
+                        await redis.hset("{unstale:0}:state", "run", state.live_run)
+
+                    monkeypatch.setattr(Applier, "new_epoch", same_epoch)
+                await agents_proxy.refuse()
+                agents_proxy.cut()
+                await primary.kill()
+                await stage.write(2)
+                await client.execute_command("REPLICAOF", "NO", "ONE")
+            proxy.target = agents_proxy.target = replica.port
+            proxy.cut()
+            await applied(redis, stage.db)
+            assert int((await state_of(redis))["last"]) == heard  # both changes in one batch: the same id
+            await agents_proxy.heal()
+            await eventually(lambda: cache.attached)
+            assert await stage.read(2) == (2 if defended else 1)
+
+
+async def test_a_primary_that_is_demoted_while_connections_to_it_stay(
+    database: Database, pair: tuple[EmbeddedValkey, EmbeddedValkey]
+) -> None:
+    """Nobody cuts anything: the old server answers READONLY, and only a new connection finds the new one."""
+    primary, replica = pair
+    async with Proxy(primary.port) as proxy:
+        url = proxy.url(primary.url)
+        async with staged(database.dsn, url) as (stage, redis), running_worker(database.worker_dsn, url):
+            await stage.open_agent()
+            await stage.warm()
+            before = (await state_of(redis))["epoch"]
+            await caught_up(redis, replica)
+            proxy.target = replica.port
+            async with redis_at(replica.url) as new, redis_at(primary.url) as old:
+                await new.execute_command("REPLICAOF", "NO", "ONE")
+                await old.execute_command("REPLICAOF", "127.0.0.1", str(replica.port))
+            await redis.connection_pool.disconnect()
+            for user in (1, 2, 3):
+                await stage.write(user)
+            await settle_in_new_epoch(stage, redis, before)
+            await stage.warm()
+            await stage.settled(redis)
