@@ -95,6 +95,7 @@ async def prepare(connection: asyncpg.Connection, *, watched: bool) -> None:
     else:
         await connection.execute("select unstale.unwatch($1::text::regclass)", TABLE)
     await connection.fetchval("select unstale.purge(10000000, interval '0')")
+    await connection.fetchval("select unstale.purge(1, interval '1 hour')")  # what captures go by from now on
     for table in ("unstale.outbox", TABLE):
         await connection.execute(f"vacuum {table}", timeout=120)
 
