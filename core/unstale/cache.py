@@ -124,6 +124,7 @@ class Cache:
             timeout=self.settings.redis_timeout,
             max_silence=self.settings.max_silence,
         )
+        self._subscriber.on_subscribed = self._on_subscribed
         self._subscriber.on_watermark = self._on_watermark
         self._subscriber.start()
         try:
@@ -416,6 +417,10 @@ class Cache:
         lane = Lane(self._connections, timeout=self.settings.redis_timeout, clock=clock.now)
         self._lanes.append(lane)
         return lane
+
+    def _on_subscribed(self) -> None:
+        for lane in self._lanes:
+            lane.renew()  # who follows a server's log reads there, too
 
     def _on_watermark(self) -> None:
         self._attached.set()

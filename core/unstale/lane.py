@@ -52,6 +52,7 @@ class Lane:
         self._retry_at = -math.inf
         self._cause: BaseException | None = None
         self._closed = False
+        self._renewed = False
         self.connected = False
         """Whether the connection is open, as far as is known."""
         self.batches = 0
@@ -88,6 +89,10 @@ class Lane:
             if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
                 raise reply
         return replies
+
+    def renew(self) -> None:
+        """Use a new connection from the next batch on: the address may lead to another server by now."""
+        self._renewed = self.connected
 
     async def close(self) -> None:
         """Close the connection; commands that wait fail."""
@@ -130,8 +135,10 @@ class Lane:
                     await self._wake
                     self._wake = None
                     if await connection.can_read():  # nothing was asked: the server closed it meanwhile
-                        await connection.disconnect(nowait=True)
-                        await self._connect(connection)
+                        self._renewed = True
+                if self._renewed:
+                    await connection.disconnect(nowait=True)
+                    await self._connect(connection)
                 await self._batch(connection, current)
                 self._pause = 0.0
         except asyncio.CancelledError:
@@ -154,7 +161,7 @@ class Lane:
     async def _connect(self, connection: RedisConnection) -> None:
         async with asyncio.timeout(self._timeout):
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
-        self.connected = True
+        self.connected, self._renewed = True, False
 
     async def _batch(self, connection: RedisConnection, current: list[asyncio.Future[Any]]) -> None:
         """Send what waits and hand the replies out; ``current`` always names who still waits for one."""

@@ -33,7 +33,7 @@ NEWEST: Final = LogId(2**53 - 1)
 
 
 class Silence(Exception):
-    """Redis did not answer PINGs for ``max_silence``; the connection is given up."""
+    """Neither PONG nor watermark came for ``max_silence``; the connection is given up for a new one."""
 
 
 class Subscriber:
@@ -67,6 +67,8 @@ class Subscriber:
         self._told: set[str] = set()
         self._was_attached = False
         self._skip_entries = False
+        self.on_subscribed: Callable[[], object] = lambda: None
+        """Called after each new subscription, before the replay: other connections may lead elsewhere."""
         self.on_watermark: Callable[[], object] = lambda: None
         """Called after each watermark that counted."""
         self.tried = asyncio.Event()
@@ -118,6 +120,7 @@ class Subscriber:
             if reply[0] != b"subscribe":
                 raise RedisConnectionError("Redis did not confirm the subscription")
             self.subscribed = True
+            self.on_subscribed()
             await self._rulebook.load()
             await self._replay()
             async with asyncio.TaskGroup() as tasks:
@@ -137,12 +140,16 @@ class Subscriber:
             raise RedisConnectionError("REDIS_URL leads to a replica; unstale needs the primary")
 
     async def _ping(self, connection: RedisConnection) -> None:
+        begun = self._clock()
         while True:
             if self._follower.unanswered > self._max_silence:
                 raise Silence(f"no answer to a PING for {self._max_silence} s")
             async with asyncio.timeout(self._max_silence):
                 await connection.send_command("PING", str(self._follower.ping()))
             self._notice_detached()
+            if self._follower.trust is not Trust.ATTACHED and self._clock() - begun > self._max_silence:
+                # No worker, or this server was left behind by a failover: only a new connection tells.
+                raise Silence(f"no watermark for {self._max_silence} s")
             await asyncio.sleep(PING_INTERVAL)
 
     async def _listen(self, connection: RedisConnection) -> None:

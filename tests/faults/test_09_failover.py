@@ -161,3 +161,42 @@ async def test_a_primary_that_is_demoted_while_connections_to_it_stay(
             await settle_in_new_epoch(stage, redis, before)
             await stage.warm()
             await stage.settled(redis)
+
+
+@pytest.mark.parametrize("connections", ["subscription cut", "worker cut", "all stay"])
+async def test_an_old_primary_that_lives_on_apart_is_left(
+    database: Database,
+    pair: tuple[EmbeddedValkey, EmbeddedValkey],
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
+    connections: str,
+) -> None:
+    """The name leads to the promoted replica; the old server goes on answering whoever is connected to it.
+
+    Guards: `Leadership` and `Subscriber` look at the address again, the one now and then, the other when no
+    watermark comes; and `Lane.renew`: whoever follows another server's log also reads there.
+    """
+    monkeypatch.setattr("unstale_worker.leadership.LOOK_AGAIN", 0.1)
+    primary, replica = pair
+    async with Proxy(primary.port) as proxy, Proxy(primary.port) as agents_proxy:
+        url = proxy.url(primary.url)
+        async with staged(database.dsn, url) as (stage, redis), running_worker(database.worker_dsn, url):
+            cache = await stage.open_agent(agents_proxy.url(primary.url), max_silence=1.0, leader_ttl=0.5)
+            await stage.warm()
+            before = (await state_of(redis))["epoch"]
+            await caught_up(redis, replica)
+            agents_proxy.target = proxy.target = replica.port
+            async with redis_at(replica.url) as new, redis_at(primary.url) as old:
+                await new.execute_command("REPLICAOF", "NO", "ONE")
+                if connections == "worker cut":
+                    proxy.cut()
+                if connections == "subscription cut":
+                    assert await old.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1
+            for user in (1, 2, 3):
+                await stage.write(user)
+            await redis.connection_pool.disconnect()
+            await settle_in_new_epoch(stage, redis, before)
+            await eventually(lambda: cache.attached)
+            for user in (1, 2, 3):
+                assert await stage.read(user) == 2
+            await stage.settled(redis)

@@ -24,6 +24,11 @@ RENEWALS: Final = 4
 """Renewals within the life of a lease: three may be lost."""
 
 
+LOOK_AGAIN: Final = 10.0
+"""Seconds after which the lease is asked for over a new connection: after a failover the address leads to
+another server, and the old one may go on answering whoever is still connected to it."""
+
+
 class Leadership:
     """The lease in Redis that names the leader; the fence grows with each leadership.
 
@@ -38,6 +43,7 @@ class Leadership:
     def __init__(self, lane: Lane, names: Names, *, ttl: float) -> None:
         self._lane, self._names, self._ttl = lane, names, ttl
         self._token = secrets.token_hex(16)
+        self._looked_at = 0.0
         self.fence = 0
         """The fence of the last leadership; 0 before the first."""
         self.consumer = ""
@@ -48,6 +54,7 @@ class Leadership:
 
     async def try_acquire(self) -> int:
         """Take the lease; returns the fence, or 0 while another holds it. Raises `RedisUnavailable`."""
+        self._look_again()
         try:
             reply = await ACQUIRE(
                 self._lane,
@@ -73,6 +80,7 @@ class Leadership:
             await asyncio.sleep(self.pause)
             if failpoints.on:
                 await failpoints.reach("leadership.before_renew")
+            self._look_again()
             asked = loop.time()
             try:
                 kept = await RENEW(
@@ -96,6 +104,12 @@ class Leadership:
             await RESIGN(self._lane, keys=[self._names.leader], args=[self._token])
         except (RedisError, RedisUnavailable):
             log.info("the lease could not be given up; it runs out by itself", seconds=self._ttl)
+
+    def _look_again(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at > LOOK_AGAIN:
+            self._looked_at = now
+            self._lane.renew()
 
     @property
     def session_name(self) -> str:
