@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -180,15 +178,16 @@ def stats(
     async def run(stop: asyncio.Event) -> int:
         from unstale.redis_client import open_redis
         from unstale.settings import Settings
+        from unstale_worker.loop import stopped_within
         from unstale_worker.stats import lines, read_stats
         from unstale_worker.terminal import Output
 
-        settings, output = Settings.load(), Output(json=json)
+        settings, output = Settings.load(), Output(json=json, renewing=watch)
         async with open_redis(settings, connections=1) as redis:
             while True:
                 found = await read_stats(redis, settings.names)
                 output.pairs(lines(found), found.as_dict())
-                if not watch or await _waited(stop, seconds=1.0):
+                if not watch or await stopped_within(stop, seconds=1.0):
                     return DONE
 
     _run(run)
@@ -216,37 +215,15 @@ def tail(
     _run(run)
 
 
-async def _waited(stop: asyncio.Event, *, seconds: float) -> bool:
-    """Wait for ``seconds``; True at once when ``stop`` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    return stop.is_set()
-
-
 def _say(text: str) -> None:
     typer.echo(text)
     sys.stdout.flush()
 
 
 def _run(work: Callable[[asyncio.Event], Awaitable[int]]) -> None:
-    """Run ``work(stop)``: a first SIGINT or SIGTERM sets ``stop``, a second one exits at once."""
-    from unstale_worker.loop import new_event_loop
+    from unstale_worker.loop import run_until_stopped
 
-    async def guarded() -> int:
-        stop = asyncio.Event()
-
-        def stopping(number: signal.Signals) -> None:
-            if stop.is_set():
-                os._exit(128 + number)
-            stop.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopping, number)
-        return await work(stop)
-
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        raise typer.Exit(runner.run(guarded()))
+    raise typer.Exit(run_until_stopped(work))
 
 
 def _complain(error: Exception) -> None:

@@ -24,8 +24,9 @@ _COLORS = {
 class Output:
     """One command's output; each line is flushed, so that a pipe sees it at once."""
 
-    def __init__(self, *, json: bool) -> None:
-        self._json = json
+    def __init__(self, *, json: bool, renewing: bool = False) -> None:
+        """With ``renewing``, `pairs` replaces what a terminal showed before."""
+        self._json, self._renewing = json, renewing
         self._console = Console(soft_wrap=True, highlight=False)
 
     def findings(self, findings: Sequence[Finding]) -> None:
@@ -50,6 +51,8 @@ class Output:
             self._print_json(data)
             return
         if self._console.is_terminal:
+            if self._renewing:
+                self._console.clear()
             table = Table.grid(padding=(0, 2))
             table.add_column(style="dim")
             table.add_column()

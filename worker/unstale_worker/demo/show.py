@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Final
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from unstale_worker.demo import summary
 from unstale_worker.demo.reports import World
 from unstale_worker.demo.view import View
 from unstale_worker.demo.world import Demo, Running
+from unstale_worker.loop import stopped_within
 
 LOOK_EVERY: Final = 0.25
 """Seconds between two pictures."""
@@ -85,6 +86,4 @@ async def _watch(
                 next_line += LINE_EVERY
                 console.print(view.line(tally), highlight=False, soft_wrap=True)
             pause = min(LOOK_EVERY, ends - now) if ends is not None else LOOK_EVERY
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, pause)):
-                    await stop.wait()
+            await stopped_within(stop, seconds=pause)

@@ -11,6 +11,7 @@ import asyncpg
 from unstale_worker.demo import child
 from unstale_worker.demo.reports import REPORT_EVERY, Commit, World, WriterReport, statement
 from unstale_worker.demo.zipf import Zipf
+from unstale_worker.loop import stopped_within
 
 MOODS: Final = ("calm", "curious", "cheerful", "tired", "proud", "worried")
 PLANS: Final = ("free", "team", "business")
@@ -50,12 +51,8 @@ class Writer:
         try:
             due = time.monotonic() + chance.random() * pause
             while not stop.is_set():
-                try:
-                    async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                        await stop.wait()
-                        return
-                except TimeoutError:
-                    pass
+                if await stopped_within(stop, seconds=due - time.monotonic()):
+                    return
                 # A writer that fell behind does not catch up in a burst.
                 due = max(due + pause, time.monotonic() - pause)
                 await self._change(connection, chance, users, companies)
