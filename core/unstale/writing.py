@@ -1,5 +1,6 @@
 """``get`` with its soft lease, ``set``, ``delete`` and ``invalidate_pattern``."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Final
 from unstale import codec, failpoints
 from unstale.errors import RedisUnavailable
 from unstale.following import Follower, Trust
+from unstale.lane import FIRST_PAUSE
 from unstale.loads import Loaded, Origin
 from unstale.misses import Misses
 from unstale.near import NearTier
@@ -161,7 +163,8 @@ class Writer:
             try:
                 await tier.invalidate(keys, lsn=lsn)
             except RedisUnavailable:
-                await tier.invalidate(keys, lsn=lsn)  # a connection that had gone stale; twice does no harm
+                await asyncio.sleep(FIRST_PAUSE)  # until then the lane does not even try
+                await tier.invalidate(keys, lsn=lsn)  # a connection that had broken; twice does no harm
             if failpoints.on:
                 await failpoints.reach("writer.after_invalidate")
         finally:
