@@ -240,34 +240,31 @@ class Cache:
         _check_ttl(ttl)
         forced = max_staleness is not None and self._follower.staleness > max_staleness
         for last in (False, True):
-            loaded: Loaded | None = None
-            if not forced:
-                loaded = self._remembered(key)
-                if loaded is None and key not in self._flights:
-                    try:
-                        data = await self._reader.look(key, ttl=ttl)
-                    except RedisUnavailable:
-                        data = None
-                    if data is not None and codec.is_value(data):
-                        loaded = Loaded(data, Origin.REDIS)
-            if loaded is None:
-                loaded = await self._flights.join(key, loader, ttl=ttl, forced=forced)
-            self._count(loaded)
+            data, origin = None if forced else self._remembered(key), Origin.MEMORY
+            if data is None and not forced and key not in self._flights:
+                origin = Origin.REDIS
+                try:
+                    data = await self._reader.look(key, ttl=ttl)
+                except RedisUnavailable:
+                    data = None
+            if data is None or not codec.is_value(data):
+                data, origin = await self._flights.join(key, loader, ttl=ttl, forced=forced)
+            self._count(origin)
             try:
-                return self._decode(key, loaded.data, model, shared)
+                return self._decode(key, data, model, shared)
             except ValueError:
-                if last or loaded.origin is Origin.LOADER:
+                if last or origin is Origin.LOADER:
                     raise
             # Cached by a release with another model, or not by unstale at all.
-            await self._discard(key, loaded.data)
+            await self._discard(key, data)
         raise AssertionError("unreachable")
 
-    def _remembered(self, key: str) -> Loaded | None:
+    def _remembered(self, key: str) -> bytes | None:
         """What this process holds, as far as it is trusted."""
         entry = self._followed.read(key)
         if entry is None and self._follower.trust is Trust.DETACHED:
             entry = self._near.adrift.read(key)
-        return None if entry is None else Loaded(entry.data, Origin.MEMORY)
+        return None if entry is None else entry.data
 
     @overload
     async def get(
@@ -302,7 +299,7 @@ class Cache:
         else:
             self._check(key, model, shared)
             self._writer.missed(key)
-        self._count(loaded)
+        self._count(Origin.LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return None
         try:
@@ -443,13 +440,13 @@ class Cache:
         if loop is None or loop.is_closed() or threading.get_ident() != self._thread:
             raise RuntimeError("this cache belongs to another event loop; open one cache per loop")
 
-    def _count(self, loaded: Loaded | None) -> None:
-        if loaded is None or loaded.origin is Origin.LOADER:
-            self._misses += 1
-        elif loaded.origin is Origin.MEMORY:
+    def _count(self, origin: Origin) -> None:
+        if origin is Origin.REDIS:
+            self._redis_hits += 1
+        elif origin is Origin.MEMORY:
             self._near_hits += 1
         else:
-            self._redis_hits += 1
+            self._misses += 1
 
     def _freeze(self, key: str, entry: Entry) -> object:
         frozen = codec.freeze(codec.loads(entry.data))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -181,7 +181,7 @@ class Lane:
         async with asyncio.timeout(self._timeout):
             packed: list[bytes] = []
             if reads:
-                packed += pack("GET" if len(reads) == 1 else "MGET", *reads)
+                packed.append(pack_reads(reads))
             for parts, _ in commands:
                 packed += pack(*parts)
             await connection.send_packed_command(packed, check_health=False)
@@ -233,6 +233,16 @@ class Lane:
 
     def __repr__(self) -> str:
         return f"<Lane to {self._connections.place}, {'open' if self.connected else 'closed'}>"
+
+
+def pack_reads(keys: Collection[str]) -> bytes:
+    """GET or MGET in the protocol's own form; redis-py's way to say it costs twice the time of the reply."""
+    parts = [b"*%d\r\n$4\r\nMGET" % (len(keys) + 1) if len(keys) > 1 else b"*2\r\n$3\r\nGET"]
+    for key in keys:
+        data = key.encode()
+        parts.append(b"$%d\r\n%b" % (len(data), data))
+    parts.append(b"")
+    return b"\r\n".join(parts)
 
 
 def refused(error: RedisError) -> RedisUnavailable:

@@ -1,6 +1,6 @@
 """In-flight marks: which reads began before an invalidation and so must not be kept. No I/O."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from unstale.names import glob_regex
 
@@ -12,12 +12,14 @@ class Mark:
         key: What is being read.
         clean: Nothing concerning the key happened since the mark was opened.
         on_dirty: Called once when that changes; wakes whoever waits for another's lease.
+        older: The mark of the same key that was opened before this one.
     """
 
-    __slots__ = ("clean", "key", "on_dirty")
+    __slots__ = ("clean", "key", "older", "on_dirty")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, older: "Mark | None" = None) -> None:
         self.key = key
+        self.older = older
         self.clean = True
         self.on_dirty: Callable[[], object] | None = None
 
@@ -35,30 +37,43 @@ class Marks:
     __slots__ = ("_by_key",)
 
     def __init__(self) -> None:
-        self._by_key: dict[str, list[Mark]] = {}
+        # The newest mark of each key; the others hang on it. Mostly there is one, and a list would cost more.
+        self._by_key: dict[str, Mark] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_key.values()))
+        return sum(1 for key in self._by_key for _ in self._of(key))
 
     def open(self, key: str) -> Mark:
         """Register a read of ``key``; do it *before* the read is sent, and `close` it afterwards."""
-        mark = Mark(key)
-        self._by_key.setdefault(key, []).append(mark)
+        mark = self._by_key[key] = Mark(key, self._by_key.get(key))
         return mark
 
     def close(self, mark: Mark) -> None:
         """Forget a mark; closing it twice does no harm."""
-        marks = self._by_key.get(mark.key)
-        if marks is None or mark not in marks:
+        newest = self._by_key.get(mark.key)
+        if newest is mark:
+            if mark.older is None:
+                del self._by_key[mark.key]
+            else:
+                self._by_key[mark.key] = mark.older
             return
-        marks.remove(mark)
-        if not marks:
-            del self._by_key[mark.key]
+        while newest is not None:
+            if newest.older is mark:
+                newest.older = mark.older
+                return
+            newest = newest.older
 
     def soil(self, key: str) -> None:
         """``key`` was invalidated."""
-        for mark in tuple(self._by_key.get(key, ())):
-            mark.soil()
+        if key in self._by_key:
+            for mark in tuple(self._of(key)):
+                mark.soil()
+
+    def _of(self, key: str) -> Iterator[Mark]:
+        mark = self._by_key.get(key)
+        while mark is not None:
+            yield mark
+            mark = mark.older
 
     def soil_matching(self, patterns: Iterable[str]) -> None:
         """Every key that one of the Redis globs matches was invalidated."""

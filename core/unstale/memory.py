@@ -94,13 +94,15 @@ class NearCache:
 
     def put(self, key: str, data: bytes, *, expires: float) -> None:
         """Hold ``data`` until ``expires``; a value larger than the whole cache is not held."""
-        self.drop(key)
+        if key in self._entries:
+            self.drop(key)
         size = len(data) + len(key)
         if self.max_entries == 0 or size > self.max_bytes:
             return
         self._entries[key] = Entry(data, expires, size)
         self._bytes += size
-        self._evict()
+        if self._bytes > self.max_bytes or len(self._entries) > self.max_entries:
+            self._evict()
 
     def share(self, key: str, entry: Entry, frozen: object) -> None:
         """Keep the frozen object of ``entry`` beside its JSON, and count it."""

@@ -37,3 +37,15 @@ def test_closed_marks_leave_nothing_behind() -> None:
     marks.soil("a")
     assert mark.clean
     assert len(marks) == 0
+
+
+def test_marks_of_one_key_close_in_any_order() -> None:
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)):
+        marks = Marks()
+        opened = [marks.open("a") for _ in range(3)]
+        for count, which in enumerate(order, start=1):
+            marks.close(opened[which])
+            assert len(marks) == 3 - count
+        newest = marks.open("a")
+        marks.soil("a")
+        assert [mark.clean for mark in (*opened, newest)] == [True, True, True, False]
