@@ -74,36 +74,36 @@ class View:
 
     def _flow(self, tally: Tally, *, width: int) -> RenderableType:
         worker = tally.worker
-        wide = width >= WIDTH
-        arrow = 4 if wide else 3
+        arrow = 4 if width >= WIDTH else 3
+        each = (width - 3 * arrow) // 4
         boxes = (
             _box(
                 "Postgres",
                 ("changes", f"{tally.changes:,}"),
                 ("rate", f"{self._rate('changes'):,.0f}/s"),
                 ("rollbacks", f"{tally.rollbacks:,}"),
-                wide=wide,
+                width=each,
             ),
             _box(
                 "worker",
                 ("role", worker.role if worker else "starting"),
                 ("batches", f"{worker.batches:,}" if worker else "–"),
                 ("lag", _ms(worker.lag * 1000) if worker and worker.lag is not None else "–"),
-                wide=wide,
+                width=each,
             ),
             _box(
                 "Redis",
                 ("dropped", f"{tally.invalidations:,}"),
                 ("rate", f"{self._rate('invalidations'):,.0f}/s"),
                 ("hits", f"{tally.redis_hits:,}"),
-                wide=wide,
+                width=each,
             ),
             _box(
                 f"{len(tally.agents)} agents",
                 ("reads", f"{tally.reads:,}"),
                 ("rate", f"{self._rate('reads'):,.0f}/s"),
                 ("near", f"{tally.near_hit_rate:.1%}"),
-                wide=wide,
+                width=each,
             ),
         )
         row = Table.grid(padding=0)
@@ -112,7 +112,7 @@ class View:
             if index:
                 row.add_column(width=arrow, vertical="middle", justify="center")
                 cells.append(Text("──▶", "cyan"))
-            row.add_column(width=(width - 3 * arrow) // 4)
+            row.add_column(width=each)
             cells.append(box)
         row.add_row(*cells)
         return row
@@ -142,13 +142,17 @@ class View:
         return float(getattr(last, name) - getattr(first, name)) / seconds if seconds > 0 else 0.0
 
 
-def _box(title: str, *rows: tuple[str, str], wide: bool) -> Panel:
-    table = Table.grid(expand=True, padding=(0, 1), pad_edge=wide, collapse_padding=True)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(justify="right", style="bold", no_wrap=True)
-    for name, value in rows:
-        table.add_row(name, value)
-    return Panel(table, title=title, title_align="left", border_style="cyan", padding=0)
+def _box(title: str, *rows: tuple[str, str], width: int) -> Panel:
+    """Names to the left, values to the right; each row shares the width as it needs."""
+    margin = 1 if width > 20 else 0
+    inner = width - 2 - 2 * margin
+    lines = [
+        Text.assemble((name, "dim"), " " * max(1, inner - len(name) - len(value)), (value, "bold"))
+        for name, value in rows
+    ]
+    return Panel(
+        Text("\n").join(lines), title=title, title_align="left", border_style="cyan", padding=(0, margin)
+    )
 
 
 def _latency(tally: Tally, *, bars: int) -> RenderableType:

@@ -1,0 +1,119 @@
+"""The demo's picture fits the terminal it is on, and its plain line and JSON say the same."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console, RenderableType
+
+from unstale_worker.demo import summary
+from unstale_worker.demo.ledger import Tally
+from unstale_worker.demo.reports import AgentReport, WorkerReport
+from unstale_worker.demo.view import View
+
+AGENTS = tuple(
+    AgentReport(
+        name=f"agent-{number}", reads=40_000, near_hits=38_000, redis_hits=1_000, loads=1_000, stale_reads=0,
+        invalidations=3, staleness=0.25, attached=True, heard=(), samples=(), recent=(), complaint="",
+    )
+    for number in (1, 2, 3)
+)  # fmt: skip
+TALLY = Tally(
+    seconds=60.0, changes=10_000, unwatched=1, rollbacks=400, reads=120_000, near_hits=114_000,
+    redis_hits=3_000, loads=3_000, invalidations=25_000, stale_reads=0, late_reads=0, unconfirmed=0,
+    outstanding=0, p50=1.234, p99=12.345, recent_ms=(1.0, 2.0, 12.0, 0.0) * 8, complaint="", agents=AGENTS,
+    worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, ""),
+)  # fmt: skip
+NEWS = tuple(f"user:{number}:profile" for number in range(30))
+
+
+def rendered(what: RenderableType, *, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as said:
+        console.print(what)
+    return said.get()
+
+
+def seen_twice(last: Tally) -> View:
+    view = View(seconds=90.0)
+    view.look(replace(last, seconds=last.seconds - 2, changes=last.changes - 200, reads=last.reads - 6_000))
+    view.look(last)
+    return view
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (200, 60)])
+def test_nothing_is_cut_off(width: int, height: int) -> None:
+    text = rendered(seen_twice(TALLY).picture(TALLY, news=NEWS, width=width, height=height), width=width)
+
+    lines = text.rstrip("\n").splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for wanted in (
+        "10,000",
+        "120,000",
+        "leading",
+        "25,000",
+        "100/s",
+        "3,000/s",
+        "1.2 ms",
+        "12.3 ms",
+        "0.25 s",
+    ):
+        assert wanted in text, wanted
+    assert "user:29:profile" in text
+    assert "60 s of 90 s" in text
+
+
+def test_a_low_terminal_shows_no_invalidations_instead_of_half_a_picture() -> None:
+    text = rendered(seen_twice(TALLY).picture(TALLY, news=NEWS, width=80, height=18), width=80)
+
+    assert "user:29" not in text
+    assert "agent-3" in text
+    assert len(text.rstrip("\n").splitlines()) <= 18
+
+
+def test_before_anything_is_known() -> None:
+    nothing = replace(
+        TALLY, seconds=0.0, changes=0, reads=0, near_hits=0, redis_hits=0, agents=(), worker=None, p50=None,
+        p99=None, recent_ms=(),
+    )  # fmt: skip
+    view = View(seconds=None)
+    view.look(nothing)
+
+    assert "starting" in rendered(view.picture(nothing, news=(), width=80, height=24), width=80)
+    assert "hits 0.0%" in view.line(nothing)
+
+
+def test_a_detached_agent_is_shown_as_such() -> None:
+    tally = replace(TALLY, agents=(replace(AGENTS[0], attached=False, staleness=None),))
+
+    text = rendered(seen_twice(tally).picture(tally, news=(), width=80, height=24), width=80)
+
+    assert "detached" in text
+
+
+def test_the_line_and_the_json_say_the_same() -> None:
+    line, data = seen_twice(TALLY).line(TALLY), json.loads(summary.as_json(TALLY))
+
+    assert "changes 10,000 (100/s)" in line
+    assert "near 95.0%" in line
+    assert "p50 1.2 ms, p99 12.3 ms" in line
+    assert data["hit_rate"] == 0.975
+    assert data["latency_ms"] == {"p50": 1.234, "p99": 12.345}
+    assert data["stale_reads"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tally", "verdict"),
+    [
+        (TALLY, "stale reads"),
+        (replace(TALLY, stale_reads=3, complaint="agent-1: it was old"), "agent-1: it was old"),
+        (replace(TALLY, late_reads=1), "late reads"),
+        (replace(TALLY, unconfirmed=2, outstanding=1), "not heard of singly"),
+    ],
+)
+def test_the_summary_says_what_was_wrong(tally: Tally, verdict: str) -> None:
+    assert verdict in rendered(summary.table(tally), width=100)
+    assert tally.true is (tally.stale_reads + tally.late_reads == 0)
