@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench chaos clean
 
 demo: $(STAMP)
 	$(BIN)/unstale demo $(ARGS)
@@ -25,6 +25,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	for bench in hits idle writepath drain latency; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
+
+chaos: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"unstale needs Python 3.11 or newer, and {sys.executable} is {v[0]}.{v[1]}: run make PYTHON=python3.12 ...")'

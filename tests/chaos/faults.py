@@ -1,0 +1,257 @@
+"""Every kind of fault, and a seeded order in which they come."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from chaos.stage import MAX_SILENCE, Slot, Stage
+from chaos.world import keys
+from proxy import Proxy
+from unstale.names import Names
+
+Act = Callable[[Stage, random.Random], Coroutine[None, None, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of fault.
+
+    Attributes:
+        kind: Its name in the table.
+        place: What it happens to; no two faults happen to one place at once.
+        act: Does it, and has healed it when it returns.
+    """
+
+    kind: str
+    place: str
+    act: Act
+
+
+def short(chance: random.Random) -> float:
+    """Seconds a fault lasts: mostly below `max_silence`, at times long enough for every mode."""
+    return chance.uniform(0.1, 2.5) if chance.random() < 0.8 else chance.uniform(4.0, 11.0)
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+async def _kill(slot: Slot, seconds: float) -> None:
+    await slot.process.kill()
+    await asyncio.sleep(seconds)
+    await slot.process.start()
+
+
+async def _pause(slot: Slot, seconds: float) -> None:
+    slot.process.stop()
+    await asyncio.sleep(seconds)
+    slot.process.go_on()
+
+
+async def kill_worker(stage: Stage, chance: random.Random) -> None:
+    await _kill(chance.choice(stage.workers), chance.uniform(0, 3))
+
+
+async def kill_workers(stage: Stage, chance: random.Random) -> None:
+    seconds = short(chance)
+    await asyncio.gather(*(_kill(slot, seconds) for slot in stage.workers))
+
+
+async def end_worker(stage: Stage, chance: random.Random) -> None:
+    slot = chance.choice(stage.workers)
+    await slot.process.terminate()
+    await slot.process.start()
+
+
+async def stop_worker(stage: Stage, chance: random.Random) -> None:
+    await _pause(chance.choice(stage.workers), short(chance))
+
+
+async def kill_agent(stage: Stage, chance: random.Random) -> None:
+    await _kill(chance.choice(stage.agents), chance.uniform(0, 1))
+
+
+async def stop_agent(stage: Stage, chance: random.Random) -> None:
+    await _pause(chance.choice(stage.agents), short(chance))
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _healed(proxy: Proxy) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await proxy.heal()
+
+
+async def _cut(proxy: Proxy, chance: random.Random) -> None:
+    for _ in range(chance.randint(1, 4)):
+        proxy.cut()
+        await asyncio.sleep(chance.uniform(0, 0.3))
+
+
+async def _refuse(proxy: Proxy, chance: random.Random) -> None:
+    async with _healed(proxy):
+        await proxy.refuse()
+        proxy.cut()
+        await asyncio.sleep(short(chance))
+
+
+async def _half_open(proxy: Proxy, chance: random.Random) -> None:
+    async with _healed(proxy):
+        proxy.half_open()
+        await asyncio.sleep(short(chance))
+
+
+async def _hold(proxy: Proxy, chance: random.Random) -> None:
+    async with _healed(proxy):
+        proxy.hold()
+        await asyncio.sleep(short(chance))
+
+
+async def _slow(proxy: Proxy, chance: random.Random) -> None:
+    async with _healed(proxy):
+        proxy.slow(chance.choice((0.005, 0.05, 0.3)))
+        await asyncio.sleep(short(chance))
+
+
+async def _lose_answers(proxy: Proxy, chance: random.Random) -> None:
+    async with _healed(proxy):
+        for _ in range(chance.randint(1, 5)):
+            proxy.lose_answer()
+            await asyncio.sleep(chance.uniform(0.02, 0.4))
+
+
+CONNECTIONS: Final = {
+    "cut": _cut,
+    "refused": _refuse,
+    "half open": _half_open,
+    "held": _hold,
+    "slow": _slow,
+    "answers lost": _lose_answers,
+}
+
+
+def _between_agent_and_redis(how: Callable[[Proxy, random.Random], Awaitable[None]]) -> Act:
+    async def act(stage: Stage, chance: random.Random) -> None:
+        await how(chance.choice(stage.agents).redis, chance)
+
+    return act
+
+
+def _between_worker_and_redis(how: Callable[[Proxy, random.Random], Awaitable[None]]) -> Act:
+    async def act(stage: Stage, chance: random.Random) -> None:
+        await how(chance.choice(stage.workers).redis, chance)
+
+    return act
+
+
+def _between_worker_and_postgres(how: Callable[[Proxy, random.Random], Awaitable[None]]) -> Act:
+    async def act(stage: Stage, chance: random.Random) -> None:
+        proxy = chance.choice(stage.workers).postgres
+        assert proxy is not None
+        await how(proxy, chance)
+
+    return act
+
+
+# --- servers ------------------------------------------------------------------------------------
+
+
+async def lossy_failover(stage: Stage, chance: random.Random) -> None:
+    began, reached = await stage.valkeys.fail_over(held=chance.uniform(0.1, 1.5))
+    stage.unpromised.append((began, reached + MAX_SILENCE))
+
+
+async def failover(stage: Stage, chance: random.Random) -> None:
+    await stage.valkeys.fail_over(held=0)
+
+
+async def flush(stage: Stage, chance: random.Random) -> None:
+    await stage.valkeys.flush()
+
+
+async def restart_empty(stage: Stage, chance: random.Random) -> None:
+    await stage.valkeys.restart_empty()
+
+
+async def stop_redis(stage: Stage, chance: random.Random) -> None:
+    stage.valkeys.stop()
+    await asyncio.sleep(short(chance))
+    stage.valkeys.go_on()
+
+
+async def evict(stage: Stage, chance: random.Random) -> None:
+    names = Names()
+    own = chance.choice(([names.state], [names.log], [names.rules], [names.leader], []))
+    await stage.valkeys.evict(own or chance.sample(list(keys()), 40))
+
+
+async def kill_postgres(stage: Stage, chance: random.Random) -> None:
+    await stage.postgres.kill()
+    await asyncio.sleep(chance.uniform(0, 2))
+    await stage.postgres.start()
+
+
+FAULTS: Final = (
+    Fault("worker killed", "worker", kill_worker),
+    Fault("both workers killed", "worker", kill_workers),
+    Fault("worker ended", "worker", end_worker),
+    Fault("worker stopped", "worker", stop_worker),
+    Fault("agent killed", "agent", kill_agent),
+    Fault("agent stopped", "agent", stop_agent),
+    *(
+        Fault(f"agent to Redis: {how}", "agent's connection", _between_agent_and_redis(do))
+        for how, do in CONNECTIONS.items()
+    ),
+    *(
+        Fault(f"worker to Redis: {how}", "worker's connection", _between_worker_and_redis(do))
+        for how, do in CONNECTIONS.items()
+    ),
+    *(
+        Fault(f"worker to Postgres: {how}", "worker's database", _between_worker_and_postgres(do))
+        for how, do in CONNECTIONS.items()
+    ),
+    Fault("failover, writes lost", "redis", lossy_failover),
+    Fault("failover", "redis", failover),
+    Fault("FLUSHALL", "redis", flush),
+    Fault("Redis restarted empty", "redis", restart_empty),
+    Fault("Redis stopped", "redis", stop_redis),
+    Fault("evicted", "redis", evict),
+    Fault("Postgres killed", "postgres", kill_postgres),
+)
+
+
+class Bag:
+    """Hands out faults at random, each kind once before any comes again."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._left: list[Fault] = []
+
+    def draw(self) -> list[Fault]:
+        """One fault, or two at different places that happen at once."""
+        faults = [self._one(set())]
+        if self._chance.random() < 0.5:
+            faults.append(self._one({faults[0].place}))
+        return faults
+
+    def _one(self, taken: set[str]) -> Fault:
+        if not any(fault.place not in taken for fault in self._left):
+            more = list(FAULTS)
+            self._chance.shuffle(more)
+            self._left += more
+        fault = next(fault for fault in self._left if fault.place not in taken)
+        self._left.remove(fault)
+        return fault
+
+
+async def happen(faults: list[Fault], stage: Stage, chance: random.Random) -> None:
+    """Let them happen at once; everything is healed afterwards."""
+    async with asyncio.TaskGroup() as group:
+        for fault in faults:
+            group.create_task(fault.act(stage, random.Random(chance.random())))

@@ -1,0 +1,145 @@
+"""A process of the chaos run: started, killed, stopped and started again by us alone."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+INHERITED: Final = ("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "PG", "CHAOS_")
+"""What the environment says of these is not for our processes."""
+END_SECONDS: Final = 60.0
+
+
+class Process:
+    """One process at a time under one name; the log of all of them is one file.
+
+    Attributes:
+        name: Of this life: ``agent-1.3`` is the third.
+        news: The newest JSON object it wrote to stdout.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        command: list[str],
+        *,
+        folder: Path,
+        environment: Callable[[str], Mapping[str, str]],
+    ) -> None:
+        self.base, self._command, self._folder, self._environment = base, command, folder, environment
+        self.lives = 0
+        self.news: dict[str, Any] = {}
+        self.killed: set[str] = set()
+        """Lives that were ended by SIGKILL: their last line may be cut off."""
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._expected = False
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"<Process {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """The current life's name."""
+        return f"{self.base}.{self.lives}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended although nobody ended it."""
+        return not self._expected and self._process is not None and self._process.returncode is not None
+
+    async def start(self) -> None:
+        """Begin a new life; the last one must be over."""
+        self.lives += 1
+        self.news, self._expected, self._stopped = {}, False, False
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
+        with (self._folder / f"{self.base}.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *self._command,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+                env=inherited | dict(self._environment(self.name)), start_new_session=True,
+            )  # fmt: skip
+        self._reading = asyncio.create_task(self._read(self._process))
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self.killed.add(self.name)
+        await self._end(signal.SIGKILL)
+
+    async def terminate(self) -> None:
+        """SIGTERM, and wait; raises `AssertionError` when it does not end well."""
+        await self._end(signal.SIGTERM)
+        assert self._process is not None
+        assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
+
+    async def finish(self) -> None:
+        """End its stdin, and wait until it has done what it does then; raises as `terminate`."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._expected = True
+        self._process.stdin.close()
+        await self._over()
+        assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
+
+    def calm(self) -> None:
+        """SIGUSR1: an agent changes nothing from now on, and says so in its `news`."""
+        self._signal(signal.SIGUSR1)
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+        self._stopped = True
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+        self._stopped = False
+
+    async def close(self) -> None:
+        """Make sure that it is gone."""
+        if self._process is not None:
+            await self._end(signal.SIGKILL)
+
+    def tail(self) -> str:
+        """The end of what it wrote to stderr."""
+        log = self._folder / f"{self.base}.log"
+        return log.read_text("utf-8", "replace")[-6000:] if log.exists() else "(nothing)"
+
+    async def _end(self, number: signal.Signals) -> None:
+        self._expected = True
+        self._signal(number)
+        if self._stopped:
+            self._signal(signal.SIGCONT)
+        await self._over()
+
+    async def _over(self) -> None:
+        assert self._process is not None
+        assert self._reading is not None
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            tail = self.tail()
+            self._process.kill()
+            await self._process.wait()
+            raise AssertionError(f"{self.name} did not end within {END_SECONDS} s:\n{tail}") from None
+        await self._reading
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            if line.startswith(b"{"):
+                with suppress(orjson.JSONDecodeError):  # cut off by a kill
+                    self.news = orjson.loads(line)

@@ -1,0 +1,7 @@
+with changed as (
+    update public.items set version = pg_catalog.nextval('public.versions'), payload = $2
+    where id = any($1::int[])
+    returning 'item:' || id as "row", version
+)
+insert into public.journal ("row", version, present) select "row", version, true from changed
+returning "row", version, present

@@ -1,0 +1,1 @@
+alter table public.items add column if not exists extra text

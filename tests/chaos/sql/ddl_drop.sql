@@ -1,0 +1,1 @@
+alter table public.items drop column if exists extra

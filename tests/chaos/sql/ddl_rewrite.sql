@@ -1,0 +1,1 @@
+alter table public.items alter column touched type bigint using touched + 0

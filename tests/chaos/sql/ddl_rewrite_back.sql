@@ -1,0 +1,1 @@
+alter table public.items alter column touched type integer using touched + 0

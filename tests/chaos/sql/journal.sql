@@ -1,0 +1,1 @@
+select "row", version, present from public.journal order by id

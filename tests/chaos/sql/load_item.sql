@@ -1,0 +1,1 @@
+select version from public.items where id = $1::int

@@ -1,0 +1,1 @@
+select version from public.notes where id = $1::int

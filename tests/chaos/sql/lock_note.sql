@@ -1,0 +1,1 @@
+select from public.note_locks where id = $1::int for update

@@ -1,0 +1,1 @@
+lock table public.note_locks in exclusive mode

@@ -1,0 +1,182 @@
+"""Everything the chaos run consists of: servers, proxies, two workers, agents, a writer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from chaos.processes import Process
+from chaos.valkeys import Valkeys
+from chaos.world import RULES, fill
+from proxy import Proxy
+from unstale.names import WORKER_ROLE
+from unstale_worker.embedded import EmbeddedPostgres, migrate
+
+WORKERS: Final = 2
+MAX_SILENCE: Final = 5.0
+DETACHED_TTL: Final = 4.0
+"""Shorter than the default of 30 s, so that faults of seconds reach that mode."""
+KNOBS: Final[Mapping[str, str]] = {
+    "UNSTALE_MAX_SILENCE": str(MAX_SILENCE),
+    "UNSTALE_DETACHED_TTL": str(DETACHED_TTL),
+    # Small, so that batches need several scripts and pages, and logs do not reach back for ever.
+    "UNSTALE_SCRIPT_KEYS": "40",
+    "UNSTALE_READ_ENTRIES": "20",
+    "UNSTALE_LOG_MAX_BYTES": "65536",
+}
+RECOVERY_SECONDS: Final = 60.0
+"""Longer than this no recovery may take."""
+
+
+class NotRecovered(AssertionError):
+    """Everything was healed, and some agent did not become true again."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """A process and what it reaches the servers through."""
+
+    process: Process
+    redis: Proxy
+    postgres: Proxy | None = None
+
+
+@dataclass(slots=True)
+class Stage:
+    """A running world.
+
+    Attributes:
+        unpromised: Intervals after failovers that lost writes: `max_silence` from the moment that
+            connections reach the promoted server.
+    """
+
+    folder: Path
+    postgres: EmbeddedPostgres
+    valkeys: Valkeys
+    workers: list[Slot]
+    agents: list[Slot]
+    writer: Process
+    unpromised: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> Process | None:
+        """A process that ended by itself."""
+        processes = [slot.process for slot in (*self.workers, *self.agents)] + [self.writer]
+        return next((process for process in processes if process.failed), None)
+
+    def true_since(self, moment: float) -> bool:
+        """Whether every agent claims to be true to everything before ``moment``."""
+        return all((slot.process.news.get("fresh") or 0.0) > moment for slot in self.agents)
+
+    async def recovered(self) -> float:
+        """Wait until every agent is true to everything before now; the seconds it took."""
+        moment = time.monotonic()
+        await self._until(lambda: self.true_since(moment))
+        return time.monotonic() - moment
+
+    async def calm(self) -> None:
+        """Nobody writes any more; agents go on reading."""
+        await self.writer.finish()
+        for slot in self.agents:
+            slot.process.calm()
+        await self._until(lambda: all(slot.process.news.get("calm") for slot in self.agents))
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        moment = time.monotonic()
+        while not condition():
+            self.check()
+            waited = time.monotonic() - moment
+            if waited > RECOVERY_SECONDS:
+                news = {slot.process.name: slot.process.news for slot in self.agents}
+                raise NotRecovered(f"not every agent is true again after {waited:.0f} s: {news}")
+            await asyncio.sleep(0.02)
+
+    def check(self) -> None:
+        """Raise `AssertionError` with its log when a process ended by itself."""
+        if (failed := self.failed) is not None:
+            raise AssertionError(f"{failed.name} ended by itself; its log ends:\n{failed.tail()}")
+
+
+@asynccontextmanager
+async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> AsyncIterator[Stage]:
+    """Everything runs inside, agents attached; afterwards nothing is left but the files in ``folder``."""
+    async with AsyncExitStack() as stack:
+        postgres = await stack.enter_async_context(EmbeddedPostgres(settings={"fsync": "off"}))
+        await postgres.create_supabase_roles()
+        await migrate(postgres, database="postgres")
+        connection = await asyncpg.connect(postgres.dsn())
+        try:
+            await fill(connection)
+        finally:
+            await connection.close()
+        valkeys = await stack.enter_async_context(Valkeys().running())
+
+        async def slot(
+            base: str, module: str, more: Callable[[str], dict[str, str]], dsn: str, *, pg: bool
+        ) -> Slot:
+            redis = await stack.enter_async_context(Proxy(valkeys.primary.port))
+            valkeys.fronts.append(redis)
+            database = await stack.enter_async_context(Proxy(postgres.port)) if pg else None
+            process = Process(
+                base,
+                ["-m", *module.split()],
+                folder=folder,
+                environment=lambda name: {
+                    "REDIS_URL": redis.url(valkeys.primary.url),
+                    "DATABASE_URL": database.url(dsn) if database is not None else dsn,
+                    **KNOBS,
+                    **more(name),
+                },
+            )
+            stack.push_async_callback(process.close)
+            return Slot(process, redis, database)
+
+        workers = [
+            await slot(
+                f"worker-{n}", "unstale_worker.cli worker", _worker, postgres.dsn(user=WORKER_ROLE), pg=True
+            )
+            for n in range(1, WORKERS + 1)
+        ]
+
+        def ours(name: str) -> dict[str, str]:
+            return {
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "CHAOS_FOLDER": str(folder),
+                "CHAOS_NAME": name,
+                "CHAOS_SEED": str(seed),
+                "CHAOS_SUBJECT": subject,
+                "CHAOS_COMMITS": str(folder / f"{name}.commits"),
+                "DATABASE_URL": postgres.dsn(),
+            }
+
+        crowd = [
+            await slot(f"agent-{n}", "chaos.agent", ours, postgres.dsn(), pg=False)
+            for n in range(1, agents + 1)
+        ]
+        writer = Process("writer", ["-m", "chaos.writer"], folder=folder, environment=ours)
+        stack.push_async_callback(writer.close)
+        stage = Stage(folder, postgres, valkeys, workers, crowd, writer)
+        for each in (*workers, *crowd):
+            await each.process.start()
+        await stage.recovered()
+        await writer.start()
+        yield stage
+
+
+def _worker(name: str) -> dict[str, str]:
+    return {"UNSTALE_CONFIG": str(RULES), "UNSTALE_HTTP_PORT": "0", "UNSTALE_LOG": "info"}
+
+
+async def journal(postgres: EmbeddedPostgres, text: str) -> tuple[list[tuple[str, int, bool]], float]:
+    """What was committed, in order, and when that was read."""
+    connection: Any = await asyncpg.connect(postgres.dsn())
+    try:
+        rows = [(row, version, present) for row, version, present in await connection.fetch(text)]
+        return rows, time.monotonic()
+    finally:
+        await connection.close()

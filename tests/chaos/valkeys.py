@@ -1,0 +1,157 @@
+"""Two Valkey servers, a primary and its replica, of which either can become the other."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from proxy import Proxy
+from unstale_worker.embedded import EmbeddedValkey
+
+SYNC_SECONDS: Final = 30.0
+
+
+class Valkeys:
+    """The servers behind the proxies ``fronts``; who connects to one of those reaches the primary.
+
+    Attributes:
+        primary: Who answers.
+        replica: Who follows, over a link that can be held up.
+    """
+
+    def __init__(self) -> None:
+        self.primary, self.replica = EmbeddedValkey(), EmbeddedValkey()
+        self.replica.password = self.primary.password
+        self.fronts: list[Proxy] = []
+        self._link: Proxy | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Both run inside."""
+        async with self.primary, self.replica, Proxy(self.primary.port) as link:
+            self._link = link
+            await self.follow()
+            yield self
+
+    @property
+    def link(self) -> Proxy:
+        """What the replica follows the primary through."""
+        assert self._link is not None
+        return self._link
+
+    async def follow(self) -> None:
+        """Make the replica follow the primary, and wait until it does."""
+        await self.link.heal()
+        self.link.target = self.primary.port
+        async with client(self.replica) as redis:
+            await _command(redis, "REPLICAOF", "127.0.0.1", self.link.port)
+        await self.synced()
+
+    async def synced(self) -> None:
+        """Wait until the replica has a copy, and follows."""
+        deadline = time.monotonic() + SYNC_SECONDS
+        async with client(self.replica) as redis:
+            while True:
+                try:
+                    if (await redis.info("replication")).get("master_link_status") == "up":
+                        return
+                except (RedisError, OSError):
+                    pass
+                assert time.monotonic() < deadline, "the replica does not follow"
+                await asyncio.sleep(0.02)
+
+    async def fail_over(self, *, held: float) -> tuple[float, float]:
+        """Kill the primary, promote the replica, and let the old primary follow it, empty.
+
+        With ``held`` the replica gets nothing for so many seconds before that: what was written then is lost.
+        With 0 no write is lost: the primary takes none any more until the replica has all.
+
+        Returns the moments before and after: from the second on, connections reach the new primary.
+        """
+        await self.synced()
+        if held:
+            self.link.hold()
+            await asyncio.sleep(held)
+        else:
+            await self._drain()
+        began = time.monotonic()
+        await self.primary.kill()
+        self.link.cut()
+        async with client(self.replica) as redis:
+            await _command(redis, "REPLICAOF", "NO", "ONE")
+        self.primary, self.replica = self.replica, self.primary
+        for front in self.fronts:
+            front.target = self.primary.port
+            front.cut()
+        ended = time.monotonic()
+        await self.replica.start()
+        await self.follow()
+        return began, ended
+
+    async def restart_empty(self) -> None:
+        """Kill the primary and start it again: it keeps nothing on disk."""
+        await self.primary.kill()
+        await self.primary.start()
+
+    async def flush(self) -> None:
+        """FLUSHALL."""
+        async with client(self.primary) as redis:
+            await redis.flushall()
+
+    async def evict(self, keys: list[str]) -> None:
+        """Remove keys, as a full server does."""
+        async with client(self.primary) as redis:
+            await redis.unlink(*keys)
+
+    def stop(self) -> None:
+        """SIGSTOP the primary."""
+        os.kill(self.primary.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT it."""
+        os.kill(self.primary.pid, signal.SIGCONT)
+
+    async def contents(self, patterns: tuple[str, ...]) -> dict[str, bytes]:
+        """The strings of the primary whose keys match."""
+        found: dict[str, bytes] = {}
+        async with client(self.primary) as redis:
+            for pattern in patterns:
+                async for key in redis.scan_iter(match=pattern, count=1000):
+                    value: Any = await redis.get(key)
+                    if value is not None:
+                        found[key.decode()] = value
+        return found
+
+    async def _drain(self) -> None:
+        """No write from now on, and the replica has them all."""
+        async with client(self.primary) as ours, client(self.replica) as theirs:
+            await _command(ours, "CLIENT", "PAUSE", 10_000, "WRITE")
+            deadline = time.monotonic() + SYNC_SECONDS
+            while True:
+                offset: Any = (await ours.info("replication"))["master_repl_offset"]
+                if (await theirs.info("replication"))["slave_repl_offset"] >= offset:
+                    return
+                assert time.monotonic() < deadline, "the replica does not catch up"
+                await asyncio.sleep(0.005)
+
+
+async def _command(redis: Redis, *parts: str | int) -> None:
+    await redis.execute_command(*parts)  # type: ignore[no-untyped-call]  # redis-py's own
+
+
+@asynccontextmanager
+async def client(server: EmbeddedValkey) -> AsyncIterator[Redis]:
+    """A connection past every proxy."""
+    redis: Redis = Redis.from_url(server.url, retry=Retry(NoBackoff(), 0), socket_timeout=10)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
