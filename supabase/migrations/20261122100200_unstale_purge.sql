@@ -116,24 +116,10 @@ begin
     end loop;
 
     if highest is not null then
-        -- The union of the old horizon and what this step may have deleted: `settled` below `top`.
+        -- `settled` below what was deleted. What an older snapshot shows, a younger one shows too, so this contains the
+        -- old horizon; and from a snapshot older than the horizon nothing was deleted just now.
         top := greatest(pg_catalog.pg_snapshot_xmax(horizon.snapshot), (highest + 1)::text::xid8);
-        update unstale.horizon as h
-        set snapshot = unstale.cut(
-            pg_catalog.format('%1$s:%1$s:', top)::pg_snapshot,
-            top,
-            array(
-                select s.xip
-                from (
-                    select pg_catalog.pg_snapshot_xip(horizon.snapshot)
-                    union
-                    select pg_catalog.pg_snapshot_xip(settled)
-                ) as s(xip)
-                where not pg_catalog.pg_visible_in_snapshot(s.xip, horizon.snapshot)
-                    and not pg_catalog.pg_visible_in_snapshot(s.xip, settled)
-            )
-        )
-        where h.only_row;
+        update unstale.horizon as h set snapshot = unstale.cut(settled, top) where h.only_row;
     end if;
     return greatest(max_rows, 1) - room;
 end
