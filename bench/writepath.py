@@ -8,6 +8,7 @@ of the pairs' ratios; which half of a pair comes first alternates.
 """
 
 import argparse
+import asyncio
 import re
 import statistics
 import subprocess
@@ -49,7 +50,12 @@ async def main() -> None:
         pgbench(running, "-i", "-q", "-s", str(SCALE))
         connection = await asyncpg.connect(running.database_url)
         try:
-            with worker(running, rules=RULES), tempfile.TemporaryDirectory(prefix="unstale-bench-") as folder:
+            await prepare(connection, watched=True)  # a worker whose table nobody watches ends at once
+            with (
+                worker(running, rules=RULES) as process,
+                tempfile.TemporaryDirectory(prefix="unstale-bench-") as folder,
+            ):
+                await attached(connection)
                 script = Path(folder) / "update.sql"
                 script.write_text(SINGLE_UPDATE)
                 figures = {
@@ -61,6 +67,8 @@ async def main() -> None:
                     ),
                     "bulk": await measured(options, connection, lambda: bulk(connection), ratio="time_ratio"),
                 }
+                if process.poll() is not None:
+                    raise SystemExit("the worker ended during the benchmark: the figures are worth nothing")
         finally:
             await connection.close()
     finish("writepath", figures, as_json=options.json, repeats=options.repeats)
@@ -98,6 +106,14 @@ async def prepare(connection: asyncpg.Connection, *, watched: bool) -> None:
     await connection.fetchval("select unstale.purge(1, interval '1 hour')")  # what captures go by from now on
     for table in ("unstale.outbox", TABLE):
         await connection.execute(f"vacuum {table}", timeout=120)
+
+
+async def attached(connection: asyncpg.Connection) -> None:
+    """Wait until a worker leads."""
+    sql = "select count(*) from pg_stat_activity where application_name ~ '^unstale-worker:.*[0-9]$'"
+    async with asyncio.timeout(30):
+        while not await connection.fetchval(sql):
+            await asyncio.sleep(0.05)
 
 
 async def throughput(running: Stack, seconds: int, *load: str) -> float:
