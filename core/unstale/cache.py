@@ -12,22 +12,16 @@ from typing import Any, Final, Self, TypeVar, overload
 from pydantic import BaseModel
 
 from unstale import clock, codec
-from unstale.connections import Connections
+from unstale.assembly import Assembly
 from unstale.errors import CacheClosed, RedisUnavailable
-from unstale.events import Events, Subscription
-from unstale.following import Follower, Trust
-from unstale.lane import CLOSED, Lane
-from unstale.loads import Flights, Loaded, Loader, Origin
+from unstale.events import Subscription
+from unstale.following import Trust
+from unstale.lane import CLOSED
+from unstale.loads import Loaded, Loader, Origin
 from unstale.memory import UNSET, Entry
-from unstale.near import NearTier
-from unstale.reading import Reader
-from unstale.redis_tier import RedisTier
-from unstale.rulebook import Rulebook
 from unstale.settings import Settings
 from unstale.statistics import Counters, count, describe
-from unstale.subscriber import Subscriber
-from unstale.tokens import Token, TokenWaits
-from unstale.writing import Writer
+from unstale.tokens import Token
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,44 +44,11 @@ class Cache:
         self._near_hits = 0
         self._redis_hits = 0
         self._misses = 0
-        self._near = NearTier(
-            max_entries=settings.near_max_entries, max_bytes=settings.near_max_bytes, clock=clock.now
-        )
-        self._followed = self._near.followed
+        self._parts = parts = Assembly(settings)
+        self._near, self._follower, self._tier = parts.near, parts.follower, parts.tier
+        self._reader, self._writer, self._flights = parts.reader, parts.writer, parts.flights
+        self._followed = parts.near.followed
         self._peek, self._touch, self._now = self._followed.peek, self._followed.touch, clock.now
-        self._follower = Follower(
-            self._near,
-            clock=clock.now,
-            max_silence=settings.max_silence,
-            detached_ttl=settings.detached_ttl,
-        )
-        self._events = Events(lambda: self._follower.staleness)
-        self._near.audience = self._events
-        self._lanes: list[Lane] = []
-        self._subscriber: Subscriber | None = None
-        tier = self._tier = self._redis_tier() if settings.redis_enabled else None
-        self._rulebook = Rulebook(tier, default_ttl=settings.default_ttl, jitter=settings.ttl_jitter)
-        self._reader = Reader(
-            tier,
-            self._near,
-            self._follower,
-            self._rulebook,
-            clock=clock.now,
-            lease_ttl=settings.lease_ttl,
-            detached_ttl=settings.detached_ttl,
-        )
-        self._writer = Writer(
-            tier,
-            self._near,
-            self._follower,
-            self._rulebook,
-            self._reader,
-            clock=clock.now,
-            detached_ttl=settings.detached_ttl,
-        )
-        self._flights = Flights(self._reader.fetch, self._near.marks)
-        self._tokens = TokenWaits(self._follower)
-        self._attached = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._closed = False
@@ -111,24 +72,8 @@ class Cache:
             self._check_loop()
             return self
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        if self._tier is None:
-            return self
-        lane = self._lane()
-        self._subscriber = Subscriber(
-            self._connections,
-            RedisTier(lane, self.settings.names, log_max_bytes=self.settings.log_max_bytes),
-            self._near,
-            self._follower,
-            self._rulebook,
-            clock=clock.now,
-            timeout=self.settings.redis_timeout,
-            max_silence=self.settings.max_silence,
-        )
-        self._subscriber.on_subscribed = self._on_subscribed
-        self._subscriber.on_watermark = self._on_watermark
-        self._subscriber.start()
         try:
-            await self._first_moment(self._subscriber)
+            await self._parts.start()
         except BaseException:
             await self.close()
             raise
@@ -136,19 +81,9 @@ class Cache:
 
     async def close(self) -> None:
         """Stop following, cancel every load and close the connections; more than once does no harm."""
-        if self._closed:
-            return
-        self._closed = True
-        async with contextlib.AsyncExitStack() as stack:  # the last one first, whatever happens in between
-            stack.callback(self._near.flush)
-            for lane in self._lanes:
-                stack.push_async_callback(lane.close)
-            stack.callback(self._writer.close)
-            stack.callback(self._events.close)
-            stack.callback(self._tokens.close)
-            stack.push_async_callback(self._flights.close)
-            if self._subscriber is not None:
-                stack.push_async_callback(self._subscriber.close)
+        if not self._closed:
+            self._closed = True
+            await self._parts.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -372,7 +307,7 @@ class Cache:
             return
         with contextlib.suppress(RedisUnavailable):
             wanted.expect(await self._tier.database())
-        await self._tokens.wait(wanted, timeout=timeout)
+        await self._parts.tokens.wait(wanted, timeout=timeout)
 
     @contextlib.asynccontextmanager
     async def subscribe(self, pattern: str = "*") -> AsyncIterator[Subscription]:
@@ -382,11 +317,11 @@ class Cache:
         subscriber gets one `Reset` instead.
         """
         self._check_open()
-        subscription = self._events.open(pattern)
+        subscription = self._parts.events.open(pattern)
         try:
             yield subscription
         finally:
-            self._events.remove(subscription)
+            self._parts.events.remove(subscription)
 
     def counters(self) -> Counters:
         """What this cache has done so far; no I/O."""
@@ -397,31 +332,6 @@ class Cache:
         return await describe(self)
 
     # --- inside ---------------------------------------------------------------------------------
-
-    async def _first_moment(self, subscriber: Subscriber) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.redis_timeout):
-                await subscriber.tried.wait()
-                if subscriber.subscribed and self._follower.epoch is not None:
-                    await self._attached.wait()
-
-    def _redis_tier(self) -> RedisTier:
-        settings = self.settings
-        self._connections = Connections(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
-        return RedisTier(self._lane(), settings.names, log_max_bytes=settings.log_max_bytes)
-
-    def _lane(self) -> Lane:
-        lane = Lane(self._connections, timeout=self.settings.redis_timeout, clock=clock.now)
-        self._lanes.append(lane)
-        return lane
-
-    def _on_subscribed(self) -> None:
-        for lane in self._lanes:
-            lane.renew()  # who follows a server's log reads there, too
-
-    def _on_watermark(self) -> None:
-        self._attached.set()
-        self._tokens.settle()
 
     def _check(self, key: str, model: type[BaseModel] | None, shared: bool) -> None:
         self._check_open()

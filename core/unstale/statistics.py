@@ -49,7 +49,8 @@ class Counters:
 
 def count(cache: "Cache") -> Counters:
     """Read the counters; no I/O."""
-    subscriber, reader, near = cache._subscriber, cache._reader, cache._near
+    parts = cache._parts
+    subscriber, reader, near = parts.subscriber, parts.reader, parts.near
     return Counters(
         near_hits=cache._near_hits,
         redis_hits=cache._redis_hits,
@@ -61,7 +62,7 @@ def count(cache: "Cache") -> Counters:
         flushes=near.flushes,
         replays=subscriber.replays if subscriber is not None else 0,
         unreadable_messages=subscriber.unreadable if subscriber is not None else 0,
-        lost_invalidations=cache._writer.lost_invalidations,
+        lost_invalidations=parts.writer.lost_invalidations,
         evictions=near.followed.evictions,
         near_entries=len(near.followed) + len(near.adrift),
         near_bytes=near.followed.size + near.adrift.size,

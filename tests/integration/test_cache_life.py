@@ -163,5 +163,5 @@ async def test_the_near_cache_is_bounded(valkey: EmbeddedValkey, double: WorkerD
 async def test_what_is_shown_of_a_cache_holds_no_secret(valkey: EmbeddedValkey) -> None:
     async with open_cache("redis://:hunter2@127.0.0.1:1/0") as cache:
         assert repr(cache) == "<Cache {unstale:0} detached, 0 near entries>"
-        assert "hunter2" not in f"{cache!r} {cache._tier!r} {cache._subscriber!r} {cache.settings!r}"
+        assert "hunter2" not in f"{cache!r} {cache._tier!r} {cache._parts.subscriber!r} {cache.settings!r}"
     assert "closed" in repr(cache)

@@ -294,8 +294,8 @@ async def test_new_rules_are_read_when_a_watermark_names_them(
         silent.rules = PublishedRules("rules-2", ("org:*",), ())
         await silent.recover()
         await marked(cache, silent)
-        assert cache._rulebook.owns("org:1")
-        assert not cache._rulebook.owns(KEY)
+        assert cache._parts.rulebook.owns("org:1")
+        assert not cache._parts.rulebook.owns(KEY)
 
 
 AGENT = """

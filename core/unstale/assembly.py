@@ -1,0 +1,129 @@
+"""What one cache is made of, put together, started and taken down in order."""
+
+import asyncio
+import contextlib
+
+from unstale import clock
+from unstale.connections import Connections
+from unstale.events import Events
+from unstale.following import Follower
+from unstale.lane import Lane
+from unstale.loads import Flights
+from unstale.near import NearTier
+from unstale.reading import Reader
+from unstale.redis_tier import RedisTier
+from unstale.rulebook import Rulebook
+from unstale.settings import Settings
+from unstale.subscriber import Subscriber
+from unstale.tokens import TokenWaits
+from unstale.writing import Writer
+
+
+class Assembly:
+    """The parts of one cache; without Redis (``redis_enabled`` is false) tier and subscriber are None.
+
+    Three connections: the subscription, the subscriber's own commands (a long replay holds no reader up),
+    and everything that readers and writers ask.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lanes: list[Lane] = []
+        self._attached = asyncio.Event()
+        self.near = NearTier(
+            max_entries=settings.near_max_entries, max_bytes=settings.near_max_bytes, clock=clock.now
+        )
+        self.follower = Follower(
+            self.near,
+            clock=clock.now,
+            max_silence=settings.max_silence,
+            detached_ttl=settings.detached_ttl,
+        )
+        self.events = Events(lambda: self.follower.staleness)
+        self.near.audience = self.events
+        self.tokens = TokenWaits(self.follower)
+        self.tier: RedisTier | None = None
+        self.subscriber: Subscriber | None = None
+        connections: Connections | None = None
+        if settings.redis_enabled:
+            url = settings.redis_url.get_secret_value()
+            connections = Connections(url, timeout=settings.redis_timeout)
+            self.tier = self._new_tier(connections)
+        self.rulebook = Rulebook(self.tier, default_ttl=settings.default_ttl, jitter=settings.ttl_jitter)
+        if connections is not None:
+            self.subscriber = self._new_subscriber(connections)
+        self.reader = Reader(
+            self.tier,
+            self.near,
+            self.follower,
+            self.rulebook,
+            clock=clock.now,
+            lease_ttl=settings.lease_ttl,
+            detached_ttl=settings.detached_ttl,
+        )
+        self.writer = Writer(
+            self.tier,
+            self.near,
+            self.follower,
+            self.rulebook,
+            self.reader,
+            clock=clock.now,
+            detached_ttl=settings.detached_ttl,
+        )
+        self.flights = Flights(self.reader.fetch, self.near.marks)
+
+    async def start(self) -> None:
+        """Begin to follow; wait for the first watermark if one is likely, for at most ``redis_timeout``."""
+        subscriber = self.subscriber
+        if subscriber is None:
+            return
+        subscriber.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.redis_timeout):
+                await subscriber.tried.wait()
+                if subscriber.subscribed and self.follower.epoch is not None:
+                    await self._attached.wait()
+
+    async def close(self) -> None:
+        """Stop everything; each part is stopped, whatever happens to the others."""
+        async with contextlib.AsyncExitStack() as stack:  # the last one pushed goes first
+            stack.callback(self.near.flush)
+            for lane in self._lanes:
+                stack.push_async_callback(lane.close)
+            stack.callback(self.writer.close)
+            stack.callback(self.events.close)
+            stack.callback(self.tokens.close)
+            stack.push_async_callback(self.flights.close)
+            if self.subscriber is not None:
+                stack.push_async_callback(self.subscriber.close)
+
+    def _new_tier(self, connections: Connections) -> RedisTier:
+        lane = Lane(connections, timeout=self._settings.redis_timeout, clock=clock.now)
+        self._lanes.append(lane)
+        return RedisTier(lane, self._settings.names, log_max_bytes=self._settings.log_max_bytes)
+
+    def _new_subscriber(self, connections: Connections) -> Subscriber:
+        subscriber = Subscriber(
+            connections,
+            self._new_tier(connections),
+            self.near,
+            self.follower,
+            self.rulebook,
+            clock=clock.now,
+            timeout=self._settings.redis_timeout,
+            max_silence=self._settings.max_silence,
+        )
+        subscriber.on_subscribed = self._on_subscribed
+        subscriber.on_watermark = self._on_watermark
+        return subscriber
+
+    def _on_subscribed(self) -> None:
+        for lane in self._lanes:
+            lane.renew()  # who follows a server's log reads there, too
+
+    def _on_watermark(self) -> None:
+        self._attached.set()
+        self.tokens.settle()
+
+    def __repr__(self) -> str:
+        return f"<Assembly {self._settings.names.tag}, {self.follower!r}>"
