@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
 from servers import eventually
 from unstale import clock
@@ -192,3 +193,17 @@ def test_no_option_of_the_url_brings_silent_retries_back() -> None:
     assert connection.socket_timeout is None
     assert connection.retry.get_retries() == 0
     assert "secret" not in repr(connections)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "place"),
+    [
+        ("redis://localhost", Connection, "localhost:6379"),
+        ("rediss://:secret@example.com:6380/1", SSLConnection, "example.com:6380"),
+        ("unix:///run/redis.sock?db=2", UnixDomainSocketConnection, "/run/redis.sock"),
+    ],
+)
+def test_every_kind_of_url_makes_its_connection(url: str, kind: type, place: str) -> None:
+    connections = Connections(url, timeout=1.0)
+    assert type(connections.new()) is kind
+    assert connections.place == place
