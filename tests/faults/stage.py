@@ -56,6 +56,7 @@ class Stage:
 
     async def warm(self, users: int = USERS) -> None:
         """Every agent reads every row, so that both tiers hold them."""
+        assert self.agents, "open an agent first"
         for agent in range(len(self.agents)):
             await asyncio.gather(*(self.read(user, agent) for user in range(1, users + 1)))
 

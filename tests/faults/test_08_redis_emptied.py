@@ -149,6 +149,7 @@ async def test_the_snapshot_comes_before_the_drop(
     recover = Applier.recover
     async with staged(database.dsn, redis_url) as (stage, redis):
         async with running_worker(database.worker_dsn, redis_url):
+            await stage.open_agent()
             await stage.warm()
 
         async def meanwhile() -> None:

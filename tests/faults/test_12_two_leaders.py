@@ -126,6 +126,7 @@ async def test_a_position_is_only_moved_from_where_it_was_read(
         staged(database.dsn, redis_url) as (stage, redis),
         running_worker(database.worker_dsn, redis_url, script_keys=2),
     ):
+        await stage.open_agent()
         await stage.warm()
         older = (await state_of(redis))["position"]
         await stage.db.execute("update profiles set version = 7 where id = 9")

@@ -62,6 +62,7 @@ async def test_a_rolled_back_xid_that_comes_back_after_a_crash(
         monkeypatch.setattr(OutboxSource, "read", uncut)
     async with staged(server.dsn(), redis_url) as (stage, redis):
         async with running_worker(worker_dsn(server), redis_url):
+            await stage.open_agent()
             await stage.warm()
             await stage.write(1)
             await applied(redis, stage.db)
