@@ -111,9 +111,11 @@ async def prepare(connection: asyncpg.Connection, *, watched: bool) -> None:
 async def attached(connection: asyncpg.Connection) -> None:
     """Wait until a worker leads."""
     sql = "select count(*) from pg_stat_activity where application_name ~ '^unstale-worker:.*[0-9]$'"
-    async with asyncio.timeout(30):
-        while not await connection.fetchval(sql):
-            await asyncio.sleep(0.05)
+    for _ in range(600):
+        if await connection.fetchval(sql):
+            return
+        await asyncio.sleep(0.05)
+    raise SystemExit("no worker leads within 30 seconds")
 
 
 async def throughput(running: Stack, seconds: int, *load: str) -> float:
