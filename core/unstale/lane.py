@@ -6,7 +6,6 @@ and the next one opens a new connection, at the earliest after a short pause.
 """
 
 import asyncio
-import contextlib
 import math
 import random
 from collections.abc import Callable, Collection
@@ -100,8 +99,7 @@ class Lane:
         runner, self._runner = self._runner, None
         if runner is not None:
             runner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await runner
+            await asyncio.wait([runner])  # not `await runner`: its cancellation is not the caller's
         self._fail(CacheClosed(CLOSED))
 
     # --- the batches ----------------------------------------------------------------------------

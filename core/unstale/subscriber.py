@@ -1,7 +1,6 @@
 """Follows the log over its own pub/sub connection and notices any gap."""
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
@@ -89,8 +88,7 @@ class Subscriber:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])  # not `await task`: its cancellation is not the caller's
         self._follower.connection_lost()
 
     async def _run(self) -> None:
