@@ -30,6 +30,7 @@ class _Link:
         self.client = client
         self.server = server
         self.loses_answer = False
+        self.swallows = False
 
     def abort(self) -> None:
         for writer in (self.client, self.server):
@@ -97,9 +98,11 @@ class Proxy:
         """Keep back what is sent from now on."""
         self._open.clear()
 
-    def half_open(self) -> None:
-        """Swallow what is sent from now on, in both directions, and tell nobody."""
-        self._swallows = True
+    def half_open(self, *, new: bool = True) -> None:
+        """Swallow what is sent over the connections open now, and with ``new`` over those that come."""
+        self._swallows = new
+        for link in self._links:
+            link.swallows = True
 
     def slow(self, seconds: float) -> None:
         """Delay each piece."""
@@ -112,8 +115,9 @@ class Proxy:
 
     async def heal(self) -> None:
         """End every fault. What was swallowed stays lost, so those connections are cut."""
-        if self._swallows:
-            self.cut()
+        for link in tuple(self._links):
+            if self._swallows or link.swallows:
+                link.abort()
         self._swallows, self._delay, self._losing = False, 0.0, None
         self._open.set()
         await self._listen()
@@ -154,10 +158,8 @@ class Proxy:
         while data := await source.read(CHUNK):
             if self._delay:
                 await asyncio.sleep(self._delay)
-            if self._swallows:
-                continue
             await self._open.wait()
-            if self._swallows:
+            if self._swallows or link.swallows:
                 continue
             if answers and link.loses_answer:
                 self.lost.set()

@@ -15,7 +15,8 @@ from redis.backoff import NoBackoff
 from servers import eventually
 from unstale import Cache
 from unstale.codec import is_value
-from workers import SCHEMA, applied
+from unstale.messages import Snapshot
+from workers import SCHEMA, state_of
 
 USERS = 20
 
@@ -73,9 +74,19 @@ class Stage:
         """Every key with the value it should have."""
         return {key_of(row[0]): row[1] for row in await self.db.fetch("select id, version from profiles")}
 
+    async def applied(self, redis: Redis, *, timeout: float = 20.0) -> None:
+        """Wait until the stored position contains every transaction that is in the outbox now."""
+        xids = [int(row[0]) for row in await self.db.fetch("select distinct xid::text from unstale.outbox")]
+
+        async def all_in() -> bool:
+            position = (await state_of(redis)).get("position")
+            return bool(position) and all(map(Snapshot.parse(str(position)).includes, xids))
+
+        await eventually(all_in, timeout=timeout, message="the position contains everything")
+
     async def settled(self, redis: Redis, *, timeout: float = 20.0) -> None:
         """Wait until the worker has applied everything; then no cached value may differ from the database."""
-        await applied(redis, self.db, timeout=timeout)
+        await self.applied(redis, timeout=timeout)
         truth = await self.truth()
         wrong = {
             key: (value, truth.get(key))

@@ -18,7 +18,7 @@ from servers import Database, eventually
 from unstale_worker.applier import Applier
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.state import State
-from workers import applied, redis_at, running_worker, state_of
+from workers import redis_at, running_worker, state_of
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ async def test_an_id_that_comes_again_is_told_apart_by_the_epoch(
                 await client.execute_command("REPLICAOF", "NO", "ONE")
             proxy.target = agents_proxy.target = replica.port
             proxy.cut()
-            await applied(redis, stage.db)
+            await stage.applied(redis)
             assert int((await state_of(redis))["last"]) == heard  # both changes in one batch: the same id
             await agents_proxy.heal()
             await eventually(lambda: cache.attached)

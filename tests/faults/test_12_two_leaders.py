@@ -20,7 +20,7 @@ from unstale.scripts import Script
 from unstale_worker import applier
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.status import Role
-from workers import applied, running_worker, state_of, worker_process
+from workers import running_worker, state_of, worker_process
 
 __all__ = ["pair"]
 
@@ -130,7 +130,7 @@ async def test_a_position_is_only_moved_from_where_it_was_read(
         await stage.warm()
         older = (await state_of(redis))["position"]
         await stage.db.execute("update profiles set version = 7 where id = 9")
-        await applied(redis, stage.db)
+        await stage.applied(redis)
         with failpoints.armed("applier.before_last_script", hold=True) as batch:
             await stage.db.execute("update profiles set version = 7 where id <= 5")
             await batch.wait()

@@ -65,7 +65,7 @@ async def test_a_rolled_back_xid_that_comes_back_after_a_crash(
             await stage.open_agent()
             await stage.warm()
             await stage.write(1)
-            await applied(redis, stage.db)
+            await stage.applied(redis)
             # Nothing flushes after this commit: the xids of the next two are known to memory only.
             async with connected(server.dsn()) as other:
                 for _ in range(3):
@@ -148,7 +148,7 @@ async def test_restored_from_an_older_copy(
         async with running_worker(worker_dsn(server), redis_url):
             for user in range(1, 6):
                 await stage.write(user)
-            await applied(redis, stage.db)
+            await stage.applied(redis)
             await stage.open_agent()
             await stage.warm()
             assert await stage.read(1) == 2
