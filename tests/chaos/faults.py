@@ -61,7 +61,7 @@ async def kill_workers(stage: Stage, chance: random.Random) -> None:
 
 async def end_worker(stage: Stage, chance: random.Random) -> None:
     slot = chance.choice(stage.workers)
-    await slot.process.terminate()
+    await slot.process.finish()
     await slot.process.start()
 
 

@@ -73,19 +73,13 @@ class Process:
         self.killed.add(self.name)
         await self._end(signal.SIGKILL)
 
-    async def terminate(self) -> None:
-        """SIGTERM, and wait; raises `AssertionError` when it does not end well."""
+    async def finish(self) -> None:
+        """SIGTERM, and wait until it has done what it does then.
+
+        Raises `AssertionError` with its log when it does not end well.
+        """
         await self._end(signal.SIGTERM)
         assert self._process is not None
-        assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
-
-    async def finish(self) -> None:
-        """End its stdin, and wait until it has done what it does then; raises as `terminate`."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._expected = True
-        self._process.stdin.close()
-        await self._over()
         assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
 
     def calm(self) -> None:

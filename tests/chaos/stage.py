@@ -1,6 +1,8 @@
 """Everything the chaos run consists of: servers, proxies, two workers, agents, a writer."""
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -145,7 +147,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
 
         def ours(name: str) -> dict[str, str]:
             return {
-                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 "CHAOS_FOLDER": str(folder),
                 "CHAOS_NAME": name,
                 "CHAOS_SEED": str(seed),

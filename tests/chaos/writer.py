@@ -24,7 +24,13 @@ PAUSE: Final = 0.07
 """Mean seconds between two changes of a lane."""
 HEAVY_PAUSE: Final = 1.0
 """Mean seconds between two bulk statements, truncations or changes of a table."""
-LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 """What Postgres' death looks like."""
 
 Connection = asyncpg.Connection | PoolConnectionProxy

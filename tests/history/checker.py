@@ -22,9 +22,8 @@ an event is delivered after the copies were dropped. So who has heard of ``trace
 ``item:5``, in Redis it is gone already, and no older state can come back: that is the promise. A pattern or a
 reset names no version, so it raises no floor.
 
-While attached is meant as in the promise: reads that begin detached are held to ``unbounded`` and ``unreal``,
-and to ``older`` only in the count `Verdict.older_detached`, which decides nothing. What the design does *not*
-promise (`max_silence` after a failover that lost writes) is counted apart, so that it cannot hide anything.
+``older`` and ``unreal`` hold for reads of any agent, attached or not. What the design does *not* promise
+(bounds in the `max_silence` after a failover that lost writes) is counted apart, so that it hides nothing.
 """
 
 import math
@@ -64,7 +63,6 @@ class Verdict:
         attached_reads: Those that began attached.
         stale: Wrong reads by kind: ``older``, ``late``, ``unbounded``, ``unreal``.
         unpromised: Reads that broke a bound inside an interval where none is promised.
-        older_detached: Reads while detached that were older than what the agent had processed.
         lost: Changes some agent was not told of, as ``row@version``.
         wrong: Places and keys that differ from the database in the end.
         finals: Final values compared.
@@ -77,7 +75,6 @@ class Verdict:
     attached_reads: int
     stale: dict[str, int]
     unpromised: int
-    older_detached: int
     lost: tuple[str, ...]
     wrong: tuple[str, ...]
     finals: int
@@ -129,7 +126,7 @@ class Checker:
         self._writes = writes
         self._limits = limits if limits is not None else Limits()
         self._changes = writes.changes()
-        self._reads = self._attached = self._unpromised = self._older_detached = self._finals = 0
+        self._reads = self._attached = self._unpromised = self._finals = 0
         self._stale: Counter[str] = Counter()
         self._lost: dict[str, None] = {}
         self._wrong: dict[str, None] = {}
@@ -166,7 +163,6 @@ class Checker:
             attached_reads=self._attached,
             stale=dict(self._stale),
             unpromised=self._unpromised,
-            older_detached=self._older_detached,
             lost=tuple(self._lost),
             wrong=tuple(self._wrong),
             finals=self._finals,
@@ -227,11 +223,7 @@ class Checker:
         }
         if not faults:
             return
-        bounds = faults.keys() - {"unreal"}
-        if "older_detached" in faults:
-            self._older_detached += 1
-            bounds -= {"older_detached"}
-        if bounds and "unreal" not in faults and self._is_unpromised(read):
+        if "unreal" not in faults and self._is_unpromised(read):
             self._unpromised += 1
             return
         for fault in ("unreal", "older", "late", "unbounded"):
@@ -254,7 +246,7 @@ class Checker:
         floor = self._floor(known, row, read.notices)
         if shown < floor:
             yield (
-                "older" if read.attached else "older_detached",
+                "older",
                 f"showed state {shown} of {row} (version {version}) in a read from {read.began:.3f} to "
                 f"{read.ended:.3f} that began after state {floor} was announced or confirmed",
             )

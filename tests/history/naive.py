@@ -34,7 +34,7 @@ class CacheAside:
     """Cache-aside and delete: look, load, store; who changes a row deletes the key. No lease."""
 
     def __init__(self, redis_url: str) -> None:
-        self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
+        self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), socket_timeout=1)
 
     async def get_or_load(self, key: str, loader: Loader, *, max_staleness: float | None = None) -> Any:
         """The value in Redis, else the loaded one, which is stored whatever happened meanwhile."""
