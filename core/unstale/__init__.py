@@ -9,8 +9,12 @@ from unstale.errors import (
     CacheClosed,
     ConfigurationError,
     LoadCancelled,
+    LockLost,
+    LockTimeout,
+    PoolClosed,
     RedisUnavailable,
     SettingError,
+    ToolError,
     UnstaleError,
     WaitTimeout,
 )
@@ -21,20 +25,26 @@ if TYPE_CHECKING:
     from unstale.codec import FrozenDict
     from unstale.events import Invalidated, Reset
     from unstale.loads import Load
+    from unstale.pools import ConnectionPool
     from unstale.settings import Settings
 
 __all__ = [
     "Cache",
     "CacheClosed",
     "ConfigurationError",
+    "ConnectionPool",
     "FrozenDict",
     "Invalidated",
     "Load",
     "LoadCancelled",
+    "LockLost",
+    "LockTimeout",
+    "PoolClosed",
     "RedisUnavailable",
     "Reset",
     "SettingError",
     "Settings",
+    "ToolError",
     "UnstaleError",
     "WaitTimeout",
     "escape_glob",
@@ -42,6 +52,7 @@ __all__ = [
 
 _ON_USE = {
     "Cache": "cache",
+    "ConnectionPool": "pools",
     "FrozenDict": "codec",
     "Invalidated": "events",
     "Load": "loads",

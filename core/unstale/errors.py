@@ -18,6 +18,10 @@
     ├── WaitTimeout                   wait_for(token) ran out of time
     ├── LoadCancelled                 a loader was cancelled from inside
     ├── CacheClosed                   a cache used after it was closed
+    ├── PoolClosed                    a connection pool used after it was closed
+    ├── LockTimeout                   somebody else held the lock for too long
+    ├── LockLost                      the lock's lease ran out while it was held
+    ├── ToolError                     a tool call that a model can correct
     └── EmbeddedServerError           a demo or test server that did not start
 """
 
@@ -112,6 +116,26 @@ class LoadCancelled(UnstaleError):
 
 class CacheClosed(UnstaleError):
     """The cache was closed; open it with ``async with Cache.from_env() as cache`` and use it inside."""
+
+
+class PoolClosed(UnstaleError):
+    """The connection pool was closed; use it inside `async with ConnectionPool.from_env() as pool`."""
+
+
+class LockTimeout(UnstaleError, TimeoutError):
+    """Somebody else held the lock for the whole ``timeout``; try again later or wait longer."""
+
+
+class LockLost(UnstaleError):
+    """The lock's lease ran out while it was held, so somebody else may have worked at the same time.
+
+    Take it with a longer ``ttl``, call ``extend`` while working, or refuse older ``fence`` numbers where you
+    write.
+    """
+
+
+class ToolError(UnstaleError):
+    """A tool call that cannot be carried out; the sentence tells a model what to do instead."""
 
 
 class EmbeddedServerError(UnstaleError):

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """A secret (``sb_secret_…``) or ``service_role`` key; never decoded, never logged."""
     openai_api_key: SecretStr | None = Field(None, validation_alias="OPENAI_API_KEY")
     """Key of the OpenAI API."""
+    openai_base_url: str | None = Field(None, validation_alias="OPENAI_BASE_URL")
+    """Where the OpenAI API is; unset: OpenAI's own address."""
 
     # --- both sides -----------------------------------------------------------------------------
     namespace: str = "unstale"
@@ -75,6 +77,22 @@ class Settings(BaseSettings):
     """Seconds without a PONG or a watermark after which an agent is detached."""
     detached_ttl: Seconds = 30.0
     """Seconds detached after which Redis is not trusted either, and how long own loads are kept then."""
+
+    # --- the connection pool --------------------------------------------------------------------
+    pool_connections: Count = 100
+    """Most connections of one HTTP client (OpenAI, Supabase, the HTTP session); each has its own."""
+    pool_connections_per_host: Count = 30
+    """Most connections of the HTTP session to one host."""
+    pool_dns_ttl: Seconds = 300.0
+    """Seconds the HTTP session remembers an address."""
+    pool_keepalive: Seconds = 50.0
+    """Seconds an idle HTTP connection is kept; below the 60 s after which many servers close theirs."""
+    pool_database_connections: Count = 10
+    """Most connections of the Postgres pool; the first is opened by the first query."""
+    pool_health_interval: Annotated[float, Field(ge=0.05, le=3_600)] = 30.0
+    """Seconds between two health checks of what is in use, give or take a fifth."""
+    pool_shutdown: Seconds = 10.0
+    """Seconds that closing the pool waits for requests in flight before it cuts them off."""
 
     # --- worker ---------------------------------------------------------------------------------
     source: Literal["outbox"] = "outbox"

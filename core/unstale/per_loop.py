@@ -1,0 +1,177 @@
+"""One resource per event loop: opened once, closed with its loop, forgotten after a fork."""
+
+import asyncio
+import contextvars
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Generic, Protocol, TypeVar
+
+logger = logging.getLogger("unstale")
+
+T = TypeVar("T")
+
+_INHERITED: Final[list[object]] = []
+"""What a forked child got from its parent, kept for ever: closing it would disturb the parent, whose sockets
+and epoll set it shares."""
+
+
+class Forgets(Protocol):
+    """What holds connections, and lets go of them in a forked child."""
+
+    def after_fork(self) -> object:
+        """Forget every connection and lock; returns what must never be finalized in this process."""
+
+
+_forgetful: Final["weakref.WeakSet[Forgets]"] = weakref.WeakSet()
+
+
+def forget_after_fork(holder: Forgets) -> None:
+    """Call ``holder.after_fork()`` in every child that this process forks, as long as ``holder`` lives."""
+    _forgetful.add(holder)
+
+
+def _in_child() -> None:
+    for holder in tuple(_forgetful):
+        _INHERITED.append(holder.after_fork())
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_in_child)
+
+
+class _Place(Generic[T]):
+    """The resource of one loop, and the task that keeps it open."""
+
+    __slots__ = ("keeper", "loop", "ready", "stop", "value")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[T] = self.loop.create_future()
+        self.stop = asyncio.Event()
+        self.value: T | None = None
+        self.keeper: asyncio.Task[None]
+
+
+class PerLoop(Generic[T]):
+    """Opens one resource in each event loop that asks.
+
+    A task of the loop keeps it open; ``asyncio.run`` cancels it at its end, and so closes the resource even
+    when nobody did. Threads with loops of their own are served, each in its loop.
+
+    Example:
+        >>> caches = PerLoop(Cache.from_env, name="redis_cache")
+        >>> cache = await caches.get()
+    """
+
+    def __init__(self, opens: Callable[[], AbstractAsyncContextManager[T]], *, name: str) -> None:
+        self._opens = opens
+        self._name = name
+        self._places: dict[asyncio.AbstractEventLoop, _Place[T]] = {}
+        self._kept: set[_Place[T]] = set()  # those that are closing, too
+        forget_after_fork(self)
+
+    async def get(self) -> T:
+        """The running loop's; whoever comes while it opens waits for it. Raises what opening raises."""
+        place = self._places.get(asyncio.get_running_loop())
+        if place is not None and place.value is not None:
+            return place.value
+        if place is None:
+            place = self._new_place()
+        return await asyncio.shield(place.ready)
+
+    def peek(self) -> T | None:
+        """The running loop's, if it is open."""
+        place = self._places.get(asyncio.get_running_loop())
+        return None if place is None else place.value
+
+    def opened(self) -> list[T]:
+        """Those of all loops that are not closed."""
+        return [
+            place.value
+            for loop, place in tuple(self._places.items())
+            if place.value is not None and not loop.is_closed()
+        ]
+
+    async def close(self) -> None:
+        """Close those of every loop that runs; a later `get` opens anew. Calls may overlap and repeat."""
+        here = asyncio.get_running_loop()
+        for place in tuple(self._kept):
+            if place.loop is here:
+                await _closed(place)
+            elif place.loop.is_running():
+                await _closed_elsewhere(place)
+
+    def after_fork(self) -> object:
+        """Forget all of it; see `Forgets`."""
+        inherited = self._places, self._kept
+        self._places, self._kept = {}, set()
+        return inherited
+
+    def _new_place(self) -> _Place[T]:
+        for old in tuple(self._kept):
+            if old.loop.is_closed():  # it was not ended by asyncio.run: nothing of it can be closed any more
+                self._kept.discard(old)
+                self._places.pop(old.loop, None)
+        place = _Place[T]()
+        self._places[place.loop] = place
+        self._kept.add(place)
+        # An empty context: the first caller's request must not live as long as the resource.
+        place.keeper = contextvars.Context().run(
+            asyncio.create_task, self._keep(place), name=f"unstale-{self._name}"
+        )
+        return place
+
+    async def _keep(self, place: _Place[T]) -> None:
+        try:
+            async with self._opens() as value:
+                place.value = value
+                if not place.ready.done():
+                    place.ready.set_result(value)
+                await place.stop.wait()
+                self._leave(place)
+        except BaseException as error:
+            if not place.ready.done():
+                place.ready.set_exception(_told(error))
+                place.ready.exception()  # nobody need be waiting any more
+                if isinstance(error, Exception):
+                    return
+            if isinstance(error, Exception):
+                logger.exception("%s was not closed cleanly", self._name)
+            else:
+                raise
+        finally:
+            self._leave(place)
+            self._kept.discard(place)
+
+    def _leave(self, place: _Place[T]) -> None:
+        """Whoever asks from now on gets a new one."""
+        place.value = None
+        if self._places.get(place.loop) is place:
+            del self._places[place.loop]
+
+    def __repr__(self) -> str:
+        return f"<PerLoop {self._name}, open in {len(self.opened())} loops>"
+
+
+async def _closed(place: _Place[T]) -> None:
+    place.stop.set()
+    await asyncio.wait([place.keeper])
+
+
+async def _closed_elsewhere(place: _Place[T]) -> None:
+    """The same for a loop of another thread; if that ends meanwhile, it closes what it has by itself."""
+    work = _closed(place)
+    try:
+        closing = asyncio.run_coroutine_threadsafe(work, place.loop)
+    except RuntimeError:
+        work.close()
+        return
+    await asyncio.wait([asyncio.wrap_future(closing)])
+
+
+def _told(error: BaseException) -> Exception:
+    """What those who wait are told; their own cancellation is another thing than the keeper's."""
+    return error if isinstance(error, Exception) else RuntimeError("the event loop ended meanwhile")

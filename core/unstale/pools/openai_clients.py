@@ -1,0 +1,204 @@
+"""The OpenAI clients over renewable connections: one per event loop, and one for threads."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import httpx2
+from openai import AsyncOpenAI, OpenAI
+
+from unstale.errors import SettingError
+from unstale.pools.environment import proxy_of
+from unstale.pools.renewable import AsyncRenewable, Renewable, Use
+from unstale.pools.vitals import Vitals
+from unstale.settings import Settings
+
+DEFAULT_URL: Final = "https://api.openai.com/v1"
+
+
+class OpenAIClients:
+    """The `AsyncOpenAI` client of one event loop. Made in any thread, used in the loop."""
+
+    name = "openai"
+    clients = 1
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self._key, self._url = _credentials(settings)
+        self.vitals = Vitals()
+        context, proxy, limits = httpx2.create_ssl_context(), proxy_of(self._url), _limits(settings)
+
+        def new() -> httpx2.AsyncHTTPTransport:
+            return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
+
+        self._renewable = AsyncRenewable(new, httpx2.AsyncHTTPTransport.aclose, loop)
+        self._http = httpx2.AsyncClient(
+            transport=_Transport(self._renewable, self.vitals), follow_redirects=True
+        )
+        self.client = AsyncOpenAI(api_key=self._key, base_url=self._url, http_client=self._http)
+
+    @property
+    def alive(self) -> bool:
+        return not self._http.is_closed
+
+    @property
+    def in_flight(self) -> int:
+        return self._renewable.in_flight
+
+    async def check(self) -> None:
+        """Ask for the list of models: free of charge, and it notices a wrong key."""
+        response = await self._http.get(
+            f"{self._url.rstrip('/')}/models", headers={"Authorization": f"Bearer {self._key}"}
+        )
+        if response.status_code in (401, 403):
+            self.vitals.refused(f"HTTP {response.status_code}: check OPENAI_API_KEY")
+
+    async def renew(self) -> None:
+        self._renewable.renew()
+
+    async def close(self, *, timeout: float) -> None:
+        try:
+            await self._renewable.finish(timeout=timeout)
+        finally:
+            await self.client.close()
+
+
+class OpenAISync:
+    """The `OpenAI` client of this process; any thread may use it."""
+
+    name = "openai_sync"
+    clients = 1
+
+    def __init__(self, settings: Settings) -> None:
+        key, url = _credentials(settings)
+        self.vitals = Vitals()
+        context, proxy, limits = httpx2.create_ssl_context(), proxy_of(url), _limits(settings)
+
+        def new() -> httpx2.HTTPTransport:
+            return httpx2.HTTPTransport(verify=context, limits=limits, proxy=proxy)
+
+        self._renewable = Renewable(new, httpx2.HTTPTransport.close)
+        self._http = httpx2.Client(
+            transport=_SyncTransport(self._renewable, self.vitals), follow_redirects=True
+        )
+        self.client = OpenAI(api_key=key, base_url=url, http_client=self._http)
+
+    @property
+    def alive(self) -> bool:
+        return not self._http.is_closed
+
+    @property
+    def in_flight(self) -> int:
+        return self._renewable.in_flight
+
+    async def check(self) -> None:
+        """Nothing: it would block the event loop, and `OpenAIClients` asks the same server."""
+
+    async def renew(self) -> None:
+        self._renewable.renew()
+
+    async def close(self, *, timeout: float) -> None:
+        try:
+            await self._renewable.drain(timeout=timeout)
+        finally:
+            self.client.close()
+            for transport in self._renewable.abandon():
+                transport.close()
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    def __init__(self, renewable: Renewable[httpx2.AsyncHTTPTransport], vitals: Vitals) -> None:
+        self._renewable = renewable
+        self._vitals = vitals
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        use = self._renewable.take()
+        began = self._vitals.began()
+        try:
+            response = await use.transport.handle_async_request(request)
+        except BaseException as error:
+            use.over()
+            if isinstance(error, httpx2.TransportError):
+                self._vitals.failed(error)
+            raise
+        self._vitals.answered(began, status=response.status_code)
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Stream(response.stream, use, self._vitals)
+        return response
+
+
+class _Stream(httpx2.AsyncByteStream):
+    def __init__(
+        self, stream: httpx2.AsyncByteStream, use: Use[httpx2.AsyncHTTPTransport], vitals: Vitals
+    ) -> None:
+        self._stream = stream
+        self._use = use
+        self._vitals = vitals
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream:
+                yield part
+        except httpx2.TransportError as error:
+            self._vitals.failed(error)
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._use.over()
+
+
+class _SyncTransport(httpx2.BaseTransport):
+    def __init__(self, renewable: Renewable[httpx2.HTTPTransport], vitals: Vitals) -> None:
+        self._renewable = renewable
+        self._vitals = vitals
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        use = self._renewable.take()
+        began = self._vitals.began()
+        try:
+            response = use.transport.handle_request(request)
+        except BaseException as error:
+            use.over()
+            if isinstance(error, httpx2.TransportError):
+                self._vitals.failed(error)
+            raise
+        self._vitals.answered(began, status=response.status_code)
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        response.stream = _SyncStream(response.stream, use, self._vitals)
+        return response
+
+
+class _SyncStream(httpx2.SyncByteStream):
+    def __init__(self, stream: httpx2.SyncByteStream, use: Use[httpx2.HTTPTransport], vitals: Vitals) -> None:
+        self._stream = stream
+        self._use = use
+        self._vitals = vitals
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        except httpx2.TransportError as error:
+            self._vitals.failed(error)
+            raise
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._use.over()
+
+
+def _credentials(settings: Settings) -> tuple[str, str]:
+    if settings.openai_api_key is None:
+        raise SettingError("OPENAI_API_KEY is not set: the pool's OpenAI clients need it")
+    return settings.openai_api_key.get_secret_value(), settings.openai_base_url or DEFAULT_URL
+
+
+def _limits(settings: Settings) -> httpx2.Limits:
+    return httpx2.Limits(
+        max_connections=settings.pool_connections,
+        max_keepalive_connections=settings.pool_connections,
+        keepalive_expiry=settings.pool_keepalive,
+    )
