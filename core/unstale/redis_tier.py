@@ -1,6 +1,7 @@
 """The Redis tier as an agent uses it: one typed method per atomic step."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MOST_KEY_BYTES: Final = 48 * 1024
 MOST_ENTRIES: Final = 1_000
 """Log entries in one replay; an agent further behind drops its near cache, which is cheaper."""
 SCAN_COUNT: Final = 1_000
+_LSN: Final = re.compile("[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class RedisTier:
         )
         if epoch is None:
             return Replay(None, LogId(last), False, ())
-        known = Epoch(epoch.decode())
+        known = Epoch(epoch.decode("utf-8", "replace"))
         decoded = tuple(
             decode_log_entry(known, int(entry_id.partition(b"-")[0]), fields[1])
             for entry_id, fields in entries
@@ -228,13 +230,15 @@ def _claim(
     lease: bytes | None, found: bytes | None, known: Sequence[bytes | None], *, life: float | None = None
 ) -> Claim:
     epoch, need_lsn, primary_until = known
+    lsn = need_lsn.decode("ascii", "replace") if need_lsn else None
+    readable = lsn is None or _LSN.fullmatch(lsn) is not None
     return Claim(
         lease=lease,
         found=found if lease is None else None,
         life=life,
         live=bool(epoch),
-        need_lsn=need_lsn.decode() if need_lsn else None,
-        primary=bool(primary_until),
+        need_lsn=lsn if readable else None,
+        primary=bool(primary_until) or not readable,
     )
 
 

@@ -179,6 +179,12 @@ async def restart_empty(stage: Stage, chance: random.Random) -> None:
     await stage.valkeys.restart_empty()
 
 
+async def restart_older(stage: Stage, chance: random.Random) -> None:
+    # For an agent it is what a failover is that lost the writes of so many seconds: another run, older data.
+    began, reached = await stage.valkeys.restart_older(age=chance.uniform(0.2, 3))
+    stage.unpromised.append((began, reached + MAX_SILENCE))
+
+
 async def stop_redis(stage: Stage, chance: random.Random) -> None:
     stage.valkeys.stop()
     await asyncio.sleep(short(chance))
@@ -220,6 +226,7 @@ FAULTS: Final = (
     Fault("failover", "redis", failover),
     Fault("FLUSHALL", "redis", flush),
     Fault("Redis restarted empty", "redis", restart_empty),
+    Fault("Redis restarted with older data", "redis", restart_older),
     Fault("Redis stopped", "redis", stop_redis),
     Fault("evicted", "redis", evict),
     Fault("Postgres killed", "postgres", kill_postgres),

@@ -28,7 +28,9 @@ class Valkeys:
     """
 
     def __init__(self) -> None:
-        self.primary, self.replica = EmbeddedValkey(), EmbeddedValkey()
+        # What a replica was sent lies on its disk otherwise, and a restart would not be empty but old.
+        nothing_kept = ("--rdb-del-sync-files", "yes")
+        self.primary, self.replica = EmbeddedValkey(args=nothing_kept), EmbeddedValkey(args=nothing_kept)
         self.replica.password = self.primary.password
         self.fronts: list[Proxy] = []
         self._link: Proxy | None = None
@@ -99,7 +101,23 @@ class Valkeys:
     async def restart_empty(self) -> None:
         """Kill the primary and start it again: it keeps nothing on disk."""
         await self.primary.kill()
+        (self.primary.folder / "dump.rdb").unlink(missing_ok=True)
         await self.primary.start()
+
+    async def restart_older(self, *, age: float) -> tuple[float, float]:
+        """Kill the primary and start it with a copy of its data that is ``age`` seconds old.
+
+        Returns the moments before and after.
+        """
+        async with client(self.primary) as redis:
+            await _command(redis, "SAVE")
+        await asyncio.sleep(age)
+        began = time.monotonic()
+        await self.primary.kill()
+        await self.primary.start()
+        ended = time.monotonic()
+        (self.primary.folder / "dump.rdb").unlink(missing_ok=True)
+        return began, ended
 
     async def flush(self) -> None:
         """FLUSHALL."""

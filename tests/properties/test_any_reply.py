@@ -1,6 +1,8 @@
 """Whatever stands at a key of Redis, a read gives the database's value and nothing breaks."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -9,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from servers import eventually
+from unstale import Cache
 from unstale.names import LEASE, SOFT_LEASE
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache, redis_client
@@ -20,10 +24,18 @@ TEXTS = st.binary(max_size=40) | st.sampled_from(
 )
 OTHER_TYPES = st.sampled_from(["list", "set", "hash", "zset", "stream"])
 QUICK = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PINGs often, so that nobody waits for them."""
+    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 0.05)
+    monkeypatch.setattr("unstale.subscriber.LAST_PAUSE", 0.1)
+    monkeypatch.setattr("unstale.lane.LAST_PAUSE", 0.1)
 
 
 async def put(redis: Redis, key: str, what: bytes | str) -> None:
@@ -70,3 +82,57 @@ async def test_whatever_stands_at_a_users_key(stands: list[bytes | str], valkey:
                 assert await cache.get(key) is None
                 # Once it was invalidated, whatever stood there is gone for good.
                 assert await cache.get_or_load(key, lambda: "again") == "again"
+
+
+FIELDS = st.dictionaries(
+    st.sampled_from(["epoch", "run", "position", "last", "need_lsn", "primary_until", "database", "rules"]),
+    st.binary(max_size=12) | st.sampled_from([b"", b"-1", b"9" * 20, b"1e3", b"0/1", b"\xff", b'a"b']),
+    min_size=1,
+    max_size=3,
+)
+OWN = st.tuples(st.sampled_from(["state", "log", "rules"]), TEXTS | OTHER_TYPES)
+
+
+@QUICK
+@given(fields=st.lists(FIELDS, max_size=2), own=st.lists(OWN, max_size=2), entry=st.binary(max_size=20))
+async def test_whatever_stands_at_unstales_own_keys(
+    fields: list[dict[str, bytes]], own: list[tuple[str, bytes | str]], entry: bytes, valkey: EmbeddedValkey
+) -> None:
+    """An agent that meets it loads for itself; once a worker has made the keys anew, it is attached again."""
+    key, database = "user:1:profile", 1
+
+    def load() -> int:
+        return database
+
+    async with redis_client(valkey.url) as redis:
+        await redis.flushall()
+        worker = WorkerDouble(redis)
+        await worker.recover()
+        async with attached_while(worker, valkey.url) as cache:
+            assert await cache.get_or_load(key, load) == 1
+            for garbage in fields:
+                await redis.hset(worker.names.state, mapping=garbage)  # type: ignore[arg-type]  # bytes are fine
+            await redis.xadd(worker.names.log, {"m": entry})
+            for name, what in own:
+                await put(redis, getattr(worker.names, name), what)
+            await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")  # so that it looks at all of them
+            await redis.unlink(key)
+            database = 2
+            await eventually(lambda: not cache.attached)
+            for _ in range(3):
+                assert await cache.get_or_load(key, load) == 2
+                await cache.delete(key)
+            await redis.unlink(worker.names.state, worker.names.log, worker.names.rules)
+            await worker.recover()
+            async with worker.beating():
+                await eventually(lambda: cache.attached)
+            assert await cache.get_or_load(key, load) == 2
+
+
+@contextlib.asynccontextmanager
+async def attached_while(worker: WorkerDouble, url: str) -> AsyncIterator[Cache]:
+    """A cache that was attached, and hears of no watermark any more."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with worker.beating():
+            cache = await stack.enter_async_context(attached_cache(url, redis_timeout=0.5))
+        yield cache

@@ -278,6 +278,8 @@ def accepted(reply: Sequence[Any]) -> None:
     reason = bytes(reply[1]).decode()
     if reason == "fence":
         raise LeadershipLost("another worker raised the fence")
+    if reason == "type":
+        raise RedisUnavailable("the state or log key holds another type; delete it and it is made anew")
     raise PositionMoved(reason)
 
 
