@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from unstale.codec import FrozenDict
     from unstale.events import Invalidated, Reset
     from unstale.loads import Load
+    from unstale.locks import Lock
     from unstale.pools import ConnectionPool
+    from unstale.rediscache import RedisCache, redis_cache
     from unstale.settings import Settings
 
 __all__ = [
@@ -37,9 +39,11 @@ __all__ = [
     "Invalidated",
     "Load",
     "LoadCancelled",
+    "Lock",
     "LockLost",
     "LockTimeout",
     "PoolClosed",
+    "RedisCache",
     "RedisUnavailable",
     "Reset",
     "SettingError",
@@ -48,6 +52,7 @@ __all__ = [
     "UnstaleError",
     "WaitTimeout",
     "escape_glob",
+    "redis_cache",
 ]
 
 _ON_USE = {
@@ -56,8 +61,11 @@ _ON_USE = {
     "FrozenDict": "codec",
     "Invalidated": "events",
     "Load": "loads",
+    "Lock": "locks",
+    "RedisCache": "rediscache",
     "Reset": "events",
     "Settings": "settings",
+    "redis_cache": "rediscache",
 }
 
 

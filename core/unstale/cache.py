@@ -18,6 +18,7 @@ from unstale.events import Subscription
 from unstale.following import Trust
 from unstale.lane import CLOSED
 from unstale.loads import Loaded, Loader, Origin
+from unstale.locks import LOCK_SECONDS, Lock, Locks
 from unstale.memory import UNSET, Entry
 from unstale.settings import Settings
 from unstale.statistics import Counters, count, describe
@@ -49,6 +50,7 @@ class Cache:
         self._reader, self._writer, self._flights = parts.reader, parts.writer, parts.flights
         self._followed = parts.near.followed
         self._peek, self._touch, self._now = self._followed.peek, self._followed.touch, clock.now
+        self._locks = Locks(parts.tier, settings.names, clock=clock.now)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._closed = False
@@ -281,6 +283,16 @@ class Cache:
             raise ValueError("an empty pattern matches nothing; did you mean '*'?")
         self._check_open()
         return await self._writer.invalidate_pattern(pattern)
+
+    def lock(self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0) -> Lock:
+        """A lock between all instances, to be used with ``async with``.
+
+        Entering raises `LockTimeout` after ``timeout`` seconds (None: waits for ever) and `RedisUnavailable`;
+        leaving raises `LockLost` if ``ttl`` ran out before. Without Redis it holds between the tasks of this
+        process.
+        """
+        self._check_open()
+        return self._locks.lock(name, ttl=ttl, timeout=timeout)
 
     # --- freshness ------------------------------------------------------------------------------
 

@@ -64,6 +64,11 @@ class Follower:
         now = self._clock()
         return now - self._fresh_as_of if now < self._near.followed.trusted_until else math.inf
 
+    @property
+    def watermark_age(self) -> float:
+        """Seconds since the moment up to which all is known to be processed here; infinite if never."""
+        return self._clock() - self._fresh_as_of
+
     def detach(self) -> None:
         """Trust the near cache no more until the next watermark that counts."""
         self._near.followed.trusted_until = min(self._near.followed.trusted_until, self._clock())

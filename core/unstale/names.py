@@ -86,6 +86,15 @@ class Names:
         """Pub/sub channel of messages and watermarks."""
         return f"{self.tag}:invalidations"
 
+    def lock(self, name: str) -> str:
+        """String with PX: the lease of whoever holds the lock ``name``."""
+        return f"{self.tag}:lock:{name}"
+
+    @property
+    def locks(self) -> str:
+        """String with PX: the last fence number of any lock."""
+        return f"{self.tag}:locks"
+
     @property
     def permanent(self) -> frozenset[str]:
         """The keys that may live without a TTL; everything else unstale writes expires."""

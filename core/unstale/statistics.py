@@ -80,7 +80,7 @@ async def describe(cache: "Cache") -> dict[str, object]:
             memory = await cache._tier.memory()
         except (RedisUnavailable, CacheClosed, MessageError):
             memory = None
-    staleness = cache.staleness
+    staleness, watermark_age = cache.staleness, cache._follower.watermark_age
     enabled, connected = cache._tier is not None, memory is not None
     return {
         "enabled": enabled,
@@ -92,6 +92,7 @@ async def describe(cache: "Cache") -> dict[str, object]:
         "status": _status(enabled=enabled, connected=connected, attached=cache.attached),
         "attached": cache.attached,
         "staleness": staleness if math.isfinite(staleness) else None,
+        "watermark_age": watermark_age if math.isfinite(watermark_age) else None,
         "epoch": cache._follower.epoch,
         "last": cache._follower.last,
         **{name: value for name, value in asdict(counters).items() if name != "misses"},

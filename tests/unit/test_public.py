@@ -19,9 +19,11 @@ def test_the_public_names_are_these() -> None:
         "Invalidated",
         "Load",
         "LoadCancelled",
+        "Lock",
         "LockLost",
         "LockTimeout",
         "PoolClosed",
+        "RedisCache",
         "RedisUnavailable",
         "Reset",
         "SettingError",
@@ -30,9 +32,12 @@ def test_the_public_names_are_these() -> None:
         "UnstaleError",
         "WaitTimeout",
         "escape_glob",
+        "redis_cache",
     }
     for name in unstale.__all__:
-        assert getattr(unstale, name).__name__ == name
+        if name != "redis_cache":
+            assert getattr(unstale, name).__name__ == name
+    assert type(unstale.redis_cache) is unstale.RedisCache
     assert set(unstale.__all__) <= set(dir(unstale))
 
 

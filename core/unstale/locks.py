@@ -1,0 +1,245 @@
+"""Locks between instances: a lease in Redis that ends by itself, and a fence number that only grows."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import time
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from redis.exceptions import RedisError
+
+from unstale import codec
+from unstale.errors import LockLost, LockTimeout, RedisUnavailable, UnstaleError
+from unstale.lane import refused
+from unstale.names import Names
+from unstale.redis_tier import RedisTier
+from unstale.scripts import Script
+
+LOCK_SECONDS: Final = 10.0
+"""How long a lock is held at most if nothing else is said: the seed's "temporary locks"."""
+COUNTER_SECONDS: Final = 7 * 86_400.0
+"""How long the last fence is remembered; it matters only if the server's clock goes back."""
+FIRST_PAUSE: Final = 0.01
+LAST_PAUSE: Final = 0.25
+"""Seconds between two attempts; the pause doubles, and is random between half and all of it."""
+MAX_NAME_BYTES: Final = 512
+
+
+class Locks:
+    """The locks of one cache: in Redis, or of this process alone when there is no Redis."""
+
+    def __init__(self, tier: RedisTier | None, names: Names, *, clock: Callable[[], float]) -> None:
+        self._tier = tier
+        self._names = names
+        self._clock = clock
+        self._script = Script("unstale", "lock")
+        self._local: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._fence = 0
+
+    def lock(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
+        """A lock that is not taken yet."""
+        if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
+            raise ValueError(
+                f"a lock's name is a str of 1 to {MAX_NAME_BYTES} bytes, and this is {name!r:.60}"
+            )
+        if not 0.001 <= ttl <= 86_400:
+            raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to 86400")
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout is {timeout!r}: expected seconds from 0, or None to wait for ever")
+        if self._tier is None:
+            return _LocalLock(self, self._mutex(name), name, ttl=ttl, timeout=timeout, clock=self._clock)
+        return _RedisLock(
+            self._tier, self._names, self._script, name, ttl=ttl, timeout=timeout, clock=self._clock
+        )
+
+    def next_fence(self) -> int:
+        """Above every earlier one of this process, and of earlier processes while the clock goes forward."""
+        self._fence = max(self._fence + 1, time.time_ns() // 1000)
+        return self._fence
+
+    def _mutex(self, name: str) -> asyncio.Lock:
+        mutex = self._local.get(name)
+        if mutex is None:
+            mutex = self._local[name] = asyncio.Lock()
+        return mutex
+
+
+class Lock:
+    """Held inside ``async with``, by one holder at a time.
+
+    Example:
+        >>> async with cache.lock("user:42:greeting") as lock:
+        ...     await save_greeting(42, text, fence=lock.fence)
+
+    The lease ends after ``ttl`` seconds even if the holder still works: whoever works longer calls `extend`.
+    A lease that ended early is told at the end of the block, as `LockLost`. Where even that is too late,
+    write `fence` next to your data and refuse smaller ones.
+    """
+
+    def __init__(self, name: str, *, ttl: float, timeout: float | None, clock: Callable[[], float]) -> None:
+        self.name = name
+        self._ttl = ttl
+        self._timeout = timeout
+        self._clock = clock
+        self._fence: int | None = None
+        self._until = 0.0
+
+    @property
+    def fence(self) -> int:
+        """Grows with each holder of any lock of this namespace."""
+        if self._fence is None:
+            raise RuntimeError(f"lock {self.name!r} is not held")
+        return self._fence
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease still stands, by this process' own clock; no I/O."""
+        return self._fence is not None and self._clock() < self._until
+
+    async def extend(self, ttl: float | None = None) -> None:
+        """Hold it for ``ttl`` more seconds from now; raises `LockLost` when it is too late."""
+        if self._fence is None:
+            raise RuntimeError(f"lock {self.name!r} is not held")
+        seconds, began = self._ttl if ttl is None else ttl, self._clock()
+        if not await self._prolong(seconds):
+            raise LockLost(f"lock {self.name!r} was lost before it was extended")
+        self._until = began + seconds
+
+    async def __aenter__(self) -> Self:
+        if self._fence is not None:
+            raise RuntimeError(f"lock {self.name!r} is held already; make another with cache.lock()")
+        deadline = None if self._timeout is None else self._clock() + self._timeout
+        pause = FIRST_PAUSE
+        while True:
+            began = self._clock()
+            fence, wait = await self._take(deadline)
+            if fence is not None:
+                self._fence, self._until = fence, began + self._ttl
+                return self
+            if deadline is not None and self._clock() >= deadline:
+                raise LockTimeout(f"lock {self.name!r} was held by somebody else for {self._timeout:g} s")
+            rest = wait if deadline is None else min(wait, deadline - self._clock())
+            await asyncio.sleep(max(0.001, min(rest, pause * random.uniform(0.5, 1.0))))
+            pause = min(pause * 2, LAST_PAUSE)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        held = self.held
+        try:
+            kept = await self._give_up()
+        except RedisUnavailable:
+            kept = held  # nobody else could take it before its time; Redis ends the lease by itself
+        finally:
+            self._fence = None
+        if not kept and error is None:
+            raise LockLost(
+                f"lock {self.name!r} was lost while it was held: somebody else may have worked at the same "
+                "time; take it with a longer ttl, or call extend()"
+            )
+
+    async def _take(self, deadline: float | None) -> tuple[int | None, float]:
+        """The fence, or None and the seconds after which another attempt makes sense."""
+        raise NotImplementedError
+
+    async def _prolong(self, seconds: float) -> bool:
+        raise NotImplementedError
+
+    async def _give_up(self) -> bool:
+        """Whether it was ours until now."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.name} {'held' if self.held else 'not held'}>"
+
+
+class _RedisLock(Lock):
+    """Raises `RedisUnavailable`: without Redis nobody knows who else works."""
+
+    def __init__(
+        self,
+        tier: RedisTier,
+        names: Names,
+        script: Script,
+        name: str,
+        *,
+        ttl: float,
+        timeout: float | None,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name, ttl=ttl, timeout=timeout, clock=clock)
+        self._tier = tier
+        self._script = script
+        self._key = names.lock(name)
+        self._counter = names.locks
+        self._lease = b""
+
+    async def _take(self, deadline: float | None) -> tuple[int | None, float]:
+        self._lease = codec.lease(secrets.token_hex(12))
+        try:
+            fence, wait_ms = await self._script(
+                self._tier.lane,
+                keys=[self._key, self._counter],
+                args=[self._lease, round(self._ttl * 1000), round(COUNTER_SECONDS * 1000)],
+            )
+        except BaseException as error:
+            # It may have been taken all the same: the answer was lost, or we were cancelled.
+            with contextlib.suppress(UnstaleError):
+                await self._give_up()
+            if isinstance(error, RedisError):
+                raise refused(error) from error
+            raise
+        return (int(fence) if fence else None), (wait_ms / 1000 if wait_ms > 0 else 0.0)
+
+    async def _prolong(self, seconds: float) -> bool:
+        return await self._tier.extend(self._key, self._lease, seconds=seconds)
+
+    async def _give_up(self) -> bool:
+        return await self._tier.release(self._key, self._lease)
+
+
+class _LocalLock(Lock):
+    """Without Redis: between the tasks of this process. It ends only with its block."""
+
+    def __init__(
+        self,
+        locks: Locks,
+        mutex: asyncio.Lock,
+        name: str,
+        *,
+        ttl: float,
+        timeout: float | None,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name, ttl=ttl, timeout=timeout, clock=clock)
+        self._locks = locks
+        self._mutex = mutex
+
+    @property
+    def held(self) -> bool:
+        return self._fence is not None
+
+    async def _take(self, deadline: float | None) -> tuple[int | None, float]:
+        if deadline is None or not self._mutex.locked():
+            await self._mutex.acquire()
+            return self._locks.next_fence(), 0.0
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock())):
+                await self._mutex.acquire()
+        except TimeoutError:
+            return None, 0.0
+        return self._locks.next_fence(), 0.0
+
+    async def _prolong(self, seconds: float) -> bool:
+        return True
+
+    async def _give_up(self) -> bool:
+        self._mutex.release()
+        return True
