@@ -67,7 +67,10 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self.refuse()
+        self._open.set()
         self.cut()
+        if self._tasks:  # what was cut ends by itself: asyncio logs a cancelled connection as an error
+            await asyncio.wait(tuple(self._tasks), timeout=1.0)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -166,6 +169,8 @@ class Proxy:
                 break
             if not answers and self._losing is not None and self._losing in data:
                 self._losing, link.loses_answer = None, True
+            if sink.is_closing():
+                break  # cut meanwhile; uvloop refuses to write to it
             sink.write(data)
             await sink.drain()
         if answers and not link.loses_answer:
