@@ -95,6 +95,24 @@ async def test_a_batch_says_its_watermark_in_the_same_script(
         assert (watermark.last, str(watermark.seen), watermark.lsn) == (1, "20:20:", "0/200")
 
 
+@pytest.mark.parametrize("how", ["batch", "watermark"])
+async def test_a_worker_paused_before_its_script_does_not_call_an_old_read_fresh(
+    leader: tuple[Applier, State], redis_url: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    applier, state = leader
+    monkeypatch.setattr(Seen, "age_ms", lambda self, now: "0.000")  # it looked at its clock, and was paused
+    async with Listener(redis_url) as heard:
+        seen = Seen("20:20:", "0/200", time.monotonic() - 5.0, "")
+        if how == "batch":
+            await applier.apply(state, PAGE, keys=[], patterns=[], store=True, say=seen)
+        else:
+            await applier.watermark(state, seen)
+        await eventually_heard(heard, 1)
+        (watermark,) = heard.messages
+        assert isinstance(watermark, Watermark)
+        assert watermark.age_ms >= 5_000
+
+
 @pytest.mark.parametrize("reason", ["fence", "run", "epoch", "position"])
 async def test_a_refused_script_changes_nothing(
     leader: tuple[Applier, State], redis: Redis, redis_url: str, reason: str

@@ -51,6 +51,7 @@ class Applier:
     ) -> None:
         self._lane, self._names, self._fence = lane, names, str(fence)
         self._log_max_bytes, self._script_keys = log_max_bytes, script_keys
+        self._server_ahead: float | None = None
         self.keys = 0
         """Keys invalidated so far."""
         self.unlinked = 0
@@ -69,6 +70,7 @@ class Applier:
                 f"the key {self._names.state} holds a {reply[1].decode()}; delete it and it is made anew"
             )
         state = State.read(reply[0], reply[2:])
+        self._set_clock(reply[3])
         if state.fence != self._fence:
             raise LeadershipLost(
                 f"fence {state.fence or 'none'} stands in Redis, and this worker has {self._fence}"
@@ -100,6 +102,7 @@ class Applier:
         final: list[Argument] = [page.position, page.flushed, page.database] if store else []
         if say is not None:
             final += [say.snapshot, state.rules, say.age_ms(time.monotonic()), say.primary_until]
+            final += self._began(say)
         bodies = list(self._bodies(wanted, patterns))
         if store and not bodies:
             bodies.append(([], b"[]", b"[]"))
@@ -122,6 +125,7 @@ class Applier:
             (reply,) = await self._pipelined(APPLY, calls[last:])
             self._count([reply])
             pending = reply[3]
+            self._set_clock(reply[4])
             if failpoints.on:
                 await failpoints.reach("applier.after_last_script")
         self.keys += len(wanted)
@@ -135,9 +139,11 @@ class Applier:
             [
                 self._names.channel, self._fence, state.epoch, state.position,
                 seen.snapshot, seen.lsn, state.rules, seen.age_ms(time.monotonic()), seen.primary_until,
+                *self._began(seen),
             ],
         )  # fmt: skip
         accepted(reply)
+        self._set_clock(reply[2])
         return bytes(reply[1]).decode()
 
     async def new_epoch(self, state: State) -> None:
@@ -179,7 +185,7 @@ class Applier:
             [
                 self._names.channel, self._fence, state.position, state.live_run, secrets.token_hex(16),
                 page.position, page.lsn, page.flushed, page.database, rules, published,
-                page.snapshot, seen.age_ms(time.monotonic()),
+                page.snapshot, seen.age_ms(time.monotonic()), *self._began(seen),
             ],
         )  # fmt: skip
         accepted(reply)
@@ -189,6 +195,19 @@ class Applier:
         """The rules that are published now."""
         found: Any = await self._lane.get(self._names.rules)
         return bytes(found) if found is not None else None
+
+    def _set_clock(self, server_ms: bytes) -> None:
+        """Note how far the server's clock is ahead of ours, at least: it read its own before we did."""
+        self._server_ahead = float(server_ms) - time.monotonic() * 1000
+
+    def _began(self, seen: Seen) -> list[Argument]:
+        """When the read began by the server's clock, at the earliest: so its age there is never understated.
+
+        A worker may be paused at any moment, also between its look at the clock and the script.
+        """
+        if self._server_ahead is None:
+            return []
+        return [f"{seen.began * 1000 + self._server_ahead:.3f}"]
 
     def _bodies(
         self, keys: Sequence[str], patterns: Sequence[str]

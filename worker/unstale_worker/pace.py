@@ -15,7 +15,7 @@ WAKE_ABOVE: Final = 500.0
 """Entries a second above which a sleeper wakes for good: NOTIFY serialises commits."""
 BUSY_ABOVE: Final = 4_000.0
 """Entries a second above which reads are spaced out: fewer, larger batches leave the cores to the writers."""
-BUSY_PAUSE: Final = 0.010
+BUSY_PAUSE: Final = 0.020
 """Seconds between two reads then; also the added latency."""
 
 

@@ -76,9 +76,25 @@ local function publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms
     .. '","lsn":"' .. lsn .. '","rules":"' .. rules .. '","age_ms":' .. age_ms .. '}')
 end
 
+-- The server's clock in milliseconds, to the microsecond.
+local function clock_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000
+end
+
+-- How old a read is: what the worker says, or what the server's clock says if that is more. A worker that was paused
+-- between its own look at the clock and this script would otherwise call an old read fresh. `began` is the server's
+-- time when the read began, at the earliest, or nil.
+local function true_age(age_ms, began)
+  local age = tonumber(age_ms)
+  local by_server = began and tonumber(began)
+  if by_server then age = math.max(age, clock_ms() - by_server) end
+  return string.format('%.3f', age)
+end
+
 -- Publishes a watermark, and returns the `primary_until` that stands afterwards. That is cleared only if it is the one
 -- that was read *before* the read of the database, so that the lsn covers the direct write that set it.
-local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read)
+local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read, began)
   local pending = redis.call('HGET', state, 'primary_until') or ''
   if pending ~= '' and pending == primary_read then
     if lsn_after(lsn, redis.call('HGET', state, 'need_lsn')) then
@@ -88,6 +104,6 @@ local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read
     pending = ''
   end
   redis.call('HSET', state, 'applied_at', now_ms())
-  publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms)
+  publish_watermark(state, channel, epoch, seen, lsn, rules, true_age(age_ms, began))
   return pending
 end

@@ -3,8 +3,9 @@
 -- KEYS: state, log, the keys to unlink...
 -- ARGV: 1 channel, 2 fence, 3 epoch, 4 stored position, 5 keys as JSON, 6 patterns as JSON, 7 log bytes, 8 lsn,
 --       and for the last script: 9 new position, 10 flushed lsn, 11 database,
---       and for a watermark: 12 snapshot read, 13 hash of the rules, 14 age in ms, 15 primary_until read before the database
--- Reply: { 'ok', log id, unlinked, primary_until or '' } or { 'refused', reason }
+--       and for a watermark: 12 snapshot read, 13 hash of the rules, 14 age in ms, 15 primary_until read before the database,
+--       16 server's clock in ms when the read began, at the earliest
+-- Reply: { 'ok', log id, unlinked, primary_until or '', server's clock in ms } or { 'refused', reason }
 local state, log = KEYS[1], KEYS[2]
 local reason = refusal(state, log, ARGV[2], ARGV[3], ARGV[4])
 if reason then
@@ -25,6 +26,6 @@ if ARGV[9] then
     'applied_at', now_ms())
 end
 if ARGV[12] then
-  pending = say(state, ARGV[1], ARGV[3], ARGV[12], ARGV[8], ARGV[13], ARGV[14], ARGV[15])
+  pending = say(state, ARGV[1], ARGV[3], ARGV[12], ARGV[8], ARGV[13], ARGV[14], ARGV[15], ARGV[16])
 end
-return { 'ok', id, unlinked, pending }
+return { 'ok', id, unlinked, pending, string.format('%.3f', clock_ms()) }

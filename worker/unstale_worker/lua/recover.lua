@@ -1,7 +1,8 @@
 -- No position (or other rules): the owned keys were dropped after the snapshot; store it under a new epoch (model F5).
 -- KEYS: state, log, rules
 -- ARGV: 1 channel, 2 fence, 3 position read ('' if none), 4 run read before the snapshot, 5 new epoch, 6 new position,
---       7 lsn, 8 flushed lsn, 9 database, 10 hash of the rules, 11 rules as JSON, 12 snapshot read, 13 age in ms
+--       7 lsn, 8 flushed lsn, 9 database, 10 hash of the rules, 11 rules as JSON, 12 snapshot read, 13 age in ms,
+--       14 server's clock in ms when the read began, at the earliest
 -- Reply: { 'ok' } or { 'refused', reason }
 local state, log = KEYS[1], KEYS[2]
 local reason = refusal(state, log, ARGV[2], false, ARGV[3])
@@ -17,5 +18,5 @@ end
 redis.call('HSETNX', state, 'last', 0)
 redis.call('HSET', state, 'epoch', ARGV[5], 'run', ARGV[4], 'position', ARGV[6], 'lsn', ARGV[7], 'flushed', ARGV[8],
   'database', ARGV[9], 'rules', ARGV[10], 'applied_at', now_ms(), 'log_bytes', 0)
-publish_watermark(state, ARGV[1], ARGV[5], ARGV[12], ARGV[7], ARGV[10], ARGV[13])
+publish_watermark(state, ARGV[1], ARGV[5], ARGV[12], ARGV[7], ARGV[10], true_age(ARGV[13], ARGV[14]))
 return { 'ok' }

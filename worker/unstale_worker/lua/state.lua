@@ -1,7 +1,7 @@
 -- Everything a worker needs to begin a cycle, in one atomic read.
--- KEYS: state      Reply: { live run, type of the state key, field, value, field, value ... }
+-- KEYS: state      Reply: { live run, type of the state key, 'now', server's clock in ms, field, value, field, value ... }
 local found = redis.call('TYPE', KEYS[1])['ok']
-local reply = { live_run(), found }
+local reply = { live_run(), found, 'now', string.format('%.3f', clock_ms()) }
 if found == 'hash' then
   for _, item in ipairs(redis.call('HGETALL', KEYS[1])) do reply[#reply + 1] = item end
 end
