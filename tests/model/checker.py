@@ -62,7 +62,9 @@ class Outcome(Generic[S]):
         return self.broken is None
 
     def __str__(self) -> str:
-        return "holds" if self.broken is None else f"breaks {self.broken} in {len(self.trace)} steps"
+        if self.broken is None:
+            return "holds"
+        return f"breaks {self.broken.partition(':')[0]!r} in {len(self.trace)} steps"
 
 
 def explore(model: Model[S], *, limit: int = 3_000_000) -> Outcome[S]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .checker import Move
 from .defences import Defence
-from .world import ROLLED_BACK, RUNNING, Config, Database, Mask, Page, Versions, World
+from .world import ROLLED_BACK, RUNNING, Config, Database, Mask, Page, Told, Versions, World
 
 
 def committed(database: Database) -> Mask:
@@ -34,7 +34,7 @@ def versions(database: Database, mask: Mask, keys: int) -> Versions:
             (
                 made
                 for xid, made in enumerate(database.xids)
-                if mask >> xid & 1 and concerns(database.kinds[xid], key)
+                if made > 0 and mask >> xid & 1 and concerns(database.kinds[xid], key)
             ),
             default=0,
         )
@@ -44,8 +44,7 @@ def versions(database: Database, mask: Mask, keys: int) -> Versions:
 
 def now(database: Database, key: int) -> int:
     """The version that the primary answers with."""
-    kinds = database.kinds
-    return max((made for xid, made in enumerate(database.xids) if concerns(kinds[xid], key)), default=0) or 0
+    return versions(database, -1, key + 1)[key]
 
 
 def on_replica(database: Database, key: int) -> int:
@@ -63,7 +62,7 @@ class DatabaseSteps:
     def start(self) -> Database:
         """Nothing has committed."""
         begun = len(self._config.changes) if self._config.begun is None else self._config.begun
-        return Database((RUNNING,) * begun, self._config.changes[:begun], begun, 0)
+        return Database((RUNNING,) * begun, self._config.changes[:begun], (0,) * begun, begun, 0)
 
     def moves(self, world: World) -> Iterator[Move[World]]:
         """What happens in Postgres."""
@@ -79,7 +78,10 @@ class DatabaseSteps:
         if database.begun < len(config.changes):
             kind = config.changes[database.begun]
             more = database._replace(
-                xids=(*database.xids, RUNNING), kinds=database.kinds + kind, begun=database.begun + 1
+                xids=(*database.xids, RUNNING),
+                kinds=database.kinds + kind,
+                began_at=(*database.began_at, self._lsn(database)),
+                begun=database.begun + 1,
             )
             yield f"transaction {len(database.xids)} ({kind}) begins", _with(world, more), None
         if config.replica and database.replayed < lsn(database):
@@ -115,15 +117,16 @@ class DatabaseSteps:
         last = delivered[-1] if delivered else beyond
         kinds = [database.kinds[xid] for xid in delivered]
         return Page(
-            snapshot=fixed if more or self._config.tokens else 0,
+            snapshot=fixed if more else 0,
             position=self._position(after, fixed, last, more),
             keys=sum(1 << key for key in range(self._config.keys) if "ab"[key] in kinds),
             whole="*" in kinds,
             others="o" in kinds,
             lsn=self._lsn(database),
             database=database.timeline,
-            last_xid=last,
+            last_xid=last if more else -1,
             more=more,
+            told=self._told(database, fixed),
         )
 
     def _position(self, after: Mask, fixed: Mask, last: int, more: bool) -> Mask:
@@ -141,12 +144,16 @@ class DatabaseSteps:
         fixed = snapshot(database)
         top = max(committed(database).bit_length(), database.purged.bit_length())
         position = fixed if Defence.RECOVER_CUT in self._off else fixed & ((1 << top) - 1)
-        shown = fixed if self._config.tokens else 0
-        return Page(shown, position, 0, False, False, self._lsn(database), database.timeline)
+        told = self._told(database, fixed)
+        return Page(0, position, 0, False, False, self._lsn(database), database.timeline, told=told)
+
+    def _told(self, database: Database, fixed: Mask) -> Told | None:
+        return Told(fixed, lsn(database), database.timeline) if self._config.tokens else None
 
     def _lsn(self, database: Database) -> int:
         """Where no rule looks at it, it must not tell states apart."""
-        return lsn(database) if self._config.replica or self._config.restores else 0
+        config = self._config
+        return lsn(database) if config.replica or config.restores or config.tokens else 0
 
     def counts(self, database: Database, position: Mask, of: int, flushed: int) -> bool:
         """`standing_after_read`: whether a position of timeline ``of`` is still one."""
@@ -172,4 +179,9 @@ def _restarted(database: Database, kept: int) -> Database:
     there = {xid for _, xid in order}
     top = max(there, default=-1) + 1
     xids = tuple(made if xid in there else ROLLED_BACK for xid, made in enumerate(database.xids[:top]))
-    return database._replace(xids=xids, kinds=database.kinds[:top], purged=database.purged & ((1 << top) - 1))
+    return database._replace(
+        xids=xids,
+        kinds=database.kinds[:top],
+        began_at=database.began_at[:top],
+        purged=database.purged & ((1 << top) - 1),
+    )

@@ -78,7 +78,7 @@ class AgentSteps:
         elif message.id != agent.last:
             agent, loads = self._replay(world, number, agent, loads)
         if agent.epoch == message.epoch and agent.last >= message.id:
-            agent = agent._replace(attached=True, seen=message.seen)
+            agent = agent._replace(attached=True, seen=message.told)
         return agent, loads
 
     def _replay(self, world: World, number: int, agent: Agent, loads: Loads) -> tuple[Agent, Loads]:
@@ -102,7 +102,7 @@ class AgentSteps:
     ) -> tuple[Agent, Loads]:
         """`Follower.adopt`: nothing remembered counts, and a watermark is needed to be attached again."""
         agent, loads = self._flush(number, agent, loads)
-        agent = agent._replace(epoch=epoch, last=last, processed=invalidated, attached=False, seen=0)
+        agent = agent._replace(epoch=epoch, last=last, processed=invalidated, attached=False, seen=None)
         return agent, loads
 
     # --- the near tier ------------------------------------------------------------------------------

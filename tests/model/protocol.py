@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from . import database as postgres
-from .applying import WorkerSteps
 from .checker import Move
 from .database import DatabaseSteps
 from .defences import Defence
 from .following import AgentSteps
+from .leading import WorkerSteps
 from .reading import OWN_WRITE, TOKEN, ReadSteps
 from .server import Server, run
 from .world import Agent, Config, Load, World
@@ -40,6 +40,7 @@ class Protocol:
             flushes=0,
             evictions=0,
             terms=1,
+            kills=0,
             workers=self._workers.start(),
             agents=self._agents.start(),
             loads=(Load(),) * len(config.reads),
@@ -60,7 +61,7 @@ class Protocol:
 
     def at_rest(self, world: World) -> bool:
         """Nothing is left to do, or within these bounds nobody may lead any more."""
-        return self._is_settled(world) or self._leaderless(world)
+        return self._is_settled(world) or self._workers.leaderless(world)
 
     # --- promises -----------------------------------------------------------------------------------
 
@@ -84,11 +85,12 @@ class Protocol:
 
     def _near(self, world: World) -> str | None:
         redis = world.redis
-        calm = not (world.failovers or world.flushes or world.evictions)
+        timeline = world.database.timeline
+        calm = not (world.failovers or world.flushes or world.evictions or timeline)
         for agent in world.agents:
             if not agent.attached:
                 continue
-            current = agent.epoch == redis.epoch and redis.run == run(world)
+            current = (agent.epoch, redis.run, redis.database) == (redis.epoch, run(world), timeline)
             for key, version in enumerate(agent.near):
                 if version is None:
                     continue
@@ -102,7 +104,19 @@ class Protocol:
 
     def _waited(self, world: World, agent: Agent) -> bool:
         """`wait_for` would return at once, and yet something older is served."""
-        reached = postgres.versions(world.database, agent.seen, self.config.keys)
+        database, told = world.database, agent.seen
+        if told is None:
+            return False
+        mask = told.snapshot
+        if Defence.TOKEN_DURABLE not in self.off:
+            if told.database != database.timeline:
+                return False
+            mask = sum(
+                1 << xid
+                for xid, began_at in enumerate(database.began_at)
+                if mask >> xid & 1 and told.flushed > began_at
+            )
+        reached = postgres.versions(database, mask, self.config.keys)
         for key, version in enumerate(reached):
             there = world.redis.keys[key]
             held = (agent.near[key], there[1] if there is not None and there[0] == "value" else None)
@@ -125,8 +139,3 @@ class Protocol:
         if any(load.step != "idle" for load in world.loads):
             return False
         return self._agents.at_rest(world) and self._workers.at_rest(world)
-
-    def _leaderless(self, world: World) -> bool:
-        return self.config.workers > 1 and world.terms == self.config.terms and not any(
-            worker.step != "standby" and worker.fence == world.redis.fence for worker in world.workers
-        )  # fmt: skip

@@ -7,7 +7,7 @@ from . import scripts
 from .checker import Move
 from .defences import Defence
 from .following import AgentSteps, dropped
-from .server import Server, run
+from .server import Server, same_run
 from .world import Agent, Config, Load, Reads, World, newest, replaced
 
 OWN_WRITE = "own write: an agent answered with less than its own delete() had covered"
@@ -47,7 +47,8 @@ class ReadSteps:
                 if broken:
                     yield f"gets {found[1]}", world, broken
             elif agent is not None:
-                after = Load("keep", version=found[1], floor=floor)
+                late = Defence.MARK_FIRST in self._off
+                after = Load("unmarked" if late else "keep", version=found[1], floor=floor)
                 yield f"gets {found[1]}", self._became(world, number, after), broken
             return
         if found is not None and Defence.LEASE not in self._off and (found[0] == "lease" or place.get_set):
@@ -161,6 +162,11 @@ class ReadSteps:
         else:
             yield f"does not keep {load.version}", there, None
 
+    def _unmarked(
+        self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
+    ) -> Iterator[Move[World]]:
+        yield "opens its mark", self._became(world, number, load._replace(step="keep", clean=True)), None
+
     # --- own deletes --------------------------------------------------------------------------------
 
     def _delete(self, world: World, change: int, owner: int) -> Iterator[Move[World]]:
@@ -173,6 +179,7 @@ class ReadSteps:
         if kind == "o":
             return
         covered = postgres.versions(database, 1 << xid, self._config.keys)
+        nothing = (0,) * self._config.keys
         keys = sum(1 << key for key, version in enumerate(covered) if version)
         pattern, name = kind == "*", f"agent {owner} deletes for {xid}"
         scanned = self._config.keys
@@ -186,7 +193,7 @@ class ReadSteps:
         if pattern and stage == 0 and not twice:
             yield f"{name}: begins", self._staged(world, change, 1), None
             return
-        redis, message = self._direct(world, keys, covered, pattern)
+        redis, message = self._direct(world, keys, covered if ends else nothing, pattern)
         for note, agents in self._server.published(world.agents, message):
             there = self._server.changed(world._replace(agents=agents), redis)
             lost = self._staged(there, change, -1)
@@ -205,7 +212,13 @@ class ReadSteps:
         lsn: int | None = postgres.lsn(world.database) if self._config.lsn_known and not pattern else None
         before = world.redis
         redis, message = scripts.direct(
-            before, run(world), keys, covered, lsn, self._config.log_max, pattern=pattern
+            before,
+            keys,
+            covered,
+            lsn,
+            self._config.log_max,
+            same_run=same_run(world, self._off),
+            pattern=pattern,
         )
         if Defence.NEED_LSN_DIRECT in self._off and lsn is not None:
             redis = redis._replace(need_lsn=before.need_lsn)

@@ -1,7 +1,21 @@
 """The Lua scripts as functions from one Redis to the next, under the names of their files."""
 
 from .defences import Defence
-from .world import Entry, Known, Mask, Message, Page, Redis, Seen, Standing, Versions, Worker, newest, replaced
+from .world import (
+    Entry,
+    Known,
+    Mask,
+    Message,
+    Page,
+    Redis,
+    Seen,
+    Standing,
+    Told,
+    Versions,
+    Worker,
+    newest,
+    replaced,
+)
 
 
 def state(redis: Redis, run: int) -> Known:
@@ -11,15 +25,13 @@ def state(redis: Redis, run: int) -> Known:
     )
 
 
-def refused(
-    redis: Redis, run: int, worker: Worker, off: frozenset[Defence], *, epoch: bool, live: bool = True
-) -> bool:
+def refused(redis: Redis, worker: Worker, off: frozenset[Defence], *, same_run: bool, epoch: bool) -> bool:
     """``refusal`` of ``_common.lua``; with ``epoch`` also run and epoch must stand."""
     known = worker.known
     assert known is not None
     if redis.fence != worker.fence and Defence.FENCE not in off:
         return True
-    if epoch and live and redis.run != run and Defence.RUN_COMPARED not in off:
+    if epoch and not same_run and Defence.RUN_COMPARED not in off:
         return True
     if epoch and redis.epoch != known.epoch and Defence.EPOCH_COMPARED not in off:
         return True
@@ -35,12 +47,14 @@ def unlink(redis: Redis, keys: Mask) -> Redis:
     )
 
 
-def append(redis: Redis, keys: Mask, invalidated: Versions, log_max: int) -> tuple[Redis, Message]:
+def append(
+    redis: Redis, epoch: int, keys: Mask, invalidated: Versions, log_max: int
+) -> tuple[Redis, Message]:
     """``append`` of ``_common.lua``: one log entry and the message that says the same."""
     last = redis.last + 1
     told = newest(redis.invalidated, invalidated)
     log = (*redis.log, Entry(last, keys, told))[-log_max:]
-    message = Message("invalidation", redis.epoch, last, last - 1, keys, told)
+    message = Message("invalidation", epoch, last, last - 1, keys, told)
     return redis._replace(last=last, log=log, invalidated=told), message
 
 
@@ -54,16 +68,16 @@ def store_position(redis: Redis, page: Page) -> Redis:
     return redis._replace(position=page.position, database=page.database, flushed=page.lsn)
 
 
-def say(redis: Redis, seen: Seen, *, tokens: bool) -> tuple[Redis, Message]:
+def say(redis: Redis, epoch: int, seen: Seen, *, any_primary: bool) -> tuple[Redis, Message]:
     """``say`` of ``_common.lua``: a watermark; clears the ``primary_until`` that stood before the read."""
-    if redis.primary_until and redis.primary_until == seen.primary_until:
+    if redis.primary_until and (redis.primary_until == seen.primary_until or any_primary):
         redis = raise_need_lsn(redis, seen.lsn)._replace(primary_until=0)
-    return redis, watermark_message(redis, seen.snapshot if tokens else 0)
+    return redis, watermark_message(redis, epoch, seen.told)
 
 
-def watermark_message(redis: Redis, seen: Mask) -> Message:
+def watermark_message(redis: Redis, epoch: int, told: Told | None) -> Message:
     """A watermark says the newest id."""
-    return Message("watermark", redis.epoch, redis.last, redis.last, 0, redis.invalidated, seen)
+    return Message("watermark", epoch, redis.last, redis.last, 0, redis.invalidated, told)
 
 
 def new_epoch(redis: Redis, run: int, epoch: int) -> tuple[Redis, Message]:
@@ -73,23 +87,30 @@ def new_epoch(redis: Redis, run: int, epoch: int) -> tuple[Redis, Message]:
 
 
 def recover(
-    redis: Redis, run: int, epoch: int, page: Page, invalidated: Versions, *, tokens: bool
+    redis: Redis, run: int, epoch: int, page: Page, invalidated: Versions
 ) -> tuple[Redis, Message]:
     """``recover.lua``: the snapshot's position under a new epoch, and an empty log."""
     redis = store_position(raise_need_lsn(redis, page.lsn), page)
     redis = redis._replace(epoch=epoch, run=run, log=(), invalidated=invalidated)
-    return redis, watermark_message(redis, page.snapshot if tokens else 0)
+    return redis, watermark_message(redis, epoch, page.told)
 
 
 def direct(
-    redis: Redis, run: int, keys: Mask, invalidated: Versions, lsn: int | None, log_max: int, *, pattern: bool
+    redis: Redis,
+    keys: Mask,
+    invalidated: Versions,
+    lsn: int | None,
+    log_max: int,
+    *,
+    same_run: bool,
+    pattern: bool,
 ) -> tuple[Redis, Message | None]:
     """``direct.lua``: an agent's own invalidation; a pattern's unlinks nothing by itself."""
     if not pattern:
         redis = unlink(redis, keys)
-    if not redis.epoch or redis.run != run:
+    if not redis.epoch or not same_run:
         return redis, None
-    redis, message = append(redis, keys, invalidated, log_max)
+    redis, message = append(redis, redis.epoch, keys, invalidated, log_max)
     if lsn is None:
         return redis._replace(primary_until=message.id), message
     return raise_need_lsn(redis, lsn), message

@@ -41,6 +41,8 @@ class Config:
         agents: How many agents.
         workers: How many workers.
         terms: Leaderships in all; only with more than one worker.
+        kills: Times a worker is killed, or loses what it remembers for another reason; None: any number.
+            (Parts of a batch that are repeated for ever would need ids without bound.)
         script_keys: Keys in one script of a batch.
         pages: Each page of a read holds one transaction.
         begun: Transactions that have an xid from the start; None: all. The others get theirs by a step.
@@ -67,6 +69,7 @@ class Config:
     agents: int = 0
     workers: int = 1
     terms: int = 1
+    kills: int | None = None
     script_keys: int = 9
     pages: bool = False
     begun: int | None = None
@@ -92,6 +95,7 @@ class Database(NamedTuple):
 
     xids: tuple[int, ...]  # by xid: RUNNING, ROLLED_BACK, or the version its commit made
     kinds: str  # by xid: what the transaction changes
+    began_at: tuple[int, ...]  # by xid: LSN when it began, which its token names
     begun: int  # how many of the configured changes have got an xid
     versions: int  # versions made so far, in any history
     timeline: int = 0
@@ -141,10 +145,18 @@ class Known(NamedTuple):
     primary_until: int
 
 
+class Told(NamedTuple):
+    """What a watermark says about transactions; None where nobody waits for one."""
+
+    snapshot: Mask
+    flushed: int
+    database: int
+
+
 class Page(NamedTuple):
     """What one read of the outbox told a worker."""
 
-    snapshot: Mask
+    snapshot: Mask  # of a batch that goes on
     position: Mask
     keys: Mask  # what the entries concern
     whole: bool  # a whole-table entry: a pattern
@@ -153,12 +165,13 @@ class Page(NamedTuple):
     database: int
     last_xid: int = -1
     more: bool = False
+    told: Told | None = None
 
 
 class Seen(NamedTuple):
     """What a worker may say in a watermark: the newest read that is applied as a whole."""
 
-    snapshot: Mask
+    told: Told | None
     lsn: int
     primary_until: int
 
@@ -183,7 +196,7 @@ class Message(NamedTuple):
     prev: int
     keys: Mask
     invalidated: Versions  # ghost
-    seen: Mask = 0
+    told: Told | None = None
 
 
 class Agent(NamedTuple):
@@ -196,7 +209,7 @@ class Agent(NamedTuple):
     near: tuple[int | None, ...]
     processed: Versions  # ghost: versions whose invalidation has been processed
     own: Versions  # ghost: versions whose delete() has returned
-    seen: Mask = 0
+    seen: Told | None = None
     inbox: tuple[Message, ...] = ()
 
 
@@ -223,6 +236,7 @@ class World(NamedTuple):
     flushes: int
     evictions: int
     terms: int
+    kills: int
     workers: tuple[Worker, ...]
     agents: tuple[Agent, ...]
     loads: tuple[Load, ...]

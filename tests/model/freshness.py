@@ -1,0 +1,95 @@
+"""The bound on staleness: what `Follower.staleness` claims, against when changes were really committed.
+
+Time is a small whole number. The worker begins a read, applies it, and says a watermark with the time since;
+agent and Redis exchange PING and PONG over the connection that carries the messages; either side may be slow
+for any time. The promise: everything committed before ``now - staleness`` has been processed.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from .checker import Move
+
+END: Final = 4
+"""The last moment."""
+COMMITS: Final = 1
+QUEUE: Final = 2
+"""Most messages on their way to the agent."""
+
+CAUGHT: Final = ("pong before watermark", "age from the begin of the read")
+"""What can be switched off."""
+
+LIE = "staleness: something committed before now - staleness has not been processed"
+
+
+class Moment(NamedTuple):
+    """The state: the clock, the worker and the agent."""
+
+    now: int = 0
+    commits: tuple[int, ...] = ()  # when each was committed
+    reading: tuple[int, int] | None = None  # the worker's read: began, how many commits it saw
+    applied: tuple[int, int] = (0, 0)  # the newest read that is applied
+    queue: tuple[tuple[str, int, int], ...] = ()  # on their way: (pong, sent, -), (watermark, age, commits)
+    pinged: int | None = None  # the PING that is on its way to Redis
+    ponged: int = -1  # sending time of the last PING that was answered; -1: none
+    fresh_as_of: int = -1  # -1: detached
+    processed: int = 0  # commits whose invalidation has been processed
+
+
+class Freshness:
+    """A model for `checker.explore`; ``off`` is one of `CAUGHT`."""
+
+    def __init__(self, off: str = "") -> None:
+        self._off = off
+
+    def start(self) -> Moment:
+        """Nothing is committed, the agent is not attached."""
+        return Moment()
+
+    def moves(self, at: Moment) -> Iterator[Move[Moment]]:
+        """Time passes, or somebody does something in no time."""
+        if at.now < END:
+            yield f"it is {at.now + 1}", at._replace(now=at.now + 1), None
+        if len(at.commits) < COMMITS:
+            yield "a change commits", at._replace(commits=(*at.commits, at.now)), None
+        if at.reading is None:
+            yield "the worker begins a read", at._replace(reading=(at.now, len(at.commits))), None
+        else:
+            began = at.now if self._off == "age from the begin of the read" else at.reading[0]
+            applied = (began, at.reading[1])
+            yield "the worker has applied it", at._replace(reading=None, applied=applied), None
+        if len(at.queue) < QUEUE:
+            age = at.now - at.applied[0]
+            said = ("watermark", age, at.applied[1])
+            yield f"a watermark of age {age}", at._replace(queue=(*at.queue, said)), None
+            if at.pinged is not None:
+                answered = at._replace(queue=(*at.queue, ("pong", at.pinged, 0)), pinged=None)
+                yield "Redis answers the PING", answered, None
+        if at.pinged is None:
+            yield "the agent sends a PING", at._replace(pinged=at.now), None
+        if at.queue:
+            yield from self._hear(at)
+        again = at._replace(queue=(), pinged=None, ponged=-1, fresh_as_of=-1, processed=at.applied[1])
+        yield "the agent reconnects and replays", again, None
+
+    def _hear(self, at: Moment) -> Iterator[Move[Moment]]:
+        (kind, number, commits), rest = at.queue[0], at.queue[1:]
+        if kind == "pong":
+            yield f"the agent hears the PONG to {number}", at._replace(queue=rest, ponged=number), None
+            return
+        sent = at.now if self._off == "pong before watermark" else at.ponged
+        heard = at._replace(queue=rest, processed=max(at.processed, commits))
+        if sent >= 0:
+            heard = heard._replace(fresh_as_of=max(at.fresh_as_of, sent - number))
+        yield f"the agent hears a watermark of age {number}", heard, None
+
+    def broken(self, at: Moment) -> str | None:
+        """An attached agent has processed everything that was committed before `fresh_as_of`."""
+        if at.fresh_as_of < 0:
+            return None
+        due = sum(committed < at.fresh_as_of for committed in at.commits)
+        return LIE if at.processed < due else None
+
+    def at_rest(self, at: Moment) -> bool:
+        """The end of time."""
+        return at.now == END

@@ -1,0 +1,68 @@
+"""The protocol holds within its bounds, and every defence is needed or covered by another.
+
+The bounds here take seconds; ``python -m tests.model`` explores the longer ones too.
+"""
+
+import pytest
+
+from .checker import TooLarge, explore
+from .defences import Defence
+from .freshness import CAUGHT as FRESHNESS_CAUGHT
+from .freshness import Freshness
+from .protocol import Protocol
+from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
+
+
+def short(variants: tuple[Variant, ...]) -> list[object]:
+    return [pytest.param(variant, id=variant.name) for variant in variants if not variant.long]
+
+
+@pytest.mark.parametrize("variant", short(HOLDS))
+def test_the_protocol_holds(variant: Variant) -> None:
+    outcome = explore(Protocol(variant.config))
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1  # it does not hold because nothing ever happens
+
+
+@pytest.mark.parametrize("variant", short(CAUGHT))
+def test_without_the_defence_something_breaks(variant: Variant) -> None:
+    outcome = explore(Protocol(variant.config, variant.off))
+    assert not outcome.holds
+
+
+@pytest.mark.parametrize("variant", short(MASKED))
+def test_without_the_defence_another_one_covers(variant: Variant) -> None:
+    outcome = explore(Protocol(variant.config, variant.off))
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert variant.covers
+
+
+@pytest.mark.parametrize("variant", short(LIMITS))
+def test_what_is_not_promised_does_break(variant: Variant) -> None:
+    assert not explore(Protocol(variant.config)).holds
+
+
+def test_the_bound_on_staleness_is_true() -> None:
+    outcome = explore(Freshness())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", FRESHNESS_CAUGHT)
+def test_without_the_rule_staleness_is_a_lie(rule: str) -> None:
+    assert not explore(Freshness(off=rule)).holds
+
+
+def test_every_defence_is_switched_off_somewhere() -> None:
+    off = {defence for variants in ALL.values() for variant in variants for defence in variant.off}
+    assert off == set(Defence)
+
+
+def test_names_are_told_apart() -> None:
+    names = [variant.name for variants in ALL.values() for variant in variants]
+    assert len(names) == len(set(names))
+
+
+def test_a_search_that_is_cut_short_is_no_verdict() -> None:
+    with pytest.raises(TooLarge):
+        explore(Protocol(HOLDS[0].config), limit=100)
