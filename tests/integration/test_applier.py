@@ -164,7 +164,7 @@ async def test_a_batch_that_stops_in_the_middle_leaves_the_position(lane: Lane, 
     keys = [f"user:{number}:profile" for number in range(1_000)]
     await redis.delete(NAMES.log)
     await redis.set(NAMES.log, "not a stream")
-    with pytest.raises(PositionMoved):
+    with pytest.raises(RedisUnavailable):
         await applier.apply(state, PAGE, keys=keys, patterns=[], store=True)
     assert (await state_of(redis))["position"] == "10:10:"
     await redis.delete(NAMES.log)
