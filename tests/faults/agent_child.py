@@ -1,0 +1,53 @@
+"""An agent process that reads one key all the time and writes down what it saw; stopped and continued by
+its test.
+
+One JSON line for each read that ran: [moment before the read, staleness before it, value], on
+`unstale.clock`. With the argument ``naive`` it takes a watermark for fresh when it is read, as an agent
+without PINGs would.
+"""
+
+import asyncio
+import json
+import sys
+
+from unstale import Cache, clock
+from unstale.following import Follower
+from unstale.messages import Watermark
+from unstale.subscriber import Subscriber
+
+KEY = "user:42:profile"
+
+
+def believe_watermarks() -> None:
+    """Count a watermark from the moment it is read."""
+    watermark = Follower.watermark
+
+    def naive(self: Follower, mark: Watermark) -> bool:
+        self._ponged = self._clock()
+        return watermark(self, mark)
+
+    Follower.watermark = naive  # type: ignore[method-assign]
+
+
+async def main(url: str, max_silence: float, naive: bool) -> None:
+    """Read until the parent closes our input."""
+    if naive:
+        believe_watermarks()
+    hear = Subscriber._hear
+
+    async def slowly(self: Subscriber, payload: bytes) -> None:
+        await asyncio.sleep(0.002)  # reads run between two messages, however many lie in the buffer
+        await hear(self, payload)
+
+    Subscriber._hear = slowly  # type: ignore[method-assign]
+    over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    async with Cache.from_env(_env_file=None, redis_url=url, max_silence=max_silence) as cache:
+        while not over.done():
+            at, staleness = clock.now(), cache.staleness
+            value = await cache.get_or_load(KEY, lambda: None, ttl=3600)
+            print(json.dumps([at, min(staleness, 1e9), value]), flush=True)
+            await asyncio.sleep(0.001)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], float(sys.argv[2]), sys.argv[3:] == ["naive"]))
