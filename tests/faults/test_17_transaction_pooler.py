@@ -1,0 +1,69 @@
+"""17: a transaction pooler between the worker and Postgres swallows LISTEN and would keep an advisory lock
+for ever.
+
+Guards: `is_transaction_pooler` before any LISTEN or lock; then polling, no session state, no prepared
+statements. A real PgBouncer; an ordinary connection is not mistaken for one.
+"""
+
+import pytest
+from stage import staged
+
+from pooler import pooled
+from servers import Database, eventually
+from unstale.names import SLEEP_LOCK
+from unstale_worker import supervisor
+from unstale_worker.sources.outbox import Connections
+from unstale_worker.sources.pooler import is_transaction_pooler
+from workers import connected, running_worker
+
+
+async def locks(database: Database) -> int:
+    """How many sessions hold the lock that means "the worker sleeps"."""
+    async with connected(database.superuser_dsn) as operator:
+        return int(
+            await operator.fetchval(
+                "select count(*) from pg_locks where locktype = 'advisory' and classid = $1 and objid = $2",
+                *SLEEP_LOCK,
+            )
+        )
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+async def test_it_is_recognised(database: Database, size: int) -> None:
+    async with pooled(database.worker_dsn, size=size) as dsn:
+        for _ in range(1 if size == 1 else 3):
+            assert await is_transaction_pooler(Connections(dsn, timeout=5))
+
+
+async def test_a_direct_connection_is_none(database: Database) -> None:
+    for _ in range(5):
+        assert not await is_transaction_pooler(Connections(database.worker_dsn))
+
+
+@pytest.mark.parametrize("defended", [True, False])
+async def test_changes_arrive_and_no_lock_stays(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    if not defended:
+
+        async def unaware(_: Connections) -> bool:
+            return False
+
+        monkeypatch.setattr(supervisor, "is_transaction_pooler", unaware)
+    async with staged(database.dsn, redis_url) as (stage, redis), pooled(database.worker_dsn) as dsn:
+        if not defended:
+            async with running_worker(dsn, redis_url, leading=False) as worker:
+                await eventually(lambda: worker.status().counters.errors, message="sessions are mixed up")
+            return
+        async with running_worker(dsn, redis_url) as worker:
+            await stage.open_agent()
+            await stage.warm()
+            for user in (1, 2, 3):
+                await stage.write(user)
+                await stage.settled(redis)
+            assert not worker.status().listening
+            assert await locks(database) == 0
+            await stage.db.execute("update profiles set version = version + 1")
+            await stage.settled(redis)
+            assert worker.status().counters.errors == 0
+        assert await locks(database) == 0
