@@ -8,8 +8,9 @@ import asyncpg
 import pytest
 
 from servers import Database
+from unstale import failpoints
 from unstale.codec import is_value
-from workers import Listener, applied, connected, redis_at, running_worker
+from workers import Listener, applied, connected, redis_at, running_worker, state_of
 
 RULES = """
 [[watch]]
@@ -98,3 +99,28 @@ async def test_truncate_of_a_table_or_of_a_partition(database: Database, redis_u
             assert set(heard.patterns) == {"events:*"}
             assert is_value(await redis.get("notes:zoe") or b"")
             assert await redis.get("events:zoe") is None
+
+
+@pytest.mark.parametrize("step", ["applier.after_drop", "applier.before_recover"])
+async def test_need_lsn_is_raised_before_a_pattern_is_dropped(
+    database: Database, redis_url: str, step: str
+) -> None:
+    """A lease taken behind the SCAN stays; its loader must already be told not to read an older replica.
+
+    Guards: ``drop.lua``. The model calls it NEED_LSN_BEFORE_DROP.
+    """
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(TABLES)
+        async with running_worker(database.worker_dsn, redis_url, rules=RULES):
+            with failpoints.armed(step, hold=True) as point:
+                if step == "applier.after_drop":
+                    await db.execute("truncate notes")
+                else:
+                    await db.execute("create table unwatched ()")
+                lsn = await db.fetchval("select pg_current_wal_lsn()::text")
+                if step == "applier.before_recover":
+                    await redis.hdel("{unstale:0}:state", "position")
+                await point.wait()
+                need = (await state_of(redis))["need_lsn"]
+                assert await db.fetchval("select $1::text::pg_lsn >= $2::text::pg_lsn", need, lsn)
+            await applied(redis, db)

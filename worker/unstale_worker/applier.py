@@ -94,7 +94,7 @@ class Applier:
         names = self._names
         wanted = [key for key in keys if not key.startswith(names.tag)]
         if patterns:
-            await self._drop(state, patterns)
+            await self._drop(state, patterns, lsn=page.lsn)
             if failpoints.on:
                 await failpoints.reach("applier.after_drop")
         before: list[Argument] = [names.channel, self._fence, state.epoch, state.position]
@@ -176,7 +176,7 @@ class Applier:
         if failpoints.on:
             await failpoints.reach("applier.after_snapshot")
         seen = Seen(page.snapshot, page.lsn, page.began, "")
-        await self._drop(state, sorted(set(patterns)))
+        await self._drop(state, sorted(set(patterns)), lsn=page.lsn)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")
         reply = await self._run(
@@ -229,9 +229,10 @@ class Applier:
         else:
             yield items, encoded, b"[]"
 
-    async def _drop(self, state: State, patterns: Sequence[str]) -> None:
-        """Unlink what a SCAN of the primary finds; refused unless fence, run and position stand."""
-        arguments = [self._fence, state.position, state.live_run]
+    async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str) -> None:
+        """Raise need_lsn, then unlink what a SCAN of the primary finds; only if fence, run and position stand."""
+        arguments = [self._fence, state.position, state.live_run, lsn]
+        accepted(await self._run(DROP, [self._names.state, self._names.log], arguments))
         async for found in self._scan(patterns):
             for start in range(0, len(found), self._script_keys):
                 chunk = found[start : start + self._script_keys]
