@@ -27,7 +27,8 @@ class Batches:
     def read(self, world: World, number: int, worker: Worker) -> Iterator[Move[World]]:
         """The first page after the position."""
         known = worker.known
-        assert known is not None and known.position is not None
+        assert known is not None
+        assert known.position is not None
         if Defence.NEED_LSN_AFTER_READ in self._off and worker.page is None:
             early = Page(0, 0, 0, False, False, postgres.lsn(world.database), 0)
             yield "reads the LSN", became(world, number, worker._replace(page=early)), None
@@ -40,7 +41,9 @@ class Batches:
     def next_page(self, world: World, number: int, worker: Worker) -> Iterator[Move[World]]:
         """The page after the one just applied, of the same snapshot."""
         page, known = worker.page, worker.known
-        assert page is not None and known is not None and known.position is not None
+        assert page is not None
+        assert known is not None
+        assert known.position is not None
         if not self.counts(world, known) and world.database.purged & ~known.position:
             # Only without LATER_PAGES: what is gone is not delivered, and this looks like the end.
             after = worker._replace(step="ready", page=None)
@@ -70,7 +73,7 @@ class Batches:
             yield "reads nothing new", became(world, number, worker._replace(seen=seen)), None
 
     def scripts(self, page: Page, known: Known) -> Scripts:
-        """The scripts of one page: drops of patterns, then removals, of which the last stores the position."""
+        """The scripts of one page: drops of patterns, then removals; the last one stores the position."""
         moved = page.position != known.position
         if not (page.keys or page.others or page.whole or moved or page.more):
             return ()
@@ -99,7 +102,8 @@ class Batches:
         """The next script of a batch."""
         (name, keys), rest = worker.scripts[0], worker.scripts[1:]
         page, known = worker.page, worker.known
-        assert page is not None and known is not None
+        assert page is not None
+        assert known is not None
         dropping, same = name in ("drop", "need_lsn"), same_run(world, self._off)
         if scripts.refused(world.redis, worker, self._off, same_run=same, epoch=not dropping) or (
             dropping and known.live_run != run(world)
@@ -119,8 +123,8 @@ class Batches:
             half = worker._replace(scripts=((f"split_{name}", keys), *rest))
             _, message = self._removed(world, known, name, keys, page)
             for note, agents in self._server.published(world.agents, message):
-                after = became(world, number, half)._replace(agents=agents)
-                yield f"announces {keys:b}{note}", after, None
+                there = became(world, number, half)._replace(agents=agents)
+                yield f"announces {keys:b}{note}", there, None
         else:
             redis, message = self._removed(world, known, name, keys, page)
             moves = name.endswith("_last") or Defence.POSITION_LAST in self._off
@@ -131,7 +135,8 @@ class Batches:
     ) -> Iterator[Move[World]]:
         """What is left of a script that was cut in two by a defence switched off."""
         page, known = worker.page, worker.known
-        assert page is not None and known is not None
+        assert page is not None
+        assert known is not None
         redis, message = self._removed(world, known, name, keys, page)
         if Defence.PUBLISH_AFTER in self._off:
             message = None
@@ -149,7 +154,8 @@ class Batches:
         what: str,
     ) -> Iterator[Move[World]]:
         page, known, rest = worker.page, worker.known, worker.scripts[1:]
-        assert page is not None and known is not None
+        assert page is not None
+        assert known is not None
         if moves:
             redis, known = scripts.store_position(redis, page), _moved(known, page)
         after = worker._replace(scripts=rest, known=known)

@@ -174,7 +174,7 @@ def _finished(database: Database, xid: int, made: int, count: int) -> Database:
 
 
 def _restarted(database: Database, kept: int) -> Database:
-    """The first ``kept`` commits are there; xids above them, and what had no commit record, are free again."""
+    """The first ``kept`` commits are there; what is above them is free again, the rest rolled back."""
     order = sorted((made, xid) for xid, made in enumerate(database.xids) if made > 0)[:kept]
     there = {xid for _, xid in order}
     top = max(there, default=-1) + 1

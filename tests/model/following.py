@@ -41,12 +41,18 @@ class AgentSteps:
                 after, loads = self._replay(world, number, agent, loads)
                 yield "replays the log", (after._replace(link="subscribed"), loads)
             elif agent.link == "subscribed":
-                yield "subscribes afterwards", (agent._replace(link="following", attached=at_once, inbox=()), loads)
+                yield (
+                    "subscribes afterwards",
+                    (agent._replace(link="following", attached=at_once, inbox=()), loads),
+                )
         elif agent.link == "away":
             yield "subscribes", (agent._replace(link="subscribed"), loads)
         elif agent.link == "subscribed":
             after, loads = self._replay(world, number, agent, loads)
-            yield f"replays the log up to {after.last}", (after._replace(link="following", attached=at_once), loads)
+            yield (
+                f"replays the log up to {after.last}",
+                (after._replace(link="following", attached=at_once), loads),
+            )
         if agent.link == "following" and agent.inbox:
             message = agent.inbox[0]
             after, loads = self._hear(world, number, agent._replace(inbox=agent.inbox[1:]), message)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from .checker import Move
 
-END: Final = 4
+END: Final = 3
 """The last moment."""
 COMMITS: Final = 1
 QUEUE: Final = 2

@@ -113,7 +113,8 @@ class WorkerSteps:
 
     def _watermark(self, world: World, number: int, worker: Worker) -> Iterator[Move[World]]:
         known, seen = worker.known, worker.seen
-        assert known is not None and seen is not None
+        assert known is not None
+        assert seen is not None
         same = same_run(world, self._off)
         if scripts.refused(world.redis, worker, self._off, same_run=same, epoch=True):
             yield "is refused (watermark)", refused(world, number, worker, self._off), None
@@ -155,7 +156,8 @@ class WorkerSteps:
     def _recover(self, world: World, number: int, worker: Worker) -> Iterator[Move[World]]:
         (name, keys), rest = worker.scripts[0], worker.scripts[1:]
         page, known, redis = worker.page, worker.known, world.redis
-        assert page is not None and known is not None
+        assert page is not None
+        assert known is not None
         if name == "snapshot":
             page = self._database.first_read(world.database)
             after = worker._replace(page=page, scripts=rest, known=known._replace(live_run=run(world)))
@@ -172,9 +174,9 @@ class WorkerSteps:
             reached = postgres.versions(world.database, page.position, self._config.keys)
             epoch = self._server.fresh_epoch(world)
             redis, message = scripts.recover(redis, run(world), epoch, page, reached)
-            after = became(world, number, Worker("begin", worker.fence))
+            again = became(world, number, Worker("begin", worker.fence))
             for note, agents in self._server.published(world.agents, message):
-                there = self._server.changed(after._replace(agents=agents), redis)
+                there = self._server.changed(again._replace(agents=agents), redis)
                 yield f"recovers at {page.position:b} in epoch {epoch} (recover){note}", there, None
 
     # --- rest ---------------------------------------------------------------------------------------

@@ -67,7 +67,11 @@ class Protocol:
 
     def _tier(self, world: World) -> str | None:
         redis, database = world.redis, world.database
-        if redis.position is None or redis.database != database.timeline or database.crashes and self._copied:
+        if (
+            redis.position is None
+            or redis.database != database.timeline
+            or (database.crashes and self._copied)
+        ):
             return None
         promised = None
         for key, entry in enumerate(redis.keys):

@@ -1,4 +1,4 @@
-"""Reads and writes of the agents: `Reader`, `Writer` and their scripts, one step of Redis or Postgres each."""
+"""Reads and writes of the agents: `Reader` and `Writer`, one step of Redis or Postgres each."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,19 @@ from .checker import Move
 from .defences import Defence
 from .following import AgentSteps, dropped
 from .server import Server, same_run
-from .world import Agent, Config, Load, Reads, World, newest, replaced
+from .world import (
+    Agent,
+    Config,
+    Load,
+    Mask,
+    Message,
+    Reads,
+    Redis,
+    Versions,
+    World,
+    newest,
+    replaced,
+)
 
 OWN_WRITE = "own write: an agent answered with less than its own delete() had covered"
 TOKEN = "token: an agent answered with less than a transaction it had waited for"
@@ -115,7 +127,11 @@ class ReadSteps:
         elif self._config.replica and Defence.PRIMARY_FALLBACK in self._off:
             behind = postgres.on_replica(world.database, place.key)
             broken = self._answered(world, behind, load.floor, place, agent)
-            yield f"loads {behind} from the replica, stores nothing", self._became(world, number, Load()), broken
+            yield (
+                f"loads {behind} from the replica, stores nothing",
+                self._became(world, number, Load()),
+                broken,
+            )
             return
         broken = self._answered(world, version, load.floor, place, agent)
         if load.live or Defence.LIVE_CLAIM in self._off:
@@ -152,7 +168,8 @@ class ReadSteps:
         self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
     ) -> Iterator[Move[World]]:
         """`Reader._keep`: into the near cache, if the mark is clean and the agent attached."""
-        assert agent is not None and place.agent is not None
+        assert agent is not None
+        assert place.agent is not None
         attached = agent.attached or Defence.KEEP_ATTACHED in self._off
         there = self._became(world, number, Load())
         if load.clean and attached:
@@ -208,7 +225,9 @@ class ReadSteps:
             told = lost._replace(agents=replaced(agents, owner, me), loads=loads)
             yield f"{name}: returned (direct){note}", told, None
 
-    def _direct(self, world: World, keys: int, covered: tuple[int, ...], pattern: bool):  # type: ignore[no-untyped-def]
+    def _direct(
+        self, world: World, keys: Mask, covered: Versions, pattern: bool
+    ) -> tuple[Redis, Message | None]:
         lsn: int | None = postgres.lsn(world.database) if self._config.lsn_known and not pattern else None
         before = world.redis
         redis, message = scripts.direct(

@@ -86,9 +86,7 @@ def new_epoch(redis: Redis, run: int, epoch: int) -> tuple[Redis, Message]:
     return redis, Message("invalidation", epoch, redis.last, redis.last, 0, redis.invalidated)
 
 
-def recover(
-    redis: Redis, run: int, epoch: int, page: Page, invalidated: Versions
-) -> tuple[Redis, Message]:
+def recover(redis: Redis, run: int, epoch: int, page: Page, invalidated: Versions) -> tuple[Redis, Message]:
     """``recover.lua``: the snapshot's position under a new epoch, and an empty log."""
     redis = store_position(raise_need_lsn(redis, page.lsn), page)
     redis = redis._replace(epoch=epoch, run=run, log=(), invalidated=invalidated)

@@ -53,7 +53,11 @@ class Server:
             yield "FLUSHALL", self.changed(world._replace(flushes=world.flushes + 1), stateless), None
         if world.evictions < config.state_evictions and redis.epoch:
             lost = stateless._replace(keys=redis.keys, log=redis.log)
-            yield "the state is evicted", self.changed(world._replace(evictions=world.evictions + 1), lost), None
+            yield (
+                "the state is evicted",
+                self.changed(world._replace(evictions=world.evictions + 1), lost),
+                None,
+            )
 
     def changed(self, world: World, redis: Redis) -> World:
         """One atomic change of Redis; what it was before is kept while a failover may go back to it."""
@@ -63,7 +67,9 @@ class Server:
             return world._replace(redis=redis, before=(world.redis, *world.before[:1]))
         return world._replace(redis=redis)
 
-    def published(self, agents: tuple[Agent, ...], message: Message | None) -> list[tuple[str, tuple[Agent, ...]]]:
+    def published(
+        self, agents: tuple[Agent, ...], message: Message | None
+    ) -> list[tuple[str, tuple[Agent, ...]]]:
         """Every way in which a message may reach some agents and not others."""
         if message is None or not agents:
             return [("", agents)]

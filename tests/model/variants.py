@@ -1,4 +1,4 @@
-"""What is explored: the protocol under many bounds, and the protocol with each of its defences switched off."""
+"""What is explored: the protocol under many bounds, and with each of its defences switched off."""
 
 from dataclasses import dataclass, replace
 
@@ -79,9 +79,9 @@ OWN_PATTERN_REPLICA = replace(OWN_PATTERN, replica=True)
 OWN_TWO_AGENTS = replace(OWN, agents=2, reads=(Reads(agent=1),), log_max=1)
 
 TOKENS = Config("oa", agents=1, reads=AGENT, crashes=1, begun=1, rollbacks=True, tokens=True,
-                log_max=1, inbox=1, kills=0)  # fmt: skip
-TOKENS_LONG = replace(TOKENS, kills=None)
-TOKENS_RESTORE = replace(TOKENS, changes="aa", crashes=0, rollbacks=False, restores=1)
+                log_max=1, inbox=1, kills=0, silent=False)  # fmt: skip
+TOKENS_LONG = replace(TOKENS, kills=None, silent=True)
+TOKENS_RESTORE = replace(TOKENS, silent=True, changes="aa", crashes=0, rollbacks=False, restores=1)
 TOKENS_PAGES = Config("ab", keys=2, agents=1, reads=(Reads(agent=0, key=1),), purges=True, pages=True,
                       tokens=True, log_max=1, inbox=1)  # fmt: skip
 
@@ -193,11 +193,29 @@ MASKED = (
     Variant("the position not compared", LEADERS_FAILOVER, (D.POSITION_COMPARED,), "fence, run and epoch"),
     Variant("the epoch not compared", LEADERS_FAILOVER, (D.EPOCH_COMPARED,), "run and position"),
     Variant("replay first", NEAR, (D.SUBSCRIBE_FIRST,), "the watermark after it exposes the gap"),
-    Variant("trusted without a watermark", NEAR, (D.ATTACH_ON_WATERMARK,), "replay read epoch and log at once", long=True),
-    Variant("kept while detached", NEAR, (D.KEEP_ATTACHED,), "replay and the watermark that attaches again", long=True),
-    Variant("filled without an epoch", STATELESS_REPLICA, (D.LIVE_CLAIM,), "recovery's drops and its need_lsn"),
-    Variant("replay of any epoch", NEAR_FAILOVER, (D.REPLAY_EPOCH,), "the watermark bears the epoch", long=True),
-    Variant("a log behind is believed", NEAR_FAILOVER, (D.LOG_BEHIND,), "the new epoch that follows", long=True),
+    Variant(
+        "trusted without a watermark",
+        NEAR,
+        (D.ATTACH_ON_WATERMARK,),
+        "replay read epoch and log at once",
+        long=True,
+    ),
+    Variant(
+        "kept while detached",
+        NEAR,
+        (D.KEEP_ATTACHED,),
+        "replay and the watermark that attaches again",
+        long=True,
+    ),
+    Variant(
+        "filled without an epoch", STATELESS_REPLICA, (D.LIVE_CLAIM,), "recovery's drops and its need_lsn"
+    ),
+    Variant(
+        "replay of any epoch", NEAR_FAILOVER, (D.REPLAY_EPOCH,), "the watermark bears the epoch", long=True
+    ),
+    Variant(
+        "a log behind is believed", NEAR_FAILOVER, (D.LOG_BEHIND,), "the new epoch that follows", long=True
+    ),
 )
 
 # --- what is not promised -----------------------------------------------------------------------------

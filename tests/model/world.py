@@ -5,7 +5,9 @@ A set of transactions is a bit mask over xids. Ghosts (marked so) exist only to 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 Mask: TypeAlias = int
 Versions: TypeAlias = tuple[int, ...]
@@ -35,7 +37,7 @@ class Config:
 
     Attributes:
         changes: One letter a transaction, in order of their xids. ``a``, ``b``: changes the row behind that
-            key; ``o``: another row, so a lost message cannot hide behind the next one; ``*``: the whole table.
+            key; ``o``: another row, so a lost message is not hidden by the next one; ``*``: the whole table.
         keys: How many keys there are: a, b.
         reads: The reads in flight at a time.
         agents: How many agents.
@@ -243,7 +245,7 @@ class World(NamedTuple):
     deletes: tuple[int, ...]  # by change: how far its own delete() has come
 
 
-def replaced(items: tuple, index: int, item: object) -> tuple:  # type: ignore[type-arg]
+def replaced(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
     """``items`` with another one at ``index``."""
     return (*items[:index], item, *items[index + 1 :])
 
