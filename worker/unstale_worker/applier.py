@@ -230,7 +230,7 @@ class Applier:
             yield items, encoded, b"[]"
 
     async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str) -> None:
-        """Raise need_lsn, then unlink what a SCAN of the primary finds; only if fence, run and position stand."""
+        """Raise need_lsn, then unlink what a SCAN of the primary finds; if fence, run and position stand."""
         arguments = [self._fence, state.position, state.live_run, lsn]
         accepted(await self._run(DROP, [self._names.state, self._names.log], arguments))
         async for found in self._scan(patterns):
