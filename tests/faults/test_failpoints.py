@@ -1,0 +1,114 @@
+"""The failpoints themselves: each is where the registry says, costs nothing while off, and does what it is
+told."""
+
+import ast
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import unstale
+import unstale_worker
+from unstale import failpoints
+from unstale.errors import SettingError
+from unstale.failpoints import POINTS, Failpoint, armed, reach
+
+SOURCES = (Path(unstale.__file__).parent, Path(unstale_worker.__file__).parent)
+SOME = next(iter(POINTS))
+
+
+def placed() -> Iterator[tuple[str, str, bool]]:
+    """Every point in the sources: its name, the method that holds it, whether a look at ``on`` guards it."""
+    for path in sorted(path for folder in SOURCES for path in folder.rglob("*.py")):
+        if path.name == "failpoints.py":
+            continue
+        for holder in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(holder, ast.ClassDef):
+                continue
+            for method in holder.body:
+                guarded = {
+                    id(call)
+                    for test in ast.walk(method)
+                    if isinstance(test, ast.If) and "failpoints.on" in ast.unparse(test.test)
+                    for call in ast.walk(test)
+                }
+                for call in ast.walk(method):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "failpoints.reach":
+                        (name,) = call.args
+                        assert isinstance(name, ast.Constant)
+                        yield str(name.value), f"{holder.name}.{method.name}", id(call) in guarded  # type: ignore[attr-defined]
+
+
+def test_every_point_is_placed_once_where_the_registry_says() -> None:
+    found = list(placed())
+    assert sorted(name for name, _, _ in found) == sorted(POINTS)
+    assert {name: holder for name, holder, _ in found} == {
+        name: text.partition(":")[0] for name, text in POINTS.items()
+    }
+    assert all(guarded for _, _, guarded in found), "a point without a look at failpoints.on costs something"
+
+
+def test_nothing_is_armed_by_itself() -> None:
+    assert failpoints.on is False
+
+
+def test_an_unknown_name_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(SettingError, match=SOME), armed("no.such_point"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text", ["x", f"{SOME}=explode", f"{SOME}=sleep", "no.such_point=kill", f"{SOME}=kill@x"]
+)
+def test_a_variable_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(SettingError):
+        failpoints.arm_from(text)
+    assert failpoints.on is False
+
+
+async def test_armed_it_raises_holds_runs_and_counts() -> None:
+    with armed(SOME) as point:
+        assert failpoints.on
+        for _ in range(3):
+            await reach(SOME)
+        assert point.hits == 3
+    with armed(SOME, error=Failpoint("here"), first=2):
+        await reach(SOME)
+        with pytest.raises(Failpoint, match="here"):
+            await reach(SOME)
+    ran: list[int] = []
+    with armed(SOME, run=lambda: ran.append(1)):
+        await reach(SOME)
+    assert ran == [1]
+    with armed(SOME, hold=True) as point:
+        task = asyncio.create_task(reach(SOME))
+        await point.wait()
+        assert not task.done()
+        point.release()
+        await task
+    await reach(SOME)
+    assert failpoints.on is False
+
+
+async def test_leaving_releases_whoever_is_held() -> None:
+    with armed(SOME, hold=True) as point:
+        task = asyncio.create_task(reach(SOME))
+        await point.wait()
+    await task
+
+
+@pytest.mark.parametrize(("what", "code"), [("kill", -signal.SIGKILL), ("raise", 1), ("sleep:0.01", 0)])
+def test_a_process_is_armed_by_its_environment(what: str, code: int) -> None:
+    program = f"import asyncio; from unstale import failpoints; asyncio.run(failpoints.reach({SOME!r}))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, failpoints.ENVIRONMENT: f"{SOME}={what}"},
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    assert ended.returncode == code
