@@ -31,3 +31,6 @@ create table public.notes (
 create table public.note_locks (
     id integer primary key
 );
+
+-- For the fan-out query of the rules.
+grant select on public.items to unstale_worker;
