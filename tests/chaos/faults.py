@@ -1,4 +1,4 @@
-"""Every kind of fault, and a seeded order in which they come."""
+"""Every kind of fault."""
 
 import asyncio
 import random
@@ -231,34 +231,3 @@ FAULTS: Final = (
     Fault("evicted", "redis", evict),
     Fault("Postgres killed", "postgres", kill_postgres),
 )
-
-
-class Bag:
-    """Hands out faults at random, each kind once before any comes again."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self._chance = chance
-        self._left: list[Fault] = []
-
-    def draw(self) -> list[Fault]:
-        """One fault, or two at different places that happen at once."""
-        faults = [self._one(set())]
-        if self._chance.random() < 0.5:
-            faults.append(self._one({faults[0].place}))
-        return faults
-
-    def _one(self, taken: set[str]) -> Fault:
-        if not any(fault.place not in taken for fault in self._left):
-            more = list(FAULTS)
-            self._chance.shuffle(more)
-            self._left += more
-        fault = next(fault for fault in self._left if fault.place not in taken)
-        self._left.remove(fault)
-        return fault
-
-
-async def happen(faults: list[Fault], stage: Stage, chance: random.Random) -> None:
-    """Let them happen at once; everything is healed afterwards."""
-    async with asyncio.TaskGroup() as group:
-        for fault in faults:
-            group.create_task(fault.act(stage, random.Random(chance.random())))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import orjson
 
+from chaos.bag import Bag, happen
 from chaos.commits import join
-from chaos.faults import Bag, happen
 from chaos.stage import DETACHED_TTL, MAX_SILENCE, Stage, journal, staged
 from chaos.world import rows_of, statement
 from history import Checker, Final, Limits, Record, Verdict, decode

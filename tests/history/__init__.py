@@ -4,9 +4,10 @@ The promises it holds a history against are those of `docs/guarantees.md`; `chec
 verdict follows from. It knows nothing of caches: `recorder` records any of them.
 """
 
-from history.checker import Checker, Limits, Verdict
+from history.checker import Checker
 from history.recorder import Recorder
 from history.records import Confirmed, Final, Heard, Opened, Read, Record, Reset, Sample, Seen, decode, encode
+from history.verdict import Limits, Verdict
 from history.writes import State, Writes
 
 __all__ = [

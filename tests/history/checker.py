@@ -29,68 +29,16 @@ reset names no version, so it raises no floor.
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from history.records import Confirmed, Final, Heard, Opened, Read, Record, Reset, Sample
+from history.verdict import Limits, Verdict
 from history.writes import Change, Writes, trace
 from unstale.names import matches
 
 MOST_COMPLAINTS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the promises leave open.
-
-    Attributes:
-        unpromised: Intervals in which bounds on reads are not promised. Reads that overlap one are counted in
-            `Verdict.unpromised` when they break a bound.
-        detached: Seconds a value may be old while detached, beyond the largest staleness the agent claimed.
-    """
-
-    unpromised: Sequence[tuple[float, float]] = ()
-    detached: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The judgement of all histories together.
-
-    Attributes:
-        reads: Reads checked.
-        attached_reads: Those that began attached.
-        stale: Wrong reads by kind: ``older``, ``late``, ``unbounded``, ``unreal``.
-        unpromised: Reads that broke a bound inside an interval where none is promised.
-        lost: Changes some agent was not told of, as ``row@version``.
-        wrong: Places and keys that differ from the database in the end.
-        finals: Final values compared.
-        worst: Seconds the oldest answer of an attached agent had surely been replaced when its read began.
-        worst_detached: The same while detached.
-        complaints: The first violations in words.
-    """
-
-    reads: int
-    attached_reads: int
-    stale: dict[str, int]
-    unpromised: int
-    lost: tuple[str, ...]
-    wrong: tuple[str, ...]
-    finals: int
-    worst: float
-    worst_detached: float
-    complaints: tuple[str, ...]
-
-    @property
-    def stale_reads(self) -> int:
-        """Wrong reads of any kind."""
-        return sum(self.stale.values())
-
-    @property
-    def true(self) -> bool:
-        """Whether every promise was kept."""
-        return not (self.stale_reads or self.lost or self.wrong)
 
 
 @dataclass(slots=True)
