@@ -10,13 +10,17 @@ from typing import Final, NamedTuple
 
 from .checker import Move
 
-END: Final = 3
+END: Final = 2
 """The last moment."""
 COMMITS: Final = 1
 QUEUE: Final = 2
 """Most messages on their way to the agent."""
 
-CAUGHT: Final = ("pong before watermark", "age from the begin of the read")
+CAUGHT: Final = (
+    "pong before watermark",
+    "age from the begin of the read",
+    "age when it is published",
+)
 """What can be switched off."""
 
 LIE = "staleness: something committed before now - staleness has not been processed"
@@ -29,6 +33,7 @@ class Moment(NamedTuple):
     commits: tuple[int, ...] = ()  # when each was committed
     reading: tuple[int, int] | None = None  # the worker's read: began, how many commits it saw
     applied: tuple[int, int] = (0, 0)  # the newest read that is applied
+    saying: tuple[int, int, int] | None = None  # the worker looked at its clock: age, began, commits
     queue: tuple[tuple[str, int, int], ...] = ()  # on their way: (pong, sent, -), (watermark, age, commits)
     pinged: int | None = None  # the PING that is on its way to Redis
     ponged: int = -1  # sending time of the last PING that was answered; -1: none
@@ -58,10 +63,12 @@ class Freshness:
             began = at.now if self._off == "age from the begin of the read" else at.reading[0]
             applied = (began, at.reading[1])
             yield "the worker has applied it", at._replace(reading=None, applied=applied), None
+        if at.saying is None:
+            began, commits = at.applied
+            saying = (at.now - began, began, commits)
+            yield f"the worker measures an age of {saying[0]}", at._replace(saying=saying), None
         if len(at.queue) < QUEUE:
-            age = at.now - at.applied[0]
-            said = ("watermark", age, at.applied[1])
-            yield f"a watermark of age {age}", at._replace(queue=(*at.queue, said)), None
+            yield from self._say(at)
             if at.pinged is not None:
                 answered = at._replace(queue=(*at.queue, ("pong", at.pinged, 0)), pinged=None)
                 yield "Redis answers the PING", answered, None
@@ -71,6 +78,16 @@ class Freshness:
             yield from self._hear(at)
         again = at._replace(queue=(), pinged=None, ponged=-1, fresh_as_of=-1, processed=at.applied[1])
         yield "the agent reconnects and replays", again, None
+
+    def _say(self, at: Moment) -> Iterator[Move[Moment]]:
+        """The script that publishes: the worker may have been paused since it looked at its clock."""
+        if at.saying is None:
+            return
+        age, began, commits = at.saying
+        if self._off != "age when it is published":
+            age = max(age, at.now - began)
+        said = ("watermark", age, commits)
+        yield f"a watermark of age {age}", at._replace(saying=None, queue=(*at.queue, said)), None
 
     def _hear(self, at: Moment) -> Iterator[Move[Moment]]:
         (kind, number, commits), rest = at.queue[0], at.queue[1:]
