@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unstale.pools import ConnectionPool
     from unstale.rediscache import RedisCache, redis_cache
     from unstale.settings import Settings
+    from unstale.tools import Tools
 
 __all__ = [
     "Cache",
@@ -49,6 +50,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "ToolError",
+    "Tools",
     "UnstaleError",
     "WaitTimeout",
     "escape_glob",
@@ -65,6 +67,7 @@ _ON_USE = {
     "RedisCache": "rediscache",
     "Reset": "events",
     "Settings": "settings",
+    "Tools": "tools",
     "redis_cache": "rediscache",
 }
 

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,14 @@ async def test_use_pattern_invalidation(redis_cache: RedisCache) -> None:
         await redis_cache.get(key)
         for key in ("user:4:state", "user:42:state", "user:42:mood", "user:421:state")
     ] == [1, None, None, 1]
+
+
+@pytest.mark.parametrize("snippet", [MONITOR_HIT_RATE, TUNE_TTL, INVALIDATE_ON_UPDATES, BULK])
+def test_the_page_for_those_who_come_shows_them(snippet: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
+    code = [line.partition("  # 1 hour")[0] for line in snippet.splitlines()]
+    first = next(line for line in code if line and not line.startswith("#"))
+    assert first in page
 
 
 async def test_stats_have_the_seeds_fields_and_ours(redis_cache: RedisCache) -> None:

@@ -215,6 +215,23 @@ def tail(
     _run(run)
 
 
+@app.command()
+def mcp(user: Annotated[str, typer.Option(help="Whose keys the tools may reach.")]) -> None:
+    """Offer the agent tools over MCP on standard input and output, for one user."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.settings import Settings
+        from unstale_worker.logs import configure_logging
+        from unstale_worker.mcp_command import serve
+
+        settings = Settings.load()
+        configure_logging(settings.log)
+        await serve(settings, user=user, stop=stop)
+        return DONE
+
+    _run(run)
+
+
 def _say(text: str) -> None:
     typer.echo(text)
     sys.stdout.flush()

@@ -1,0 +1,31 @@
+"""``unstale mcp``: serves one client until it hangs up or the process is told to stop."""
+
+import asyncio
+
+from unstale.errors import ConfigurationError
+from unstale.settings import Settings
+from unstale.user_keys import UserKeys
+
+
+async def serve(settings: Settings, *, user: str, stop: asyncio.Event) -> None:
+    """Raises `ConfigurationError` for an id that names nobody, and when the extra ``mcp`` is missing."""
+    try:
+        UserKeys(user)
+    except ValueError as error:
+        raise ConfigurationError(f"--user: {error}") from None
+    try:
+        from unstale.tools_mcp import serve_stdio
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("mcp"):
+            raise
+        raise ConfigurationError("the MCP SDK is missing; pip install 'unstale[mcp]' brings it") from None
+    serving = asyncio.create_task(serve_stdio(settings, user_id=user), name="unstale-mcp")
+    stopping = asyncio.create_task(stop.wait(), name="unstale-mcp-stop")
+    try:
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+    finally:
+        for task in (serving, stopping):
+            task.cancel()
+        await asyncio.wait([serving, stopping])
