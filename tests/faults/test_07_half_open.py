@@ -13,8 +13,10 @@ from stage import staged
 
 from proxy import Proxy
 from servers import Database, eventually
+from unstale.errors import DatabaseUnavailable
 from unstale.subscriber import Subscriber
 from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.sources.outbox import Connections
 from workers import running_worker, worker_process
 
 PATIENCE = {"max_silence": 1.0, "leader_ttl": 0.5, "redis_timeout": 0.5}
@@ -122,3 +124,21 @@ async def test_a_leader_notices_that_its_database_connections_are_dead(
         await eventually(lambda: worker.status().ready)
         await stage.write(2)
         await stage.settled(redis)
+
+
+async def test_an_opening_that_is_given_up_at_any_moment_leaves_no_session(database: Database) -> None:
+    """Guards: `Connections.open` ends what it has begun; the fixture looks for sessions that are left."""
+    port = int(database.dsn.rpartition(":")[2].partition("/")[0])
+    async with Proxy(port) as proxy:
+        connections = Connections(proxy.url(database.worker_dsn))
+        proxy.slow(0.005)
+        opened = 0
+        for moment in range(1, 60):
+            try:
+                async with asyncio.timeout(moment * 0.002):
+                    connection = await connections.open()
+            except (TimeoutError, DatabaseUnavailable):
+                continue
+            opened += 1
+            await connection.close()
+        assert opened < 59

@@ -69,8 +69,12 @@ class Connections:
             )
             if not self.pooled:
                 settings = SESSION_SETTINGS | {"application_name": f"{APPLICATION_NAME}:{name}"}
-                # Not as start-up parameters: poolers refuse those they do not know.
-                await connection.execute(statement("session"), list(settings), list(settings.values()))
+                try:
+                    # Not as start-up parameters: poolers refuse those they do not know.
+                    await connection.execute(statement("session"), list(settings), list(settings.values()))
+                except BaseException:  # also when whoever asked is cancelled: nobody else knows of it yet
+                    connection.terminate()
+                    raise
             return connection
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise DatabaseUnavailable(
