@@ -126,7 +126,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             database = await stack.enter_async_context(Proxy(postgres.port)) if pg else None
             process = Process(
                 base,
-                ["-m", *module.split()],
+                ["-m", module],
                 folder=folder,
                 environment=lambda name: {
                     "REDIS_URL": redis.url(valkeys.primary.url),
@@ -140,7 +140,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
 
         workers = [
             await slot(
-                f"worker-{n}", "unstale_worker.cli worker", _worker, postgres.dsn(user=WORKER_ROLE), pg=True
+                f"worker-{n}", "unstale_worker.demo.worker", _worker, postgres.dsn(user=WORKER_ROLE), pg=True
             )
             for n in range(1, WORKERS + 1)
         ]
@@ -171,7 +171,8 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
 
 
 def _worker(name: str) -> dict[str, str]:
-    return {"UNSTALE_CONFIG": str(RULES), "UNSTALE_HTTP_PORT": "0", "UNSTALE_LOG": "info"}
+    # The demo's worker process is the real worker, and ends with the process that started it.
+    return {"UNSTALE_CONFIG": str(RULES)}
 
 
 async def journal(postgres: EmbeddedPostgres, text: str) -> tuple[list[tuple[str, int, bool]], float]:

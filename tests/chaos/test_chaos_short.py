@@ -20,7 +20,12 @@ async def chaos(*arguments: str) -> tuple[int, dict[str, Any], str]:
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await process.communicate()
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:  # the test took too long
+            process.terminate()
+            await process.wait()
     text = said.decode()
     assert process.returncode is not None
     try:
