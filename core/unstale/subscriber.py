@@ -15,7 +15,7 @@ from unstale.connections import Connections, RedisConnection
 from unstale.errors import MessageError, Unavailable
 from unstale.following import Follower, Trust
 from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
-from unstale.names import LogId
+from unstale.names import Epoch, LogId
 from unstale.near import NearTier
 from unstale.redis_tier import RedisTier
 from unstale.rulebook import Rulebook
@@ -33,6 +33,11 @@ NEWEST: Final = LogId(2**53 - 1)
 
 class Silence(Exception):
     """Neither PONG nor watermark came for ``max_silence``; the connection is given up for a new one."""
+
+
+class Moved(Exception):
+    """Another epoch began. Perhaps this server was demoted and hears of it late, through replication, while
+    it answers PINGs at once; a new connection asks for its role."""
 
 
 class Subscriber:
@@ -182,7 +187,7 @@ class Subscriber:
     async def _invalidate(self, message: Invalidation) -> None:
         follower = self._follower
         if message.epoch != follower.epoch:
-            follower.adopt(message.epoch, message.id)
+            self._adopt(message.epoch, message.id)
             return
         if message.prev != follower.last:
             await self._replay()
@@ -193,7 +198,7 @@ class Subscriber:
     async def _watermark(self, message: Watermark) -> None:
         follower = self._follower
         if message.epoch != follower.epoch:
-            follower.adopt(message.epoch, message.last)
+            self._adopt(message.epoch, message.last)
         elif message.last != follower.last:
             await self._replay()
         if message.rules != self._rulebook.hash:
@@ -204,6 +209,13 @@ class Subscriber:
                 self._was_attached = True
                 logger.info("attached to %s: staleness %.3f s", self._connections.place, follower.staleness)
             self.on_watermark()
+
+    def _adopt(self, epoch: Epoch, last: LogId) -> None:
+        """Continue with what a message says; raises `Moved` if another history was followed until now."""
+        known = self._follower.epoch
+        self._follower.adopt(epoch, last)
+        if known is not None:
+            raise Moved
 
     async def _replay(self) -> None:
         """Catch up with the log in one atomic read; raises `Unavailable`, which ends this connection."""
@@ -243,6 +255,10 @@ class Subscriber:
     def _lost(self, error: BaseException) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
+        if isinstance(error, Moved):
+            logger.info("another epoch at %s: connecting anew", self._connections.place)
+            self._was_attached = False
+            return
         known = isinstance(error, RedisError | Unavailable | OSError | TimeoutError | Silence)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         if self._was_attached or not self.tried.is_set() or not known:

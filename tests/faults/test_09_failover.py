@@ -200,3 +200,35 @@ async def test_an_old_primary_that_lives_on_apart_is_left(
             for user in (1, 2, 3):
                 assert await stage.read(user) == 2
             await stage.settled(redis)
+
+
+async def test_a_subscription_does_not_stay_on_a_demoted_server(
+    database: Database, pair: tuple[EmbeddedValkey, EmbeddedValkey]
+) -> None:
+    """It would hear everything late, by replication, while PINGs are answered at once: the bound would lie.
+
+    Guards: `Moved` in `Subscriber`: the new epoch is a reason for a new connection, which asks for the role.
+    """
+    primary, replica = pair
+    async with Proxy(primary.port) as proxy, Proxy(primary.port) as agents_proxy:
+        url = proxy.url(primary.url)
+        async with staged(database.dsn, url) as (stage, redis), running_worker(database.worker_dsn, url):
+            cache = await stage.open_agent(agents_proxy.url(primary.url))
+            await stage.warm()
+            before = (await state_of(redis))["epoch"]
+            await caught_up(redis, replica)
+            proxy.target = agents_proxy.target = replica.port
+            async with redis_at(replica.url) as new, redis_at(primary.url) as old:
+                await new.execute_command("REPLICAOF", "NO", "ONE")
+                await old.execute_command("REPLICAOF", "127.0.0.1", str(replica.port))
+                proxy.cut()
+                await settle_in_new_epoch(stage, redis, before)
+
+                async def left() -> bool:
+                    return not await old.client_list("pubsub")
+
+                await eventually(left, message="nobody listens to the demoted server")
+            await stage.write(1)
+            await eventually(lambda: cache.attached)
+            await stage.settled(redis)
+            assert await stage.read(1) == 2

@@ -73,8 +73,8 @@ async def test_a_new_epoch_takes_the_answer_back(valkey: EmbeddedValkey, silent:
             await anext(events)
         with pytest.raises(WaitTimeout):
             await cache.wait_for(token, timeout=0.05)
-        await silent.watermark()
-        await cache.wait_for(token)
+        async with silent.beating():
+            await cache.wait_for(token)
     finally:
         await cache.close()
 
