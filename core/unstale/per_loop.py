@@ -13,6 +13,9 @@ logger = logging.getLogger("unstale")
 
 T = TypeVar("T")
 
+LOOK_SECONDS: Final = 0.5
+"""How often it is looked whether another thread's loop still runs; one that stopped never answers."""
+
 _INHERITED: Final[list[object]] = []
 """What a forked child got from its parent, kept for ever: closing it would disturb the parent, whose sockets
 and epoll set it shares."""
@@ -169,7 +172,9 @@ async def _closed_elsewhere(place: _Place[T]) -> None:
     except RuntimeError:
         work.close()
         return
-    await asyncio.wait([asyncio.wrap_future(closing)])
+    ended = asyncio.wrap_future(closing)
+    while not ended.done() and place.loop.is_running():
+        await asyncio.wait([ended], timeout=LOOK_SECONDS)
 
 
 def _told(error: BaseException) -> Exception:

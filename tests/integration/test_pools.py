@@ -59,6 +59,7 @@ async def test_a_hundred_tasks_at_once_get_one_client_of_each(pool: ConnectionPo
 
 
 async def test_the_one_who_asked_first_may_be_cancelled(pool: ConnectionPool) -> None:
+    await pool.http()  # so that this loop's clients are there, and only the one is being made
     first = asyncio.create_task(pool.openai())
     await asyncio.sleep(0)  # it has begun
     second = asyncio.create_task(pool.openai())
@@ -227,6 +228,8 @@ async def test_cleaning_up_fails_no_request_and_keeps_the_clients(
     standin.gate.set()
     answers: list[Any] = await asyncio.gather(*under_way)
     assert answers[:2] == ["You said: hello", "plain"]
+    # Answered the first time: the clients would have tried again and hidden a failure.
+    assert standin.requests == {"/v1/chat/completions": 2, "/plain": 1, "/rest/v1/profiles": 1}
     assert await pool.openai() is client
     assert await pool.http() is session
     assert pool.openai_sync() is sync

@@ -223,3 +223,41 @@ async def test_closing_while_it_opens() -> None:
     await holder.close()
     await eventually(opening.done)
     assert log == ["opened", "closed"]
+
+
+async def test_another_threads_loop_that_stops_meanwhile_does_not_hold_closing_up() -> None:
+    closing, stop = threading.Event(), threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    class NeverCloses(Resource):
+        async def __aexit__(self, *_error: object) -> None:
+            closing.set()
+            await asyncio.Event().wait()
+
+    holder = PerLoop(lambda: NeverCloses([]), name="test")
+
+    def elsewhere() -> None:
+        loop = asyncio.new_event_loop()
+        loops.append(loop)
+        loop.run_until_complete(holder.get())
+        loop.run_until_complete(asyncio.to_thread(stop.wait))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    await eventually(lambda: loops and loops[0].is_running() and holder.opened())
+    ending = asyncio.create_task(holder.close())
+    await asyncio.to_thread(closing.wait)
+    assert not ending.done()
+    stop.set()
+    async with asyncio.timeout(30):
+        await ending
+    await asyncio.to_thread(thread.join)
+
+    async def cancel_what_is_left() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()  # type: ignore[union-attr]
+        await asyncio.wait(left)  # type: ignore[type-var]
+
+    await asyncio.to_thread(loops[0].run_until_complete, cancel_what_is_left())
+    loops[0].close()
