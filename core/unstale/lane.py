@@ -1,8 +1,10 @@
 """One connection that carries the commands of many tasks: whoever comes while a batch is away joins the next.
 
 A lone command is sent at once. Single reads of one batch become one MGET. A caller that is cancelled disturbs
-nobody. Nothing is sent twice: when the connection breaks, every waiting command fails with `RedisUnavailable`
-and the next one opens a new connection, at the earliest after a short pause.
+nobody. Nothing is sent twice: when the connection breaks, each waiting command fails with `RedisUnavailable`.
+
+From then on commands fail at once: nobody waits for a dead server. One that comes after a short pause has a
+new connection opened in the background and a PING sent on it; once that is answered, commands are sent.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ MOST_READS: Final = 512
 MOST_COMMANDS: Final = 512
 """Other commands in one batch."""
 FIRST_PAUSE: Final = 0.05
-"""Seconds after a failure during which commands fail at once; doubles up to `LAST_PAUSE`."""
+"""Seconds after a failure before a new connection is tried; doubles up to `LAST_PAUSE`."""
 LAST_PAUSE: Final = 1.0
 CLOSED: Final = "the cache is closed; use it inside `async with Cache.from_env() as cache`"
 
@@ -107,7 +109,9 @@ class Lane:
     def _future(self) -> asyncio.Future[Any]:
         if self._closed:
             raise CacheClosed(CLOSED)
-        if self._clock() < self._retry_at:
+        if self._pause:
+            if self._runner is None and self._clock() >= self._retry_at:
+                self._runner = asyncio.create_task(self._run(), name="unstale-lane")
             raise RedisUnavailable(f"Redis at {self._connections.place} does not answer") from self._cause
         return self._new_future()
 
@@ -127,6 +131,9 @@ class Lane:
         current: list[asyncio.Future[Any]] = []
         try:
             await self._connect(connection)
+            if self._pause:
+                await self._probe(connection)
+            self._pause = 0.0
             while True:
                 while not self._reads and not self._commands:
                     self._wake = self._new_future()
@@ -138,7 +145,6 @@ class Lane:
                     await connection.disconnect(nowait=True)
                     await self._connect(connection)
                 await self._batch(connection, current)
-                self._pause = 0.0
         except asyncio.CancelledError:
             self._fail(CacheClosed(CLOSED), current)
             raise
@@ -160,6 +166,12 @@ class Lane:
         async with asyncio.timeout(self._timeout):
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
         self.connected, self._renewed = True, False
+
+    async def _probe(self, connection: RedisConnection) -> None:
+        """A server that takes connections and answers nothing is as dead as one that takes none."""
+        async with asyncio.timeout(self._timeout):
+            await connection.send_command("PING")
+            await connection.read_response(timeout=math.inf)
 
     async def _batch(self, connection: RedisConnection, current: list[asyncio.Future[Any]]) -> None:
         """Send what waits and hand the replies out; ``current`` always names who still waits for one."""

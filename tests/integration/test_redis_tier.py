@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
+from proxy import Proxy
 from servers import eventually
 from unstale import clock
 from unstale.connections import Connections
@@ -207,3 +208,29 @@ def test_every_kind_of_url_makes_its_connection(url: str, kind: type, place: str
     connections = Connections(url, timeout=1.0)
     assert type(connections.new()) is kind
     assert connections.place == place
+
+
+async def test_nobody_waits_for_a_dead_server(valkey: EmbeddedValkey) -> None:
+    """Connections are taken and never answered; only the command that finds out waits, for the time limit."""
+    now = [100.0]
+    async with Proxy(valkey.port) as proxy:
+        connections = Connections(proxy.url(valkey.url), timeout=1.0)
+        lane = Lane(connections, timeout=0.2, clock=lambda: now[0])
+        try:
+            await lane.execute_command("SET", "key", "value", "PX", 60_000)
+            proxy.half_open()
+            with pytest.raises(RedisUnavailable):
+                await lane.get("key")
+            for _ in range(5):
+                now[0] += 10.0  # time for another attempt
+                with pytest.raises(RedisUnavailable):
+                    lane.get("key")  # raises before there is anything to wait for
+                await eventually(lambda: lane._runner is None, message="the probe found it still dead")
+            await proxy.heal()
+            now[0] += 10.0
+            with pytest.raises(RedisUnavailable):
+                await lane.get("key")
+            await eventually(lambda: lane.connected and not lane._pause)
+            assert await lane.get("key") == b"value"
+        finally:
+            await lane.close()
