@@ -31,6 +31,18 @@ class FarServer:
     url: str
     certificate: Path
 
+    @contextmanager
+    def trusted(self) -> Iterator[None]:
+        """Inside the block httpx, httpx2 and what stands on them trust its certificate, and no other."""
+        before = os.environ.get("SSL_CERT_FILE")
+        os.environ["SSL_CERT_FILE"] = str(self.certificate)
+        try:
+            yield
+        finally:
+            del os.environ["SSL_CERT_FILE"]
+            if before is not None:
+                os.environ["SSL_CERT_FILE"] = before
+
     def latency(self, seconds: tuple[float, float]) -> None:
         """From now on answer after a random time in this range."""
         trusted = ssl.create_default_context(cafile=self.certificate)
@@ -46,7 +58,7 @@ class FarServer:
 
 @contextmanager
 def far_server() -> Iterator[FarServer]:
-    """Start it; its certificate is put into ``SSL_CERT_FILE``, which every client library reads."""
+    """Start it, and end it with the block."""
     with TemporaryDirectory(prefix="unstale-bench-") as folder:
         certificate = Path(folder) / "localhost.pem"
         _write_certificate(certificate)
@@ -56,10 +68,8 @@ def far_server() -> Iterator[FarServer]:
         try:
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            os.environ["SSL_CERT_FILE"] = str(certificate)
             yield FarServer(f"https://localhost:{port}", certificate)
         finally:
-            os.environ.pop("SSL_CERT_FILE", None)
             process.terminate()
             process.wait()
 
