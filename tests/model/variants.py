@@ -62,7 +62,7 @@ NEAR_FAILOVER = Config("a", agents=1, reads=AGENT, inbox=1, log_max=1, failovers
 NEAR_FAILOVER_LONG = Config("ao", agents=1, reads=AGENT, inbox=1, failovers=1)
 NEAR_FAILOVERS = replace(NEAR_FAILOVER, failovers=2)
 TWO_AGENTS = Config("a", agents=2, reads=AGENT, inbox=1, log_max=1)
-TWO_AGENTS_FAILOVER = replace(TWO_AGENTS, failovers=1)
+TWO_AGENTS_FAILOVER = replace(TWO_AGENTS, failovers=1, kills=0, silent=False)
 TWO_READS = replace(NEAR, reads=(Reads(agent=0), Reads(agent=0)))
 
 LEADERS = Config("ao", reads=ONE, workers=2, terms=2)
@@ -125,10 +125,10 @@ HOLDS = (
     Variant("a near cache, three transactions", NEAR_LONG, long=True),
     Variant("a near cache and a failover, two transactions", NEAR_FAILOVER_LONG, long=True),
     Variant("a near cache and two failovers", NEAR_FAILOVERS, long=True),
-    Variant("two agents", TWO_AGENTS, long=True),
+    Variant("two agents", TWO_AGENTS),
     Variant("two agents and a failover", TWO_AGENTS_FAILOVER, long=True),
     Variant("two leaders, killed, and a failover, three terms", LEADERS_FAILOVER_LONG, long=True),
-    Variant("two leaders and a near cache", LEADERS_NEAR, long=True),
+    Variant("two leaders and a near cache", LEADERS_NEAR),
     Variant("an agent's own delete without LSN, with a replica", OWN_NO_LSN, long=True),
     Variant("an agent's own delete, with a replica, two reads", OWN_REPLICA_LONG, long=True),
     Variant("an agent's own invalidate_pattern, with a replica", OWN_PATTERN_REPLICA, long=True),
