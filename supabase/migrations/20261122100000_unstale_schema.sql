@@ -95,7 +95,7 @@ create table if not exists unstale.captured (
     relation regclass not null,
     constraint captured_pkey primary key (watch, relation)
 );
-comment on table unstale.captured is 'The tables a watch is about: the watched one, its partitions and its children.';
+comment on table unstale.captured is 'The tables whose DDL concerns a watch: see unstale.family().';
 
 create table if not exists unstale.horizon (
     only_row boolean not null default true,

@@ -1,7 +1,7 @@
 -- Watching: unstale.watch() creates the captures of a table, unstale.unwatch() removes them.
 --
 -- What:   the two functions, what they refuse and why, and unstale.generate() that makes captures what they should be.
--- Locks:  this file: none. unstale.watch() takes SHARE ROW EXCLUSIVE on the table and its partitions, for an instant;
+-- Locks:  this file: none. unstale.watch() takes SHARE ROW EXCLUSIVE on the table, its partitions and its parents, for an instant;
 --         unstale.unwatch() ACCESS EXCLUSIVE.
 -- Undo:   select unstale.unwatch(w.relation) from unstale.watched as w; drop the functions created below.
 
@@ -86,7 +86,7 @@ begin
         end if;
     end loop;
 
-    -- A detached partition keeps its triggers until here.
+    -- A partition or parent that was detached keeps its triggers until here.
     for member in
         select c.relation from unstale.captured as c join pg_catalog.pg_class as k on k.oid = c.relation
         where c.watch = watch_id and not exists (
@@ -106,8 +106,9 @@ begin
         end loop;
     end loop;
     delete from unstale.captured as c where c.watch = watch_id;
+    -- With those beside it: one that goes may end a problem.
     insert into unstale.captured (watch, relation)
-    select w.id, m.member from unstale.watched as w, unstale.members(w.relation) as m where w.id = watch_id;
+    select w.id, f.member from unstale.watched as w, unstale.family(w.relation) as f where w.id = watch_id;
     update unstale.watched as w set problem = wanted.problem where w.id = watch_id;
 end
 $$;
@@ -140,7 +141,7 @@ begin
     end if;
     select m.member into offender from unstale.members(relation) as m where m.kind = 'f' limit 1;
     if found then
-        raise exception 'cannot watch %: its partition or child % is a foreign table', relation, offender
+        raise exception 'cannot watch %: its partition, child or parent % is a foreign table', relation, offender
             using errcode = 'UN001', hint = 'Changes made on another server fire no triggers here.';
     end if;
     select m.member into offender

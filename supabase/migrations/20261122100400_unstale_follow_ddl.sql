@@ -38,7 +38,7 @@ begin
             with commands as (
                 select d.objid, d.classid, d.command_tag from pg_catalog.pg_event_trigger_ddl_commands() as d
             ), altered as (
-                -- The table itself, its partitions and children of today, and those it had before (DETACH).
+                -- The table itself, its family of today, and the one it had before (DETACH).
                 select w.id, c.command_tag
                 from commands as c
                 join unstale.captured as k on c.classid = 'pg_class'::regclass and k.relation = c.objid
@@ -48,8 +48,10 @@ begin
                 from commands as c
                 join unstale.watched as w on w.state = 'watched'
                 where c.classid = 'pg_class'::regclass
-                    and exists (select from pg_catalog.pg_inherits as i where i.inhrelid = c.objid)
-                    and exists (select from unstale.members(w.relation) as m where m.member = c.objid)
+                    and exists (
+                        select from pg_catalog.pg_inherits as i where c.objid in (i.inhrelid, i.inhparent)
+                    )
+                    and exists (select from unstale.family(w.relation) as f where f.member = c.objid)
                 union all
                 -- An enum's value may have another name now, and keys are made of names.
                 select w.id, c.command_tag

@@ -175,6 +175,43 @@ async def exercise(connection: asyncpg.Connection, dsn: str, *, event_triggers: 
     await connection.execute("drop table people, parts; drop type mood")
 
 
+async def test_captures_of_an_older_shape_become_what_they_are_now(database: Database) -> None:
+    async with connected(database.dsn) as connection:
+        await connection.execute(
+            """
+            create table logs (id int, day int, primary key (id, day)) partition by list (day);
+            create table logs1 partition of logs for values in (1);
+            """
+        )
+        await connection.execute("select unstale.watch('logs1', '{id}')")
+        first = await inventory(connection)
+        # Before captures were put on parents, and with other bodies.
+        await connection.execute(
+            """
+            do $$
+            declare
+                operation text;
+            begin
+                foreach operation in array '{insert,update,delete,truncate}'::text[] loop
+                    execute format('drop trigger unstale_1_%s on logs', operation);
+                    execute format('create or replace function unstale.capture_1_%s() returns trigger '
+                        'language plpgsql security definer as %L', operation, 'begin return null; end');
+                end loop;
+                delete from unstale.captured where relation = 'logs'::regclass;
+            end
+            $$;
+            """
+        )
+        assert await connection.fetchval("select count(*) from unstale.check()") == 8
+        await apply(connection)
+        assert await inventory(connection) == first
+        assert await connection.fetch("select * from unstale.check()") == []
+        assert await tuples_of(connection, "insert into logs values (1, 1)", "update logs set id = 2") == [
+            {("1",)},
+            {("1",), ("2",)},
+        ]
+
+
 async def test_what_a_superuser_watches_belongs_to_the_schemas_owner(database: Database) -> None:
     async with connected(database.superuser_dsn) as connection:
         await connection.execute(
