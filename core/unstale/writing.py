@@ -22,6 +22,9 @@ logger = logging.getLogger("unstale")
 SOFT_LEASE_SECONDS: Final = 30.0
 """Life of the lease of a missed ``get``: long, as nobody extends it; harmless, as nobody waits for it."""
 
+MOST_ATTEMPTS: Final = 4
+"""Attempts at a direct invalidation whose connection broke: some 150 ms, in which a new one is opened."""
+
 
 class Writer:
     """What changes the cache on behalf of the caller."""
@@ -160,11 +163,18 @@ class Writer:
         try:
             if failpoints.on:
                 await failpoints.reach("writer.before_invalidate")
-            try:
-                await tier.invalidate(keys, lsn=lsn)
-            except RedisUnavailable:
-                await asyncio.sleep(FIRST_PAUSE)  # until then the lane does not even try
-                await tier.invalidate(keys, lsn=lsn)  # a connection that had broken; twice does no harm
+            attempts = MOST_ATTEMPTS if tier.lane.connected else 1  # a dead Redis is not waited for
+            while True:
+                try:
+                    await tier.invalidate(keys, lsn=lsn)
+                    break
+                except RedisUnavailable:
+                    attempts -= 1
+                    if not attempts:
+                        raise
+                    await asyncio.sleep(
+                        FIRST_PAUSE
+                    )  # the lane tries no sooner; twice does no harm
             if failpoints.on:
                 await failpoints.reach("writer.after_invalidate")
         finally:
