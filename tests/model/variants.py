@@ -125,7 +125,7 @@ HOLDS = (
     Variant("a near cache, three transactions", NEAR_LONG, long=True),
     Variant("a near cache and a failover, two transactions", NEAR_FAILOVER_LONG, long=True),
     Variant("a near cache and two failovers", NEAR_FAILOVERS, long=True),
-    Variant("two agents", TWO_AGENTS),
+    Variant("two agents", TWO_AGENTS, long=True),
     Variant("two agents and a failover", TWO_AGENTS_FAILOVER, long=True),
     Variant("two leaders, killed, and a failover, three terms", LEADERS_FAILOVER_LONG, long=True),
     Variant("two leaders and a near cache", LEADERS_NEAR),
