@@ -29,6 +29,8 @@ CONVERSATIONS: Final = 8
 PAUSE: Final = 0.02
 """Mean seconds between two reads of a conversation."""
 REPORT_EVERY: Final = 0.1
+SAMPLES_A_REPORT: Final = 8
+"""A claim that is wrong for a moment only must be seen."""
 
 
 class Agent:
@@ -167,10 +169,11 @@ async def main(stop: asyncio.Event) -> None:
 
             async def report() -> None:
                 while True:
-                    await recorder.sample()
+                    for _ in range(SAMPLES_A_REPORT):
+                        await recorder.sample()
+                        await asyncio.sleep(REPORT_EVERY / SAMPLES_A_REPORT)
                     file.flush()
                     _say(cache, recorder, agent)
-                    await asyncio.sleep(REPORT_EVERY)
 
             listener = asyncio.create_task(recorder.listen())
             await recorder.listening.wait()

@@ -115,8 +115,8 @@ async def _hold(proxy: Proxy, chance: random.Random) -> None:
 
 async def _slow(proxy: Proxy, chance: random.Random) -> None:
     async with _healed(proxy):
-        proxy.slow(chance.choice((0.005, 0.05, 0.3)))
-        await asyncio.sleep(short(chance))
+        proxy.slow(chance.choice((0.02, 0.1, 0.4)))
+        await asyncio.sleep(chance.uniform(1.5, 4.0))  # shorter, and little would be said meanwhile
 
 
 async def _lose_answers(proxy: Proxy, chance: random.Random) -> None:
