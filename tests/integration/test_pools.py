@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import textwrap
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -407,3 +409,23 @@ async def test_a_server_that_resets_is_an_error_of_the_session(pool: ConnectionP
     assert stats["connection_errors"] >= 1
     assert stats["dependencies"]["http"]["state"] == "failing"
     assert stats["dependencies"]["http"]["in_flight"] == 0
+
+
+async def test_the_pages_code_runs(standin: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first block of docs/pools.md, with the environment that its table names."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": f"{standin.url}/v1",
+        "SUPABASE_URL": standin.url,
+        "SUPABASE_SECRET_KEY": SUPABASE_KEY,
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",  # nothing connects before its first query
+    }.items():
+        monkeypatch.setenv(name, value)
+    page = (Path(__file__).parents[2] / "docs" / "pools.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    exec(f"async def page():\n{textwrap.indent(code, '    ')}\n    return openai, pool", scope)
+    client, pool = await scope["page"]()
+    assert isinstance(client, openai.AsyncOpenAI)
+    assert (await pool.get_stats())["status"] == "closed"

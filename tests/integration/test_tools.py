@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,17 @@ async def test_there_are_the_seven_with_schemas(tools: Tools) -> None:
 async def test_the_page_names_the_seven() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
     assert set(re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)) == SEVEN
+
+
+async def test_the_pages_code_runs(cache: Cache, pool: ConnectionPool) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    messages: list[Any] = [{"role": "user", "content": "Forget what you know of me."}]
+    scope: dict[str, Any] = {"cache": cache, "pool": pool, "openai": await pool.openai()}
+    exec(f"async def page(messages):\n{textwrap.indent(code, '    ')}\n    return messages", scope)
+    assert [message.content for message in (await scope["page"](messages))[1:]] == [
+        "You said: Forget what you know of me."
+    ]
 
 
 async def test_without_a_pool_its_tools_are_not_offered(cache: Cache) -> None:
