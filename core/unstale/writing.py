@@ -172,9 +172,7 @@ class Writer:
                     attempts -= 1
                     if not attempts:
                         raise
-                    await asyncio.sleep(
-                        FIRST_PAUSE
-                    )  # the lane tries no sooner; twice does no harm
+                    await asyncio.sleep(FIRST_PAUSE)  # the lane tries no sooner; twice does no harm
             if failpoints.on:
                 await failpoints.reach("writer.after_invalidate")
         finally:
