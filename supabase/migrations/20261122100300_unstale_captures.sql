@@ -109,7 +109,8 @@ as $$
         when t.member in (select a.member from above as a) then 'above'
         else 'beside'
     end
-    from whole as t join pg_catalog.pg_class as c on c.oid = t.member
+    -- Temporary children: only their own session sees them, and nobody else may create triggers on them.
+    from whole as t join pg_catalog.pg_class as c on c.oid = t.member and c.relpersistence <> 't'
 $$;
 comment on function unstale.family(oid) is
     'A table and all below it (partitions, children); all above these (parents); and what is beside it, below a parent.';

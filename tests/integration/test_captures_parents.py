@@ -159,3 +159,30 @@ async def test_a_parent_that_is_not_ours(database: Database) -> None:
         with pytest.raises(asyncpg.PostgresError, match=r"may not create triggers on public\.logs") as caught:
             await connection.execute("select unstale.watch('logs1', '{id}')")
         assert caught.value.sqlstate == "UN007"
+
+
+async def test_a_temporary_child_is_its_sessions_own(database: Database) -> None:
+    async with connected(database.dsn) as connection, connected(database.dsn) as other:
+        await connection.execute("create table animals (id int primary key)")
+        await other.execute("create temporary table mine () inherits (animals)")
+        await connection.execute("select unstale.watch('animals', '{id}')")
+        assert await tuples_of(
+            other,
+            "insert into mine values (1)",
+            "update animals set id = 2",
+            "create temporary table more () inherits (animals)",
+            "drop table mine",
+        ) == [{("1",), ("2",)}]
+        assert await findings(connection) == []
+
+
+async def test_a_watched_partition_is_detached_concurrently(database: Database) -> None:
+    async with connected(database.dsn) as connection:
+        await connection.execute(LOGS)
+        await connection.execute("select unstale.watch('logs1', '{id}')")
+        await connection.execute("alter table logs detach partition logs1 concurrently")
+        assert await triggers(connection, "logs") == 0
+        assert await tuples_of(
+            connection, "insert into logs values (7, 2)", "insert into logs1 values (8, 1)"
+        ) == [{("8",)}]
+        assert await findings(connection) == []
