@@ -40,6 +40,7 @@ class WorkerDouble:
         self.fence = 0
         self.xid = 100
         self.epoch = ""
+        self.database = DATABASE
         self._apply, self._recover, self._new_epoch, self._watermark, self._state, self._acquire = (
             Script("unstale_worker", name)
             for name in ("apply", "recover", "new_epoch", "watermark", "state", "acquire")
@@ -48,6 +49,15 @@ class WorkerDouble:
     @property
     def position(self) -> str:
         return f"{self.xid}:{self.xid}:"
+
+    @property
+    def flushed(self) -> str:
+        """Where the WAL on disk ends: each transaction writes some."""
+        return f"1/{self.xid:X}"
+
+    def token(self, xid: int) -> str:
+        """What `unstale.token()` returned in transaction ``xid``."""
+        return f"{self.database}:{xid}:1/{xid - 1:X}"
 
     async def recover(self) -> None:
         """Lead, and begin a new history: no position before, or none that counts."""
@@ -104,7 +114,7 @@ class WorkerDouble:
                 self.redis,
                 keys=[self.names.state, self.names.log],
                 args=[self.names.channel, self.fence, self.epoch, stored, self.position, self.lsn,
-                      self.rules.hash, age * 1000, pending or ""],
+                      self.rules.hash, age * 1000, pending or "", "", self.flushed, self.database],
             )
         )  # fmt: skip
 

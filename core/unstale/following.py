@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 
-from unstale.messages import Snapshot, Watermark
+from unstale.messages import Watermark
 from unstale.names import Epoch, LogId
 from unstale.near import NearTier
 
@@ -44,7 +44,7 @@ class Follower:
         self._fresh_as_of = -math.inf
         self.epoch: Epoch | None = None
         self.last = LogId(0)
-        self.seen: Snapshot | None = None
+        self.mark: Watermark | None = None
         """The newest snapshot everything below which has been processed here; kept while detached."""
         self.rules_hash = ""
 
@@ -109,7 +109,7 @@ class Follower:
         """
         self._near.flush()
         self.epoch, self.last = epoch, last
-        self.seen = None
+        self.mark = None
         self._fresh_as_of = -math.inf
         self.detach()
 
@@ -129,7 +129,7 @@ class Follower:
         self._near.followed.trusted_until = self._ponged + self._max_silence
         if not attached and self.trust is Trust.ATTACHED:
             self._near.adrift.clear()
-        self.seen = mark.seen
+        self.mark = mark
         return True
 
     def __repr__(self) -> str:

@@ -82,6 +82,8 @@ class Watermark:
         lsn: WAL position that covers it, as Postgres writes it (``16/B374D848``).
         rules: Hash of the rules in force.
         age_ms: Milliseconds since the worker *began* the read of ``seen``, by its own clock.
+        flushed: WAL position that was on disk then: what lies before it, no crash takes back.
+        database: System identifier and timeline of the database that was read.
     """
 
     epoch: Epoch
@@ -90,6 +92,8 @@ class Watermark:
     lsn: str
     rules: str
     age_ms: float
+    flushed: str = ""
+    database: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ def decode(payload: bytes) -> Message:
         _text(data, "lsn", limit=32),
         _text(data, "rules", limit=128),
         float(age),
+        _optional(data, "flushed", limit=32),
+        _optional(data, "database", limit=64),
     )
 
 
@@ -211,6 +217,19 @@ def _text(data: dict[str, object], name: str, *, limit: int) -> str:
     if not isinstance(value, str) or len(value) > limit:
         raise MessageError(f"a message's {name} is not a string of at most {limit} characters")
     return value
+
+
+def _optional(data: dict[str, object], name: str, *, limit: int) -> str:
+    return _text(data, name, limit=limit) if name in data else ""
+
+
+def lsn(text: str) -> int:
+    """A WAL position as Postgres writes it (``16/B374D848``) as a number; 0 for anything else."""
+    high, _, low = text.partition("/")
+    try:
+        return (int(high, 16) << 32) | int(low, 16)
+    except ValueError:
+        return 0
 
 
 def _whole(data: dict[str, object], name: str) -> int:

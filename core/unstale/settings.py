@@ -103,8 +103,8 @@ class Settings(BaseSettings):
     """Most outbox entries in one read."""
     script_keys: Annotated[int, Field(ge=1, le=5_000)] = 1_000
     """Most keys one applier script removes; larger ones hold Redis up for longer."""
-    poll_min: Annotated[float, Field(ge=0.0005, le=1)] = 0.001
-    """Seconds between two reads while changes come in without a wake-up."""
+    poll_min: Annotated[float, Field(ge=0.0005, le=1)] = 0.0005
+    """Seconds between two reads while changes come in without a wake-up; below 0.001 there is no pause."""
     poll_max: Annotated[float, Field(ge=0.01, le=10)] = 0.25
     """Seconds that the pause between two reads doubles up to while nothing is found."""
     watermark_interval: Annotated[float, Field(ge=0.05, le=1.0)] = 0.5

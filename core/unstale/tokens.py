@@ -1,35 +1,48 @@
 """``wait_for``: tokens of transactions, and who waits for one to be applied here."""
 
 import asyncio
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from unstale.errors import CacheClosed, WaitTimeout
 from unstale.following import Follower
 from unstale.lane import CLOSED
+from unstale.messages import lsn
+
+_TOKEN: Final = re.compile(
+    r"(?P<database>[0-9]{1,20}:[0-9]{1,10}):(?P<xid>[0-9]{1,20}):(?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8})"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A transaction, as ``unstale.token()`` names it: ``system_identifier:timeline:xid``."""
+    """A transaction, as ``unstale.token()`` names it: ``system_identifier:timeline:xid:lsn``.
 
-    system: str
-    timeline: int
+    Attributes:
+        database: System identifier and timeline.
+        xid: The transaction.
+        lsn: Where the WAL ended when the token was made, before the commit.
+    """
+
+    database: str
     xid: int
+    lsn: int
 
     @classmethod
     def parse(cls, text: str) -> "Token":
         """Read the text; raises ValueError."""
-        system, _, rest = text.partition(":")
-        timeline, _, xid = rest.partition(":")
-        if not (system.isdecimal() and timeline.isdecimal() and xid.isdecimal() and text.isascii()):
+        found = _TOKEN.fullmatch(text)
+        if found is None:
             raise ValueError(f"{text[:60]!r} is not a token; take what `select unstale.token()` returns")
-        return cls(system, int(timeline), int(xid))
+        return cls(found["database"], int(found["xid"]), lsn(found["lsn"]))
 
     def expect(self, database: str | None) -> None:
         """Raise ValueError if the position in Redis belongs to another database."""
-        if database is not None and database.partition(":")[0] != self.system:
+        own = self.database.partition(":")[0]
+        if database is not None and database.partition(":")[0] != own:
             raise ValueError(
-                f"the token is of database {self.system}, and the worker follows {database}; "
+                f"the token is of database {own}, and the worker follows {database}; "
                 "ask the database that the worker reads"
             )
 
@@ -72,5 +85,15 @@ class TokenWaits:
                 future.set_exception(CacheClosed(CLOSED))
 
     def _done(self, token: Token) -> bool:
-        seen = self._follower.seen
-        return seen is not None and seen.includes(token.xid)
+        """Whether a processed watermark includes the transaction itself, and not one that had its number.
+
+        A promotion or a restore begins another timeline. After a crash the number of a rolled-back one is
+        given to another; but what was on disk at the watermark lies before anything that came later.
+        """
+        mark = self._follower.mark
+        return (
+            mark is not None
+            and mark.database == token.database
+            and lsn(mark.flushed) > token.lsn
+            and mark.seen.includes(token.xid)
+        )

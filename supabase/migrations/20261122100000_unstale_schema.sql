@@ -169,7 +169,10 @@ comment on function unstale.database() is
 
 create or replace function unstale.token() returns text
 language sql volatile security definer set search_path = ''
-as $$ select unstale.database() || ':' || pg_catalog.pg_current_xact_id() $$;
+as $$
+    -- The LSN tells the transaction from a later one that gets its number after a crash.
+    select unstale.database() || ':' || pg_catalog.pg_current_xact_id() || ':' || pg_catalog.pg_current_wal_insert_lsn()
+$$;
 comment on function unstale.token() is
     'Call it in the writing transaction; after the commit, cache.wait_for(token) waits until the change is applied.';
 

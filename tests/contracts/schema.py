@@ -26,7 +26,7 @@ TYPES: Final[dict[object, Schema]] = {
     },
     float: {"type": "number", "minimum": 0, "exclusiveMaximum": 1e15},
 }
-STRINGS: Final[dict[str, int]] = {"lsn": 32, "rules": 128}
+STRINGS: Final[dict[str, int]] = {"lsn": 32, "rules": 128, "flushed": 32, "database": 64}
 """Most characters of the fields that are plain strings."""
 
 

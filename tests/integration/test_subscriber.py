@@ -46,8 +46,8 @@ async def marked(cache: Cache, silent: WorkerDouble) -> None:
 
     async def processed() -> bool:
         await silent.watermark()
-        seen = cache._follower.seen
-        return seen is not None and seen.includes(silent.xid - 1)
+        mark = cache._follower.mark
+        return mark is not None and mark.seen.includes(silent.xid - 1)
 
     await eventually(processed)
 

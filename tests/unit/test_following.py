@@ -53,7 +53,7 @@ def test_a_watermark_before_the_first_pong_proves_nothing(follower: Follower) ->
     follower.ping()
     assert not follower.watermark(watermark())
     assert follower.trust is Trust.DETACHED
-    assert follower.seen is None
+    assert follower.mark is None
 
 
 def test_staleness_counts_from_the_ping_and_adds_the_age(follower: Follower, clock: Clock) -> None:
@@ -118,7 +118,7 @@ def test_another_epoch_takes_back_what_older_watermarks_said(follower: Follower,
     near.followed.put("a", b"1", expires=9_999.0)
     follower.adopt(Epoch("e2"), LogId(1))
     assert len(near.followed) == 0
-    assert follower.seen is None
+    assert follower.mark is None
     assert follower.staleness == math.inf
     follower.watermark(watermark())
     assert follower.trust is Trust.ATTACHED

@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+import pytest
+
 from unstale_worker.pace import BUSY_PAUSE, Pace
 
 
@@ -39,8 +41,9 @@ def test_a_rate_between_the_bounds_keeps_whatever_state_it_is_in() -> None:
 
 
 def test_very_many_changes_are_read_in_larger_batches() -> None:
-    assert paced(8_000).pause == BUSY_PAUSE
     assert paced(2_000).pause == 0.002
+    assert 0.002 < paced(3_500).pause < BUSY_PAUSE
+    assert paced(8_000).pause == pytest.approx(BUSY_PAUSE)
 
 
 def test_one_bulk_entry_does_not_count_as_a_busy_writer() -> None:

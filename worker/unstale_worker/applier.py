@@ -139,7 +139,7 @@ class Applier:
             [
                 self._names.channel, self._fence, state.epoch, state.position,
                 seen.snapshot, seen.lsn, state.rules, seen.age_ms(time.monotonic()), seen.primary_until,
-                *self._began(seen),
+                *(self._began(seen) or [""]), seen.flushed, seen.database,
             ],
         )  # fmt: skip
         accepted(reply)
@@ -175,7 +175,7 @@ class Applier:
         page = await snapshot()
         if failpoints.on:
             await failpoints.reach("applier.after_snapshot")
-        seen = Seen(page.snapshot, page.lsn, page.began, "")
+        seen = Seen.of(page, began=page.began, primary_until="")
         await self._drop(state, sorted(set(patterns)), lsn=page.lsn)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")

@@ -13,10 +13,12 @@ SLEEP_BELOW: Final = 150.0
 """Entries a second below which the worker tries to sleep."""
 WAKE_ABOVE: Final = 500.0
 """Entries a second above which a sleeper wakes for good: NOTIFY serialises commits."""
-BUSY_ABOVE: Final = 4_000.0
+BUSY_ABOVE: Final = 2_500.0
 """Entries a second above which reads are spaced out: fewer, larger batches leave the cores to the writers."""
+BUSIEST: Final = 4_500.0
+"""Entries a second from which the pause grows no more."""
 BUSY_PAUSE: Final = 0.020
-"""Seconds between two reads then; also the added latency."""
+"""Seconds between two reads at `BUSIEST`; also the latency that it adds."""
 
 
 class Pace:
@@ -58,5 +60,6 @@ class Pace:
     def pause(self) -> float:
         """Seconds until the next read when nobody notifies."""
         if self.rate > BUSY_ABOVE:
-            return BUSY_PAUSE
+            share = (min(self.rate, BUSIEST) - BUSY_ABOVE) / (BUSIEST - BUSY_ABOVE)
+            return self._poll_min + share * (BUSY_PAUSE - self._poll_min)
         return self._poll_min if self.rate >= SLEEP_BELOW else self._pause

@@ -24,6 +24,9 @@ log = structlog.get_logger("unstale.pipeline")
 WATERMARK_SPACING: Final = 0.005
 """Seconds between two watermarks under load: each costs every agent a message."""
 
+TIMER_RESOLUTION: Final = 0.001
+"""Seconds; event loops count in milliseconds, so a shorter pause would be a longer one: it is left out."""
+
 RunQueries = Callable[[Plan], Awaitable[list[FanoutFailure]]]
 """Carries out a plan's fan-out queries, moving them into its keys and patterns."""
 
@@ -93,11 +96,15 @@ class Pipeline:
                     assert page.cursor is not None
                     prefetched = asyncio.ensure_future(self._source.read(state.position, page.cursor))
                 else:
-                    seen = Seen(page.snapshot, page.lsn, began, primary_until)
+                    seen = Seen.of(page, began=began, primary_until=primary_until)
                 state = await self._apply(state, page, seen)
                 if prefetched is None:
                     break
                 page, prefetched = await prefetched, None
+                verdict = standing_after_read(state, page)
+                if verdict is not Standing.READY:  # between two pages too: the purge, or another server
+                    await self._recover(state, verdict)
+                    return found
                 await self._say(state, least=self._interval)
         finally:
             if prefetched is not None:
@@ -237,6 +244,6 @@ class Pipeline:
             await self._wait(min(self._pace.pause, due) if due else 0)
 
     async def _wait(self, seconds: float) -> None:
-        if seconds > 0 and await self._wakeups.wait(seconds):
+        if seconds >= TIMER_RESOLUTION and await self._wakeups.wait(seconds):
             self._wakeups.hint()  # seen by run(), which clears it just before the read
         await asyncio.sleep(0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from unstale.errors import MessageError
-from unstale.messages import Snapshot
+from unstale.messages import Snapshot, lsn
 from unstale_worker.sources import Page
 
 
@@ -61,12 +61,21 @@ class Seen:
         lsn: WAL position that covers it.
         began: When the read began, in seconds of the worker's monotonic clock.
         primary_until: What stood in the state before that read.
+        flushed: WAL position that was on disk when it was read.
+        database: System identifier and timeline.
     """
 
     snapshot: str
     lsn: str
     began: float
     primary_until: str
+    flushed: str = ""
+    database: str = ""
+
+    @classmethod
+    def of(cls, page: Page, *, began: float, primary_until: str) -> "Seen":
+        """What the last page of a batch whose first read began at ``began`` says."""
+        return cls(page.snapshot, page.lsn, began, primary_until, page.flushed, page.database)
 
     def age_ms(self, now: float) -> str:
         """Milliseconds since the read began, at ``now`` seconds of that clock, as a JSON number."""
@@ -109,15 +118,6 @@ def standing_after_read(state: State, page: Page) -> Standing:
     if not page.covered:
         return Standing.PURGED
     return Standing.READY
-
-
-def lsn(text: str) -> int:
-    """A WAL position as a number; 0 for an empty one."""
-    high, _, low = text.partition("/")
-    try:
-        return (int(high, 16) << 32) | int(low, 16)
-    except ValueError:
-        return 0
 
 
 def _readable(position: str) -> bool:

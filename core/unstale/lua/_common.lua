@@ -70,10 +70,11 @@ local function now_ms()
   return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 end
 
-local function publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms)
+local function publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms, flushed, database)
   local last = redis.call('HGET', state, 'last') or '0'
   redis.call('PUBLISH', channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. seen
-    .. '","lsn":"' .. lsn .. '","rules":"' .. rules .. '","age_ms":' .. age_ms .. '}')
+    .. '","lsn":"' .. lsn .. '","rules":"' .. rules .. '","flushed":"' .. (flushed or '')
+    .. '","database":"' .. (database or '') .. '","age_ms":' .. age_ms .. '}')
 end
 
 -- The server's clock in milliseconds, to the microsecond.
@@ -94,7 +95,7 @@ end
 
 -- Publishes a watermark, and returns the `primary_until` that stands afterwards. That is cleared only if it is the one
 -- that was read *before* the read of the database, so that the lsn covers the direct write that set it.
-local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read, began)
+local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read, began, flushed, database)
   local pending = redis.call('HGET', state, 'primary_until') or ''
   if pending ~= '' and pending == primary_read then
     if lsn_after(lsn, redis.call('HGET', state, 'need_lsn')) then
@@ -104,6 +105,6 @@ local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read
     pending = ''
   end
   redis.call('HSET', state, 'applied_at', now_ms())
-  publish_watermark(state, channel, epoch, seen, lsn, rules, true_age(age_ms, began))
+  publish_watermark(state, channel, epoch, seen, lsn, rules, true_age(age_ms, began), flushed, database)
   return pending
 end

@@ -26,6 +26,7 @@ if ARGV[9] then
     'applied_at', now_ms())
 end
 if ARGV[12] then
-  pending = say(state, ARGV[1], ARGV[3], ARGV[12], ARGV[8], ARGV[13], ARGV[14], ARGV[15], ARGV[16])
+  pending = say(state, ARGV[1], ARGV[3], ARGV[12], ARGV[8], ARGV[13], ARGV[14], ARGV[15], ARGV[16],
+    ARGV[10], ARGV[11])
 end
 return { 'ok', id, unlinked, pending, string.format('%.3f', clock_ms()) }

@@ -18,5 +18,6 @@ end
 redis.call('HSETNX', state, 'last', 0)
 redis.call('HSET', state, 'epoch', ARGV[5], 'run', ARGV[4], 'position', ARGV[6], 'lsn', ARGV[7], 'flushed', ARGV[8],
   'database', ARGV[9], 'rules', ARGV[10], 'applied_at', now_ms(), 'log_bytes', 0)
-publish_watermark(state, ARGV[1], ARGV[5], ARGV[12], ARGV[7], ARGV[10], true_age(ARGV[13], ARGV[14]))
+publish_watermark(state, ARGV[1], ARGV[5], ARGV[12], ARGV[7], ARGV[10], true_age(ARGV[13], ARGV[14]), ARGV[8],
+  ARGV[9])
 return { 'ok' }

@@ -1,0 +1,125 @@
+"""33: what happens between two pages of one batch: another server answers, or the outbox is purged.
+
+Guards: `standing_after_read` of every page in `Pipeline.cycle` (the model's ``LATER_PAGES``). Judged by the
+first page alone, a promoted standby passes for the same database, and purged entries are called applied.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from servers import Database, eventually
+from unstale import clock
+from unstale.connections import Connections as RedisConnections
+from unstale.lane import Lane
+from unstale.messages import Watermark
+from unstale.names import Names
+from unstale_worker.applier import Applier
+from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.fanout import FanoutFailure
+from unstale_worker.pace import Pace
+from unstale_worker.pipeline import Pipeline
+from unstale_worker.rules import Plan, Rules
+from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
+from unstale_worker.sources.outbox import Connections, OutboxSource
+from unstale_worker.status import Counters
+from unstale_worker.wakeups import WakeUps
+from worker_double import DATABASE, WorkerDouble
+from workers import PROFILES, SCHEMA, Listener, connected, state_of
+
+PROMOTED = DATABASE[:-1] + "2"
+
+
+class PromotedBetweenPages:
+    """A source whose second page comes from a standby on a later timeline, which lacks the newest commits."""
+
+    async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
+        if after is None:
+            return _page("160:160:", "0/400", PROMOTED)
+        if cursor is None:
+            return _page("150:151:", "0/500", DATABASE, entries=[Entry(1, 1, ["1"])], more=True)
+        return _page("160:160:", "0/400", PROMOTED, entries=[Entry(1, 1, ["2"])])
+
+    async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
+        return WatchVersion("public", "profiles", ("id",))
+
+
+class PurgedBetweenPages(OutboxSource):
+    """The outbox, of which all is purged before a later page is read."""
+
+    async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
+        if cursor is not None:
+            await self.purge(rows=5_000, retention=0.0, outbox_max_rows=10_000_000)
+        return await super().read(after, cursor)
+
+
+def _page(
+    position: str, lsn: str, database: str, *, entries: Sequence[Entry] = (), more: bool = False
+) -> Page:
+    cursor = Cursor("150:160:", 150, 1) if entries else None
+    return Page(
+        database=database, snapshot="150:160:", position=position, more=more, cursor=cursor, lsn=lsn,
+        flushed=lsn, covered=True, current_xmax=1_000, entries=entries, began=clock.now(),
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def pipeline(
+    valkey: EmbeddedValkey, source: Source, fence: int, counters: Counters
+) -> AsyncIterator[Pipeline]:
+    async def no_queries(plan: Plan) -> list[FanoutFailure]:
+        return []
+
+    lane = Lane(RedisConnections(valkey.url, timeout=1), timeout=1, clock=clock.now)
+    try:
+        yield Pipeline(
+            source,
+            Applier(lane, Names(), fence=fence, log_max_bytes=1 << 20),
+            Rules.parse(PROFILES),
+            WakeUps(Connections("postgresql://nowhere", pooled=True)),
+            no_queries,
+            counters,
+            pace=Pace(poll_min=0.001, poll_max=0.01),
+            interval=0.5,
+        )
+    finally:
+        await lane.close()
+
+
+async def test_a_promoted_standby_that_answers_a_later_page(
+    valkey: EmbeddedValkey, silent: WorkerDouble
+) -> None:
+    await silent.redis.hset(Names().state, "rules", Rules.parse(PROFILES).hash)
+    counters = Counters()
+    async with pipeline(valkey, PromotedBetweenPages(), silent.fence, counters) as work:
+        await work.cycle()
+    # The position of the old timeline does not count on the new one: everything was dropped.
+    assert counters.recoveries == 1
+    assert (await state_of(silent.redis))["database"] == PROMOTED
+
+
+async def test_entries_purged_between_two_pages_are_not_called_applied(
+    valkey: EmbeddedValkey, silent: WorkerDouble, database: Database
+) -> None:
+    source, counters = PurgedBetweenPages(Connections(database.dsn), read_entries=1), Counters()
+    async with (
+        connected(database.dsn) as db,
+        pipeline(valkey, source, silent.fence, counters) as work,
+        Listener(valkey.url) as heard,
+    ):
+        try:
+            await db.execute(SCHEMA)
+            await work.cycle()  # other rules and another database than the played worker's: recovers
+            before = counters.recoveries
+            for row in (1, 2):
+                await db.execute("insert into profiles (id) values ($1)", row)
+            last = int(await db.fetchval("select max(xid::text::bigint) from unstale.outbox"))
+
+            def said() -> bool:
+                marks = [message for message in heard.messages if isinstance(message, Watermark)]
+                return any(mark.seen.includes(last) for mark in marks)
+
+            await work.cycle()
+            await eventually(said)
+            assert counters.recoveries == before + 1
+        finally:
+            await source.close()
