@@ -6,6 +6,7 @@ import random
 import secrets
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
@@ -68,7 +69,7 @@ class Locks:
         return mutex
 
 
-class Lock:
+class Lock(ABC):
     """Held inside ``async with``, by one holder at a time.
 
     Example:
@@ -145,16 +146,17 @@ class Lock:
                 "time; take it with a longer ttl, or call extend()"
             )
 
+    @abstractmethod
     async def _take(self, deadline: float | None) -> tuple[int | None, float]:
         """The fence, or None and the seconds after which another attempt makes sense."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _prolong(self, seconds: float) -> bool:
-        raise NotImplementedError
+        """Whether it is still ours, for so many seconds more."""
 
+    @abstractmethod
     async def _give_up(self) -> bool:
         """Whether it was ours until now."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<Lock {self.name} {'held' if self.held else 'not held'}>"
