@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
@@ -123,8 +124,13 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def valkey(request: pytest.FixtureRequest) -> Iterator[EmbeddedValkey]:
-    """A Valkey of the test's own; if it still runs afterwards, every key in it has a TTL or is permanent."""
-    server = EmbeddedValkey()
+    """A Valkey of the test's own; if it still runs afterwards, every key in it has a TTL or is permanent.
+
+    With ``UNSTALE_TEST_PROGRAM=redis`` in the environment it is a Redis.
+    """
+    server = EmbeddedValkey(
+        program="redis" if os.environ.get("UNSTALE_TEST_PROGRAM") == "redis" else "valkey"
+    )
     run_apart(server.__aenter__())
     try:
         yield server
