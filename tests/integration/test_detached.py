@@ -133,7 +133,7 @@ async def test_without_redis_by_choice_it_is_an_in_memory_cache() -> None:
         reads = [cache.get_or_load(KEY, loader) for _ in range(50)]
         assert set(await asyncio.gather(*reads)) == {"loaded"}
         assert loader.calls == 1
-        await cache.wait_for("1:1:5")
+        await cache.wait_for("1:1:5:0/1")
         assert await cache.get(KEY) is None  # nothing older is served after it
         stats = await cache.get_stats()
         assert (stats["enabled"], stats["connected"], stats["status"]) == (False, False, "disabled")

@@ -383,3 +383,44 @@ async def test_a_new_leader_ends_the_sessions_of_its_own_predecessors_only(
             async with running_worker(database.worker_dsn, redis_url):
                 await eventually(older.is_closed, message="the older leader's session is ended")
                 assert await other.fetchval("select 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "garbage"),
+    [
+        ("last", "many"),
+        ("last", str(2**53)),
+        ("epoch", '"}'),
+        ("fence", "x"),
+        ("position", "y"),
+        ("run", "z"),
+    ],
+)
+async def test_garbage_in_the_state_heals(
+    database: Database, redis_url: str, field: str, garbage: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            await redis.hset(Names().state, field, garbage)
+            await db.execute("insert into profiles values (0, 'x')")
+            await eventually(lambda: _healed(redis, field, garbage), timeout=20)
+            await applied(redis, db)
+            await db.execute("insert into profiles values (1, 'x')")
+            await eventually(lambda: "user:1:profile" in heard.keys)
+
+
+async def _healed(redis: Redis, field: str, garbage: str) -> bool:
+    state = await state_of(redis)
+    counts = state.get("last", "").isdecimal() and int(state["last"]) < 2**53
+    return counts and "position" in state and state.get(field) != garbage
+
+
+async def test_a_log_ahead_of_its_state_is_begun_anew(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url):
+            await redis.xadd(Names().log, {"m": '"keys":[],"patterns":[]'}, id="999999-0")
+            await db.execute("insert into profiles values (1, 'x')")
+            await eventually(lambda: "user:1:profile" in heard.keys)
+            assert [entry for entry, _ in await redis.xrange(Names().log)] == [b"1-0"]

@@ -9,7 +9,7 @@ from unstale_worker.state import Standing, State, lsn, standing, standing_after_
 
 STATE = State(
     live_run="r1",
-    epoch="e",
+    epoch="e" * 32,
     run="r1",
     position="10:12:10",
     database="7:1",
@@ -38,6 +38,9 @@ PAGE = Page(
         (STATE, Standing.READY),
         (replace(STATE, position=""), Standing.NO_POSITION),
         (replace(STATE, epoch=""), Standing.NO_POSITION),
+        (replace(STATE, epoch='"}'), Standing.NO_POSITION),
+        (replace(STATE, last="many"), Standing.NO_POSITION),
+        (replace(STATE, last=str(2**53)), Standing.NO_POSITION),
         (replace(STATE, position="nonsense"), Standing.NO_POSITION),
         (replace(STATE, position="12:10:"), Standing.NO_POSITION),
         (replace(STATE, rules="other"), Standing.OTHER_RULES),
@@ -72,4 +75,4 @@ def test_wal_positions_are_compared_as_numbers() -> None:
 
 def test_unknown_fields_of_the_state_are_ignored() -> None:
     state = State.read(b"run", [b"position", b"1:1:", b"something", b"new", b"last", b"4"])
-    assert state == State(live_run="run", position="1:1:")
+    assert state == State(live_run="run", position="1:1:", last="4")

@@ -1,12 +1,18 @@
 """What Redis knows about where the worker stands, and what follows from it; pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Final
 
 from unstale.errors import MessageError
 from unstale.messages import Snapshot, lsn
 from unstale_worker.sources import Page
+
+_EPOCH: Final = re.compile("[0-9a-f]{32}")
+_COUNT: Final = re.compile("[0-9]{1,15}")
+"""Log ids stay far below 2**53, up to where JSON and Lua count exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,7 @@ class State:
         fence: The fence of the newest leader.
         rules: Hash of the rules in force.
         primary_until: Set while loaders must read the primary because of a direct invalidation.
+        last: Id of the newest log entry.
     """
 
     live_run: str
@@ -36,6 +43,7 @@ class State:
     fence: str = ""
     rules: str = ""
     primary_until: str = ""
+    last: str = "0"
 
     @classmethod
     def read(cls, live_run: bytes, fields: Sequence[bytes]) -> "State":
@@ -44,7 +52,7 @@ class State:
             name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
             for name, value in zip(fields[::2], fields[1::2], strict=True)
         }
-        known = {"epoch", "run", "position", "database", "flushed", "fence", "rules", "primary_until"}
+        known = {"epoch", "run", "position", "database", "flushed", "fence", "rules", "primary_until", "last"}
         return cls(live_run.decode(), **{name: pairs[name] for name in known & pairs.keys()})
 
     def advanced(self, page: Page) -> "State":
@@ -96,7 +104,7 @@ class Standing(Enum):
 
 def standing(state: State, *, rules: str) -> Standing:
     """What Redis alone says."""
-    if not state.position or not state.epoch or not _readable(state.position):
+    if not _EPOCH.fullmatch(state.epoch) or not _COUNT.fullmatch(state.last) or not _readable(state.position):
         return Standing.NO_POSITION
     if state.rules != rules:
         return Standing.OTHER_RULES

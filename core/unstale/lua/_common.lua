@@ -27,8 +27,16 @@ end
 -- Appends one log entry and publishes the message that says the same; returns its id. Trims the log by bytes.
 local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   local last = redis.call('HINCRBY', state, 'last', 1)
+  if last > 999999999999999 then
+    error('UNSTALE the log id in the state is out of range; the worker begins a new history')
+  end
   local body = '"keys":' .. keys .. ',"patterns":' .. patterns
-  redis.call('XADD', log, string.format('%.0f-0', last), 'm', body)
+  local id = string.format('%.0f-0', last)
+  if redis.pcall('XADD', log, id, 'm', body)['err'] then
+    -- Its newest id is not below ours: it is not this history's. Agents see that the log does not reach back, and drop all.
+    redis.call('UNLINK', log)
+    redis.call('XADD', log, id, 'm', body)
+  end
   local size = #body + 64
   if redis.call('XLEN', log) == 1 then
     -- The first entry, or the log was evicted: what was counted before is gone.

@@ -10,5 +10,8 @@ if holder and holder ~= ARGV[1] then
   return { 0, '' }
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if not string.match(redis.call('HGET', KEYS[2], 'fence') or '0', '^%d+$') then
+  redis.call('HSET', KEYS[2], 'fence', 0) -- what cannot be counted is not a fence; the position check keeps others out
+end
 redis.call('HSETNX', KEYS[2], 'consumer', ARGV[3])
 return { redis.call('HINCRBY', KEYS[2], 'fence', 1), redis.call('HGET', KEYS[2], 'consumer') }

@@ -15,7 +15,9 @@ redis.call('SET', KEYS[3], ARGV[11])
 if lsn_after(ARGV[7], redis.call('HGET', state, 'need_lsn')) then
   redis.call('HSET', state, 'need_lsn', ARGV[7])
 end
-redis.call('HSETNX', state, 'last', 0)
+if not string.match(redis.call('HGET', state, 'last') or '', '^%d+$') or #redis.call('HGET', state, 'last') > 15 then
+  redis.call('HSET', state, 'last', 0) -- a new epoch may count anew
+end
 redis.call('HSET', state, 'epoch', ARGV[5], 'run', ARGV[4], 'position', ARGV[6], 'lsn', ARGV[7], 'flushed', ARGV[8],
   'database', ARGV[9], 'rules', ARGV[10], 'applied_at', now_ms(), 'log_bytes', 0)
 publish_watermark(state, ARGV[1], ARGV[5], ARGV[12], ARGV[7], ARGV[10], true_age(ARGV[13], ARGV[14]), ARGV[8],
