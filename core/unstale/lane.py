@@ -16,6 +16,7 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
+from unstale.cancellation import cancelled
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import CacheClosed, RedisUnavailable
 
@@ -100,8 +101,7 @@ class Lane:
         self._closed = True
         runner, self._runner = self._runner, None
         if runner is not None:
-            runner.cancel()
-            await asyncio.wait([runner])  # not `await runner`: its cancellation is not the caller's
+            await cancelled(runner)
         self._fail(CacheClosed(CLOSED))
 
     # --- the batches ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from unstale import failpoints
+from unstale.cancellation import cancelled, pass_on_cancellation
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import MessageError, Unavailable
 from unstale.following import Follower, Trust
@@ -92,8 +93,7 @@ class Subscriber:
         """Stop following; the near cache is not trusted any more."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])  # not `await task`: its cancellation is not the caller's
+            await cancelled(task)
         self._follower.connection_lost()
 
     async def _run(self) -> None:
@@ -103,6 +103,7 @@ class Subscriber:
             try:
                 await self._follow_once()
             except Exception as error:  # whatever it was, deafness ends in another attempt, never in silence
+                pass_on_cancellation()
                 self._lost(error)
                 lasted = self._clock() - begun >= LAST_PAUSE
                 pause = 0.0 if lasted else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)

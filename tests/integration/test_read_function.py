@@ -200,8 +200,9 @@ async def test_a_token_names_the_writing_transaction(database: Database) -> None
             token: str = await connection.fetchval("select unstale.token()")
             await connection.execute("insert into unstale.outbox (watch, version, keys) values (1, 1, '{a}')")
         batch = await read(connection, start)
-        server, xid = token.rsplit(":", 1)
-        assert server == batch.database
+        system, timeline, xid, lsn = token.split(":")
+        assert f"{system}:{timeline}" == batch.database
+        assert await connection.fetchval("select $1::text::pg_lsn < pg_current_wal_flush_lsn()", lsn)
         assert Snapshot.parse(batch.position).includes(int(xid))
 
 

@@ -15,6 +15,7 @@ from servers import eventually
 from unstale import Cache, Invalidated, Reset
 from unstale.events import Subscription
 from unstale.names import LogId
+from unstale.subscriber import Silence, Subscriber
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache
 
@@ -368,3 +369,20 @@ async def test_events_come_after_the_own_copy_is_gone(valkey: EmbeddedValkey, si
         assert (event.keys, event.patterns) == ((KEY,), ("user:*:x",))
         assert 0 <= event.staleness < 5
         assert not held(cache)
+
+
+async def test_it_ends_though_a_failing_child_swallows_the_cancellation(
+    valkey: EmbeddedValkey, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TaskGroup before Python 3.13 forgets that it was cancelled when a child fails meanwhile."""
+
+    async def failing(self: Subscriber, connection: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Silence
+
+    monkeypatch.setattr(Subscriber, "_ping", failing)
+    cache = await Cache.from_env(_env_file=None, redis_url=valkey.url).start()
+    async with asyncio.timeout(10):
+        await cache.close()

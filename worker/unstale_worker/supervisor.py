@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import asyncpg
 import structlog
 
+from unstale.cancellation import pass_on_cancellation
 from unstale.connections import Connections as RedisConnections
 from unstale.errors import (
     ConfigurationError,
@@ -238,6 +239,7 @@ class Worker:
             wakeups.name("standby")
             with suppress(UnstaleError):
                 await source.named("standby")
+        pass_on_cancellation()
         if stop.is_set():
             await leadership.resign()
 
@@ -278,12 +280,15 @@ class Worker:
             except fatal:
                 raise
             except PositionMoved as error:
+                pass_on_cancellation()
                 # Another leader, a failover or lost data: settled by reading the state again.
                 log.info("a script was refused; reading the state again", reason=error.reason)
             except UnstaleError as error:
+                pass_on_cancellation()
                 self._note(error)
                 log.warning("trying again", error=str(error))
             except Exception as error:
+                pass_on_cancellation()
                 self._note(error)
                 log.exception("unexpected error; trying again")
             if asyncio.get_running_loop().time() - began > 10.0:
