@@ -57,6 +57,7 @@ class Asking:
     """A process of its own that has started both servers, with a backend in an endless loop."""
 
     def __init__(self, *args: str, python: str = sys.executable, user: str | None = None) -> None:
+        self.segments = set(_makers_of_shared_memory())
         self.process = subprocess.Popen(
             [python, "-c", ASKS, *args],
             stdin=subprocess.PIPE,
@@ -82,14 +83,17 @@ class Asking:
         )
         await eventually(lambda: not any(map(_exists, self.folders)), message=f"{self.folders} are removed")
         pids = {str(server.pid) for server in self.servers}
-        assert pids.isdisjoint(_makers_of_shared_memory()), "System V shared memory is left"
+        makers = _makers_of_shared_memory()
+        left = {segment for segment in makers.keys() - self.segments if makers[segment] in pids}
+        assert not left, f"System V shared memory is left: {left}"
         return True
 
 
-def _makers_of_shared_memory() -> set[str]:
-    """Process ids that made the existing segments; none where the kernel does not tell."""
+def _makers_of_shared_memory() -> dict[str, str]:
+    """Process id that made each existing segment; none where the kernel does not tell."""
     table = Path("/proc/sysvipc/shm")
-    return {line.split()[4] for line in table.read_text().splitlines()[1:]} if table.exists() else set()
+    rows = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
+    return {row[1]: row[4] for row in rows}
 
 
 def _exists(folder: Path) -> bool:
