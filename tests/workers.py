@@ -165,6 +165,22 @@ class Listener:
             if message is not None:
                 self.messages.append(decode(message["data"]))
 
+    async def caught_up(self, redis: Redis) -> None:
+        """Wait until the newest message of the log has come here.
+
+        A script's effects can be read before its message was: what has not been heard yet proves nothing.
+        """
+        state = await state_of(redis)
+        newest = (state["epoch"], int(state["last"]))
+        await eventually(
+            lambda: any(
+                m.epoch == newest[0] and m.id >= newest[1]
+                for m in self.messages
+                if isinstance(m, Invalidation)
+            ),
+            message=f"message {newest} was heard",
+        )
+
     @property
     def keys(self) -> list[str]:
         """Every key invalidated so far, in order."""

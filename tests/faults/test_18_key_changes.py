@@ -75,6 +75,7 @@ async def test_every_key_of_old_and_new_rows(database: Database, redis_url: str,
         async with running_worker(database.worker_dsn, redis_url, rules=RULES):
             await write(writer, statement)
             await applied(redis, db)
+            await heard.caught_up(redis)
             assert set(heard.keys) == expected
             assert heard.patterns == []
 
@@ -96,6 +97,7 @@ async def test_truncate_of_a_table_or_of_a_partition(database: Database, redis_u
             await redis.set("notes:zoe", "1", ex=60)
             await db.execute(f"truncate {table}")
             await applied(redis, db)
+            await heard.caught_up(redis)
             assert set(heard.patterns) == {"events:*"}
             assert is_value(await redis.get("notes:zoe") or b"")
             assert await redis.get("events:zoe") is None

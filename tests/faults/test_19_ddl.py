@@ -41,6 +41,7 @@ async def test_a_key_column_is_dropped_and_writes_go_on(
                 return
             await applied(redis, db)
             assert await redis.mget("name:x", key_of(1)) == [None, None]
+            await heard.caught_up(redis)
             assert {"name:*", "user:*:profile"} <= set(heard.patterns)
             await redis.set(key_of(1), "1", ex=60)
             await db.execute("update profiles set version = 2 where id = 1")
