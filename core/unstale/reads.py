@@ -1,0 +1,234 @@
+"""``get_or_load`` and ``get``: what a cache answers, from the tier that may."""
+
+import asyncio
+import contextlib
+import threading
+from typing import Any, Final, TypeVar, overload
+
+from pydantic import BaseModel
+
+from unstale import clock, codec
+from unstale.assembly import Assembly
+from unstale.errors import CacheClosed, RedisUnavailable
+from unstale.following import Trust
+from unstale.lane import CLOSED
+from unstale.loads import Loaded, Loader, Origin
+from unstale.memory import UNSET, Entry
+from unstale.settings import Settings
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_TTL: Final = 10 * 365 * 86_400.0
+"""Longest time to live in seconds: ten years."""
+
+
+class Reads:
+    """The reading half of `Cache`, which adds its life, writing and freshness."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings = settings if settings is not None else Settings.load()
+        self._near_hits = 0
+        self._redis_hits = 0
+        self._misses = 0
+        self._parts = parts = Assembly(settings)
+        self._near, self._follower, self._tier = parts.near, parts.follower, parts.tier
+        self._reader, self._writer, self._flights = parts.reader, parts.writer, parts.flights
+        self._followed = parts.near.followed
+        self._peek, self._touch, self._now = self._followed.peek, self._followed.touch, clock.now
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._closed = False
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: type[M],
+        shared: bool = False,
+    ) -> M | None: ...
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: None = None,
+        shared: bool = False,
+    ) -> Any: ...
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: type[BaseModel] | None = None,
+        shared: bool = False,
+    ) -> Any:
+        """The value of ``key``: from the near cache, from Redis, or from ``loader``, which then runs once.
+
+        ``loader`` may be a coroutine function, a lambda that returns an awaitable, or a plain function; with
+        a required positional parameter it receives a `Load`, which says whether a read replica will do. What
+        it raises reaches everybody who waits for that load. None is a value ("not found") and is cached.
+
+        Args:
+            ttl: Seconds the value may live; beats ``[ttl]`` and ``default_ttl``.
+            max_staleness: The caches may answer only if `staleness` is at most this many seconds.
+            model: The pydantic model to validate into.
+            shared: Return one frozen object to all who ask, instead of a copy; faster. Not with ``model``.
+        """
+        # A hit is served without another Python call: this is what an agent does all day.
+        entry = self._peek(key)
+        if entry is not None and max_staleness is None:
+            now = self._now()
+            if now < self._followed.trusted_until and now < entry.expires:
+                self._touch(key)
+                if model is None:
+                    self._near_hits += 1
+                    if not shared:
+                        return codec.loads(entry.data)
+                    frozen = entry.frozen
+                    return frozen if frozen is not UNSET else self._freeze(key, entry)
+        return await self._get_or_load(key, loader, ttl, max_staleness, model, shared)
+
+    async def _get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float | None,
+        max_staleness: float | None,
+        model: type[BaseModel] | None,
+        shared: bool,
+    ) -> Any:
+        self._check(key, model, shared)
+        check_ttl(ttl)
+        forced = max_staleness is not None and self._follower.staleness > max_staleness
+        for last in (False, True):
+            data, origin = None if forced else self._remembered(key), Origin.MEMORY
+            if data is None and not forced and key not in self._flights:
+                origin = Origin.REDIS
+                try:
+                    data = await self._reader.look(key, ttl=ttl)
+                except RedisUnavailable:
+                    data = None
+            if data is None or not codec.is_value(data):
+                data, origin = await self._flights.join(key, loader, ttl=ttl, forced=forced)
+            self._count(origin)
+            try:
+                return self._decode(key, data, model, shared)
+            except ValueError:
+                if last or origin is Origin.LOADER:
+                    raise
+            # Cached by a release with another model, or not by unstale at all.
+            await self._discard(key, data)
+        raise AssertionError("unreachable")
+
+    def _remembered(self, key: str) -> bytes | None:
+        """What this process holds, as far as it is trusted."""
+        entry = self._followed.read(key)
+        if entry is None and self._follower.trust is Trust.DETACHED:
+            entry = self._near.adrift.read(key)
+        return None if entry is None else entry.data
+
+    @overload
+    async def get(
+        self, key: str, *, model: type[M], max_staleness: float | None = None, shared: bool = False
+    ) -> M | None: ...
+
+    @overload
+    async def get(
+        self, key: str, *, model: None = None, max_staleness: float | None = None, shared: bool = False
+    ) -> Any: ...
+
+    async def get(
+        self,
+        key: str,
+        *,
+        model: type[BaseModel] | None = None,
+        max_staleness: float | None = None,
+        shared: bool = False,
+    ) -> Any:
+        """The cached value, or None: not cached, or cached as None.
+
+        After a miss, `set` in the same task stores the value unless the key was invalidated in between.
+        """
+        loaded: Loaded | None = None
+        if max_staleness is None or self._follower.staleness <= max_staleness:
+            entry = self._followed.read(key)
+            if entry is not None:
+                loaded = Loaded(entry.data, Origin.MEMORY)
+            else:
+                self._check(key, model, shared)
+                loaded = await self._writer.get(key)
+        else:
+            self._check(key, model, shared)
+            self._writer.missed(key)
+        self._count(Origin.LOADER if loaded is None else loaded.origin)
+        if loaded is None:
+            return None
+        try:
+            return self._decode(key, loaded.data, model, shared)
+        except ValueError:
+            await self._discard(key, loaded.data)
+            return None
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _check(self, key: str, model: type[BaseModel] | None, shared: bool) -> None:
+        self._check_open()
+        codec.check_key(key, own=self.settings.names.tag)
+        if shared and model is not None:
+            raise TypeError("shared=True hands out plain frozen JSON: it cannot be combined with model=")
+
+    def _check_open(self) -> None:
+        if self._closed or self._loop is None:
+            raise CacheClosed(CLOSED)
+        self._check_loop()
+
+    def _check_loop(self) -> None:
+        # Not get_running_loop(): on Python 3.11 that is a system call, and this runs for every read of Redis.
+        loop = self._loop
+        if loop is None or loop.is_closed() or threading.get_ident() != self._thread:
+            raise RuntimeError("this cache belongs to another event loop; open one cache per loop")
+
+    def _count(self, origin: Origin) -> None:
+        if origin is Origin.REDIS:
+            self._redis_hits += 1
+        elif origin is Origin.MEMORY:
+            self._near_hits += 1
+        else:
+            self._misses += 1
+
+    def _freeze(self, key: str, entry: Entry) -> object:
+        frozen = codec.freeze(codec.loads(entry.data))
+        self._followed.share(key, entry, frozen)
+        return frozen
+
+    def _decode(self, key: str, data: bytes, model: type[BaseModel] | None, shared: bool) -> Any:
+        if not shared:
+            return codec.decode(data, model)
+        entry = self._followed.read(key)
+        if entry is not None and entry.data is data:
+            return entry.frozen if entry.frozen is not UNSET else self._freeze(key, entry)
+        return codec.freeze(codec.loads(data))
+
+    async def _discard(self, key: str, data: bytes) -> None:
+        """Remove a value that cannot be used here, if it is still the one that stands there."""
+        self._near.drop([key])
+        if self._tier is not None:
+            with contextlib.suppress(RedisUnavailable):
+                await self._tier.release(key, data)
+
+
+def check_ttl(ttl: float | None) -> None:
+    """Raise ValueError for a time to live that is none."""
+    if ttl is not None and not 0.001 <= ttl <= MAX_TTL:
+        raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")
