@@ -4,7 +4,7 @@
 --         once a statement with transition tables.
 -- Why:    generated, because collecting exactly the key columns as text[] costs half of what jsonb costs.
 -- Rules:  a capture never makes a statement fail and never waits; it names every object in full, because it runs with
---         its owner's rights under the writer's search_path; it leaves the writer's session as it was
+--         its owner's rights (under an empty search_path, too: 3 % of a single-row update); it leaves the writer's session as it was
 --         (no sequence: lastval(); no random(): setseed()).
 -- Locks:  none. Re-running replaces the functions.
 -- Undo:   drop the functions created below, after those of unstale_watch.

@@ -32,9 +32,11 @@ begin
         continue when exists (
             select from pg_catalog.pg_proc as p
             where p.pronamespace = 'unstale'::regnamespace and p.proname = capture_name and p.prosrc = body
+                and p.proconfig is not null
         );
         execute pg_catalog.format(
-            'create or replace function %s returns trigger language plpgsql volatile security definer as %L',
+            'create or replace function %s returns trigger language plpgsql volatile security definer '
+                'set search_path = '''' as %L',
             capture, body);
         execute pg_catalog.format('revoke all on function %s from public', capture);
         if owner_name <> current_user then

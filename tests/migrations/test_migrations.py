@@ -258,10 +258,9 @@ async def test_tables_have_row_level_security_and_functions_a_fixed_search_path(
             "and not relrowsecurity"
         )
         assert open_tables == []
-        # Captures name everything in full instead: the setting would cost each statement of the user.
         loose = await connection.fetch(
             "select proname from pg_proc "
-            "where pronamespace = 'unstale'::regnamespace and proname not like 'capture%' "
+            "where pronamespace = 'unstale'::regnamespace "
             "and not coalesce('search_path=\"\"' = any (proconfig), false)"
         )
         assert loose == []
