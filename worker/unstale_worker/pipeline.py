@@ -13,6 +13,7 @@ from unstale.messages import PublishedRules
 from unstale_worker.applier import Applier
 from unstale_worker.fanout import FanoutFailure
 from unstale_worker.pace import Pace
+from unstale_worker.planning import plan_page
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Page, Source
 from unstale_worker.state import Seen, Standing, State, standing, standing_after_read
@@ -167,7 +168,7 @@ class Pipeline:
         moved = page.position != state.position
         if not page.entries and not moved:
             return state
-        plan = await self._plan(page)
+        plan = await plan_page(page, self._rules, self._source)
         self._counters.entries += len(page.entries)
         if plan.queries:
             for failure in await self._run_queries(plan):
@@ -190,31 +191,6 @@ class Pipeline:
         self._counters.keys += len(plan.keys)
         self._counters.patterns += len(plan.patterns)
         return state
-
-    async def _plan(self, page: Page) -> Plan:
-        """Entries of one watch version are planned together: the cost is by row then, not by entry."""
-        plan = Plan()
-        together: dict[tuple[int, int], list[str | None]] = {}
-        whole: set[tuple[int, int]] = set()
-        for watch, version, keys in page.entries:
-            if keys is None:
-                whole.add((watch, version))
-            elif (flat := together.get((watch, version))) is None:
-                together[watch, version] = list(keys)
-            else:
-                flat.extend(keys)
-        for key in whole | together.keys():
-            written = await self._source.watch_version(*key)
-            if written is None:
-                log.error("an outbox entry names an unknown watch; dropping every owned key", watch=key[0])
-                plan.patterns.update(self._rules.patterns)
-                continue
-            table = (written.schema, written.table, written.key_columns)
-            if key in whole:
-                self._rules.plan(*table, None, plan)
-            if key in together:
-                self._rules.plan(*table, together[key], plan)
-        return plan
 
     async def _say(self, state: State, *, least: float) -> None:
         """Publish a watermark unless the last one is younger than ``least`` seconds."""

@@ -1,6 +1,7 @@
 """Reads the outbox over asyncpg: one statement a page."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
-import structlog
 
 from unstale import failpoints
 from unstale.errors import DatabaseUnavailable, MigrationMissing
@@ -16,7 +16,7 @@ from unstale.names import APPLICATION_NAME
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
 from unstale_worker.sql import statement
 
-log = structlog.get_logger("unstale.source")
+logger = logging.getLogger("unstale.source")  # an agent process may read, too: it need not know structlog
 
 MAX_ELEMENTS: Final = 50_000
 """Most key parts in one page: about 8 MB as Python strings, which bounds the worker's memory."""
@@ -237,5 +237,5 @@ class OutboxSource:
         if self._connection is None or self._connection.is_closed():
             self._connection = None
             self._connection = await self._connections.open(name=self._name)
-            log.debug("database connected", session=self._name)
+            logger.debug("connected to the database as %s", self._name)
         return self._connection
