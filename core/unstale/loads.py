@@ -3,13 +3,17 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from unstale.errors import CacheClosed, LoadCancelled
 from unstale.marks import Mark, Marks
+
+if TYPE_CHECKING:
+    from asyncpg import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,31 @@ class Load:
         key: The key that is being loaded.
         need_lsn: A replica may be read only if it had replayed this WAL position when the read began.
         primary: Read the primary: no replica will do.
+        database: ``system_identifier:timeline`` of the database that ``need_lsn`` is a position of.
     """
 
     key: str
     need_lsn: str | None
     primary: bool
+    database: str | None = None
+
+    def connection(
+        self, *, primary: "Pool[Any]", replica: "Pool[Any]", timeout: float = 1.0
+    ) -> AbstractAsyncContextManager[Any]:
+        """A connection for this load, of one of two asyncpg pools.
+
+        It is the replica's if that is a standby of this database and has replayed `need_lsn`, which is asked
+        on that very connection. Otherwise, or when the replica does not answer within ``timeout`` seconds,
+        it is the primary's. What happens on the connection afterwards is the loader's.
+
+        Example:
+            >>> async def load_profile(load: Load) -> str:
+            ...     async with load.connection(primary=primary, replica=replica) as db:
+            ...         return await db.fetchval("select name from profiles where id = 42")
+        """
+        from unstale.replicas import connection_for  # asyncpg is loaded where it is used
+
+        return connection_for(self, primary=primary, replica=replica, timeout=timeout)
 
 
 Loader: TypeAlias = Callable[[], Any] | Callable[[Load], Any]

@@ -150,7 +150,7 @@ class Reader:
             async with self._prolonged(tier, key, lease):
                 # A bound on staleness is a bound against the primary: no replica can promise it.
                 primary = claim.primary or not claim.live or flight.forced
-                load = Load(key, claim.need_lsn, primary)
+                load = Load(key, claim.need_lsn, primary, claim.database)
                 data = await self._load(flight, load)
             if failpoints.on:
                 await failpoints.reach("reader.before_fill")

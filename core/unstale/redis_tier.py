@@ -40,6 +40,7 @@ class Claim:
         live: There is an epoch, so there is a position: what is loaded may be stored.
         need_lsn: A replica may be read only once it has replayed this WAL position.
         primary: The loader must read the primary.
+        database: ``system_identifier:timeline`` that ``need_lsn`` belongs to.
     """
 
     lease: bytes | None
@@ -48,6 +49,7 @@ class Claim:
     live: bool
     need_lsn: str | None
     primary: bool
+    database: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class RedisTier:
             ("SET", key, lease, "NX", "PX", _ms(seconds)),
             ("GET", key),
             ("PTTL", key),
-            ("HMGET", self.names.state, "epoch", "need_lsn", "primary_until"),
+            ("HMGET", self.names.state, "epoch", "need_lsn", "primary_until", "database"),
         )
         return _claim(lease if taken is not None else None, found, known, life=_seconds(life))
 
@@ -229,7 +231,7 @@ class RedisTier:
 def _claim(
     lease: bytes | None, found: bytes | None, known: Sequence[bytes | None], *, life: float | None = None
 ) -> Claim:
-    epoch, need_lsn, primary_until = known
+    epoch, need_lsn, primary_until, database = known
     lsn = need_lsn.decode("ascii", "replace") if need_lsn else None
     readable = lsn is None or _LSN.fullmatch(lsn) is not None
     return Claim(
@@ -239,6 +241,7 @@ def _claim(
         live=bool(epoch),
         need_lsn=lsn if readable else None,
         primary=bool(primary_until) or not readable,
+        database=_text(database) if database else None,
     )
 
 

@@ -9,7 +9,7 @@ from servers import eventually
 from unstale import Cache, Load, LoadCancelled
 from unstale.names import LEASE
 from unstale_worker.embedded import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache, open_cache
+from worker_double import DATABASE, Loader, WorkerDouble, attached_cache, open_cache
 
 KEY = "user:42:profile"
 
@@ -222,8 +222,8 @@ async def test_a_loader_hears_up_to_where_a_replica_must_have_replayed(
     await silent.redis.hset(silent.names.state, "primary_until", "99")
     await cache.get_or_load("user:2:profile", load)
     assert loads == [
-        Load("user:1:profile", "16/B374D848", primary=False),
-        Load("user:2:profile", "16/B374D848", primary=True),
+        Load("user:1:profile", "16/B374D848", primary=False, database=DATABASE),
+        Load("user:2:profile", "16/B374D848", primary=True, database=DATABASE),
     ]
 
 

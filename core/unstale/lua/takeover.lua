@@ -1,16 +1,16 @@
 -- Takes a soft lease (left by a missed get) over for a loader.
 -- KEYS: key, state   ARGV: first bytes of a soft lease, new lease, milliseconds
--- Reply: { what stands at the key now, epoch, need_lsn, primary_until }: the new lease when it was taken
+-- Reply: { what stands at the key now, epoch, need_lsn, primary_until, database }: the new lease when it was taken
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' and redis.call('EXISTS', KEYS[1]) == 1 then
-  return { false, false, false, false }
+  return { false, false, false, false, false }
 end
 local found = redis.call('GET', KEYS[1])
 if not found or string.sub(found, 1, #ARGV[1]) == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
   found = ARGV[2]
 end
-local known = { false, false, false }
+local known = { false, false, false, false }
 if has_type(KEYS[2], 'hash') then
-  known = redis.call('HMGET', KEYS[2], 'epoch', 'need_lsn', 'primary_until')
+  known = redis.call('HMGET', KEYS[2], 'epoch', 'need_lsn', 'primary_until', 'database')
 end
-return { found, known[1], known[2], known[3] }
+return { found, known[1], known[2], known[3], known[4] }
