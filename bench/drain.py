@@ -12,7 +12,8 @@ from harness import applied, arguments, finish, medians, peak_rss_mb, run, serve
 from redis.asyncio import Redis
 
 from unstale.names import Names
-from unstale_worker.sources.outbox import Connections, OutboxSource
+from unstale_worker.sources.connections import Connections
+from unstale_worker.sources.outbox import OutboxSource
 
 BULK = "update public.profiles set version = version + 1 where id >= $1 and id < $1 + 1000"
 SINGLE = """

@@ -16,7 +16,7 @@ from servers import Database, eventually
 from unstale.errors import DatabaseUnavailable
 from unstale.subscriber import Subscriber
 from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.sources.outbox import Connections
+from unstale_worker.sources.connections import Connections
 from workers import running_worker, worker_process
 
 PATIENCE = {"max_silence": 1.0, "leader_ttl": 0.5, "redis_timeout": 0.5}

@@ -8,6 +8,7 @@ import pytest
 from stage import staged
 
 from servers import Database, eventually
+from unstale_worker.notify import NotifyWakeUps
 from unstale_worker.wakeups import WakeUps
 from workers import running_worker
 
@@ -16,7 +17,7 @@ from workers import running_worker
 async def test_changes_arrive_all_the_same(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-    monkeypatch.setattr(WakeUps, "_notified", lambda self, *_: None)
+    monkeypatch.setattr(NotifyWakeUps, "_notified", lambda self, *_: None)
     if not defended:
         wait = WakeUps.wait
 

@@ -11,8 +11,8 @@ from stage import staged
 from pooler import pooled
 from servers import Database, eventually
 from unstale.names import SLEEP_LOCK
-from unstale_worker import supervisor
-from unstale_worker.sources.outbox import Connections
+from unstale_worker.sources import opening
+from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.pooler import is_transaction_pooler
 from workers import connected, running_worker
 
@@ -49,7 +49,7 @@ async def test_changes_arrive_and_no_lock_stays(
         async def unaware(_: Connections) -> bool:
             return False
 
-        monkeypatch.setattr(supervisor, "is_transaction_pooler", unaware)
+        monkeypatch.setattr(opening, "is_transaction_pooler", unaware)
     async with staged(database.dsn, redis_url) as (stage, redis), pooled(database.worker_dsn) as dsn:
         if not defended:
             async with running_worker(dsn, redis_url, leading=False) as worker:

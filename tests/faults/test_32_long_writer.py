@@ -1,6 +1,6 @@
 """32: a writer is open for long while the worker wants to sleep.
 
-Guards: the sleep lock is only ever *tried* (`WakeUps.try_sleep`): the worker polls on, and nobody's
+Guards: the sleep lock is only ever *tried* (`NotifyWakeUps.try_sleep`): the worker polls on, and nobody's
 commit waits.
 """
 

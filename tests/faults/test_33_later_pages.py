@@ -20,7 +20,8 @@ from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
-from unstale_worker.sources.outbox import Connections, OutboxSource
+from unstale_worker.sources.connections import Connections
+from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.status import Counters
 from unstale_worker.wakeups import WakeUps
 from worker_double import DATABASE, WorkerDouble
@@ -75,7 +76,7 @@ async def pipeline(
             source,
             Applier(lane, Names(), fence=fence, log_max_bytes=1 << 20),
             Rules.parse(PROFILES),
-            WakeUps(Connections("postgresql://nowhere", pooled=True)),
+            WakeUps(),
             no_queries,
             counters,
             pace=Pace(poll_min=0.001, poll_max=0.01),

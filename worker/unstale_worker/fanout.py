@@ -11,11 +11,9 @@ from typing import Final
 
 import asyncpg
 
+from unstale_worker.fanout_failure import CAST_REMEDY, FanoutFailure, QueryFailed
 from unstale_worker.fanout_statement import (
-    CAST_REMEDY,
     Connection,
-    FanoutFailure,
-    QueryFailed,
     check_columns,
     failure_of,
     statement_for,

@@ -1,12 +1,12 @@
 """One rule's fan-out query as a statement: its text, its answers, and what can be wrong with either."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
+from unstale_worker.fanout_failure import CAST_REMEDY, FanoutFailure, QueryFailed
 from unstale_worker.rules import Watch
 from unstale_worker.rules.identifiers import display, quote_identifier
 from unstale_worker.rules.template import columns_of
@@ -22,33 +22,6 @@ _BUILTIN_TYPES: Final = frozenset(
     {"int2", "int4", "int8", "oid", "text", "varchar", "bpchar", "name", "uuid", "bool"}
 )
 _PYTHON_TYPES: Final = (str, int, bool, UUID, type(None))
-CAST_REMEDY: Final = "Return integers, text, uuid, bool or enums; cast the rest in the query: x::text."
-
-
-@dataclass(frozen=True, slots=True)
-class FanoutFailure:
-    """A rule's query that could not be run; its patterns were invalidated instead.
-
-    Attributes:
-        watch: The rule.
-        problem: What went wrong, without row values.
-        remedy: What to do about it, as a sentence.
-        code: Postgres' SQLSTATE, or None if the failure is not the server's.
-    """
-
-    watch: Watch
-    problem: str
-    remedy: str
-    code: str | None = None
-
-    def __str__(self) -> str:
-        return f"line {self.watch.line}, query for {self.watch.table}: {self.problem}. {self.remedy}"
-
-
-class QueryFailed(Exception):
-    def __init__(self, failure: FanoutFailure) -> None:
-        self.failure = failure
-        super().__init__(str(failure))
 
 
 async def statement_for(connection: "Connection", watch: Watch) -> str:

@@ -11,7 +11,7 @@ from unstale import failpoints
 from unstale.errors import MessageError
 from unstale.messages import PublishedRules
 from unstale_worker.applier import Applier
-from unstale_worker.fanout import FanoutFailure
+from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.pace import Pace
 from unstale_worker.planning import plan_page
 from unstale_worker.rules import Plan, Rules

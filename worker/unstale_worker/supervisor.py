@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
-import asyncpg
 import structlog
 
 from unstale.cancellation import pass_on_cancellation
@@ -18,7 +17,6 @@ from unstale.errors import (
     LeadershipLost,
     PositionMoved,
     RedisUnavailable,
-    SettingError,
     UnstaleError,
     UnsupportedServer,
 )
@@ -28,13 +26,13 @@ from unstale.settings import Settings
 from unstale_worker.applier import Applier
 from unstale_worker.backoff import Backoff
 from unstale_worker.checks import check_redis, check_watches
-from unstale_worker.fanout import FanoutFailure, check_queries, run_queries
+from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
 from unstale_worker.rules import Plan, Rules
-from unstale_worker.sources.outbox import CONNECTION_ERRORS, Connections, OutboxSource
-from unstale_worker.sources.pooler import is_transaction_pooler
+from unstale_worker.sources import Source
+from unstale_worker.sources.opening import check_settings, open_source
 from unstale_worker.status import Counters, Role, Status, seconds_since
 from unstale_worker.wakeups import WakeUps
 
@@ -57,17 +55,14 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, rules: Rules) -> None:
-        if settings.database_url is None:
-            raise SettingError(
-                "DATABASE_URL is not set; give the connection string of your Supabase database "
-                "(Project settings > Database; the direct or the session pooler's)"
-            )
+        check_settings(settings)
         self._settings, self._rules = settings, rules
         self._counters = Counters()
         self._role = Role.STARTING
         self._fence = 0
         self._redis_up = self._database_up = False
         self._problem = ""
+        self._source: Source | None = None
         self._wakeups: WakeUps | None = None
 
     def __repr__(self) -> str:
@@ -94,10 +89,9 @@ class Worker:
         `UnsupportedServer` for a server that cannot carry the protocol; everything else is retried for ever.
         """
         async with AsyncExitStack() as stack:
-            connections = await self._prepare(stop)
-            if connections is None:
+            source = self._source = await self._prepare(stop)
+            if source is None:
                 return
-            source = OutboxSource(connections, read_entries=self._settings.read_entries)
             stack.push_async_callback(source.close)
             lane = Lane(
                 RedisConnections(
@@ -109,61 +103,48 @@ class Worker:
             stack.push_async_callback(lane.close)
             leadership = Leadership(lane, self._settings.names, ttl=self._settings.leader_ttl)
             stack.push_async_callback(leadership.resign)
-            self._wakeups = await stack.enter_async_context(WakeUps(connections))
+            self._wakeups = await stack.enter_async_context(source.wakeups())
             async with _background(_hint_on_stop(stop, self._wakeups)):
-                await self._serve(lane, source, leadership, self._wakeups, connections, stop)
+                await self._serve(lane, source, leadership, self._wakeups, stop)
             self._role = Role.STOPPING
 
-    async def _prepare(self, stop: asyncio.Event) -> Connections | None:
+    async def _prepare(self, stop: asyncio.Event) -> Source | None:
         """Check both servers, for as long as they do not answer."""
-        assert self._settings.database_url is not None
-        connections = Connections(
-            self._settings.database_url.get_secret_value(), timeout=self._settings.database_timeout
-        )
 
-        async def attempt() -> Connections:
+        async def attempt() -> Source:
             redis = open_redis(self._settings, connections=2)
             try:
                 server = await check_redis(redis, state_key=self._settings.names.state)
             finally:
                 await redis.aclose()
             self._redis_up = True
-            pooled = await is_transaction_pooler(connections)
-            found = replace(connections, pooled=pooled)
-            if pooled:
-                log.warning(
-                    "a transaction pooler lies between: no NOTIFY passes, so the worker polls; the direct "
-                    "connection or the session pooler (port 5432) has lower latency"
-                )
-            source = OutboxSource(found)
+            source = await open_source(self._settings)
             try:
                 check_watches(self._rules, (await source.watch_versions()).values())
                 self._database_up = True
-                async with source.borrow() as connection:
-                    for failure in await check_queries(connection, self._rules):
-                        self._counters.failed(str(failure))
-                        log.error("a fan-out query does not run", problem=str(failure))
+                for failure in await source.check_queries(self._rules):
+                    self._counters.failed(str(failure))
+                    log.error("a fan-out query does not run", problem=str(failure))
             finally:
                 await source.close()
-            log.info("servers checked", redis=server, pooled=pooled, rules=self._rules.hash[:8])
-            return found
+            log.info("servers checked", redis=server, source=source.kind, rules=self._rules.hash[:8])
+            return source
 
         return await self._retried(attempt, stop, fatal=(ConfigurationError, UnsupportedServer))
 
     async def _serve(
         self,
         lane: Lane,
-        source: OutboxSource,
+        source: Source,
         leadership: Leadership,
         wakeups: WakeUps,
-        connections: Connections,
         stop: asyncio.Event,
     ) -> None:
         async def term() -> bool:
             self._role = Role.STANDBY
             if fence := await self._stand_by(leadership, stop):
                 self._fence, self._role = fence, Role.LEADING
-                await self._lead(fence, lane, source, leadership, wakeups, connections, stop)
+                await self._lead(fence, lane, source, leadership, wakeups, stop)
             return True
 
         while not stop.is_set():
@@ -185,10 +166,9 @@ class Worker:
         self,
         fence: int,
         lane: Lane,
-        source: OutboxSource,
+        source: Source,
         leadership: Leadership,
         wakeups: WakeUps,
-        connections: Connections,
         stop: asyncio.Event,
     ) -> None:
         """Lead until stopped or until the lease is lost; servers that go away meanwhile are waited for."""
@@ -202,20 +182,15 @@ class Worker:
         )
 
         async def queries(plan: Plan) -> list[FanoutFailure]:
-            try:
-                async with source.borrow() as connection:
-                    return await run_queries(connection, self._rules, plan)
-            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-                await source.close()
-                raise DatabaseUnavailable(
-                    f"a fan-out query lost its connection ({type(error).__name__})"
-                ) from error
+            return await source.run_queries(self._rules, plan)
 
-        pace = Pace(poll_min=self._settings.poll_min, poll_max=self._settings.poll_max)
+        pace = Pace(
+            poll_min=max(self._settings.poll_min, source.least_pause),
+            poll_max=max(self._settings.poll_max, 10 * source.least_pause),
+        )
 
         async def pipe() -> bool:
-            await source.named(leadership.session_name)
-            if ended := await source.end_old_leaders(leadership.consumer, fence):
+            if ended := await source.begin_term(leadership.consumer, fence):
                 log.info("ended sessions of an older leader", sessions=ended)
             pipeline = Pipeline(
                 source, applier, self._rules, wakeups, queries, self._counters,
@@ -227,7 +202,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(leadership.keep(), name="lease")
-                purging = group.create_task(self._purge(connections, leadership.session_name), name="purge")
+                purging = group.create_task(self._purge(source.beside(), leadership), name="purge")
                 await self._retried(pipe, stop, fatal=(LeadershipLost,))
                 keeping.cancel()
                 purging.cancel()
@@ -237,19 +212,17 @@ class Worker:
         finally:
             await wakeups.awake()
             wakeups.name("standby")
-            with suppress(UnstaleError):
-                await source.named("standby")
+            await source.end_term()
         pass_on_cancellation()
         if stop.is_set():
             await leadership.resign()
 
-    async def _purge(self, connections: Connections, session: str) -> None:
-        """Purge in small steps on a session of its own, so that no change waits behind it."""
-        source = OutboxSource(connections)
-        await source.named(session)
+    async def _purge(self, source: Source, leadership: Leadership) -> None:
+        """Purge in small steps over a ``source`` of its own, so that no change waits behind it."""
         try:
             while True:
                 try:
+                    await source.begin_term(leadership.consumer, leadership.fence)
                     while deleted := await source.purge(
                         rows=PURGE_STEP,
                         retention=self._settings.retention,

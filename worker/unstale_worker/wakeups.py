@@ -1,56 +1,29 @@
-"""Wake-ups: hints that something may be new. Correctness never depends on one.
-
-One advisory lock means "the worker sleeps". Only while it is held exclusively do captures notify, so a busy
-worker, or none at all, costs the user's transactions nothing. The lock is only ever *tried*: a session that
-waits for it would hold every commit up behind one long writer, and would receive no NOTIFY meanwhile.
-"""
+"""Wake-ups: hints that something may be new. Correctness never depends on one."""
 
 import asyncio
 from contextlib import suppress
-from typing import Final
-
-import asyncpg
-import structlog
-
-from unstale import failpoints
-from unstale.errors import DatabaseUnavailable
-from unstale.names import SLEEP_LOCK, WAKEUP_CHANNEL
-from unstale_worker.backoff import Backoff
-from unstale_worker.sources.outbox import CONNECTION_ERRORS, Connections, translated
-from unstale_worker.sql import statement
-
-log = structlog.get_logger("unstale.wakeups")
-
-DEAF_AFTER: Final = 3
-"""Timer reads in a row that found changes which nobody announced, after which the session is replaced."""
+from typing import Self
 
 
 class WakeUps:
-    """Listens for NOTIFY on a session of its own; without one (a transaction pooler) only the timer is left.
+    """What a pipeline waits for between two reads; this one alone knows only the timer.
 
     Example:
-        >>> async with WakeUps(connections) as wakeups:
-        ...     if await wakeups.try_sleep():
-        ...         await wakeups.wait(0.5)
+        >>> async with WakeUps() as wakeups:
+        ...     await wakeups.wait(0.5)
     """
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-        self._connection: asyncpg.Connection | None = None
+    def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._backoff = Backoff(first=0.1, most=5.0)
-        self._retry_at = 0.0
-        self._name = "standby"
-        self._unannounced = 0
         self.asleep = False
-        """Whether every commit notifies now: the lock is held."""
+        """Whether the worker may wait for a hint alone: every commit sends one now."""
         self.received = 0
-        """Notifications so far."""
+        """Hints from outside so far."""
 
     def __repr__(self) -> str:
-        return f"<WakeUps {'asleep' if self.asleep else 'awake'} received={self.received}>"
+        return f"<{type(self).__name__} received={self.received}>"
 
-    async def __aenter__(self) -> "WakeUps":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -58,54 +31,21 @@ class WakeUps:
 
     @property
     def listening(self) -> bool:
-        """Whether a session listens."""
-        return self._connection is not None and not self._connection.is_closed()
+        """Whether a commit can wake this worker now."""
+        return False
 
     def name(self, name: str) -> None:
-        """The ``application_name`` suffix of the next session."""
-        self._name = name
+        """How sessions of the database are called from now on, where there are any."""
 
     async def try_sleep(self) -> bool:
-        """Try to make every commit notify; True means: read once more, then `wait`.
-
-        False while a transaction is open whose capture saw the worker awake, behind a transaction pooler,
-        or while no session can be had: then poll.
-        """
-        if self._connections.pooled:
-            return False
-        if self.asleep:
-            return True
-        try:
-            connection = await self._open()
-            if connection is None:
-                return False
-            self._event.clear()
-            async with translated():
-                self.asleep = bool(await connection.fetchval(statement("sleep_try"), *SLEEP_LOCK))
-        except DatabaseUnavailable as error:
-            self._broken(error)
-        except asyncio.CancelledError:
-            # Granted or not? Only a closed session knows.
-            self._broken(None)
-            raise
-        if failpoints.on and self.asleep:
-            await failpoints.reach("wakeups.asleep")
-        return self.asleep
+        """Try to make every commit send a hint; True means: read once more, then `wait`."""
+        return False
 
     async def awake(self) -> None:
         """Let commits be silent again."""
-        if not self.asleep:
-            return
-        self.asleep = False
-        assert self._connection is not None
-        try:
-            async with translated():
-                await self._connection.fetchval(statement("sleep_end"), *SLEEP_LOCK)
-        except DatabaseUnavailable as error:
-            self._broken(error)
-        except asyncio.CancelledError:
-            self._broken(None)
-            raise
+
+    def unannounced(self, found: bool) -> None:
+        """Tell what a read by timer found while asleep."""
 
     async def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds for a hint; True when one came (possibly before the call)."""
@@ -120,58 +60,5 @@ class WakeUps:
         """Wake the waiter from this process."""
         self._event.set()
 
-    def unannounced(self, found: bool) -> None:
-        """Tell what a read by timer found while asleep: a session that stays silent is replaced."""
-        self._unannounced = self._unannounced + 1 if found else 0
-        if self._unannounced >= DEAF_AFTER:
-            log.warning("no NOTIFY arrives though changes do; listening on a new session")
-            self._broken(None)
-
     async def close(self) -> None:
-        """End the session, and the lock with it."""
-        self.asleep = False
-        connection, self._connection = self._connection, None
-        if connection is not None and not connection.is_closed():
-            try:
-                await connection.close(timeout=1.0)
-            except CONNECTION_ERRORS:
-                connection.terminate()
-
-    async def _open(self) -> asyncpg.Connection | None:
-        if self.listening:
-            return self._connection
-        self._connection = None
-        if asyncio.get_running_loop().time() < self._retry_at:
-            return None
-        connection = await self._connections.open(name=self._name)
-        try:
-            async with translated():
-                await connection.add_listener(WAKEUP_CHANNEL, self._notified)
-        except BaseException:
-            connection.terminate()
-            raise
-        connection.add_termination_listener(self._terminated)
-        self._connection = connection
-        self._backoff.succeeded()
-        self._unannounced = 0
-        return connection
-
-    def _notified(self, *_: object) -> None:
-        self.received += 1
-        self._unannounced = 0
-        self._event.set()
-
-    def _terminated(self, connection: object) -> None:
-        if connection is self._connection:
-            self.asleep = False
-            self._event.set()
-
-    def _broken(self, error: Exception | None) -> None:
-        self.asleep = False
-        self._unannounced = 0
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
-        if error is not None:
-            self._retry_at = asyncio.get_running_loop().time() + self._backoff.failed()
-            log.warning("the listening session broke; polling until it is back", error=str(error))
+        """End what listens; safe at any moment, also twice."""

@@ -12,7 +12,8 @@ from unstale_worker.checks import check_watches
 from unstale_worker.doctor.findings import Check, Finding, Severity, error, ok, warning
 from unstale_worker.fanout import check_queries
 from unstale_worker.rules import Rules
-from unstale_worker.sources.outbox import Connections, OutboxSource, translated
+from unstale_worker.sources.connections import Connections, translated
+from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.pooler import is_transaction_pooler
 from unstale_worker.sql import statement
 

@@ -1,10 +1,13 @@
 """Where the worker gets changes: what a source must do, and what it hands over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from unstale.messages import Snapshot
+from unstale_worker.fanout_failure import FanoutFailure
+from unstale_worker.rules import Plan, Rules
+from unstale_worker.wakeups import WakeUps
 
 
 class Entry(NamedTuple):
@@ -93,7 +96,18 @@ class Page:
 
 
 class Source(Protocol):
-    """Reads changes after a position. Raises `DatabaseUnavailable`; every call may be repeated."""
+    """One database: reads its changes, and does there what a leader has to do.
+
+    Raises `DatabaseUnavailable` for what another attempt may heal and `MigrationMissing` for what a push
+    heals. Every call may be repeated: whatever answer is lost, asking again is right.
+
+    Attributes:
+        kind: ``outbox`` or ``supabase``; what status, log and ``doctor`` call it.
+        least_pause: Seconds below which reading again without a hint costs more than it is worth.
+    """
+
+    kind: str
+    least_pause: float
 
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
         """Read what is new after the position ``after`` (None: no position), or the next page of a batch."""
@@ -101,4 +115,43 @@ class Source(Protocol):
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
         """What that version of a watch wrote; None when nobody knows it any more."""
+        ...
+
+    async def watch_versions(self) -> Mapping[tuple[int, int], WatchVersion]:
+        """Every version of every watch."""
+        ...
+
+    async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
+        """Run the queries pending in ``plan`` and move them into its keys and patterns; returns what failed.
+
+        Every query sees at least what the page that the plan is of contains.
+        """
+        ...
+
+    async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
+        """Run every query of the rules for no row; returns what would fail. Changes nothing."""
+        ...
+
+    async def purge(self, *, rows: int, retention: float, outbox_max_rows: int) -> int:
+        """One step of the purge, at most ``rows`` entries; returns how many it deleted."""
+        ...
+
+    async def begin_term(self, consumer: str, fence: int) -> int:
+        """A leadership begins: end what older leaders of this consumer still have open; returns how many."""
+        ...
+
+    async def end_term(self) -> None:
+        """The leadership is over; never raises what a lost connection causes."""
+        ...
+
+    def wakeups(self) -> WakeUps:
+        """What tells of commits in this database; to be entered once."""
+        ...
+
+    def beside(self) -> "Source":
+        """Another one for the same database, so that slow work does not stand in the way of reads."""
+        ...
+
+    async def close(self) -> None:
+        """Give connections back; safe at any moment, also twice. The next call opens them again."""
         ...

@@ -4,107 +4,26 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import asyncpg
 
 from unstale import failpoints
-from unstale.errors import DatabaseUnavailable, MigrationMissing
+from unstale.errors import DatabaseUnavailable, UnstaleError
 from unstale.names import APPLICATION_NAME
+from unstale_worker import fanout
+from unstale_worker.fanout_failure import FanoutFailure
+from unstale_worker.notify import NotifyWakeUps
+from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
+from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, translated
 from unstale_worker.sql import statement
 
 logger = logging.getLogger("unstale.source")  # an agent process may read, too: it need not know structlog
 
 MAX_ELEMENTS: Final = 50_000
 """Most key parts in one page: about 8 MB as Python strings, which bounds the worker's memory."""
-
-SESSION_SETTINGS: Final = {
-    "row_security": "off",  # a policy that hides rows becomes an error instead of a silent gap
-    "timezone": "UTC",
-    "search_path": "",
-    "jit": "off",
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10000",
-}
-CONNECTION_ERRORS: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.CannotConnectNowError,
-)
-"""Everything that a fresh connection may heal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connections:
-    """How to reach the database.
-
-    Attributes:
-        dsn: Connection URL; never logged.
-        timeout: Seconds for a connection attempt and for a statement.
-        pooled: Whether a transaction pooler lies between: no prepared statements, no session state.
-    """
-
-    dsn: str
-    timeout: float = 10.0
-    pooled: bool = False
-
-    async def open(self, *, name: str = "standby") -> asyncpg.Connection:
-        """Connect; raises `DatabaseUnavailable`."""
-        try:
-            connection: asyncpg.Connection = await asyncpg.connect(
-                self.dsn,
-                timeout=self.timeout,
-                command_timeout=self.timeout,
-                statement_cache_size=0 if self.pooled else 100,
-            )
-            if not self.pooled:
-                settings = SESSION_SETTINGS | {"application_name": f"{APPLICATION_NAME}:{name}"}
-                try:
-                    # Not as start-up parameters: poolers refuse those they do not know.
-                    await connection.execute(statement("session"), list(settings), list(settings.values()))
-                except BaseException:  # also when whoever asked is cancelled: nobody else knows of it yet
-                    connection.terminate()
-                    raise
-            return connection
-        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-            raise DatabaseUnavailable(
-                "Postgres refused the user or password of DATABASE_URL; check both and the role's LOGIN right"
-            ) from error
-        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-            raise DatabaseUnavailable(
-                f"Postgres accepts no connection ({type(error).__name__}); check DATABASE_URL and the server"
-            ) from error
-
-
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """Turn asyncpg's errors into ours."""
-    try:
-        yield
-    except (
-        asyncpg.UndefinedFunctionError,
-        asyncpg.InvalidSchemaNameError,
-        asyncpg.UndefinedTableError,
-    ) as error:
-        raise MigrationMissing(
-            "the database lacks schema unstale of this version; run `unstale migration`, push the new files"
-        ) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise MigrationMissing(
-            "the worker's role may not read the outbox; grant it unstale_worker, or connect as its owner"
-        ) from error
-    except CONNECTION_ERRORS as error:
-        raise DatabaseUnavailable(f"the connection to Postgres broke ({type(error).__name__})") from error
 
 
 class OutboxSource:
@@ -114,6 +33,9 @@ class OutboxSource:
         >>> source = OutboxSource(Connections("postgresql://..."), read_entries=5_000)
         >>> page = await source.read(None)
     """
+
+    kind = "outbox"
+    least_pause = 0.0
 
     def __init__(self, connections: Connections, *, read_entries: int = 5_000) -> None:
         self._connections = connections
@@ -195,10 +117,34 @@ class OutboxSource:
         async with self._use() as connection:
             return int(await connection.fetchval(statement("purge"), rows, retention, outbox_max_rows))
 
-    async def end_old_leaders(self, consumer: str, fence: int) -> int:
-        """End the sessions of a consumer's leaders with a lower fence; returns how many there were."""
+    async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
+        """See `Source.run_queries`."""
+        async with self._asking() as connection:
+            return await fanout.run_queries(connection, rules, plan)
+
+    async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
+        """See `Source.check_queries`."""
+        async with self._asking() as connection:
+            return await fanout.check_queries(connection, rules)
+
+    async def begin_term(self, consumer: str, fence: int) -> int:
+        """Name the session after the term, and end the sessions of leaders with a lower fence."""
+        await self.named(f"{consumer}:{fence}")
         async with self._use() as connection:
             return int(await connection.fetchval(statement("end_old_leaders"), consumer, fence))
+
+    async def end_term(self) -> None:
+        """The session is a standby's again."""
+        with suppress(UnstaleError):
+            await self.named("standby")
+
+    def wakeups(self) -> NotifyWakeUps:
+        """NOTIFY on a session of its own."""
+        return NotifyWakeUps(self._connections)
+
+    def beside(self) -> "OutboxSource":
+        """Another session."""
+        return OutboxSource(self._connections, read_entries=self._read_entries)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[asyncpg.Connection]:
@@ -214,6 +160,17 @@ class OutboxSource:
                 await connection.close(timeout=1.0)
             except CONNECTION_ERRORS:
                 connection.terminate()
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            async with self.borrow() as connection:
+                yield connection
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            await self.close()
+            raise DatabaseUnavailable(
+                f"a fan-out query lost its connection ({type(error).__name__})"
+            ) from error
 
     @asynccontextmanager
     async def _use(self) -> AsyncIterator[asyncpg.Connection]:

@@ -1,0 +1,154 @@
+"""Wake-ups by NOTIFY, which captures send only while the worker says that it sleeps.
+
+One advisory lock means "the worker sleeps". Only while it is held exclusively do captures notify, so a busy
+worker, or none at all, costs the user's transactions nothing. The lock is only ever *tried*: a session that
+waits for it would hold every commit up behind one long writer, and would receive no NOTIFY meanwhile.
+"""
+
+import asyncio
+from typing import Final
+
+import asyncpg
+import structlog
+
+from unstale import failpoints
+from unstale.errors import DatabaseUnavailable
+from unstale.names import SLEEP_LOCK, WAKEUP_CHANNEL
+from unstale_worker.backoff import Backoff
+from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, translated
+from unstale_worker.sql import statement
+from unstale_worker.wakeups import WakeUps
+
+log = structlog.get_logger("unstale.wakeups")
+
+DEAF_AFTER: Final = 3
+"""Timer reads in a row that found changes which nobody announced, after which the session is replaced."""
+
+
+class NotifyWakeUps(WakeUps):
+    """Listens for NOTIFY on a session of its own; without one (a transaction pooler) only the timer is left.
+
+    Example:
+        >>> async with NotifyWakeUps(connections) as wakeups:
+        ...     if await wakeups.try_sleep():
+        ...         await wakeups.wait(0.5)
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        super().__init__()
+        self._connections = connections
+        self._connection: asyncpg.Connection | None = None
+        self._backoff = Backoff(first=0.1, most=5.0)
+        self._retry_at = 0.0
+        self._name = "standby"
+        self._unannounced = 0
+
+    def __repr__(self) -> str:
+        return f"<NotifyWakeUps {'asleep' if self.asleep else 'awake'} received={self.received}>"
+
+    @property
+    def listening(self) -> bool:
+        """Whether a session listens."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    def name(self, name: str) -> None:
+        """The ``application_name`` suffix of the next session."""
+        self._name = name
+
+    async def try_sleep(self) -> bool:
+        """Try to make every commit notify; True means: read once more, then `wait`.
+
+        False while a transaction is open whose capture saw the worker awake, behind a transaction pooler,
+        or while no session can be had: then poll.
+        """
+        if self._connections.pooled:
+            return False
+        if self.asleep:
+            return True
+        try:
+            connection = await self._open()
+            if connection is None:
+                return False
+            self._event.clear()
+            async with translated():
+                self.asleep = bool(await connection.fetchval(statement("sleep_try"), *SLEEP_LOCK))
+        except DatabaseUnavailable as error:
+            self._broken(error)
+        except asyncio.CancelledError:
+            # Granted or not? Only a closed session knows.
+            self._broken(None)
+            raise
+        if failpoints.on and self.asleep:
+            await failpoints.reach("wakeups.asleep")
+        return self.asleep
+
+    async def awake(self) -> None:
+        """Let commits be silent again."""
+        if not self.asleep:
+            return
+        self.asleep = False
+        assert self._connection is not None
+        try:
+            async with translated():
+                await self._connection.fetchval(statement("sleep_end"), *SLEEP_LOCK)
+        except DatabaseUnavailable as error:
+            self._broken(error)
+        except asyncio.CancelledError:
+            self._broken(None)
+            raise
+
+    def unannounced(self, found: bool) -> None:
+        """Tell what a read by timer found while asleep: a session that stays silent is replaced."""
+        self._unannounced = self._unannounced + 1 if found else 0
+        if self._unannounced >= DEAF_AFTER:
+            log.warning("no NOTIFY arrives though changes do; listening on a new session")
+            self._broken(None)
+
+    async def close(self) -> None:
+        """End the session, and the lock with it."""
+        self.asleep = False
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            try:
+                await connection.close(timeout=1.0)
+            except CONNECTION_ERRORS:
+                connection.terminate()
+
+    async def _open(self) -> asyncpg.Connection | None:
+        if self.listening:
+            return self._connection
+        self._connection = None
+        if asyncio.get_running_loop().time() < self._retry_at:
+            return None
+        connection = await self._connections.open(name=self._name)
+        try:
+            async with translated():
+                await connection.add_listener(WAKEUP_CHANNEL, self._notified)
+        except BaseException:
+            connection.terminate()
+            raise
+        connection.add_termination_listener(self._terminated)
+        self._connection = connection
+        self._backoff.succeeded()
+        self._unannounced = 0
+        return connection
+
+    def _notified(self, *_: object) -> None:
+        self.received += 1
+        self._unannounced = 0
+        self._event.set()
+
+    def _terminated(self, connection: object) -> None:
+        if connection is self._connection:
+            self.asleep = False
+            self._event.set()
+
+    def _broken(self, error: Exception | None) -> None:
+        self.asleep = False
+        self._unannounced = 0
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+        if error is not None:
+            self._retry_at = asyncio.get_running_loop().time() + self._backoff.failed()
+            log.warning("the listening session broke; polling until it is back", error=str(error))

@@ -1,0 +1,97 @@
+"""Opens connections to Postgres, and turns asyncpg's errors into ours."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from unstale.errors import DatabaseUnavailable, MigrationMissing
+from unstale.names import APPLICATION_NAME
+from unstale_worker.sql import statement
+
+SESSION_SETTINGS: Final = {
+    "row_security": "off",  # a policy that hides rows becomes an error instead of a silent gap
+    "timezone": "UTC",
+    "search_path": "",
+    "jit": "off",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+CONNECTION_ERRORS: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.CannotConnectNowError,
+)
+"""Everything that a fresh connection may heal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How to reach the database.
+
+    Attributes:
+        dsn: Connection URL; never logged.
+        timeout: Seconds for a connection attempt and for a statement.
+        pooled: Whether a transaction pooler lies between: no prepared statements, no session state.
+    """
+
+    dsn: str
+    timeout: float = 10.0
+    pooled: bool = False
+
+    async def open(self, *, name: str = "standby") -> asyncpg.Connection:
+        """Connect; raises `DatabaseUnavailable`."""
+        try:
+            connection: asyncpg.Connection = await asyncpg.connect(
+                self.dsn,
+                timeout=self.timeout,
+                command_timeout=self.timeout,
+                statement_cache_size=0 if self.pooled else 100,
+            )
+            if not self.pooled:
+                settings = SESSION_SETTINGS | {"application_name": f"{APPLICATION_NAME}:{name}"}
+                try:
+                    # Not as start-up parameters: poolers refuse those they do not know.
+                    await connection.execute(statement("session"), list(settings), list(settings.values()))
+                except BaseException:  # also when whoever asked is cancelled: nobody else knows of it yet
+                    connection.terminate()
+                    raise
+            return connection
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            raise DatabaseUnavailable(
+                "Postgres refused the user or password of DATABASE_URL; check both and the role's LOGIN right"
+            ) from error
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            raise DatabaseUnavailable(
+                f"Postgres accepts no connection ({type(error).__name__}); check DATABASE_URL and the server"
+            ) from error
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn asyncpg's errors into ours."""
+    try:
+        yield
+    except (
+        asyncpg.UndefinedFunctionError,
+        asyncpg.InvalidSchemaNameError,
+        asyncpg.UndefinedTableError,
+    ) as error:
+        raise MigrationMissing(
+            "the database lacks schema unstale of this version; run `unstale migration`, push the new files"
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationMissing(
+            "the worker's role may not read the outbox; grant it unstale_worker, or connect as its owner"
+        ) from error
+    except CONNECTION_ERRORS as error:
+        raise DatabaseUnavailable(f"the connection to Postgres broke ({type(error).__name__})") from error
