@@ -151,22 +151,26 @@ class PublishedRules:
         hash: Hash of the rules.
         patterns: A glob for every key template: the keys that the rules own.
         ttl: Pattern and seconds, in file order; the first match counts.
+        refresh: Pattern, and seconds that an old value may be served after a change (0: not at all), of the
+            keys that are made new when they change; in file order, the first match counts.
     """
 
     hash: str = ""
     patterns: tuple[str, ...] = ()
     ttl: tuple[tuple[str, float], ...] = ()
+    refresh: tuple[tuple[str, float], ...] = ()
 
     def encode(self) -> bytes:
         """The JSON stored under ``{unstale:0}:rules``."""
-        return orjson.dumps(
-            {
-                "v": VERSION,
-                "hash": self.hash,
-                "patterns": list(self.patterns),
-                "ttl": [list(pair) for pair in self.ttl],
-            }
-        )
+        data: dict[str, object] = {
+            "v": VERSION,
+            "hash": self.hash,
+            "patterns": list(self.patterns),
+            "ttl": [list(pair) for pair in self.ttl],
+        }
+        if self.refresh:
+            data["refresh"] = [list(pair) for pair in self.refresh]
+        return orjson.dumps(data)
 
     @classmethod
     def decode(cls, payload: bytes) -> "PublishedRules":
@@ -174,17 +178,12 @@ class PublishedRules:
         data = _object(payload)
         if data.get("v") != VERSION:
             raise MessageError("the published rules are of a version this release does not speak")
-        pairs = data.get("ttl")
-        ttl: list[tuple[str, float]] = []
-        if not isinstance(pairs, list):
-            raise MessageError("the published rules' ttl is not a list")
-        for pair in pairs:
-            match pair:
-                case [str() as pattern, (int() | float()) as seconds] if 0 < seconds < 1e10:
-                    ttl.append((pattern, float(seconds)))
-                case _:
-                    raise MessageError("the published rules' ttl is not made of [pattern, seconds]")
-        return cls(_text(data, "hash", limit=128), _strings(data, "patterns"), tuple(ttl))
+        return cls(
+            _text(data, "hash", limit=128),
+            _strings(data, "patterns"),
+            _pairs(data, "ttl", zero=False),
+            _pairs(data, "refresh", zero=True) if "refresh" in data else (),
+        )
 
     def owns(self, key: str) -> bool:
         """Whether a rule owns ``key``, so that changes of the database invalidate it."""
@@ -195,6 +194,13 @@ class PublishedRules:
         """Seconds that the first matching ``[ttl]`` pattern gives, or None."""
         data = key.encode("utf-8", "surrogatepass")
         return next((seconds for pattern, seconds in self.ttl if glob_regex(pattern).match(data)), None)
+
+    def refresh_of(self, key: str) -> float | None:
+        """Seconds ``key`` may be served after a change while it is made new; None: it is not made new."""
+        if not self.refresh:
+            return None
+        data = key.encode("utf-8", "surrogatepass")
+        return next((seconds for pattern, seconds in self.refresh if glob_regex(pattern).match(data)), None)
 
 
 def key_list(items: list[str]) -> bytes:
@@ -217,6 +223,22 @@ def _text(data: dict[str, object], name: str, *, limit: int) -> str:
     if not isinstance(value, str) or len(value) > limit:
         raise MessageError(f"a message's {name} is not a string of at most {limit} characters")
     return value
+
+
+def _pairs(data: dict[str, object], name: str, *, zero: bool) -> tuple[tuple[str, float], ...]:
+    pairs = data.get(name)
+    if not isinstance(pairs, list):
+        raise MessageError(f"the published rules' {name} is not a list")
+    found: list[tuple[str, float]] = []
+    for pair in pairs:
+        match pair:
+            case [str() as pattern, (int() | float()) as seconds] if 0 < seconds < 1e10 or (
+                zero and seconds == 0
+            ):
+                found.append((pattern, float(seconds)))
+            case _:
+                raise MessageError(f"the published rules' {name} is not made of [pattern, seconds]")
+    return tuple(found)
 
 
 def _optional(data: dict[str, object], name: str, *, limit: int) -> str:

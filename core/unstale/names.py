@@ -95,10 +95,24 @@ class Names:
         """String with PX: the last fence number of any lock."""
         return f"{self.tag}:locks"
 
+    def stale(self, key: str) -> str:
+        """String with PX: the value of ``key`` that was true until its last change."""
+        return f"{self.tag}:stale:{key}"
+
+    @property
+    def refresh(self) -> str:
+        """Sorted set without TTL: keys to be made new, by the server's time in ms when that is due."""
+        return f"{self.tag}:refresh"
+
+    @property
+    def dead_letters(self) -> str:
+        """Hash without TTL: keys that could not be made new, and why."""
+        return f"{self.tag}:dead"
+
     @property
     def permanent(self) -> frozenset[str]:
         """The keys that may live without a TTL; everything else unstale writes expires."""
-        return frozenset({self.state, self.rules, self.log})
+        return frozenset({self.state, self.rules, self.log, self.refresh, self.dead_letters})
 
 
 def escape_glob(text: str) -> str:

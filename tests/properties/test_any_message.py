@@ -79,6 +79,8 @@ def test_any_rules_are_rules_or_an_error(payload: bytes) -> None:
         rules.owns("user:1")
         seconds = rules.ttl_of("user:1")
         assert seconds is None or seconds > 0
+        seconds = rules.refresh_of("user:1")
+        assert seconds is None or seconds >= 0
 
 
 @settings(max_examples=300, deadline=None)

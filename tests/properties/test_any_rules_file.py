@@ -18,6 +18,12 @@ query = "select id from public.members where org = {org}"
 
 [ttl]
 "user:*" = "5m"
+
+[refresh."user:{user}:profile"]
+loader = "row"
+table = "profiles"
+key = "id"
+serve_stale = "5s"
 """
 
 
@@ -53,3 +59,6 @@ def test_any_file_is_rules_or_a_clear_mistake(content: bytes) -> None:
     for schema, table in rules.tables:
         rules.plan(schema, table, ["id"], None, plan)
     assert rules.hash
+    key = "user:1:profile"
+    spec = rules.refresh_of(key)
+    assert spec is None or set(spec.fields(key)) == set(spec.template.columns)

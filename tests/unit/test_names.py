@@ -22,7 +22,18 @@ def test_the_keys_of_the_default_namespace() -> None:
         "{unstale:0}:leader",
         "{unstale:0}:invalidations",
     ]
-    assert names.permanent == {names.state, names.rules, names.log}
+    assert [names.stale("user:42:greeting"), names.refresh, names.dead_letters] == [
+        "{unstale:0}:stale:user:42:greeting",
+        "{unstale:0}:refresh",
+        "{unstale:0}:dead",
+    ]
+    assert names.permanent == {
+        names.state,
+        names.rules,
+        names.log,
+        names.refresh,
+        names.dead_letters,
+    }
 
 
 @pytest.mark.parametrize("namespace", ["", "a b", "a{b}", "x" * 65, "a:b"])

@@ -4,6 +4,29 @@ from unstale_worker.rules.identifiers import TableName
 from unstale_worker.rules.model import Rules, TableNeeds
 from unstale_worker.rules.plan import Arguments, Plan, Watch
 from unstale_worker.rules.query import Query
+from unstale_worker.rules.refresh import (
+    Loader,
+    PythonLoader,
+    Rate,
+    RefreshSpec,
+    RowLoader,
+    SqlLoader,
+)
 from unstale_worker.rules.template import Template
 
-__all__ = ["Arguments", "Plan", "Query", "Rules", "TableName", "TableNeeds", "Template", "Watch"]
+__all__ = [
+    "Arguments",
+    "Loader",
+    "Plan",
+    "PythonLoader",
+    "Query",
+    "Rate",
+    "RefreshSpec",
+    "RowLoader",
+    "Rules",
+    "SqlLoader",
+    "TableName",
+    "TableNeeds",
+    "Template",
+    "Watch",
+]

@@ -12,6 +12,7 @@ from unstale.messages import PublishedRules
 from unstale_worker.rules import document, find
 from unstale_worker.rules.parse import Parser
 from unstale_worker.rules.plan import Plan, Step, Watch
+from unstale_worker.rules.refresh import RefreshSpec
 
 _HASH_VERSION: Final = 1
 
@@ -41,6 +42,7 @@ class Rules:
         hash: Of what matters to cached values: 32 hex digits, the same whatever the order of the
             rules, their blanks and comments. Another hash means that every owned key has to go.
         patterns: A Redis glob for every template, sorted, each once: the keys the rules own.
+        refreshes: One per ``[refresh."..."]`` table, in file order; the first that matches a key counts.
 
     Example:
         >>> rules = Rules.parse('[[watch]]\\ntable = "profiles"\\nkeys = ["user:{id}:profile"]')
@@ -56,6 +58,7 @@ class Rules:
     tables: Mapping[tuple[str, str], TableNeeds]
     hash: str
     patterns: tuple[str, ...]
+    refreshes: tuple[RefreshSpec, ...] = ()
     _steps: dict[tuple[str, str, tuple[str, ...]], tuple[Step, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -90,15 +93,26 @@ class Rules:
             )
             raise RuleErrors([error]) from None
         parser = Parser(parsed, file=file, base=base)
-        watches, ttl = parser.run()
+        watches, ttl, refreshes = parser.run()
         if parser.errors:
             raise RuleErrors(sorted(parser.errors, key=lambda error: error.line))
         patterns = {pattern for watch in watches for pattern in watch.patterns}
-        return cls(file, watches, ttl, _tables(watches), _hash(watches, ttl), tuple(sorted(patterns)))
+        return cls(
+            file, watches, ttl, _tables(watches), _hash(watches, ttl, refreshes), tuple(sorted(patterns)),
+            refreshes,
+        )  # fmt: skip
 
     def published(self) -> bytes:
         """What agents must know, as the JSON that is stored in Redis."""
-        return PublishedRules(hash=self.hash, patterns=self.patterns, ttl=self.ttl).encode()
+        refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
+        return PublishedRules(hash=self.hash, patterns=self.patterns, ttl=self.ttl, refresh=refresh).encode()
+
+    def refresh_of(self, key: str) -> RefreshSpec | None:
+        """How ``key`` is made new: the first refresh in file order that matches it, or None."""
+        for spec in self.refreshes:
+            if spec.matches(key):
+                return spec
+        return None
 
     def plan(
         self,
@@ -153,8 +167,10 @@ def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
     return tables
 
 
-def _hash(watches: Sequence[Watch], ttl: Sequence[tuple[str, float]]) -> str:
-    """TTLs count too: a shorter one has to reach what is cached already."""
+def _hash(
+    watches: Sequence[Watch], ttl: Sequence[tuple[str, float]], refreshes: Sequence[RefreshSpec]
+) -> str:
+    """TTLs count too: a shorter one has to reach what is cached already; so do loaders."""
     rules = sorted(
         json.dumps(
             [
@@ -167,4 +183,7 @@ def _hash(watches: Sequence[Watch], ttl: Sequence[tuple[str, float]]) -> str:
         )
         for watch in watches
     )
-    return hashlib.sha256(json.dumps([_HASH_VERSION, rules, list(ttl)]).encode()).hexdigest()[:32]
+    said: list[object] = [_HASH_VERSION, rules, list(ttl)]
+    if refreshes:
+        said.append([spec.normal for spec in refreshes])
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]

@@ -1,6 +1,7 @@
 """From changed rows to keys, patterns and pending fan-out queries; the hot path."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from unstale_worker.rules.identifiers import TableName
@@ -23,6 +24,7 @@ class Watch:
         reads: Tables the query reads, as the user stated them; None: told from its text.
         row_columns: The changed row's columns this rule needs, sorted.
         line: Line of the block in its file, 1-based.
+        purge: Its keys are removed for good: never served stale, never made new, whatever else concerns them.
     """
 
     table: TableName
@@ -32,6 +34,7 @@ class Watch:
     reads: tuple[TableName, ...] | None
     row_columns: tuple[str, ...]
     line: int
+    purge: bool = False
 
     @property
     def patterns(self) -> frozenset[str]:
@@ -45,13 +48,14 @@ class Watch:
             values: Column name to the values of all rows, all of the same length.
             into: The plan that receives keys and patterns.
         """
-        for template in self.keys:
-            try:
-                columns = [values[column] for column in template.columns]
-            except KeyError:
-                into.patterns.add(template.pattern)
-            else:
-                template.expand(columns, keys=into.keys, patterns=into.patterns)
+        with into.receiving(purge=self.purge) as keys:
+            for template in self.keys:
+                try:
+                    columns = [values[column] for column in template.columns]
+                except KeyError:
+                    into.patterns.add(template.pattern)
+                else:
+                    template.expand(columns, keys=keys, patterns=into.patterns)
 
 
 @dataclass(slots=True)
@@ -62,11 +66,24 @@ class Plan:
         keys: Keys to remove, each once, in the order they came up.
         patterns: Globs whose keys to remove.
         queries: Fan-out queries still to run, each with the arguments of the changed rows.
+        purged: Those of ``keys`` that a rule with ``purge`` asks for.
     """
 
     keys: dict[str, None] = field(default_factory=dict)
     patterns: set[str] = field(default_factory=set)
     queries: dict[Watch, set[Arguments]] = field(default_factory=dict)
+    purged: dict[str, None] = field(default_factory=dict)
+
+    @contextmanager
+    def receiving(self, *, purge: bool) -> Iterator[dict[str, None]]:
+        """Where to put the keys of one rule."""
+        if not purge:
+            yield self.keys
+            return
+        own: dict[str, None] = {}
+        yield own
+        self.keys.update(own)
+        self.purged.update(own)
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.patterns or self.queries)
@@ -104,12 +121,13 @@ class Step:
         if self.watch.query is not None:
             self._ask(flat, into)
             return
-        for template, places in self.fills:
-            if places is None:
-                into.patterns.add(template.pattern)
-            else:
-                columns = [flat[place :: self.stride] for place in places]
-                template.expand(columns, keys=into.keys, patterns=into.patterns)
+        with into.receiving(purge=self.watch.purge) as keys:
+            for template, places in self.fills:
+                if places is None:
+                    into.patterns.add(template.pattern)
+                else:
+                    columns = [flat[place :: self.stride] for place in places]
+                    template.expand(columns, keys=keys, patterns=into.patterns)
 
     def _ask(self, flat: Sequence[str | None], into: Plan) -> None:
         """Note the query's arguments; what cannot be asked for adds the patterns."""

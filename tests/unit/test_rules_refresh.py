@@ -1,0 +1,228 @@
+"""``[refresh."..."]`` tables: what they mean, which keys are theirs, and how their mistakes are named."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unstale.errors import RuleError, RuleErrors
+from unstale.messages import PublishedRules
+from unstale.names import matches
+from unstale_worker.rules import (
+    Plan,
+    PythonLoader,
+    Rate,
+    RefreshSpec,
+    RowLoader,
+    Rules,
+    SqlLoader,
+    TableName,
+    Template,
+)
+from unstale_worker.rules.refresh import overlap
+
+FULL = """
+[[watch]]
+table = "public.profiles"
+keys  = ["user:{id}:profile", "user:{id}:greeting", "org:{org}:user:{id}"]
+
+[refresh."user:{user_id}:profile"]
+loader  = "row"
+table   = "public.profiles"
+key     = "id"
+columns = ["id", "name"]
+
+[refresh."org:{org}:user:{user}"]
+loader  = "sql"
+query   = "select name from public.profiles where id = {user}::int and org = {org}"
+debounce = "250ms"
+only_if_cached = false
+concurrency = 2
+rate = "600/m"
+timeout = "5s"
+
+[refresh."user:{user_id}:greeting"]
+loader = "app.greetings:Writer.greet"
+serve_stale = "1m"
+ttl = "1h"
+"""
+WATCHES = FULL.partition("\n[refresh")[0]
+
+
+def mistakes(text: str) -> list[RuleError]:
+    with pytest.raises(RuleErrors) as caught:
+        Rules.parse(text, file="my.toml")
+    return list(caught.value.errors)
+
+
+def test_every_field() -> None:
+    row, sql, greeting = Rules.parse(FULL).refreshes
+    assert row.loader == RowLoader(TableName("public", "profiles"), (("id", "user_id"),), ("id", "name"))
+    assert (row.debounce, row.only_if_cached, row.serve_stale, row.ttl) == (0.0, True, 0.0, None)
+    assert (row.timeout, row.concurrency, row.rate, row.line) == (30.0, 8, None, 6)
+    assert isinstance(sql.loader, SqlLoader)
+    assert (sql.loader.query.columns, sql.loader.reads) == (("org", "user"), None)
+    assert (sql.debounce, sql.only_if_cached, sql.concurrency, sql.timeout) == (0.25, False, 2, 5.0)
+    assert sql.rate == Rate(600, 60.0)
+    assert greeting.loader == PythonLoader("app.greetings", "Writer.greet")
+    assert (greeting.serve_stale, greeting.ttl, greeting.pattern) == (60.0, 3600.0, "user:*:greeting")
+
+
+def test_a_key_has_its_refresh_and_fields() -> None:
+    rules = Rules.parse(FULL)
+    spec = rules.refresh_of("org:7:user:a b")
+    assert spec is rules.refreshes[1]
+    assert spec.fields("org:7:user:a b") == {"org": "7", "user": "a b"}
+    assert rules.refresh_of("user:42:greeting") is rules.refreshes[2]
+    for other in ("user:42", "user::greeting", "user:4:2:greeting", "user:42:greeting:x", "user:42:settings"):
+        assert rules.refresh_of(other) is None
+    with pytest.raises(ValueError, match="is no key of"):
+        spec.fields("user:42:greeting")
+
+
+def test_a_field_that_stands_twice_is_the_same() -> None:
+    watch = '[[watch]]\ntable = "t"\nkeys = ["a:{x}:b:{y}"]\n'
+    rules = Rules.parse(watch + '[refresh."a:{n}:b:{n}"]\nloader = "m:f"\n')
+    assert rules.refreshes[0].fields("a:1:b:1") == {"n": "1"}
+    assert rules.refresh_of("a:1:b:2") is None
+
+
+def test_the_first_that_matches_counts() -> None:
+    both = '[refresh."user:1:profile"]\nloader = "m:one"\n[refresh."user:{id}:profile"]\nloader = "m:any"\n'
+    rules = Rules.parse(WATCHES + both)
+    first, second = rules.refresh_of("user:1:profile"), rules.refresh_of("user:2:profile")
+    assert first is not None
+    assert second is not None
+    assert (str(first.loader), str(second.loader)) == ("m:one", "m:any")
+
+
+def test_agents_hear_the_patterns_and_how_long_a_stale_value_serves() -> None:
+    published = PublishedRules.decode(Rules.parse(FULL).published())
+    assert published.refresh == (("user:*:profile", 0.0), ("org:*:user:*", 0.0), ("user:*:greeting", 60.0))
+    assert published.refresh_of("user:42:greeting") == 60.0
+    assert published.refresh_of("user:42:profile") == 0.0
+    assert published.refresh_of("user:42:settings") is None
+
+
+def test_without_refreshes_hash_and_published_rules_are_what_they_were() -> None:
+    # A hash that changed with a release would drop every cached value of everybody.
+    plain = Rules.parse(WATCHES)
+    assert plain.hash == "1229fe5dd99d3c85bf22bee904ef81f5"
+    assert b"refresh" not in plain.published()
+    assert plain.refresh_of("user:42:profile") is None
+
+
+def test_what_changes_values_changes_the_hash() -> None:
+    base = Rules.parse(FULL).hash
+    for old, new in (
+        ('"1m"', '"2m"'),
+        ("app.greetings", "app.salute"),
+        ('"id", "name"', '"id"'),
+        ("1h", "2h"),
+    ):
+        assert Rules.parse(FULL.replace(old, new)).hash != base, new
+    for old, new in (("250ms", "1s"), ("600/m", "10/s"), ("concurrency = 2", "concurrency = 3")):
+        assert Rules.parse(FULL.replace(old, new)).hash == base, new
+
+
+def test_a_purge_is_noted_with_its_keys() -> None:
+    text = WATCHES + '[[watch]]\ntable = "erased"\nkeys = ["user:{id}:profile"]\npurge = true\n'
+    rules, plan = Rules.parse(text), Plan()
+    rules.plan("public", "profiles", ["id", "org"], ["1", "7"], plan)
+    assert list(plan.purged) == []
+    rules.plan("public", "erased", ["id"], ["1", "2"], plan)
+    assert list(plan.purged) == ["user:1:profile", "user:2:profile"]
+    assert set(plan.keys) >= {"user:1:profile", "user:1:greeting", "user:2:profile"}
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "line", "field", "said"),
+    [
+        ("user:{id}:profile", "", 6, "", "loader is missing"),
+        ("user:{id}:profile", "loader = 'rows'", 7, ".loader", '"package.module:function"'),
+        (
+            "user:{id}:profile",
+            "loader = 'a:b'\nserve_stal = 1",
+            8,
+            ".serve_stal",
+            "Did you mean serve_stale?",
+        ),
+        ("user:{id}:profile", "loader = 'a:b'\nserve_stale = '1 m'", 8, ".serve_stale", "not a duration"),
+        ("user:{id}:profile", "loader = 'a:b'\ntimeout = 0", 8, ".timeout", "not a duration"),
+        ("user:{id}:profile", "loader = 'a:b'\ntimeout = '2h'", 8, ".timeout", "more than an hour"),
+        ("user:{id}:profile", "loader = 'a:b'\nconcurrency = 0", 8, ".concurrency", "from 1 to 10000"),
+        ("user:{id}:profile", "loader = 'a:b'\nconcurrency = true", 8, ".concurrency", "from 1 to 10000"),
+        ("user:{id}:profile", "loader = 'a:b'\nrate = '10'", 8, ".rate", '"600/m"'),
+        ("user:{id}:profile", "loader = 'a:b'\nonly_if_cached = 1", 8, ".only_if_cached", "true or false"),
+        ("user:{id}:profile", "loader = 'a:b'\ntable = 't'", 8, ".table", "belongs to the loader 'row'"),
+        ("user:{id}:profile", "loader = 'a:b'\nquery = 'x'", 8, ".query", "belongs to the loader 'sql'"),
+        ("user:{id}:profile", "loader = 'row'\nkey = 'id'", 6, "", "table is missing"),
+        ("user:{id}:profile", "loader = 'row'\ntable = 't'", 6, "", "key is missing"),
+        ("user:{id}:profile", "loader = 'row'\ntable = 't'\nkey = 7", 9, ".key", 'key = { id = "id" }'),
+        (
+            "user:{id}:profile",
+            "loader = 'row'\ntable = 't'\nkey = {a = 'x'}",
+            9,
+            ".key.a",
+            "Placeholders are: id.",
+        ),
+        (
+            "org:{a}:user:{b}",
+            "loader = 'row'\ntable = 't'\nkey = 'id'",
+            9,
+            ".key",
+            'key = { a = "a", b = "b" }',
+        ),
+        ("org:{a}:user:{b}", "loader = 'row'\ntable = 't'\nkey = {x = 'a'}", 9, ".key", "leaves b open"),
+        ("user:{id}:profile", "loader = 'sql'", 6, "", "query is missing"),
+        ("user:{id}:profile", "loader = 'sql'\nquery = 'select {x}'", 8, ".query", "names x, which"),
+        ("user:{id}:profile", "loader = 'sql'\nquery = 'delete'", 8, ".query", "not a select"),
+        ("user:*:profile", "loader = 'a:b'", 6, "", "Name the segments"),
+        ("user:{a}{b}:profile", "loader = 'a:b'", 6, "", "side by side"),
+        ("user:{id}:settings", "loader = 'a:b'", 6, "", "no [[watch]] invalidates such a key"),
+        ("user:{id}", "loader = 'a:b'", 6, "", "no [[watch]] invalidates such a key"),
+        ("user:{ id }:profile", "loader = 'a:b'", 6, "", "Write {id}."),
+    ],
+)
+def test_a_mistake_names_file_line_field_and_what_was_expected(
+    name: str, body: str, line: int, field: str, said: str
+) -> None:
+    (error,) = mistakes(f'{WATCHES}\n[refresh."{name}"]\n{body}\n')
+    assert (error.file, error.line, error.field) == ("my.toml", line, f'refresh."{name}"{field}')
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("refresh = 1\n" + WATCHES, "not tables with a pattern each"),
+        (WATCHES + "[refresh]\nuser = 'x'\n", "not a table with a pattern as its name"),
+        (FULL + '[refresh."user:{x}:profile"]\nloader = "m:f"\n', "the same keys as on line 6"),
+        (WATCHES + "[[watch]]\ntable = 't'\nkeys = ['a:{b}']\npurge = 'yes'\n", "Write purge = true"),
+    ],
+)
+def test_other_mistakes(text: str, said: str) -> None:
+    (error,) = mistakes(text)
+    assert said in str(error)
+
+
+PARTS = st.lists(st.sampled_from(["a", "b", ":", "{x}", "a:"]), min_size=1, max_size=6).map("".join)
+WORDS = st.text("ab:", max_size=7)
+
+
+@settings(max_examples=400, deadline=None)
+@given(PARTS, PARTS, st.lists(WORDS, max_size=30))
+def test_no_refresh_of_watched_keys_is_called_a_mistake(one: str, other: str, keys: list[str]) -> None:
+    """A key that both make shows that they overlap; the file would be refused wrongly otherwise."""
+    if not one.replace("{x}", "") or not other.replace("{x}", ""):
+        return
+    refresh, watched = Template.parse(one.replace("{x}{x}", "{x}")), Template.parse(other)
+    spec = RefreshSpec(refresh, PythonLoader("m", "f"))
+    if any(spec.matches(key) and matches(watched.pattern, key) for key in keys):
+        assert overlap(refresh, watched)
+
+
+def test_patterns_that_share_no_key_do_not_overlap() -> None:
+    parse = Template.parse
+    assert not overlap(parse("user:{a}"), parse("user:{b}:x"))
+    assert not overlap(parse("user:1"), parse("user:2"))
+    assert overlap(parse("user:{a}:x"), parse("{b}:7:x"))

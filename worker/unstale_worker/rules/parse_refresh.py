@@ -1,0 +1,241 @@
+"""Makes refreshes of the ``[refresh."..."]`` tables of a rules file, noting every mistake."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from unstale_worker.rules.checker import DURATION_REMEDY, Checker, seconds_of
+from unstale_worker.rules.document import Path
+from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
+from unstale_worker.rules.plan import Watch
+from unstale_worker.rules.query import Query
+from unstale_worker.rules.refresh import (
+    SEPARATOR,
+    Loader,
+    PythonLoader,
+    Rate,
+    RefreshSpec,
+    RowLoader,
+    SqlLoader,
+    overlap,
+)
+from unstale_worker.rules.template import Template
+
+MAX_TIMEOUT: Final = 3600.0
+"""Seconds one load may take at most."""
+MAX_CONCURRENCY: Final = 10_000
+
+_OPTIONS: Final = (
+    "debounce",
+    "only_if_cached",
+    "serve_stale",
+    "timeout",
+    "concurrency",
+    "rate",
+    "ttl",
+)
+_OF_ROW: Final = ("table", "key", "columns")
+_OF_SQL: Final = ("query", "reads")
+_FIELDS: Final = ("loader", *_OF_ROW, *_OF_SQL, *_OPTIONS)
+_PYTHON: Final = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*):((?:[^\W\d]\w*\.)*[^\W\d]\w*)")
+_RATE: Final = re.compile(r"([1-9]\d{0,8})/(s|m|h|d)")
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_EXAMPLE: Final = 'Write [refresh."user:{user_id}:greeting"] and below it loader = "package.module:function".'
+
+
+class RefreshParser:
+    """Turns tables into refreshes; mistakes go to ``checker``.
+
+    Args:
+        checker: The document.
+        watches: Its watches: a refresh whose keys none of them invalidates is a mistake.
+    """
+
+    def __init__(self, checker: Checker, watches: tuple[Watch, ...]) -> None:
+        self._checker = checker
+        self._watched = tuple(dict.fromkeys(template for watch in watches for template in watch.keys))
+
+    def run(self, tables: object) -> Iterator[RefreshSpec]:
+        """The refreshes, in the order of the file: the first that matches a key counts."""
+        check = self._checker
+        if not isinstance(tables, dict):
+            check.mistake(("refresh",), tables, "not tables with a pattern each", _EXAMPLE)
+            return
+        seen: dict[str, int] = {}
+        for name, block in tables.items():
+            path: Path = ("refresh", name)
+            if not isinstance(block, dict):
+                check.mistake(path, block, "not a table with a pattern as its name", _EXAMPLE)
+                continue
+            before = len(check.errors)
+            template = self._template(path, name)
+            spec = self._spec(path, block, template) if template is not None else None
+            if template is not None and template.pattern in seen:
+                problem = f"the same keys as on line {seen[template.pattern]}"
+                check.mistake(path, name, problem, "Remove one of them.")
+            if template is not None:
+                seen[template.pattern] = check.line(path)
+            if spec is not None and len(check.errors) == before:
+                yield spec
+
+    def _template(self, path: Path, name: str) -> Template | None:
+        """The keys that the table's name stands for."""
+        check = self._checker
+        template = check.read(path, name, Template.parse)
+        if template is None:
+            return None
+        if "*" in "".join(template.literals):
+            remedy = "Name the segments instead: user:{user_id}:greeting."
+            check.mistake(path, name, "a glob", remedy)
+        elif "" in template.literals[1:-1]:
+            remedy = f"Put text between them, such as {SEPARATOR!r}."
+            check.mistake(path, name, "two placeholders side by side cannot be told apart", remedy)
+        elif not any(overlap(template, watched) for watched in self._watched):
+            shown = ", ".join(watched.text for watched in self._watched[:5]) or "none"
+            remedy = f"Watched are: {shown}. Keys that no [[watch]] invalidates are never made new."
+            check.mistake(path, name, "no [[watch]] invalidates such a key", remedy)
+        else:
+            return template
+        return None
+
+    def _spec(self, path: Path, block: dict[str, object], template: Template) -> RefreshSpec | None:
+        check = self._checker
+        for name in block:
+            if name not in _FIELDS:
+                check.unknown((*path, name), block[name], _FIELDS)
+        loader = self._loader(path, block, template)
+        debounce = self._duration(path, block, "debounce", default=0.0, zero=True)
+        serve_stale = self._duration(path, block, "serve_stale", default=0.0, zero=True)
+        timeout = self._duration(path, block, "timeout", default=30.0)
+        if timeout > MAX_TIMEOUT:
+            check.mistake((*path, "timeout"), block["timeout"], "more than an hour", "Write at most 1h.")
+        ttl = self._duration(path, block, "ttl", default=0.0)
+        concurrency = block.get("concurrency", 8)
+        if (
+            isinstance(concurrency, bool)
+            or not isinstance(concurrency, int)
+            or not 1 <= concurrency <= MAX_CONCURRENCY
+        ):
+            remedy = f"Write a whole number from 1 to {MAX_CONCURRENCY}."
+            check.mistake((*path, "concurrency"), concurrency, "not a number of loads", remedy)
+            concurrency = 1
+        only_if_cached = check.flag(block, path, "only_if_cached", default=True)
+        rate = check.read((*path, "rate"), block["rate"], _rate) if "rate" in block else None
+        if loader is None:
+            return None
+        return RefreshSpec(
+            template,
+            loader,
+            debounce=debounce,
+            only_if_cached=only_if_cached,
+            serve_stale=serve_stale,
+            timeout=timeout,
+            concurrency=concurrency,
+            rate=rate,
+            ttl=ttl or None,
+            line=check.line(path),
+        )
+
+    def _duration(
+        self, path: Path, block: dict[str, object], name: str, *, default: float, zero: bool = False
+    ) -> float:
+        if name not in block:
+            return default
+        seconds = seconds_of(block[name], zero=zero)
+        if seconds is None:
+            remedy = DURATION_REMEDY.replace('"30s"', '"250ms", "30s"')
+            self._checker.mistake((*path, name), block[name], "not a duration", remedy)
+            return default
+        return seconds
+
+    # --- loaders --------------------------------------------------------------------------------
+
+    def _loader(self, path: Path, block: dict[str, object], template: Template) -> Loader | None:
+        check = self._checker
+        kind = check.one(block, path, "loader", _kind, _EXAMPLE)
+        if kind is None:
+            return None
+        allowed = {"row": _OF_ROW, "sql": _OF_SQL}.get(kind, ())
+        for name in (*_OF_ROW, *_OF_SQL):
+            if name in block and name not in allowed:
+                owner = "row" if name in _OF_ROW else "sql"
+                remedy = f"Remove it, or write loader = {owner!r}."
+                check.mistake((*path, name), block[name], f"belongs to the loader {owner!r}", remedy)
+        if kind == "row":
+            return self._row(path, block, template)
+        if kind == "sql":
+            return self._sql(path, block, template)
+        module, _, function = kind.partition(":")
+        return PythonLoader(module, function)
+
+    def _row(self, path: Path, block: dict[str, object], template: Template) -> RowLoader | None:
+        check = self._checker
+        table = check.one(block, path, "table", TableName.parse, 'Write table = "public.profiles".')
+        columns = check.many(block, path, "columns", _name, "", required=False)
+        key = self._key(path, block, template)
+        return RowLoader(table, key, columns) if table is not None and key else None
+
+    def _key(self, path: Path, block: dict[str, object], template: Template) -> tuple[tuple[str, str], ...]:
+        """``key = "id"`` for the one placeholder, or ``key = { id = "user_id" }``."""
+        check, fields = self._checker, dict.fromkeys(template.columns)
+        value = block.get("key")
+        shown = ", ".join(f'{each} = "{each}"' for each in fields)
+        if not fields:
+            remedy = 'Write loader = "sql" for a key without placeholders.'
+            check.mistake(path, template.text, "a row needs a placeholder that tells which", remedy)
+        elif "key" not in block:
+            check.mistake(
+                path, block, "key is missing", 'Write key = "id": the column the placeholder equals.'
+            )
+        elif isinstance(value, str) and len(fields) == 1:
+            column = check.read((*path, "key"), value, _name)
+            return () if column is None else ((column, template.columns[0]),)
+        elif not isinstance(value, dict) or not value:
+            remedy = f"Write key = {{ {shown} }}: each column and the placeholder it equals."
+            check.mistake((*path, "key"), value, "not columns of the table", remedy)
+        else:
+            pairs: list[tuple[str, str]] = []
+            for column, placeholder in value.items():
+                if placeholder not in fields:
+                    remedy = f"Placeholders are: {', '.join(fields)}."
+                    check.mistake((*path, "key", column), placeholder, "not a placeholder", remedy)
+                elif check.read((*path, "key", column), column, _name) is not None:
+                    pairs.append((column, str(placeholder)))
+            unused = [name for name in fields if name not in value.values()]
+            if unused and len(pairs) == len(value):
+                remedy = "Every placeholder tells which row: name a column for it."
+                check.mistake((*path, "key"), value, f"leaves {', '.join(unused)} open", remedy)
+            return tuple(pairs)
+        return ()
+
+    def _sql(self, path: Path, block: dict[str, object], template: Template) -> SqlLoader | None:
+        check = self._checker
+        example = 'Write query = "select ... where id = {user_id}".'
+        query = check.one(block, path, "query", Query.parse, example)
+        reads = check.many(block, path, "reads", TableName.parse, "", required=False)
+        if query is None:
+            return None
+        if unknown := [name for name in query.columns if name not in template.columns]:
+            names = ", ".join(dict.fromkeys(template.columns)) or "none"
+            problem = f"names {', '.join(unknown)}, which the key does not have"
+            check.mistake((*path, "query"), query.text, problem, f"Placeholders are: {names}.")
+            return None
+        return SqlLoader(query, reads)
+
+
+def _kind(text: str) -> str:
+    if text in ("row", "sql") or _PYTHON.fullmatch(text):
+        return text
+    raise NameMistake("not a loader", remedy='Write "row", "sql", or "package.module:function".')
+
+
+def _name(name: str) -> str:
+    check_name(name)
+    return name
+
+
+def _rate(text: str) -> Rate:
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise NameMistake("not a rate", remedy='Write "10/s", "600/m", "1000/h" or "50000/d".')
+    return Rate(int(match[1]), _UNITS[match[2]])
