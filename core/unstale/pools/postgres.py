@@ -9,6 +9,7 @@ import asyncpg
 from unstale.errors import SettingError
 from unstale.pools.vitals import Vitals
 from unstale.settings import Settings
+from unstale.tls import postgres_tls
 
 TRANSACTION_POOLER_PORT: Final = 6543
 """Where Supabase's transaction poolers listen: statements prepared on one connection are lost on the next."""
@@ -38,6 +39,7 @@ class Database:
             command_timeout=settings.database_timeout,
             statement_cache_size=0 if _port(dsn) == TRANSACTION_POOLER_PORT else 100,
             server_settings={"application_name": APPLICATION_NAME},
+            ssl=postgres_tls(dsn),
         )
 
     async def open(self) -> "Database":

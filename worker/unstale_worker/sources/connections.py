@@ -1,5 +1,6 @@
 """Opens connections to Postgres, and turns asyncpg's errors into ours."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import asyncpg
 
 from unstale.errors import DatabaseUnavailable, MigrationMissing
 from unstale.names import APPLICATION_NAME
+from unstale.tls import UNENCRYPTED, postgres_tls, untrusted
 from unstale_worker.sql import statement
 
 SESSION_SETTINGS: Final = {
@@ -56,6 +58,7 @@ class Connections:
                 timeout=self.timeout,
                 command_timeout=self.timeout,
                 statement_cache_size=0 if self.pooled else 100,
+                ssl=postgres_tls(self.dsn),
             )
             if not self.pooled:
                 settings = SESSION_SETTINGS | {"application_name": f"{APPLICATION_NAME}:{name}"}
@@ -70,7 +73,11 @@ class Connections:
             raise DatabaseUnavailable(
                 "Postgres refused the user or password of DATABASE_URL; check both and the role's LOGIN right"
             ) from error
+        except ssl.SSLCertVerificationError as error:
+            raise DatabaseUnavailable(untrusted(error)) from error
         except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            if "rejected SSL upgrade" in str(error):
+                raise DatabaseUnavailable(UNENCRYPTED) from error
             raise DatabaseUnavailable(
                 f"Postgres accepts no connection ({type(error).__name__}); check DATABASE_URL and the server"
             ) from error
