@@ -10,7 +10,7 @@ import pytest
 from stage import staged
 
 from servers import Database, eventually
-from unstale_worker import wakeups
+from unstale_worker import notify
 from workers import connected, running_worker
 
 
@@ -18,7 +18,7 @@ from workers import connected, running_worker
 async def test_it_keeps_nobody_up(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-    statement = wakeups.statement
+    statement = notify.statement
 
     def waiting(name: str) -> str:
         text = statement(name)
@@ -26,7 +26,7 @@ async def test_it_keeps_nobody_up(
                             "select pg_advisory_lock($1::int, $2::int) is null")  # fmt: skip
 
     if not defended:
-        monkeypatch.setattr(wakeups, "statement", waiting)
+        monkeypatch.setattr(notify, "statement", waiting)
     async with staged(database.dsn, redis_url) as (stage, redis), connected(database.dsn) as slow:
         change = slow.transaction()
         await change.start()
