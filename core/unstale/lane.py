@@ -19,6 +19,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from unstale.cancellation import cancelled
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import CacheClosed, RedisUnavailable
+from unstale.sentinels import NoPrimary
 
 Argument = str | bytes | int | float
 
@@ -96,6 +97,11 @@ class Lane:
         """Use a new connection from the next batch on: the address may lead to another server by now."""
         self._renewed = self.connected
 
+    @property
+    def asks_sentinels(self) -> bool:
+        """Whether a new connection asks sentinels where the primary is."""
+        return self._connections.asks_sentinels
+
     async def close(self) -> None:
         """Close the connection; commands that wait fail."""
         self._closed = True
@@ -112,7 +118,7 @@ class Lane:
         if self._pause:
             if self._runner is None and self._clock() >= self._retry_at:
                 self._runner = asyncio.create_task(self._run(), name="unstale-lane")
-            raise RedisUnavailable(f"Redis at {self._connections.place} does not answer") from self._cause
+            raise self._unavailable()
         return self._new_future()
 
     def _new_future(self) -> asyncio.Future[Any]:
@@ -153,9 +159,7 @@ class Lane:
             self._cause = error
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LAST_PAUSE)
             self._retry_at = self._clock() + self._pause * random.uniform(0.5, 1.0)
-            failure = RedisUnavailable(f"Redis at {self._connections.place} does not answer")
-            failure.__cause__ = error
-            self._fail(failure, current)
+            self._fail(self._unavailable(), current)
             if not isinstance(error, RedisError | OSError | TimeoutError):
                 raise
         finally:
@@ -164,7 +168,7 @@ class Lane:
 
     async def _connect(self, connection: RedisConnection) -> None:
         async with asyncio.timeout(self._timeout):
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
+            await self._connections.open(connection)
         self.connected, self._renewed = True, False
 
     async def _probe(self, connection: RedisConnection) -> None:
@@ -230,6 +234,13 @@ class Lane:
             for future in futures:
                 if not future.done():
                     future.set_result(value)
+
+    def _unavailable(self) -> RedisUnavailable:
+        told = isinstance(self._cause, NoPrimary)
+        text = str(self._cause) if told else f"Redis at {self._connections.place} does not answer"
+        failure = RedisUnavailable(text)
+        failure.__cause__ = self._cause
+        return failure
 
     def _fail(self, error: Exception, current: list[asyncio.Future[Any]] | None = None) -> None:
         waiting = current if current is not None else []

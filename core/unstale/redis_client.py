@@ -12,27 +12,30 @@ def open_redis(settings: "Settings", *, connections: int | None = None) -> "Redi
     """A client for ``settings.redis_url``; connects on first use, and is closed by its owner.
 
     redis-py by itself retries ten times with growing pauses and reconnects without a word. Here a command
-    fails at once (after `Settings.redis_timeout` seconds at most) and the caller decides: a script whose
-    reply was lost must not be sent twice behind its back. Raises `SettingError` for what is no URL.
+    fails at once (after `Settings.redis_timeout` seconds at most, twice that with sentinels) and the caller
+    decides: a script whose reply was lost must not be sent twice behind its back. Raises `SettingError` for
+    what is no URL.
     """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    from unstale.errors import SettingError
+    from unstale.connections import connection_class
+    from unstale.redis_url import RedisUrl
 
-    try:
-        pool = BlockingConnectionPool.from_url(
-            settings.redis_url.get_secret_value(),
+    timeout = settings.redis_timeout
+    parsed = RedisUrl.parse(settings.redis_url.get_secret_value())
+    kind, options = connection_class(parsed, timeout=timeout)
+    return Redis.from_pool(
+        BlockingConnectionPool(
+            connection_class=kind,
             max_connections=connections or settings.redis_connections,
-            timeout=settings.redis_timeout,
-            socket_timeout=settings.redis_timeout,
-            socket_connect_timeout=settings.redis_timeout,
-            socket_keepalive=True,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
             decode_responses=False,
+            **options,
         )
-    except ValueError as error:
-        raise SettingError(f"REDIS_URL: {error}; expected redis://host:port/db or rediss://…") from None
-    return Redis.from_pool(pool)
+    )

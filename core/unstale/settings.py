@@ -32,7 +32,7 @@ class Settings(BaseSettings):
 
     # --- the seed's names -----------------------------------------------------------------------
     redis_url: SecretStr = Field(SecretStr("redis://localhost:6379/0"), validation_alias="REDIS_URL")
-    """Where Redis or Valkey listens."""
+    """Where Redis or Valkey listens, or the sentinels that know."""
     redis_enabled: bool = Field(True, validation_alias="REDIS_ENABLED")
     """False: no Redis tier at all; every process loads for itself and keeps values for `detached_ttl`."""
     database_url: SecretStr | None = Field(

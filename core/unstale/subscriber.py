@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from unstale import failpoints
 from unstale.cancellation import cancelled, pass_on_cancellation
@@ -117,8 +117,7 @@ class Subscriber:
         connection = self._connections.new()
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
-                await self._expect_primary(connection)
+                await self._connections.open(connection)
                 await connection.send_command("SUBSCRIBE", self._tier.names.channel)
                 reply = await connection.read_response(timeout=math.inf)
             if reply[0] != b"subscribe":
@@ -133,15 +132,6 @@ class Subscriber:
                 await self._listen(connection)
         finally:
             await connection.disconnect(nowait=True)
-
-    async def _expect_primary(self, connection: RedisConnection) -> None:
-        await connection.send_command("ROLE")
-        try:
-            role = await connection.read_response(timeout=math.inf)
-        except ResponseError:
-            return  # its user may not ask; the worker's scripts refuse a replica anyway
-        if role[0] != b"master":
-            raise RedisConnectionError("REDIS_URL leads to a replica; unstale needs the primary")
 
     async def _ping(self, connection: RedisConnection) -> None:
         begun = self._clock()

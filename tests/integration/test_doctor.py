@@ -16,6 +16,8 @@ from servers import Database
 from unstale.settings import Settings
 from unstale_worker.doctor import Finding, Severity, examine
 from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, migrate
+from unstale_worker.embedded.installs import RedisProgram
+from unstale_worker.embedded.process import free_port
 from workers import PROFILES, SCHEMA, running_worker, settings_for
 
 FANOUT = """
@@ -246,6 +248,17 @@ async def test_a_replica_is_refused(tmp_path: Path, database: Database, valkey: 
         await redis.replicaof("NO", "ONE")
 
     assert "replica" in worst(findings, "Redis").finding
+
+
+@pytest.mark.parametrize("program", ["valkey", "redis"])
+async def test_a_cluster_is_refused(tmp_path: Path, database: Database, program: RedisProgram) -> None:
+    """Valkey calls the field `server_mode`, Redis `redis_mode`."""
+    bus = str(free_port())  # its default is 10,000 above the other, which may be too high
+    cluster = EmbeddedValkey(program=program, args=["--cluster-enabled", "yes", "--cluster-port", bus])
+    async with cluster as server:
+        findings = await examine(settings_of(tmp_path, database, server.url))
+
+    assert "Redis Cluster" in worst(findings, "Redis").finding
 
 
 async def test_the_trial_leaves_nothing(tmp_path: Path, database: Database, valkey: EmbeddedValkey) -> None:

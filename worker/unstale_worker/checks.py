@@ -25,8 +25,13 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
     try:
         server = await redis.info("server")
         name, version = server_version(server)
-        if str(server.get("redis_mode")) == "cluster":
+        mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's word, Redis'
+        if mode == "cluster":
             raise UnsupportedServer(f"REDIS_URL is a Redis Cluster, which is not supported yet; {SUPPORTED}")
+        if mode == "sentinel":
+            raise UnsupportedServer(
+                "REDIS_URL leads to a sentinel; write redis+sentinel://host:port,host:port/service/db"
+            )
         wanted = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
         if version < wanted:
             shown = ".".join(map(str, version))
@@ -42,7 +47,10 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
             raise UnsupportedServer(f"INFO replication of this server has no master_replid; {SUPPORTED}")
         role = await redis.info("replication")
         if str(role.get("role")) != "master":
-            raise UnsupportedServer("REDIS_URL is a replica; give the primary's URL")
+            raise UnsupportedServer(
+                "REDIS_URL is a replica; give the primary's URL, or the sentinels' "
+                "(redis+sentinel://host:port,host:port/service/db)"
+            )
     except RedisError as error:
         raise unavailable(error) from error
     return f"{name} {'.'.join(map(str, version))}"

@@ -27,6 +27,9 @@ RENEWALS: Final = 4
 LOOK_AGAIN: Final = 10.0
 """Seconds after which the lease is asked for over a new connection: after a failover the address leads to
 another server, and the old one may go on answering whoever is still connected to it."""
+LOOK_AGAIN_AT_SENTINELS: Final = 1.0
+"""The same where sentinels know, and are asked each time: ``SENTINEL FAILOVER`` leaves the old primary in
+office for some ten seconds, and what is written there is lost."""
 
 
 class Leadership:
@@ -107,7 +110,7 @@ class Leadership:
 
     def _look_again(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._looked_at > LOOK_AGAIN:
+        if now - self._looked_at > (LOOK_AGAIN_AT_SENTINELS if self._lane.asks_sentinels else LOOK_AGAIN):
             self._looked_at = now
             self._lane.renew()
 
