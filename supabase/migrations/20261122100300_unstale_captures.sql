@@ -131,9 +131,14 @@ begin
     then
         perform pg_catalog.pg_notify('unstale_wakeup', '');
     end if;
+    if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
+        > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+    then
+        perform unstale.tell();
+    end if;
 end
 $$;
-comment on function unstale.wake() is 'Sends a wake-up if the worker sleeps.';
+comment on function unstale.wake() is 'Sends a wake-up if the worker sleeps, or tells one that reads over HTTPS.';
 
 create or replace function unstale.invalidate_all(watch_id integer) returns void
 language sql volatile set search_path = ''
@@ -236,6 +241,11 @@ $q$;
         then
             perform pg_catalog.pg_notify('unstale_wakeup', '');
         end if;
+    end if;
+    if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
+        operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+    then
+        perform unstale.tell();
     end if;
     if pg_catalog.hashint8(_id) operator(pg_catalog.%) 1000 operator(pg_catalog.=) 0 then
         perform unstale.maintain();

@@ -7,7 +7,7 @@ position moves.
 import pytest
 
 from servers import Database, eventually
-from unstale_worker import supervisor
+from unstale_worker import fanout
 from workers import Listener, applied, connected, redis_at, running_worker
 
 RULES = """
@@ -76,7 +76,7 @@ async def test_its_pattern_is_invalidated_and_the_rest_goes_on(
 async def test_a_failure_that_only_is_reported_would_be_stale(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-    run = supervisor.run_queries
+    run = fanout.run_queries
 
     async def forgets(connection, rules, plan):  # type: ignore[no-untyped-def]
         failures = await run(connection, rules, plan)
@@ -84,7 +84,7 @@ async def test_a_failure_that_only_is_reported_would_be_stale(
         return failures
 
     if not defended:
-        monkeypatch.setattr(supervisor, "run_queries", forgets)
+        monkeypatch.setattr(fanout, "run_queries", forgets)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(TABLES)
         async with running_worker(database.worker_dsn, redis_url, rules=RULES):
