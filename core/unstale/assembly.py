@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 
 from unstale import clock
 from unstale.connections import Connections
+from unstale.embedded import EmbeddedWorker, embedded_worker
 from unstale.events import Events
+from unstale.feed import Feed
 from unstale.following import Follower
 from unstale.lane import Lane
 from unstale.loads import Flights
@@ -18,9 +21,13 @@ from unstale.subscriber import Subscriber
 from unstale.tokens import TokenWaits
 from unstale.writing import Writer
 
+logger = logging.getLogger("unstale")
+
 
 class Assembly:
     """The parts of one cache; without Redis (``redis_enabled`` is false) tier and subscriber are None.
+
+    Without Redis an embedded worker may feed the near cache instead.
 
     Three connections: the subscription, the subscriber's own commands (a long replay holds no reader up),
     and everything that readers and writers ask.
@@ -52,6 +59,12 @@ class Assembly:
         self.rulebook = Rulebook(self.tier, default_ttl=settings.default_ttl, jitter=settings.ttl_jitter)
         if connections is not None:
             self.subscriber = self._new_subscriber(connections)
+        self.embedded: EmbeddedWorker | None = None
+        if settings.embedded_worker:
+            if connections is None:
+                self.embedded = embedded_worker(settings, self._new_feed())
+            else:
+                logger.info("no embedded worker, as there is Redis (REDIS_ENABLED); run `unstale worker`")
         self.reader = Reader(
             self.tier,
             self.near,
@@ -73,7 +86,18 @@ class Assembly:
         self.flights = Flights(self.reader.fetch, self.near.marks)
 
     async def start(self) -> None:
-        """Begin to follow; wait for the first watermark if one is likely, for at most ``redis_timeout``."""
+        """Begin to follow; wait for the first watermark if one is likely, for at most ``redis_timeout``.
+
+        An embedded worker's first attempt is waited for, for at most ``database_timeout``; raises the
+        `ConfigurationError` that it may end with.
+        """
+        if self.embedded is not None:
+            self.embedded.start()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.database_timeout):
+                    await self.embedded.tried.wait()
+            if self.embedded.refused is not None:
+                raise self.embedded.refused
         subscriber = self.subscriber
         if subscriber is None:
             return
@@ -96,11 +120,16 @@ class Assembly:
             stack.push_async_callback(self.flights.close)
             if self.subscriber is not None:
                 stack.push_async_callback(self.subscriber.close)
+            if self.embedded is not None:
+                stack.push_async_callback(self.embedded.close)
 
     def _new_tier(self, connections: Connections) -> RedisTier:
         lane = Lane(connections, timeout=self._settings.redis_timeout, clock=clock.now)
         self._lanes.append(lane)
         return RedisTier(lane, self._settings.names, log_max_bytes=self._settings.log_max_bytes)
+
+    def _new_feed(self) -> Feed:
+        return Feed(self.near, self.follower, self.rulebook, clock=clock.now, on_reached=self._on_watermark)
 
     def _new_subscriber(self, connections: Connections) -> Subscriber:
         subscriber = Subscriber(

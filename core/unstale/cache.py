@@ -46,7 +46,8 @@ class Cache(Reads):
         """Begin to follow the log, and wait a moment until this cache is attached.
 
         It waits for at most ``redis_timeout``, and not at all when Redis is away or no worker has ever run;
-        the cache can be used in any case.
+        the cache can be used in any case. With an embedded worker it waits for its first read of the outbox,
+        for at most ``database_timeout``, and raises `ConfigurationError` if the rules do not fit it.
         """
         if self._closed:
             raise CacheClosed(CLOSED)
@@ -151,11 +152,14 @@ class Cache(Reads):
         """
         self._check_open()
         wanted = Token.parse(token)
-        if self._tier is None:
+        if self._tier is not None:
+            with contextlib.suppress(RedisUnavailable):
+                wanted.expect(await self._tier.database())
+        elif self._parts.embedded is None:
             self._near.flush()  # nothing is shared, so nothing of another process can be stale
             return
-        with contextlib.suppress(RedisUnavailable):
-            wanted.expect(await self._tier.database())
+        elif self._follower.mark is not None:
+            wanted.expect(self._follower.mark.database)
         await self._parts.tokens.wait(wanted, timeout=timeout)
 
     @contextlib.asynccontextmanager

@@ -123,14 +123,21 @@ class Follower:
         """Take note of a watermark that `last` has reached; whether it counted."""
         if self._ponged == -math.inf or self._clock() < self._muted_until:
             return False
+        self._note(mark, as_of=self._ponged - mark.age_ms / 1000, heard=self._ponged)
+        return True
+
+    def caught_up(self, mark: Watermark, *, as_of: float) -> None:
+        """This process itself has applied what a read that began at ``as_of`` found: ``mark`` says which."""
+        self._note(mark, as_of=as_of, heard=as_of)
+
+    def _note(self, mark: Watermark, *, as_of: float, heard: float) -> None:
         # Never back: a watermark of a slower read may arrive after one of a faster.
-        self._fresh_as_of = max(self._fresh_as_of, self._ponged - mark.age_ms / 1000)
+        self._fresh_as_of = max(self._fresh_as_of, as_of)
         attached = self._clock() < self._near.followed.trusted_until
-        self._near.followed.trusted_until = self._ponged + self._max_silence
+        self._near.followed.trusted_until = heard + self._max_silence
         if not attached and self.trust is Trust.ATTACHED:
             self._near.adrift.clear()
         self.mark = mark
-        return True
 
     def __repr__(self) -> str:
         return f"<Follower {self.trust.value}, epoch {(self.epoch or 'none')[:8]}, last {self.last}>"

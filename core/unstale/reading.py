@@ -172,15 +172,19 @@ class Reader:
         return data
 
     async def _load_adrift(self, flight: Flight) -> Loaded:
-        """Neither tier can be used: load, and keep it in this process for as long as that lasts."""
+        """Redis cannot be used, or there is none: load, and keep it here as far as that is safe."""
         near = self._near
-        entry = None if flight.forced else near.adrift.read(flight.key)
+        attached = self._follower.trust is Trust.ATTACHED
+        entry = None if flight.forced or attached else near.adrift.read(flight.key)
         if entry is not None:
             return Loaded(entry.data, Origin.MEMORY)
         near.marks.close(flight.mark)
         flight.mark = near.marks.open(flight.key)
         data = await self._load(flight, Load(flight.key, None, primary=True))
         ttl = self._rulebook.ttl_of_load(flight.key, flight.ttl)
+        if self._tier is None:
+            # This process hears of every change itself, before it says that it is attached.
+            self._keep(flight.key, data, flight.mark, ttl)
         if flight.mark.clean and self._follower.trust is not Trust.ATTACHED:
             near.adrift.put(flight.key, data, expires=self._clock() + min(ttl, self._detached_ttl))
         return Loaded(data, Origin.LOADER)

@@ -43,9 +43,13 @@ class Rulebook:
             logger.warning("the published rules cannot be read, the known ones stay in force: %s", error)
             return
         if rules is not None:  # an emptied Redis is no reason to forget which keys are owned
-            self._rules = rules
-            self._known.clear()
+            self.adopt(rules)
         self.loaded = True
+
+    def adopt(self, rules: PublishedRules) -> None:
+        """These are in force from now on."""
+        self._rules, self.loaded = rules, True
+        self._known.clear()
 
     def owns(self, key: str) -> bool:
         """Whether a rule owns ``key``."""

@@ -34,11 +34,12 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(SecretStr("redis://localhost:6379/0"), validation_alias="REDIS_URL")
     """Where Redis or Valkey listens, or the sentinels that know."""
     redis_enabled: bool = Field(True, validation_alias="REDIS_ENABLED")
-    """False: no Redis tier at all; every process loads for itself and keeps values for `detached_ttl`."""
+    """False: no Redis tier at all; every process loads for itself and keeps values for `detached_ttl`; with
+    `embedded_worker` for as long as they are true."""
     database_url: SecretStr | None = Field(
         None, validation_alias=AliasChoices("DATABASE_URL", "SUPABASE_DB_URL")
     )
-    """The Postgres that holds the outbox; only the worker needs it."""
+    """The Postgres that holds the outbox; only a worker needs it, also an embedded one."""
     supabase_url: str | None = Field(None, validation_alias="SUPABASE_URL")
     """The project's URL."""
     supabase_key: SecretStr | None = Field(
@@ -77,6 +78,9 @@ class Settings(BaseSettings):
     """Seconds without a PONG or a watermark after which an agent is detached."""
     detached_ttl: Seconds = 30.0
     """Seconds detached after which Redis is not trusted either, and how long own loads are kept then."""
+
+    embedded_worker: bool = False
+    """Without Redis: follow the outbox of `database_url` inside this process. With Redis: no effect."""
 
     # --- the connection pool --------------------------------------------------------------------
     pool_connections: Count = 100
@@ -140,6 +144,11 @@ class Settings(BaseSettings):
         if self.http_host not in ("127.0.0.1", "::1", "localhost") and self.http_token is None:
             raise ValueError(
                 f"http_host is {self.http_host!r}: beyond loopback UNSTALE_HTTP_TOKEN is required"
+            )
+        if self.embedded_worker and not self.redis_enabled and self.poll_max * 2 > self.max_silence:
+            raise ValueError(
+                f"max_silence is {self.max_silence} s: an embedded worker needs at least twice poll_max "
+                f"({self.poll_max} s), or the near cache is not trusted while all is well"
             )
         if self.poll_min > self.poll_max:
             raise ValueError(f"poll_min ({self.poll_min} s) is above poll_max ({self.poll_max} s)")

@@ -89,7 +89,8 @@ async def describe(cache: "Cache") -> dict[str, object]:
         "cache_hits": hits,
         "cache_misses": counters.misses,
         "redis_memory": memory,
-        "status": _status(enabled=enabled, connected=connected, attached=cache.attached),
+        "status": _status(cache, connected=connected),
+        "follows": "log" if enabled else "outbox" if cache._parts.embedded is not None else "nothing",
         "attached": cache.attached,
         "staleness": staleness if math.isfinite(staleness) else None,
         "watermark_age": watermark_age if math.isfinite(watermark_age) else None,
@@ -99,9 +100,9 @@ async def describe(cache: "Cache") -> dict[str, object]:
     }
 
 
-def _status(*, enabled: bool, connected: bool, attached: bool) -> str:
-    if not enabled:
+def _status(cache: "Cache", *, connected: bool) -> str:
+    if cache._tier is None and cache._parts.embedded is None:
         return "disabled"
-    if not connected:
+    if cache._tier is not None and not connected:
         return "unavailable"
-    return "healthy" if attached else "detached"
+    return "healthy" if cache.attached else "detached"

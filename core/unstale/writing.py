@@ -84,6 +84,8 @@ class Writer:
         # What no rule owns has no other truth than this; of an owned key the value must follow a miss.
         allowed = miss.mark.clean if miss is not None else not self._rulebook.owns(key)
         if tier is None:
+            if miss is None and not allowed:
+                self._warn_of_blind_set(key)
             return self._set_adrift(key, data, seconds, allowed=allowed)
         try:
             if not self._rulebook.loaded:
@@ -91,13 +93,7 @@ class Writer:
             if not self._rulebook.owns(key):
                 return await self._put(tier, key, data, seconds)
             if miss is None:
-                self._rulebook.warn_once(
-                    key,
-                    "set(%r) stored nothing: a rule owns this key, and without a get that missed before it "
-                    "nothing says how old the value is. The key was invalidated; use get_or_load, or get "
-                    "before loading",
-                    key,
-                )
+                self._warn_of_blind_set(key)
                 await self._invalidate(tier, [key])
                 return False
             if self._follower.trust is Trust.DETACHED:
@@ -141,6 +137,15 @@ class Writer:
         finally:
             self._drop_pattern(pattern)
         return removed
+
+    def _warn_of_blind_set(self, key: str) -> None:
+        self._rulebook.warn_once(
+            key,
+            "set(%r) stored nothing: a rule owns this key, and without a get that missed before it "
+            "nothing says how old the value is. The key was invalidated; use get_or_load, or get "
+            "before loading",
+            key,
+        )
 
     async def _value_or_soft_lease(self, tier: RedisTier, key: str) -> tuple[bytes | None, bytes | None]:
         data = await self._reader.look(key)
@@ -189,15 +194,21 @@ class Writer:
 
     def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool) -> bool:
         self._near.drop([key])
-        if not allowed or self._follower.trust is Trust.ATTACHED:
+        attached = self._follower.trust is Trust.ATTACHED
+        if not allowed or (attached and self._tier is not None):
             return False
-        self._near.adrift.put(key, data, expires=self._clock() + min(seconds, self._detached_ttl))
+        now = self._clock()
+        if attached:
+            self._near.followed.put(key, data, expires=now + seconds)
+        else:
+            self._near.adrift.put(key, data, expires=now + min(seconds, self._detached_ttl))
         return self._tier is None
 
     def _drop_pattern(self, pattern: str) -> int:
-        held = len(self._near.adrift)
-        self._near.drop((), [pattern])
-        return held - len(self._near.adrift)
+        near = self._near
+        held = len(near.adrift) + len(near.followed)
+        near.drop((), [pattern])
+        return held - len(near.adrift) - len(near.followed)
 
     def _lost(self, what: str, error: RedisUnavailable) -> None:
         self.lost_invalidations += 1

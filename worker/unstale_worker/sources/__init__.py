@@ -132,8 +132,11 @@ class Source(Protocol):
         """Run every query of the rules for no row; returns what would fail. Changes nothing."""
         ...
 
-    async def purge(self, *, rows: int, retention: float, outbox_max_rows: int) -> int:
-        """One step of the purge, at most ``rows`` entries; returns how many it deleted."""
+    async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
+        """One step of the purge, at most ``rows`` entries; returns how many it deleted.
+
+        ``retention`` in seconds and ``outbox_max_rows`` stay in force for captures; None: as told before.
+        """
         ...
 
     async def begin_term(self, consumer: str, fence: int) -> int:

@@ -23,8 +23,11 @@ def check_settings(settings: Settings) -> None:
         )
 
 
-async def open_source(settings: Settings) -> Source:
-    """The source that the settings ask for, once it answers; raises `Unavailable`, `ConfigurationError`."""
+async def open_source(settings: Settings, *, session: str = "standby") -> Source:
+    """The source that the settings ask for, once it answers; raises `Unavailable`, `ConfigurationError`.
+
+    ``session`` is what it calls its sessions until a term begins, where it has any.
+    """
     check_settings(settings)
     assert settings.database_url is not None
     connections = Connections(settings.database_url.get_secret_value(), timeout=settings.database_timeout)
@@ -34,4 +37,6 @@ async def open_source(settings: Settings) -> Source:
             "a transaction pooler lies between: no NOTIFY passes, so the worker polls; the direct "
             "connection or the session pooler (port 5432) has lower latency"
         )
-    return OutboxSource(replace(connections, pooled=pooled), read_entries=settings.read_entries)
+    return OutboxSource(
+        replace(connections, pooled=pooled), read_entries=settings.read_entries, session=session
+    )

@@ -37,12 +37,14 @@ class OutboxSource:
     kind = "outbox"
     least_pause = 0.0
 
-    def __init__(self, connections: Connections, *, read_entries: int = 5_000) -> None:
+    def __init__(
+        self, connections: Connections, *, read_entries: int = 5_000, session: str = "standby"
+    ) -> None:
         self._connections = connections
         self._read_entries = read_entries
         self._connection: asyncpg.Connection | None = None
         self._versions: dict[tuple[int, int], WatchVersion] = {}
-        self._name = "standby"
+        self._name = self._first_name = session
         self._lock = asyncio.Lock()
         self.reads = 0
 
@@ -112,8 +114,8 @@ class OutboxSource:
         }
         return self._versions
 
-    async def purge(self, *, rows: int, retention: float, outbox_max_rows: int) -> int:
-        """One step of the purge; returns the number of entries deleted."""
+    async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
+        """See `Source.purge`."""
         async with self._use() as connection:
             return int(await connection.fetchval(statement("purge"), rows, retention, outbox_max_rows))
 
@@ -144,7 +146,7 @@ class OutboxSource:
 
     def beside(self) -> "OutboxSource":
         """Another session."""
-        return OutboxSource(self._connections, read_entries=self._read_entries)
+        return OutboxSource(self._connections, read_entries=self._read_entries, session=self._first_name)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[asyncpg.Connection]:

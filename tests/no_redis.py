@@ -1,0 +1,45 @@
+"""Caches without Redis whose embedded worker follows a database, for tests."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from servers import eventually
+from unstale import Cache
+from unstale_worker.outbox_follower import OutboxFollower
+from workers import PROFILES
+
+NOWHERE = "redis://127.0.0.1:1/0"
+"""Nobody listens there: whoever asks Redis although it is disabled fails."""
+
+
+@asynccontextmanager
+async def alone(
+    dsn: str, *, rules: str = PROFILES, attached: bool = True, **more: Any
+) -> AsyncIterator[Cache]:
+    """A cache with an embedded worker; it polls every 50 ms at the latest, to be quick."""
+    with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:
+        file = Path(folder) / "unstale.toml"
+        file.write_text(rules)
+        settings = {"poll_max": 0.05, **more}
+        async with Cache.from_env(
+            _env_file=None,
+            redis_enabled=False,
+            redis_url=NOWHERE,
+            embedded_worker=True,
+            database_url=dsn,
+            config=file,
+            **settings,
+        ) as cache:
+            if attached:
+                await eventually(lambda: cache.attached, message="the cache is attached")
+            yield cache
+
+
+def follower_of(cache: Cache) -> OutboxFollower:
+    """What follows the outbox on behalf of ``cache``."""
+    embedded = cache._parts.embedded
+    assert isinstance(embedded, OutboxFollower)
+    return embedded
