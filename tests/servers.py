@@ -22,7 +22,7 @@ from unstale_worker.embedded import EmbeddedPostgres
 
 T = TypeVar("T")
 
-LEAK_GRACE_SECONDS = 2.0  # what was closed may need a moment to be gone; what leaks stays
+LEAK_GRACE_SECONDS = 15.0  # what was closed may need a moment to be gone; what leaks stays
 PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log)"
 
 
@@ -50,7 +50,7 @@ class Database:
 
 
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0, message: str = ""
+    predicate: Callable[[], T | Awaitable[T]], *, timeout: float = 30.0, message: str = ""
 ) -> T:
     """Poll `predicate` (plain or async) until it gives something true, and return that.
 

@@ -60,6 +60,6 @@ async def test_silence_detaches(
         loader.value = "new"
         await apply_unheard(silent, KEY)
         if defended:
-            await eventually(lambda: not cache.attached, timeout=5)
+            await eventually(lambda: not cache.attached)
             assert cache.staleness == math.inf
         assert await cache.get_or_load(KEY, loader) == ("new" if defended else "old")

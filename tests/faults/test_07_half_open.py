@@ -46,9 +46,9 @@ async def test_an_agent_notices_and_finds_a_new_connection(
         proxy.half_open(new=False)
         await stage.write(1)
         if defended:
-            await eventually(lambda: not cache.attached, timeout=5)
+            await eventually(lambda: not cache.attached)
             assert cache.staleness == math.inf
-            await eventually(lambda: cache.attached, timeout=5)
+            await eventually(lambda: cache.attached)
             assert await stage.read(1) == 2
             await stage.settled(redis)
         else:
@@ -68,10 +68,10 @@ async def test_a_dead_network_costs_an_agent_little_and_never_a_stale_answer(
         cache = await stage.open_agent(proxy.url(valkey.url), **PATIENCE, detached_ttl=1.0)
         await stage.warm()
         proxy.half_open()
-        await eventually(lambda: not cache.attached, timeout=5)
+        await eventually(lambda: not cache.attached)
         await stage.write(1)
         assert await stage.read(1) == 2
-        await eventually(lambda: cache._follower.trust.value == "detached", timeout=5)
+        await eventually(lambda: cache._follower.trust.value == "detached")
         longest = 0.0
         for user in range(2, 20):
             await stage.write(user)

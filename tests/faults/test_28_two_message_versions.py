@@ -54,7 +54,7 @@ async def test_it_is_said_once_and_ends_when_the_older_release_leads_again(
         await eventually(lambda: not cache.attached)
         assert cache.staleness == float("inf")
         assert await cache.get_or_load(KEY, loader) == "new"
-        await eventually(lambda: cache.attached, timeout=5)  # only messages of this release since
+        await eventually(lambda: cache.attached)  # only messages of this release since
         assert await cache.get_or_load(KEY, loader) == "new"
         told = [record for record in caplog.records if "version 2" in record.getMessage()]
         assert len(told) == 1

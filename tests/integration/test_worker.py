@@ -223,7 +223,7 @@ async def test_watermarks_come_while_nothing_changes(database: Database, redis_u
         await db.execute(SCHEMA)
         async with running_worker(database.worker_dsn, redis_url):
             seen = len(heard.messages)
-            await eventually(lambda: len(heard.messages) >= seen + 3, timeout=5)
+            await eventually(lambda: len(heard.messages) >= seen + 3)
             watermarks = [m for m in heard.messages if isinstance(m, Watermark)]
             assert watermarks[-1].age_ms < 5_000
             token = await db.fetchval("select unstale.token()")
