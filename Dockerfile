@@ -6,15 +6,15 @@ COPY core core
 COPY worker worker
 COPY supabase/migrations supabase/migrations
 RUN python -m venv /opt/unstale \
- && /opt/unstale/bin/pip install --no-cache-dir --constraint constraints.txt .
+ && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt .
 
 FROM python:3.12-slim
-RUN useradd --system --no-create-home --shell /usr/sbin/nologin unstale
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin unstale
 COPY --from=build /opt/unstale /opt/unstale
 ENV PATH=/opt/unstale/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 # unstale.toml is looked for here.
 WORKDIR /app
-USER unstale
+USER 10001
 # On loopback inside the container unless UNSTALE_HTTP_HOST says otherwise; then the token is required.
 HEALTHCHECK --interval=10s --timeout=4s --start-period=10s --retries=3 CMD ["python", "-c", \
     "import os, urllib.request as web; e = os.environ.get; web.urlopen(web.Request('http://127.0.0.1:' + e('UNSTALE_HTTP_PORT', '8787') + '/healthz', headers={'Authorization': 'Bearer ' + e('UNSTALE_HTTP_TOKEN', '')}), timeout=3)"]

@@ -32,6 +32,14 @@ def pg_prove() -> str:
     return program
 
 
+def program(name: str, *, remedy: str) -> str:
+    """A program of this machine; outside CI a test that needs it is skipped."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postgresql/15/bin")
+    if found is None:
+        _missing(name, remedy)
+    return found
+
+
 async def run(
     *command: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
