@@ -94,6 +94,8 @@ class Batches:
     def drops(self) -> Scripts:
         """``drop.lua``: once to raise need_lsn, then a SCAN that finds each key in turn."""
         found = tuple(("drop", 1 << key) for key in range(self._config.keys))
+        if self._config.serve_stale and Defence.DROPS_STALE not in self._off:
+            found += tuple(("drop_stale", 1 << key) for key in range(self._config.keys))
         return (("need_lsn", 0), *found) if self._config.replica else found
 
     # --- applying -----------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ class Batches:
         page, known = worker.page, worker.known
         assert page is not None
         assert known is not None
-        dropping, same = name in ("drop", "need_lsn"), same_run(world, self._off)
+        dropping, same = name in ("drop", "drop_stale", "need_lsn"), same_run(world, self._off)
         if scripts.refused(world.redis, worker, self._off, same_run=same, epoch=not dropping) or (
             dropping and known.live_run != run(world)
         ):
@@ -173,7 +175,11 @@ class Batches:
         reached = postgres.versions(world.database, page.position, self._config.keys)
         told = tuple(version if keys >> key & 1 else 0 for key, version in enumerate(reached))
         if "pattern" not in name:
-            redis = scripts.unlink(redis, keys)
+            if self._config.refreshed:
+                stale = self._config.serve_stale
+                redis = scripts.set_aside(redis, page, keys, told, serve_stale=stale, off=self._off)
+            else:
+                redis = scripts.unlink(redis, keys)
         if name.endswith("_last") or Defence.NEED_LSN_EACH_SCRIPT not in self._off:
             redis = scripts.raise_need_lsn(redis, page.lsn)
         if not self._config.agents:  # nobody reads the log
@@ -186,6 +192,8 @@ class Batches:
         """``drop.lua``."""
         if name == "drop":
             return scripts.unlink(redis, keys)
+        if name == "drop_stale":
+            return scripts.drop_stale(redis, keys)
         if Defence.NEED_LSN_BEFORE_DROP in self._off:
             return redis
         return scripts.raise_need_lsn(redis, page.lsn)

@@ -24,7 +24,7 @@ def lsn(database: Database) -> int:
 
 def concerns(kind: str, key: int) -> bool:
     """Whether a change of this kind changes the row behind the key."""
-    return kind == "*" or kind == "ab"[key]
+    return kind == "*" or kind.lower() == "ab"[key]
 
 
 def versions(database: Database, mask: Mask, keys: int) -> Versions:
@@ -39,6 +39,18 @@ def versions(database: Database, mask: Mask, keys: int) -> Versions:
             default=0,
         )
         for key in range(keys)
+    )
+
+
+def purges(database: Database, mask: Mask, key: int) -> int:
+    """The newest version of ``key`` that a purge, or a change of the whole table, made in ``mask``."""
+    return max(
+        (
+            made
+            for xid, made in enumerate(database.xids)
+            if made > 0 and mask >> xid & 1 and database.kinds[xid] in ("*", "AB"[key])
+        ),
+        default=0,
     )
 
 
@@ -115,11 +127,12 @@ class DatabaseSteps:
         delivered = xids[:1] if self._config.pages else xids
         more = len(delivered) < len(xids)
         last = delivered[-1] if delivered else beyond
-        kinds = [database.kinds[xid] for xid in delivered]
+        kinds, keys = [database.kinds[xid] for xid in delivered], range(self._config.keys)
         return Page(
             snapshot=fixed if more else 0,
             position=self._position(after, fixed, last, more),
-            keys=sum(1 << key for key in range(self._config.keys) if "ab"[key] in kinds),
+            keys=sum(1 << key for key in keys if {"ab"[key], "AB"[key]} & {*kinds}),
+            purged=sum(1 << key for key in keys if "AB"[key] in kinds),
             whole="*" in kinds,
             others="o" in kinds,
             lsn=self._lsn(database),

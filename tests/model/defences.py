@@ -62,6 +62,19 @@ class Defence(Enum):
     PRIMARY_FALLBACK = "a replica that is behind is not read at all (Load)"
     PRIMARY_BYPASS = "who loads past another's lease reads the primary (Reader.fetch)"
 
+    # --- refreshes
+    STALE_LIFE = "a later invalidation does not prolong a stale value's life (apply.lua)"
+    PURGE_WINS = "a purge wins over the other rules of its batch (Plan.purged)"
+    PURGE_DROPS_STALE = "a purge removes the stale value too (apply.lua)"
+    DROPS_STALE = "what a pattern or recovery drops goes with its stale value (Applier._drop)"
+    STALE_NOT_KEPT = "a stale value never enters a near cache (Reader.look)"
+    DIRECT_DROPS_STALE = "delete removes the stale value too (direct.lua)"
+    KEYS_THEN_STALE = "invalidate_pattern scans the keys, then the stale values (Writer.invalidate_pattern)"
+    FILL_DROPS_STALE = "a fill removes the stale value (fill.lua)"
+    QUEUED_WITH_EFFECTS = "the script that removes a key puts it into the refresh set (apply.lua)"
+    CLAIM_KEEPS = "who takes a key to make it new leaves it in the refresh set (refresh_claim.lua)"
+    DONE_COMPARES = "a key leaves the refresh set only with a fill whose lease stood (fill.lua)"
+
     # --- own writes
     DELETE_DROPS = "delete drops the local copy before it returns (Writer._invalidate)"
     PATTERN_TWICE = "invalidate_pattern says so before and after its scan (Writer.invalidate_pattern)"

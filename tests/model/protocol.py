@@ -13,6 +13,8 @@ from .server import Server, run
 from .world import Agent, Config, Load, World
 
 TIER = "tier: Redis holds less than the stored position promises"
+PURGE = "purge: a value from before a purge is still kept as a stale one"
+REFRESH = "refresh: a key that was cached when it changed is neither filled nor waiting to be"
 NEAR = "near: an attached agent holds less than what it has processed"
 SETTLED_TIER = "settled: nothing is left to do, and Redis differs from the database"
 SETTLED_NEAR = "settled: nothing is left to do, and a near cache differs from the database"
@@ -57,7 +59,7 @@ class Protocol:
 
     def broken(self, world: World) -> str | None:
         """The promise that does not hold here."""
-        return self._tier(world) or self._near(world) or self._settled(world)
+        return self._tier(world) or self._near(world) or self._refreshed(world) or self._settled(world)
 
     def at_rest(self, world: World) -> bool:
         """Nothing is left to do, or within these bounds nobody may lead any more."""
@@ -81,6 +83,17 @@ class Protocol:
                 promised = postgres.versions(database, redis.position, self.config.keys)
             if entry[1] < max(promised[key], redis.invalidated[key]):
                 return TIER
+        return None
+
+    def _refreshed(self, world: World) -> str | None:
+        redis, database = world.redis, world.database
+        if redis.owed & ~redis.queue:
+            return REFRESH
+        if redis.position is None or redis.database != database.timeline:
+            return None
+        for key, stale in enumerate(redis.stale):
+            if stale is not None and stale.version < postgres.purges(database, redis.position, key):
+                return PURGE
         return None
 
     @property
@@ -141,5 +154,7 @@ class Protocol:
 
     def _is_settled(self, world: World) -> bool:
         if any(load.step != "idle" for load in world.loads):
+            return False
+        if any(world.redis.stale) or (world.redis.queue and any(p.refresher for p in self.config.reads)):
             return False
         return self._agents.at_rest(world) and self._workers.at_rest(world)

@@ -49,10 +49,25 @@ class ReadSteps:
     def _idle(
         self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
     ) -> Iterator[Move[World]]:
+        if place.refresher:
+            yield from self._refresh(world, number, place)
+            return
         found = world.redis.keys[place.key]
         if agent is not None and agent.attached and agent.near[place.key] is not None:
             return  # a near hit changes nothing, and what the near cache holds is judged in every state
         floor = 0 if agent is None else agent.own[place.key]
+        stale = world.redis.stale[place.key] if world.redis.stale else None
+        if (
+            stale is not None
+            and agent is not None
+            and agent.attached
+            and (found is None or found[0] != "value")
+        ):
+            # At once, without a lease; who asks for more (`fresh=True`, `max_staleness=`) goes on below.
+            broken = self._answered(world, stale.version, floor, place, agent)
+            if broken or Defence.STALE_NOT_KEPT in self._off:
+                kept = Load("keep", version=stale.version, floor=floor)
+                yield f"gets {stale.version}, stale", self._became(world, number, kept), broken
         if found is not None and found[0] == "value":
             broken = self._answered(world, found[1], floor, place, agent)
             if place.get_set:
@@ -81,6 +96,19 @@ class ReadSteps:
             yield "reads need_lsn", self._became(world, number, early), None
             return
         yield from self._take(world, number, place, Load("", token, floor=floor), token)
+
+    def _refresh(self, world: World, number: int, place: Reads) -> Iterator[Move[World]]:
+        """A refresher takes a due key and its lease; while another's lease stands, it leaves the key due."""
+        queued = world.redis.queue >> place.key & 1
+        found = world.redis.keys[place.key]
+        if not queued or (found is not None and found[0] != "soft"):
+            return
+        token = self._server.fresh_token(world)
+        for label, after, broken in self._take(world, number, place, Load("", token), token):
+            if Defence.CLAIM_KEEPS in self._off:
+                popped = after.redis._replace(queue=after.redis.queue & ~(1 << place.key))
+                after = after._replace(redis=popped)
+            yield f"to make it new {label}", after, broken
 
     def _take(self, world: World, number: int, place: Reads, load: Load, token: int) -> Iterator[Move[World]]:
         redis, standing = scripts.take(world.redis, place.key, token, soft=place.get_set)
@@ -156,9 +184,12 @@ class ReadSteps:
         if place.get_set and Defence.SET_FILLS in self._off:
             compare = False
         lease = ("soft" if place.get_set else "lease", load.token)
-        redis, stored = scripts.fill(world.redis, place.key, lease, load.version, compare=compare)
+        redis, stored = scripts.fill(
+            world.redis, place.key, lease, load.version, compare=compare, off=self._off
+        )
         if not stored:
-            yield "is refused (fill)", self._became(world, number, Load()), None
+            there = self._server.changed(self._became(world, number, Load()), redis)
+            yield "is refused (fill)", there, None
             return
         after = Load() if agent is None or place.get_set else load._replace(step="keep", token=0, need_lsn=0)
         there = self._server.changed(self._became(world, number, after), redis)
@@ -198,13 +229,15 @@ class ReadSteps:
         covered = postgres.versions(database, 1 << xid, self._config.keys)
         nothing = (0,) * self._config.keys
         keys = sum(1 << key for key, version in enumerate(covered) if version)
-        pattern, name = kind == "*", f"agent {owner} deletes for {xid}"
+        pattern, name = kind == "*" or self._config.own_pattern, f"agent {owner} deletes for {xid}"
         scanned = self._config.keys
         twice = Defence.PATTERN_TWICE not in self._off
+        if self._config.serve_stale:
+            scanned *= 2
         if pattern and 0 < stage <= scanned:
-            redis = scripts.unlink(world.redis, 1 << stage - 1)
+            redis, what = self._scanned(world.redis, stage - 1)
             after = self._server.changed(self._staged(world, change, stage + 1), redis)
-            yield f"{name}: scans {'ab'[stage - 1]}", after, None
+            yield f"{name}: scans {what}", after, None
             return
         ends = not pattern or stage > scanned
         if pattern and stage == 0 and not twice:
@@ -225,6 +258,13 @@ class ReadSteps:
             told = lost._replace(agents=replaced(agents, owner, me), loads=loads)
             yield f"{name}: returned (direct){note}", told, None
 
+    def _scanned(self, redis: Redis, at: int) -> tuple[Redis, str]:
+        """One step of a pattern's scans: the keys, then their stale values."""
+        later, key = divmod(at, self._config.keys)
+        if self._config.serve_stale and bool(later) != (Defence.KEYS_THEN_STALE in self._off):
+            return scripts.drop_stale(redis, 1 << key), f"the stale value of {'ab'[key]}"
+        return scripts.unlink(redis, 1 << key), "ab"[key]
+
     def _direct(
         self, world: World, keys: Mask, covered: Versions, pattern: bool
     ) -> tuple[Redis, Message | None]:
@@ -238,6 +278,7 @@ class ReadSteps:
             self._config.log_max,
             same_run=same_run(world, self._off),
             pattern=pattern,
+            stale=Defence.DIRECT_DROPS_STALE not in self._off,
         )
         if Defence.NEED_LSN_DIRECT in self._off and lsn is not None:
             redis = redis._replace(need_lsn=before.need_lsn)

@@ -9,6 +9,7 @@ from .world import (
     Page,
     Redis,
     Seen,
+    Stale,
     Standing,
     Told,
     Versions,
@@ -45,6 +46,39 @@ def unlink(redis: Redis, keys: Mask) -> Redis:
     return redis._replace(
         keys=tuple(None if keys >> number & 1 else entry for number, entry in enumerate(redis.keys))
     )
+
+
+def set_aside(
+    redis: Redis, page: Page, keys: Mask, told: Versions, *, serve_stale: bool, off: frozenset[Defence]
+) -> Redis:
+    """What ``apply.lua`` does to keys that are made new when they change."""
+    for key in range(len(redis.keys)):
+        if not keys >> key & 1:
+            continue
+        there, stale = redis.keys[key], redis.stale[key]
+        redis = redis._replace(keys=replaced(redis.keys, key, None))
+        if page.purged >> key & 1 and Defence.PURGE_WINS not in off:
+            if Defence.PURGE_DROPS_STALE not in off:
+                redis = drop_stale(redis, 1 << key)
+            redis = redis._replace(queue=redis.queue & ~(1 << key), owed=redis.owed & ~(1 << key))
+            continue
+        value = there is not None and there[0] == "value"
+        if not value and stale is None:
+            continue
+        if value and there is not None and serve_stale:
+            stale = Stale(there[1], told[key], told[key])
+        elif stale is not None and Defence.STALE_LIFE in off:
+            stale = stale._replace(until=told[key])
+        redis = redis._replace(stale=replaced(redis.stale, key, stale), owed=redis.owed | 1 << key)
+        if Defence.QUEUED_WITH_EFFECTS not in off:
+            redis = redis._replace(queue=redis.queue | 1 << key)
+    return redis
+
+
+def drop_stale(redis: Redis, keys: Mask) -> Redis:
+    """UNLINK of the stale values of these keys."""
+    left = tuple(None if keys >> number & 1 else entry for number, entry in enumerate(redis.stale))
+    return redis._replace(stale=left)
 
 
 def append(
@@ -102,10 +136,13 @@ def direct(
     *,
     same_run: bool,
     pattern: bool,
+    stale: bool = True,
 ) -> tuple[Redis, Message | None]:
     """``direct.lua``: an agent's own invalidation; a pattern's unlinks nothing by itself."""
     if not pattern:
         redis = unlink(redis, keys)
+        if stale:
+            redis = drop_stale(redis, keys)
     if not redis.epoch or not same_run:
         return redis, None
     redis, message = append(redis, redis.epoch, keys, invalidated, log_max)
@@ -123,8 +160,14 @@ def take(redis: Redis, key: int, token: int, *, soft: bool) -> tuple[Redis, Stan
     return redis, found
 
 
-def fill(redis: Redis, key: int, lease: Standing, version: int, *, compare: bool) -> tuple[Redis, bool]:
-    """``fill.lua``: compare-and-set on the lease."""
+def fill(
+    redis: Redis, key: int, lease: Standing, version: int, *, compare: bool, off: frozenset[Defence]
+) -> tuple[Redis, bool]:
+    """``fill.lua``: compare-and-set on the lease; the stale value and the place in the refresh set go."""
+    done = redis._replace(queue=redis.queue & ~(1 << key))
     if compare and redis.keys[key] != lease:
-        return redis, False
-    return redis._replace(keys=replaced(redis.keys, key, ("value", version))), True
+        return (done if Defence.DONE_COMPARES in off else redis), False
+    if Defence.FILL_DROPS_STALE not in off:
+        done = drop_stale(done, 1 << key)
+    done = done._replace(owed=done.owed & ~(1 << key))
+    return done._replace(keys=replaced(redis.keys, key, ("value", version))), True

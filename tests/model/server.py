@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from itertools import product
 
+from . import scripts
 from .checker import Move
 from .defences import Defence
 from .world import Agent, Config, Message, Redis, World
+
+STALE_BOUND = "stale: a stale value outlives the bound that began with the change that made it stale"
 
 
 def run(world: World) -> int:
@@ -29,7 +32,8 @@ class Server:
         """The state after a first start: everything is applied, and nothing was logged yet."""
         nothing = (0,) * self._config.keys
         fence = 1 if self._config.workers > 1 else 0
-        return Redis((None,) * self._config.keys, 1, 0, 0, fence=fence, invalidated=nothing)
+        stale = (None,) * self._config.keys if self._config.refreshed else ()
+        return Redis((None,) * self._config.keys, 1, 0, 0, fence=fence, invalidated=nothing, stale=stale)
 
     def moves(self, world: World) -> Iterator[Move[World]]:
         """Evictions, expiry and every kind of loss."""
@@ -38,6 +42,11 @@ class Server:
             if entry is not None:
                 gone = redis._replace(keys=(*redis.keys[:key], None, *redis.keys[key + 1 :]))
                 yield f"{'ab'[key]} expires or is evicted", self.changed(world, gone), None
+        for key, stale in enumerate(redis.stale):
+            if stale is not None:
+                gone = scripts.drop_stale(redis, 1 << key)
+                late = STALE_BOUND if stale.until > stale.since else None
+                yield f"the bound of serve_stale of {'ab'[key]} is over", self.changed(world, gone), late
         if world.failovers < config.failovers:
             left = config.failovers - world.failovers - 1
             for back, old in enumerate(world.before):
@@ -52,7 +61,9 @@ class Server:
         if world.flushes < config.flushes:
             yield "FLUSHALL", self.changed(world._replace(flushes=world.flushes + 1), stateless), None
         if world.evictions < config.state_evictions and redis.epoch:
-            lost = stateless._replace(keys=redis.keys, log=redis.log)
+            lost = stateless._replace(
+                keys=redis.keys, log=redis.log, stale=redis.stale, queue=redis.queue, owed=redis.owed
+            )
             yield (
                 "the state is evicted",
                 self.changed(world._replace(evictions=world.evictions + 1), lost),

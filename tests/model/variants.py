@@ -85,6 +85,22 @@ TOKENS_RESTORE = replace(TOKENS, silent=True, changes="aa", crashes=0, rollbacks
 TOKENS_PAGES = Config("ab", keys=2, agents=1, reads=(Reads(agent=0, key=1),), purges=True, pages=True,
                       tokens=True, log_max=1, inbox=1)  # fmt: skip
 
+MADE_NEW = (Reads(), Reads(refresher=True))
+REFRESH = Config("aa", reads=MADE_NEW, refreshed=True)
+STALE = replace(REFRESH, serve_stale=True)
+STALE_THREE = replace(STALE, changes="aao")
+STALE_PURGE = replace(STALE, changes="aA")
+STALE_PATTERN = replace(STALE, changes="a*")
+STALE_FAILOVER = replace(STALE_PURGE, reads=ONE, failovers=1)
+STALE_FAILOVER_MADE_NEW = replace(STALE_PURGE, failovers=1)
+STALE_LOST = Config("aA", reads=ONE, purges=True, refreshed=True, serve_stale=True)
+STALE_NEAR = Config("ao", agents=1, reads=AGENT, log_max=1, inbox=1, refreshed=True, serve_stale=True)
+STALE_NEAR_MADE_NEW = replace(STALE_NEAR, reads=(Reads(agent=0), Reads(refresher=True)))
+STALE_LEADERS = Config("aA", reads=ONE, workers=2, terms=2, kills=1, refreshed=True, serve_stale=True)
+STALE_OWN = replace(OWN, refreshed=True, serve_stale=True)
+STALE_OWN_PATTERN = replace(STALE_OWN, own_pattern=True, log_max=1, kills=0, silent=False)
+STALE_OWN_PATTERN_LONG = replace(STALE_OWN_PATTERN, kills=None, silent=True)
+
 # --- the protocol as it is ----------------------------------------------------------------------------
 
 HOLDS = (
@@ -116,6 +132,20 @@ HOLDS = (
     Variant("an agent's own delete", OWN),
     Variant("an agent's own delete, with a replica", OWN_REPLICA),
     Variant("an agent's own invalidate_pattern", OWN_PATTERN, long=True),
+    Variant("a key made new, beside its readers", REFRESH),
+    Variant("the same with stale values", STALE),
+    Variant("stale values and a purge", STALE_PURGE),
+    Variant("stale values and a pattern", STALE_PATTERN),
+    Variant("stale values, a purge and a failover", STALE_FAILOVER),
+    Variant("stale values and a lost position", STALE_LOST),
+    Variant("stale values and a near cache", STALE_NEAR),
+    Variant("stale values and two leaders", STALE_LEADERS),
+    Variant("stale values and an agent's own delete", STALE_OWN),
+    Variant("stale values and an agent's own invalidate_pattern", STALE_OWN_PATTERN),
+    Variant("stale values, three transactions", STALE_THREE),
+    Variant("stale values, a purge, a failover, and keys made new", STALE_FAILOVER_MADE_NEW, long=True),
+    Variant("stale values, keys made new and a near cache", STALE_NEAR_MADE_NEW, long=True),
+    Variant("stale values, invalidate_pattern and losses", STALE_OWN_PATTERN_LONG, long=True),
     Variant("tokens and a crash of Postgres", TOKENS),
     Variant("tokens, killed workers and a crash of Postgres", TOKENS_LONG, long=True),
     Variant("tokens and Postgres going back", TOKENS_RESTORE, long=True),
@@ -182,6 +212,17 @@ CAUGHT = (
     Variant("past another's lease a replica answers", OWN_REPLICA_LONG, (D.PRIMARY_BYPASS,)),
     Variant("delete leaves the local copy", OWN, (D.DELETE_DROPS,)),
     Variant("invalidate_pattern says so once, with a replica", OWN_PATTERN_REPLICA, (D.PATTERN_TWICE,)),
+    Variant("a stale value's life prolonged", STALE, (D.STALE_LIFE,)),
+    Variant("a purge as one of many rules", STALE_PURGE, (D.PURGE_WINS,)),
+    Variant("a purge that leaves the stale value", STALE_PURGE, (D.PURGE_DROPS_STALE,)),
+    Variant("a pattern that leaves the stale value", STALE_PATTERN, (D.DROPS_STALE,)),
+    Variant("a recovery that leaves the stale value", STALE_LOST, (D.DROPS_STALE,)),
+    Variant("a stale value kept in a near cache", STALE_NEAR, (D.STALE_NOT_KEPT,)),
+    Variant("delete leaves the stale value", STALE_OWN, (D.DIRECT_DROPS_STALE,)),
+    Variant("invalidate_pattern scans stale values first", STALE_OWN_PATTERN, (D.KEYS_THEN_STALE,)),
+    Variant("queued after the removal", REFRESH, (D.QUEUED_WITH_EFFECTS,)),
+    Variant("taken out of the refresh set before it is filled", REFRESH, (D.CLAIM_KEEPS,)),
+    Variant("called done although the fill was refused", REFRESH, (D.DONE_COMPARES,)),
     Variant("tokens by xid alone: a crash", TOKENS, (D.TOKEN_DURABLE,)),
     Variant("tokens by xid alone: Postgres going back", TOKENS_RESTORE, (D.TOKEN_DURABLE,)),
 )
@@ -189,6 +230,9 @@ CAUGHT = (
 # --- a defence is off, and another one covers for it --------------------------------------------------
 
 MASKED = (
+    Variant(
+        "a fill leaves the stale value", STALE, (D.FILL_DROPS_STALE,), "the value is read first; the bound"
+    ),
     Variant("no fence", LEADERS_FAILOVER, (D.FENCE,), "the position is compared; the fence keeps the peace"),
     Variant("the position not compared", LEADERS_FAILOVER, (D.POSITION_COMPARED,), "fence, run and epoch"),
     Variant("the epoch not compared", LEADERS_FAILOVER, (D.EPOCH_COMPARED,), "run and position"),

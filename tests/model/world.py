@@ -24,11 +24,13 @@ class Reads:
         agent: The agent whose near cache it fills; None: a process without one.
         key: Number of the key.
         get_set: The seed's ``get``, load, ``set`` instead of ``get_or_load``.
+        refresher: Reads only what is in the refresh set, on behalf of nobody.
     """
 
     agent: int | None = None
     key: int = 0
     get_set: bool = False
+    refresher: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Config:
 
     Attributes:
         changes: One letter a transaction, in order of their xids. ``a``, ``b``: changes the row behind that
-            key; ``o``: another row, so a lost message is not hidden by the next one; ``*``: the whole table.
+            key; ``A``, ``B``: the same, by a rule with ``purge``; ``o``: another row, so a lost message is
+            not hidden by the next one; ``*``: the whole table.
         keys: How many keys there are: a, b.
         reads: The reads in flight at a time.
         agents: How many agents.
@@ -62,7 +65,10 @@ class Config:
         replica: Loaders may read a replica.
         owners: For each transaction the agent that deletes its keys itself after the commit; None: nobody.
         lsn_known: Such a delete passes the LSN of the commit.
+        own_pattern: Such a delete is an `invalidate_pattern`, whatever changed.
         tokens: Whether what agents know of transactions (`wait_for`) is followed.
+        refreshed: Every key is made new when it changes.
+        serve_stale: Its old value is kept for a bounded time meanwhile.
     """
 
     changes: str = "ao"
@@ -89,7 +95,10 @@ class Config:
     replica: bool = False
     owners: tuple[int | None, ...] = ()
     lsn_known: bool = True
+    own_pattern: bool = False
     tokens: bool = False
+    refreshed: bool = False
+    serve_stale: bool = False
 
 
 class Database(NamedTuple):
@@ -108,6 +117,14 @@ class Database(NamedTuple):
 
 Standing: TypeAlias = tuple[str, int] | None
 """What stands at a key: ("value", version), ("lease", token), ("soft", token), or nothing."""
+
+
+class Stale(NamedTuple):
+    """What stands at ``{unstale:0}:stale:<key>``."""
+
+    version: int
+    until: int  # the change that its life was counted from
+    since: int  # ghost: the change that made it stale
 
 
 class Entry(NamedTuple):
@@ -133,6 +150,9 @@ class Redis(NamedTuple):
     fence: int = 0
     log: tuple[Entry, ...] = ()
     invalidated: Versions = ()  # ghost: the version that each key has been invalidated for
+    stale: tuple[Stale | None, ...] = ()
+    queue: Mask = 0  # the refresh set
+    owed: Mask = 0  # ghost: keys that were cached when they changed, and not filled since
 
 
 class Known(NamedTuple):
@@ -165,6 +185,7 @@ class Page(NamedTuple):
     others: bool  # an entry that concerns no key of ours
     lsn: int
     database: int
+    purged: Mask = 0  # those of the keys that a rule with purge asks for
     last_xid: int = -1
     more: bool = False
     told: Told | None = None
