@@ -3,7 +3,8 @@
 -- What:   tables that captures write and the worker reads; nothing here touches a table of yours.
 -- Why:    a change is written to `unstale.outbox` in the transaction that makes it, so none is lost.
 -- Locks:  none on existing tables. Re-running changes nothing.
--- Undo:   select unstale.unwatch(relation) from unstale.watched; drop schema unstale cascade;
+-- Undo:   see "Taking it out" in docs/operations.md: select unstale.unwatch(relation) from unstale.watched;
+--         drop what public has of it (unstale_rpc, unstale_wakeups); drop schema unstale cascade;
 --         (drop event trigger unstale_ddl, unstale_drop first, where they exist); drop role unstale_worker.
 
 do $$
