@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unstale.locks import Lock
     from unstale.pools import ConnectionPool
     from unstale.rediscache import RedisCache, redis_cache
+    from unstale.refreshing import Refresh
     from unstale.settings import Settings
     from unstale.tools import Tools
 
@@ -46,6 +47,7 @@ __all__ = [
     "PoolClosed",
     "RedisCache",
     "RedisUnavailable",
+    "Refresh",
     "Reset",
     "SettingError",
     "Settings",
@@ -65,6 +67,7 @@ _ON_USE = {
     "Load": "loads",
     "Lock": "locks",
     "RedisCache": "rediscache",
+    "Refresh": "refreshing",
     "Reset": "events",
     "Settings": "settings",
     "Tools": "tools",

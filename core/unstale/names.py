@@ -110,9 +110,29 @@ class Names:
         return f"{self.tag}:dead"
 
     @property
+    def refresh_counts(self) -> str:
+        """Hash without TTL: totals of refreshes over all processes: filled, overtaken, failed, dead."""
+        return f"{self.tag}:refreshed"
+
+    @property
+    def refresh_jobs(self) -> str:
+        """Begins the keys of the queue that spreads Python loaders over processes; the queue owns them."""
+        return f"{self.tag}:jobs"
+
+    def refresh_failures(self, key: str) -> str:
+        """String with PX: how often in a row the refresh of ``key`` has failed."""
+        return f"{self.tag}:failures:{key}"
+
+    def refresh_pause(self, loader: str) -> str:
+        """String with PX: stands while no process may call ``loader``."""
+        return f"{self.tag}:pause:{loader}"
+
+    @property
     def permanent(self) -> frozenset[str]:
         """The keys that may live without a TTL; everything else unstale writes expires."""
-        return frozenset({self.state, self.rules, self.log, self.refresh, self.dead_letters})
+        return frozenset(
+            {self.state, self.rules, self.log, self.refresh, self.dead_letters, self.refresh_counts}
+        )
 
 
 def escape_glob(text: str) -> str:

@@ -121,6 +121,14 @@ class Settings(BaseSettings):
     """Seconds an outbox entry is kept, read or not."""
     outbox_max_rows: Annotated[int, Field(ge=1_000)] = 10_000_000
     """Most rows in the outbox, which protects the disk when no worker runs."""
+    refresh_connections: Annotated[int, Field(ge=1, le=100)] = 2
+    """Most Postgres sessions in which the leader runs ``row`` and ``sql`` loaders."""
+    refresh_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
+    """Most Python loaders that run at once in one process; a refresh's ``concurrency`` holds over all."""
+    refresh_takeover: Annotated[float, Field(ge=1, le=3_600)] = 5.0
+    """Seconds after which a refresh worker that is silent counts as dead and its work is another's."""
+    refresh_grace: Annotated[float, Field(ge=0, le=3_600)] = 10.0
+    """Seconds that running loaders get to end when a refresh worker is stopped."""
     http_host: str = "127.0.0.1"
     """Address of ``/healthz``, ``/readyz`` and ``/metrics``."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8787

@@ -61,6 +61,12 @@ async def test_one_changed_row_concerns_many_keys(connection: Connection) -> Non
     assert plan.patterns == set()
 
 
+async def test_operators_of_two_characters_stay_whole(connection: Connection) -> None:
+    query = "select user_id from public.members where org_id >= {id} and user_id <> 21 -- not her\n;"
+    plan = await planned(connection, rules(query), ("2",))
+    assert set(plan.keys) == {"user:22:settings"}
+
+
 async def test_all_rows_of_a_batch_are_asked_for_at_once(connection: Connection) -> None:
     statements: list[str] = []
     connection.add_query_logger(lambda record: statements.append(record.query))

@@ -33,6 +33,7 @@ def test_the_keys_of_the_default_namespace() -> None:
         names.log,
         names.refresh,
         names.dead_letters,
+        names.refresh_counts,
     }
 
 

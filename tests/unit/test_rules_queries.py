@@ -15,11 +15,16 @@ HOLE = '"unstale changed"'
     ("text", "columns", "bound"),
     [
         ("table t where b = {id}", ("id",), f'table t where b = {HOLE}."id"'),
-        ("select {b}, {a}, {b}", ("a", "b"), f'select {HOLE}."b" , {HOLE}."a" , {HOLE}."b"'),
+        ("select {b}, {a}, {b}", ("a", "b"), f'select {HOLE}."b", {HOLE}."a", {HOLE}."b"'),
+        (
+            "select a->>'b' -- {z}\nfrom t where c<>{id} and d >= 1 /* ; */ ; ;",
+            ("id",),
+            f"select a->>'b'  \nfrom t where c<>{HOLE}.\"id\" and d >= 1",
+        ),
         ('select {"My ""Id"}', ('My "Id',), f'select {HOLE}."My ""Id"'),
         ("select '{}', e'\\'{', $$ {x} $$, $a${y}$$ $a$ -- {z}\n, {id}::int /* {z} /* */ */;", ("id",), None),
         ("select '{1,2}'::int[], \"{x}\" from t", (), None),
-        ("values ({id})", ("id",), f'values ( {HOLE}."id" )'),
+        ("values ({id})", ("id",), f'values ({HOLE}."id")'),
     ],
 )
 def test_placeholders(text: str, columns: tuple[str, ...], bound: str | None) -> None:
@@ -31,7 +36,7 @@ def test_placeholders(text: str, columns: tuple[str, ...], bound: str | None) ->
 
 def test_strings_that_hold_braces_stay_as_they_are() -> None:
     query = Query.parse("select '{1,2}', e'\\'{', $a${y}$$ $a$, n'x' where {id} -- {z}")
-    assert query.bound() == f"select '{{1,2}}' , e'\\'{{' , $a${{y}}$$ $a$ , n'x' where {HOLE}.\"id\""
+    assert query.bound() == f"select '{{1,2}}', e'\\'{{', $a${{y}}$$ $a$, n'x' where {HOLE}.\"id\""
 
 
 @pytest.mark.parametrize(

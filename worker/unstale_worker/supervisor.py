@@ -30,6 +30,7 @@ from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
+from unstale_worker.refresh import Refresher, Tally
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
@@ -58,6 +59,7 @@ class Worker:
         check_settings(settings)
         self._settings, self._rules = settings, rules
         self._counters = Counters()
+        self._refreshed = Tally()
         self._role = Role.STARTING
         self._fence = 0
         self._redis_up = self._database_up = False
@@ -184,6 +186,19 @@ class Worker:
         async def queries(plan: Plan) -> list[FanoutFailure]:
             return await source.run_queries(self._rules, plan)
 
+        refresher = Refresher(
+            self._settings, self._rules, self._refreshed,
+            session=leadership.session_name, failed=self._counters.failed,
+        )  # fmt: skip
+        hinted = 0
+
+        def cycled() -> None:
+            nonlocal hinted
+            self._healthy()
+            if applier.keys != hinted:
+                hinted = applier.keys
+                refresher.hint()
+
         pace = Pace(
             poll_min=max(self._settings.poll_min, source.least_pause),
             poll_max=max(self._settings.poll_max, 10 * source.least_pause),
@@ -194,7 +209,7 @@ class Worker:
                 log.info("ended sessions of an older leader", sessions=ended)
             pipeline = Pipeline(
                 source, applier, self._rules, wakeups, queries, self._counters,
-                pace=pace, interval=self._settings.watermark_interval, healthy=self._healthy,
+                pace=pace, interval=self._settings.watermark_interval, healthy=cycled,
             )  # fmt: skip
             await pipeline.run(stop)
             return True
@@ -203,9 +218,11 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(leadership.keep(), name="lease")
                 purging = group.create_task(self._purge(source.beside(), leadership), name="purge")
+                refreshing = group.create_task(refresher.run(), name="refresh")
                 await self._retried(pipe, stop, fatal=(LeadershipLost,))
                 keeping.cancel()
                 purging.cancel()
+                refreshing.cancel()
         except* LeadershipLost as lost:
             self._role = Role.STANDBY
             log.warning("no longer leading", fence=fence, why=str(lost.exceptions[0]))

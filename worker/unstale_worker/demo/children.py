@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from unstale.errors import UnstaleError
-from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.reports import BREAK_VARIABLE, Report, decode
 
 LINE_LIMIT: Final = 16 * 1024 * 1024
@@ -35,19 +34,13 @@ class Child:
 
     @classmethod
     async def start(cls, module: str, *, name: str, folder: Path, environment: Mapping[str, str]) -> "Child":
-        """Start it with ``folder`` as its working directory and nothing of our settings but those given.
-
-        It can import the companion, as code in the example's own folder can.
-        """
+        """Start it with ``folder`` as its working directory and nothing of our settings but those given."""
         inherited = {
             variable: value
             for variable, value in os.environ.items()
             if variable == BREAK_VARIABLE
-            or not variable.startswith(
-                ("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "OPENAI_", "PG", "DEMO_")
-            )
+            or not variable.startswith(("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "PG", "DEMO_"))
         }
-        path = os.pathsep.join(filter(None, (str(companion_folder()), os.environ.get("PYTHONPATH"))))
         log = folder / f"{name}.log"
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
@@ -58,7 +51,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 cwd=folder,
-                env=inherited | {"PYTHONPATH": path} | dict(environment),
+                env=inherited | dict(environment),
                 limit=LINE_LIMIT,
                 start_new_session=True,
             )

@@ -14,8 +14,6 @@ REPORT_EVERY: Final = 0.2
 BREAK_VARIABLE: Final = "UNSTALE_DEMO_BREAK"
 """Set to 1: agents answer from a memory that hears of no invalidation, so that the checks must fail."""
 WORLD_VARIABLE: Final = "DEMO_WORLD"
-MODEL_VARIABLE: Final = "DEMO_MODEL"
-"""Name of the language model."""
 TRACE: Final = "trace:"
 """How keys begin that only say which version of which row an invalidation is about."""
 
@@ -31,8 +29,8 @@ class World:
         seed: Of the random numbers of writer and agents.
     """
 
-    users: int = 300
-    organizations: int = 30
+    users: int = 400
+    organizations: int = 40
     rate: float = 100.0
     seed: int = 1
 
@@ -104,8 +102,7 @@ class Sample:
 class AgentReport:
     """Where an agent stands, and what it heard since its last report.
 
-    ``staleness`` is None while detached. ``greeting`` is the newest one, ``url`` where the agent can be
-    visited. Totals count since the start.
+    ``staleness`` is None while detached. Totals count since the start.
     """
 
     name: str
@@ -121,17 +118,6 @@ class AgentReport:
     samples: tuple[Sample, ...]
     recent: tuple[str, ...]
     complaint: str
-    greetings: int = 0
-    model_calls: int = 0
-    greeting: str = ""
-    url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """Where the stand-in for a language model listens."""
-
-    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +135,8 @@ class WorkerReport:
     problem: str
 
 
-Report = WriterReport | AgentReport | WorkerReport | ModelReport
-_KINDS: Final = {kind.__name__: kind for kind in (WriterReport, AgentReport, WorkerReport, ModelReport)}
+Report = WriterReport | AgentReport | WorkerReport
+_KINDS: Final = {kind.__name__: kind for kind in (WriterReport, AgentReport, WorkerReport)}
 _PARTS: Final[Mapping[str, type[Commit] | type[Heard] | type[Sample]]] = {
     "commits": Commit,
     "heard": Heard,

@@ -1,7 +1,7 @@
 """A rule's fan-out query: its text, its placeholders, and what can be told of it without a database."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -114,26 +114,39 @@ class Query:
     def bound(self) -> str:
         """The query as it stands in the statement: each placeholder is a column of `CHANGED`."""
         alias = quote_identifier(CHANGED)
-        return " ".join(
-            f"{alias}.{quote_identifier(unquote(token.text[1:-1]))}" if token.kind == "hole" else token.text
-            for token in self.tokens
-        )
+        return self.written({column: f"{alias}.{quote_identifier(column)}" for column in self.columns})
+
+    def written(self, values: Mapping[str, str]) -> str:
+        """The query as written, an expression for each placeholder, without comments and final ``;``."""
+        parts: list[str] = []
+        for kind, text in _pieces(self.text):
+            if kind == "hole":
+                parts.append(values[unquote(text[1:-1])])
+            else:
+                parts.append(" " if kind == "comment" or text.startswith("--") else text)
+        return "".join(parts).rstrip("; \t\r\n\f\v")
 
 
 def _tokens(text: str) -> Iterator[Token]:
+    for kind, piece in _pieces(text):
+        if kind == "sign" and piece in ("'", '"'):
+            raise NameMistake("a quote that is not closed", remedy="Close the string or the quoted name.")
+        if kind not in ("blank", "comment"):
+            yield Token(kind, piece)
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """Kind and text of everything in ``text``, in order, nothing left out."""
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
             raise AssertionError("the last alternative matches any character")
-        at = match.end()
+        begin, at = at, match.end()
         kind = match.lastgroup or "sign"
         if kind == "comment":
             at = _after_comment(text, at)
-        elif kind == "sign" and match[0] in ("'", '"'):
-            raise NameMistake("a quote that is not closed", remedy="Close the string or the quoted name.")
-        elif kind != "blank":
-            yield Token("string" if kind == "tag" else kind, match[0])
+        yield "string" if kind == "tag" else kind, text[begin:at]
 
 
 def _after_comment(text: str, at: int) -> int:

@@ -1,1 +1,0 @@
-update settings set voice = $2 where user_id = $1 returning version

@@ -1,0 +1,1 @@
+select id, name, mood, version from profiles where id = $1

@@ -1,0 +1,29 @@
+-- Stores refreshed values, each only if the lease taken for it still stands, and then ends its refresh.
+-- A key whose lease is gone was invalidated meanwhile: it is due again.
+-- KEYS: refresh, dead letters, counts, then for each key: key, stale, failures
+-- ARGV: lease, milliseconds until a refused one is due again, then for each key: value, milliseconds to live
+-- Reply: for each key 1 stored, 0 the lease is gone
+local refresh, dead, counts = KEYS[1], KEYS[2], KEYS[3]
+local wanted = has_type(refresh, 'zset')
+local buried = has_type(dead, 'hash') and redis.call('HLEN', dead) > 0
+local again = string.format('%.0f', math.floor(clock_ms()) + tonumber(ARGV[2]))
+local replies, filled = {}, 0
+for at = 4, #KEYS, 3 do
+  local key, argument = KEYS[at], 3 + (at - 4) / 3 * 2
+  if redis.call('TYPE', key)['ok'] == 'string' and redis.call('GET', key) == ARGV[1] then
+    redis.call('SET', key, ARGV[argument], 'PX', ARGV[argument + 1])
+    redis.call('UNLINK', KEYS[at + 1], KEYS[at + 2])
+    if wanted then redis.call('ZREM', refresh, key) end
+    if buried then redis.call('HDEL', dead, key) end
+    filled = filled + 1
+    replies[#replies + 1] = 1
+  else
+    if wanted then redis.call('ZADD', refresh, 'XX', again, key) end
+    replies[#replies + 1] = 0
+  end
+end
+if has_type(counts, 'hash') then
+  if filled > 0 then redis.call('HINCRBY', counts, 'filled', filled) end
+  if filled < #replies then redis.call('HINCRBY', counts, 'overtaken', #replies - filled) end
+end
+return replies

@@ -1,0 +1,40 @@
+-- Takes the leases of claimed keys, as a loader takes one, and only of those whose refresh is still wanted.
+-- KEYS: refresh, state, keys...
+-- ARGV: lease, milliseconds it lives, first bytes of a soft lease, first byte of a marker, milliseconds to wait without an
+--       epoch, most milliseconds to wait for another's lease
+-- Reply: for each key 1: the lease is ours · 0: no longer wanted, or a value stands there · -n: due again in n ms, because
+-- another loader holds the lease, or there is no live epoch (nothing may be stored then)
+local refresh, state = KEYS[1], KEYS[2]
+local now = math.floor(clock_ms())
+local epoch = has_type(state, 'hash') and redis.call('HGET', state, 'epoch')
+local wanted = has_type(refresh, 'zset')
+local verdicts = {}
+local function later(key, wait)
+  redis.call('ZADD', refresh, 'XX', string.format('%.0f', now + wait), key)
+  return -wait
+end
+for at = 3, #KEYS do
+  local key, verdict = KEYS[at], 0
+  if wanted and redis.call('ZSCORE', refresh, key) then
+    if not epoch or epoch == '' then
+      verdict = later(key, tonumber(ARGV[5]))
+    else
+      local kind = redis.call('TYPE', key)['ok']
+      local found = kind == 'string' and redis.call('GET', key)
+      if kind ~= 'string' and kind ~= 'none' then
+        redis.call('ZREM', refresh, key)
+      elseif not found or string.sub(found, 1, #ARGV[3]) == ARGV[3] then
+        redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+        verdict = 1
+      elseif string.sub(found, 1, 1) == ARGV[4] then
+        local life = redis.call('PTTL', key)
+        local most = tonumber(ARGV[6])
+        verdict = later(key, (life < 1 or life > most) and most or life)
+      else
+        redis.call('ZREM', refresh, key)
+      end
+    end
+  end
+  verdicts[#verdicts + 1] = verdict
+end
+return verdicts

@@ -1,0 +1,40 @@
+"""How many loads a rate allows now, within one process."""
+
+from collections import deque
+
+from unstale_worker.rules.refresh import Rate
+
+
+class Allowance:
+    """A sliding window over what was granted; times are seconds of one monotonic clock.
+
+    Example:
+        >>> allowance = Allowance(Rate(10, 1.0))
+        >>> allowance.grant(25, now=0.0), allowance.wait(now=0.25)
+        (10, 0.75)
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._granted: deque[tuple[float, int]] = deque()
+        self._sum = 0
+
+    def grant(self, wanted: int, *, now: float) -> int:
+        """Grant as many of ``wanted`` loads as the rate has room for."""
+        self._forget(now)
+        granted = min(wanted, self._rate.count - self._sum)
+        if granted > 0:
+            self._granted.append((now, granted))
+            self._sum += granted
+        return max(0, granted)
+
+    def wait(self, *, now: float) -> float:
+        """Seconds until at least one load is granted."""
+        self._forget(now)
+        if self._sum < self._rate.count:
+            return 0.0
+        return self._granted[0][0] + self._rate.seconds - now
+
+    def _forget(self, now: float) -> None:
+        while self._granted and self._granted[0][0] + self._rate.seconds <= now:
+            self._sum -= self._granted.popleft()[1]

@@ -1,0 +1,36 @@
+"""How long a refreshed value lives, as agents decide it."""
+
+import random
+from dataclasses import dataclass
+
+from unstale.names import matches
+from unstale.settings import Settings
+from unstale_worker.rules import Rules
+from unstale_worker.rules.refresh import RefreshSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """The TTLs of the rules and settings.
+
+    Attributes:
+        ttl: Pattern and seconds, in file order; the first match counts.
+        default: Seconds for a key that nothing names.
+        jitter: Share by which a TTL is shortened at random.
+    """
+
+    ttl: tuple[tuple[str, float], ...]
+    default: float
+    jitter: float
+
+    @classmethod
+    def of(cls, rules: Rules, settings: Settings) -> "Lifetimes":
+        """What these rules and settings say."""
+        return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter)
+
+    def seconds(self, key: str, spec: RefreshSpec) -> float:
+        """Seconds that a value of ``key`` lives, shortened at random so that they do not expire together."""
+        ttl = spec.ttl
+        if ttl is None:
+            ttl = next((seconds for pattern, seconds in self.ttl if matches(pattern, key)), self.default)
+        return ttl * (1 - self.jitter * random.random())

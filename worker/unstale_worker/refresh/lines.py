@@ -1,0 +1,81 @@
+"""What becomes of claimed keys: batches in the worker itself, or jobs for Python loaders."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from unstale.errors import DatabaseUnavailable, RedisUnavailable
+from unstale_worker.refresh import spread
+from unstale_worker.refresh.allowance import Allowance
+from unstale_worker.refresh.batches import Batches
+from unstale_worker.refresh.queue import RefreshQueue
+from unstale_worker.refresh.tally import Tally
+from unstale_worker.refresh.waiting import Waiting
+from unstale_worker.rules.refresh import RefreshSpec
+
+if TYPE_CHECKING:
+    from docket import Docket
+
+BATCH_KEYS: Final = 500
+"""Most keys in one query: large enough that a round trip costs little, small enough for a short lease."""
+WINDOW: Final = 2
+"""Jobs given to refresh workers at once, for each load that may run at the same time: one runs, one waits."""
+LOOK_AGAIN: Final = 0.05
+"""Seconds after which a full window is looked at again."""
+BUSY: Final = 0.1
+"""Seconds until a key is due again whose job is just ending."""
+
+Lost = Callable[[list[str]], None]
+"""Takes keys that could not be worked on, as a server did not answer."""
+
+
+async def run_batches(
+    spec: RefreshSpec, waiting: Waiting, batches: Batches, allowance: Allowance | None, lost: Lost
+) -> None:
+    """Refresh what waits, batch after batch, for ever; run it as often as batches may run side by side."""
+    while True:
+        keys = await waiting.take(BATCH_KEYS)
+        if allowance is not None:
+            granted = allowance.grant(len(keys), now=time.monotonic())
+            waiting.put(keys[granted:])
+            keys = keys[:granted]
+            if not keys:
+                await asyncio.sleep(allowance.wait(now=time.monotonic()))
+                continue
+        try:
+            await batches.refresh(spec, keys)
+        except (RedisUnavailable, DatabaseUnavailable):
+            lost(keys)
+            raise
+
+
+async def run_jobs(
+    spec: RefreshSpec, waiting: Waiting, docket: "Docket", queue: RefreshQueue, tally: Tally, lost: Lost
+) -> None:
+    """Give what waits to the refresh workers, never much more than they can do at once, for ever.
+
+    So the queue between stays short, and a rate or a pause makes few jobs come back.
+    """
+    most = max(4, WINDOW * spec.concurrency)
+    given: set[str] = set()
+    while True:
+        await waiting.filled()
+        if len(given) >= most:
+            given = await spread.unfinished(docket, queue, sorted(given))
+            if len(given) >= most:
+                await asyncio.sleep(LOOK_AGAIN)
+                continue
+        if (paused := await queue.paused(str(spec.loader))) > 0:
+            await asyncio.sleep(paused)
+            continue
+        keys = await waiting.take(most - len(given))
+        try:
+            busy = await spread.add(docket, queue, spec, keys)
+            if busy:
+                await queue.postpone(busy, seconds=BUSY)
+        except RedisUnavailable:
+            lost(keys)
+            raise
+        tally.dispatched += len(keys) - len(busy)
+        given.update(set(keys) - set(busy))

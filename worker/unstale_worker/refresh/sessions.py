@@ -1,0 +1,69 @@
+"""A few Postgres sessions for loaders, each with its statements; a broken one is replaced."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import asyncpg
+
+from unstale.errors import DatabaseUnavailable
+from unstale_worker.refresh.reading import Statements
+from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections
+
+Session: TypeAlias = tuple["asyncpg.Connection[asyncpg.Record]", Statements]
+
+
+class Sessions:
+    """At most ``most`` sessions on the primary, opened when needed.
+
+    Example:
+        >>> async with sessions.session() as (connection, statements):
+        ...     loaded = await load(connection, statements, spec, keys)
+    """
+
+    def __init__(self, connections: Connections, *, name: str, most: int) -> None:
+        self._connections, self._name = connections, name
+        self._idle: list[Session] = []
+        self._free = asyncio.Semaphore(most)
+        self._closed = False
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """A session of one's own; raises `DatabaseUnavailable`, also when it breaks inside."""
+        async with self._free:
+            session = self._take() or (await self._connections.open(name=self._name), Statements())
+            try:
+                yield session
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+                session[0].terminate()
+                raise DatabaseUnavailable(
+                    f"a loader lost its Postgres session ({type(error).__name__})"
+                ) from error
+            except BaseException:  # cancelled: what the session does now is unknown
+                session[0].terminate()
+                raise
+            if self._closed:
+                session[0].terminate()
+            else:
+                self._idle.append(session)
+
+    def _take(self) -> Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            if not session[0].is_closed():
+                return session
+        return None
+
+    async def close(self) -> None:
+        """Close idle sessions now and the others when they are given back."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            try:
+                await connection.close(timeout=1.0)
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError):
+                connection.terminate()
+
+    def __repr__(self) -> str:
+        return f"<Sessions {self._name} idle={len(self._idle)}>"

@@ -1,0 +1,22 @@
+"""What the refreshes of this process have come to."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Tally:
+    """Totals since the start of the process.
+
+    Attributes:
+        filled: Values made new.
+        overtaken: Loads that a newer change made worthless; their keys were due again.
+        failed: Attempts that failed.
+        dead: Keys that became dead letters.
+        dispatched: Keys given to refresh workers.
+    """
+
+    filled: int = 0
+    overtaken: int = 0
+    failed: int = 0
+    dead: int = 0
+    dispatched: int = 0
