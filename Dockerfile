@@ -5,6 +5,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY core core
 COPY worker worker
 COPY supabase/migrations supabase/migrations
+COPY examples examples
 RUN python -m venv /opt/unstale \
  && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt .
 

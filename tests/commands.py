@@ -34,7 +34,7 @@ def environment(**settings: str) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("UNSTALE_", "REDIS_", "DATABASE_", "SUPABASE_"))
+        if not name.startswith(("UNSTALE_", "REDIS_", "DATABASE_", "SUPABASE_", "OPENAI_"))
     }
     return inherited | {"COLUMNS": "200"} | settings
 

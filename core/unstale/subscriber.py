@@ -26,7 +26,8 @@ logger = logging.getLogger("unstale")
 PING_INTERVAL: Final = 1.0
 """Seconds between two PINGs; `staleness` is finer by nothing else."""
 FIRST_PAUSE: Final = 0.05
-"""Seconds before the second attempt to connect; doubles up to `LAST_PAUSE`. The first comes at once."""
+"""Seconds, at most, before the first attempt to connect again; doubles up to `LAST_PAUSE`. Each is shortened
+at random, so that agents do not come back together: Redis ends all their connections at the same moment."""
 LAST_PAUSE: Final = 2.0
 NEWEST: Final = LogId(2**53 - 1)
 """Replay after this id brings epoch and newest id, and no entries."""
@@ -106,7 +107,7 @@ class Subscriber:
                 pass_on_cancellation()
                 self._lost(error)
                 lasted = self._clock() - begun >= LAST_PAUSE
-                pause = 0.0 if lasted else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
+                pause = FIRST_PAUSE if lasted else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
             finally:
                 self.subscribed = False
                 self._follower.connection_lost()

@@ -26,6 +26,11 @@ def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
     assert 0.3 < numbers["near_hit_rate"] <= numbers["hit_rate"] <= 1
     assert numbers["stale_reads"] == numbers["late_reads"] == 0
     assert numbers["unconfirmed"] == 0
+    assert numbers["greetings"] > 50
+    assert 0 < numbers["model_calls"] < numbers["greetings"]
+    assert numbers["model_calls_saved"] == numbers["greetings"] - numbers["model_calls"]
+    assert numbers["model"] == "stand-in, no real model"
+    assert any("stand-in, no real model" in line for line in before)
     assert 0 < numbers["latency_ms"]["p50"] <= numbers["latency_ms"]["p99"]
     assert any("changes" in line and "p99" in line for line in before)
     assert "\x1b" not in ended.out

@@ -9,6 +9,7 @@ from unstale_worker.demo.reports import (
     AgentReport,
     Commit,
     Heard,
+    ModelReport,
     Report,
     Sample,
     WorkerReport,
@@ -68,6 +69,20 @@ def test_a_change_nobody_hears_of_is_counted_after_a_while() -> None:
     ledger.receive(committed(), now=10.0 + GIVE_UP)
 
     assert (ledger.tally(now=11.0).unconfirmed, ledger.outstanding) == (1, 0)
+
+
+def test_the_version_a_row_began_with_is_no_change() -> None:
+    """An invalidation names the old row, too; nobody reports that one as committed."""
+    ledger = Ledger(agents=1)
+    ledger.receive(
+        agent("a", heard=(Heard("profile:1", 6, at=10.0), Heard("profile:1", 7, at=10.0))), now=10.0
+    )
+    assert ledger.outstanding == 0
+
+    ledger.receive(committed(Commit("profile:1", 7, at=9.9)), now=10.1)
+
+    assert (ledger.outstanding, ledger.tally(now=10.1).outstanding) == (0, 0)
+    assert ledger.tally(now=10.1).p50 == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +151,7 @@ def test_a_percentile_is_the_smallest_value_that_share_does_not_exceed(
         committed(Commit("profile:1", 7, at=1.5)),
         agent("a", heard=(Heard("profile:1", 7, at=1.5),), samples=(Sample("profile:1", 7, before=1.25),)),
         WorkerReport("leading", 0.1, True, 1, 2, 3, 4, 0, ""),
+        ModelReport("http://127.0.0.1:1/v1"),
     ],
 )
 def test_reports_cross_the_pipe_unchanged(report: Report) -> None:

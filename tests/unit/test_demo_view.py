@@ -23,8 +23,10 @@ TALLY = Tally(
     seconds=60.0, changes=10_000, unwatched=1, rollbacks=400, reads=120_000, near_hits=114_000,
     redis_hits=3_000, loads=3_000, invalidations=25_000, stale_reads=0, late_reads=0, unconfirmed=0,
     outstanding=0, p50=1.234, p99=12.345, recent_ms=(1.0, 2.0, 12.0, 0.0) * 8, complaint="", agents=AGENTS,
-    worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, ""),
+    worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, ""), greetings=7_654, model_calls=321,
+    greeting="Welcome back, Ada.",
 )  # fmt: skip
+MODEL = "stand-in, no real model"
 NEWS = tuple(f"user:{number}:profile" for number in range(30))
 
 
@@ -36,7 +38,7 @@ def rendered(what: RenderableType, *, width: int) -> str:
 
 
 def seen_twice(last: Tally) -> View:
-    view = View(seconds=90.0)
+    view = View(seconds=90.0, model=MODEL)
     view.look(replace(last, seconds=last.seconds - 2, changes=last.changes - 200, reads=last.reads - 6_000))
     view.look(last)
     return view
@@ -60,6 +62,11 @@ def test_nothing_is_cut_off(width: int, height: int) -> None:
         "1.2 ms",
         "12.3 ms",
         "0.25 s",
+        "7,654",
+        "321",
+        "7,333",
+        MODEL,
+        "Welcome back, Ada.",
     ):
         assert wanted in text, wanted
     assert "user:29:profile" in text
@@ -79,7 +86,7 @@ def test_before_anything_is_known() -> None:
         TALLY, seconds=0.0, changes=0, reads=0, near_hits=0, redis_hits=0, agents=(), worker=None, p50=None,
         p99=None, recent_ms=(),
     )  # fmt: skip
-    view = View(seconds=None)
+    view = View(seconds=None, model=MODEL)
     view.look(nothing)
 
     assert "starting" in rendered(view.picture(nothing, news=(), width=80, height=24), width=80)
@@ -95,11 +102,14 @@ def test_a_detached_agent_is_shown_as_such() -> None:
 
 
 def test_the_line_and_the_json_say_the_same() -> None:
-    line, data = seen_twice(TALLY).line(TALLY), json.loads(summary.as_json(TALLY))
+    line, data = seen_twice(TALLY).line(TALLY), json.loads(summary.as_json(TALLY, model=MODEL))
 
     assert "changes 10,000 (100/s)" in line
     assert "near 95.0%" in line
     assert "p50 1.2 ms, p99 12.3 ms" in line
+    assert "greetings 7,654, model calls 321" in line
+    assert (data["greetings"], data["model_calls"], data["model_calls_saved"]) == (7_654, 321, 7_333)
+    assert data["model"] == MODEL
     assert data["hit_rate"] == 0.975
     assert data["latency_ms"] == {"p50": 1.234, "p99": 12.345}
     assert data["stale_reads"] == 0
@@ -109,11 +119,13 @@ def test_the_line_and_the_json_say_the_same() -> None:
     ("tally", "verdict"),
     [
         (TALLY, "stale reads"),
+        (TALLY, "7,333 saved by the cache"),
+        (TALLY, f"written by: {MODEL}"),
         (replace(TALLY, stale_reads=3, complaint="agent-1: it was old"), "agent-1: it was old"),
         (replace(TALLY, late_reads=1), "late reads"),
         (replace(TALLY, unconfirmed=2, outstanding=1), "not heard of singly"),
     ],
 )
 def test_the_summary_says_what_was_wrong(tally: Tally, verdict: str) -> None:
-    assert verdict in rendered(summary.table(tally), width=100)
+    assert verdict in rendered(summary.table(tally, model=MODEL), width=100)
     assert tally.true is (tally.stale_reads + tally.late_reads == 0)

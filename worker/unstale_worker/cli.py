@@ -71,8 +71,11 @@ def demo(
     rate: Annotated[float, typer.Option(min=1, max=5_000, help="Changes a second.")] = 100.0,
     agents: Annotated[int, typer.Option(min=1, max=12, help="Agent processes.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 1,
+    model_calls: Annotated[
+        int, typer.Option(min=1, help="With OPENAI_API_KEY set: greetings to pay for before it ends.")
+    ] = 200,
 ) -> None:
-    """Show it at work on real servers: a worker, agents that check every read, and a writer."""
+    """Show it at work on real servers: a worker, companions that check every read, and a writer."""
     from rich.console import Console
 
     from unstale_worker.demo.reports import World
@@ -84,6 +87,7 @@ def demo(
             agents=agents,
             seconds=seconds,
             json=json,
+            model_calls=model_calls,
             stop=stop,
             console=Console(),
         )

@@ -17,6 +17,8 @@ from unstale_worker.supervisor import Worker
 
 MIGRATIONS: Final = Path("supabase/migrations")
 """The user's own migrations, as the Supabase command line keeps them; relative to the working directory."""
+SEED: Final = Path("supabase/seed.sql")
+"""Run after the migrations, as the Supabase command line does."""
 
 
 async def run_dev(
@@ -24,13 +26,14 @@ async def run_dev(
 ) -> None:
     """Serve until ``stop`` is set, then end and remove everything.
 
-    Unstale's migrations are applied, then those in `MIGRATIONS`. ``say`` gets the servers' URLs as lines of
-    an ``.env`` file, once the worker has found all it needs. Raises `ConfigurationError` when a migration
-    fails or a watch is missing.
+    Unstale's migrations are applied, then those in `MIGRATIONS`, then `SEED`. ``say`` gets the servers' URLs
+    as lines of an ``.env`` file, once the worker has found all it needs. Raises `ConfigurationError` when a
+    file of SQL fails or a watch is missing.
     """
     folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
+    seed = SEED.read_text("utf-8") if SEED.is_file() else ""
     try:
-        async with stack(migrations=folders) as servers:
+        async with stack(migrations=folders, sql=seed) as servers:
             settings = Settings.load(
                 database_url=servers.worker_database_url, redis_url=servers.redis_url, config=config
             )
@@ -41,7 +44,8 @@ async def run_dev(
                 working = asyncio.create_task(worker.run(stop=stop))
                 try:
                     await _accepted(worker, working)
-                    say(f"# {rules.file}; migrations: {MIGRATIONS if folders else 'only those of unstale'}")
+                    applied = [*map(str, folders), *([str(SEED)] if seed else [])]
+                    say(f"# {rules.file}; applied: {', '.join(applied) or 'only what unstale brings'}")
                     say(f"DATABASE_URL={servers.database_url}")
                     say(f"REDIS_URL={servers.redis_url}")
                     say(f"# the worker says how it is at {url}/; Ctrl-C ends it all")
@@ -51,7 +55,7 @@ async def run_dev(
                     await asyncio.wait([working])
     except asyncpg.PostgresError as error:
         where = "; ".join(getattr(error, "__notes__", ()))
-        raise ConfigurationError(f"a migration failed {where}: {error}") from error
+        raise ConfigurationError(f"SQL failed {where or f'in {SEED}'}: {error}") from error
 
 
 async def _accepted(worker: Worker, working: asyncio.Task[None]) -> None:

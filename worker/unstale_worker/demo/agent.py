@@ -1,21 +1,28 @@
-"""The demo's agent process: reads through its cache like an agent with many users, and checks every read."""
+"""The demo's agent process: the companion and its service, its visitors, and a check of every read."""
 
 import asyncio
+import logging
 import math
 import os
 import random
 import time
 from collections import deque
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Final
 
-import asyncpg
+from aiohttp import web
+from pydantic import TypeAdapter
 
-from unstale import Cache, Invalidated
+from companion.agent import Companion
+from companion.knowledge import Session
+from companion.service import application
+from unstale import Cache, ConnectionPool, Invalidated
 from unstale.settings import Settings
 from unstale_worker.demo import child
-from unstale_worker.demo.loaders import KINDS, Loaders, Value, sources
 from unstale_worker.demo.reports import (
     BREAK_VARIABLE,
+    MODEL_VARIABLE,
     REPORT_EVERY,
     TRACE,
     AgentReport,
@@ -23,19 +30,22 @@ from unstale_worker.demo.reports import (
     Sample,
     World,
 )
+from unstale_worker.demo.versions import FLOOR_ONLY, KINDS, Value, sources, versions_of
 from unstale_worker.demo.zipf import Zipf
 
 CONVERSATIONS: Final = 12
 """Users the agent talks to at once."""
+TURNS: Final = 5
+"""Turns of a conversation after its greeting; each reads three values."""
 PAUSE: Final = 0.03
-"""Seconds between two turns of a conversation; each reads three values."""
+"""Seconds between two turns."""
 SAMPLES_A_REPORT: Final = 40
 """Reads that are compared with the staleness the cache claimed; more would only cost time."""
-DATABASE_CONNECTIONS: Final = 4
+MODEL_AWAY: Final = 502
+"""What the service says when the language model does not answer."""
+SESSION: Final = TypeAdapter(Session)
 
-
-FLOOR_ONLY: Final = "settings:"
-"""The writer reports an organization's change as one; its members' traces only forbid older values."""
+logger = logging.getLogger(__name__)
 
 
 class Checker:
@@ -72,10 +82,9 @@ class Checker:
         """What a read that begins now must at least see."""
         return tuple((row, self._floors.get(row, 0)) for row in rows)
 
-    def judge(self, key: str, value: Value, floors: tuple[tuple[str, int], ...]) -> None:
+    def judge(self, key: str, versions: Mapping[str, int], floors: Mapping[str, int]) -> None:
         """Count a stale read: a value older than what had been heard of when the read began."""
-        versions = versions_of(value)
-        for row, floor in floors:
+        for row, floor in floors.items():
             if versions[row] < floor:
                 self.stale_reads += 1
                 self.complaint = self.complaint or (
@@ -92,19 +101,23 @@ class Checker:
 
 
 class Agent:
-    """Reads three values of one user after the other, in many conversations at once."""
+    """One instance of the companion, and people who talk to it over HTTP, many at once."""
 
-    def __init__(self, name: str, world: World, cache: Cache, loaders: Loaders, *, broken: bool) -> None:
-        self._name, self._cache, self._loaders = name, cache, loaders
+    def __init__(
+        self, name: str, world: World, companion: Companion, visit: "Visit", *, broken: bool
+    ) -> None:
+        self._name, self._companion, self._visit = name, companion, visit
+        self._cache = companion.cache
         self._checker = Checker()
         self._chance = random.Random(f"{world.seed} {name}")  # repeatable; nothing secret
         self._users = Zipf(range(1, world.users + 1), self._chance)
-        self._deaf: dict[str, Value] | None = {} if broken else None
-        self._reads = 0
+        self._deaf: dict[tuple[int, str], Value] | None = {} if broken else None
+        self._reads = self._greetings = 0
+        self._greeting = ""
         self._samples: list[Sample] = []
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read until ``stop`` is set."""
+        """Talk until ``stop`` is set."""
         async with self._cache.subscribe("*") as events, asyncio.TaskGroup() as group:
 
             async def listen() -> None:
@@ -120,25 +133,58 @@ class Agent:
         child.say(await self._taken())
 
     async def _converse(self, stop: asyncio.Event) -> None:
+        knowledge = self._companion.knowledge
+        reads = {"profile": knowledge.profile, "settings": knowledge.settings, "state": knowledge.state}
         while not stop.is_set():
             user = self._users.draw()
-            for kind in KINDS:
-                await self._read(kind, user)
-            await asyncio.sleep(PAUSE * self._chance.uniform(0.5, 1.5))
+            await self._greet(user)
+            for _ in range(TURNS):
+                await asyncio.sleep(PAUSE * self._chance.uniform(0.5, 1.5))
+                for kind, read in reads.items():
+                    floors, before = self._begin(user, kind)
+                    value = self._remembered(user, kind) or await read(user)
+                    assert value is not None
+                    self._judge(user, {kind: value}, floors, before)
 
-    async def _read(self, kind: str, user: int) -> None:
-        key = f"user:{user}:{kind}"
-        floors = self._checker.floors(sources(kind, user))
-        before = time.monotonic() - self._cache.staleness
-        value = self._deaf.get(key) if self._deaf is not None else None
-        if value is None:
-            value = await self._cache.get_or_load(key, self._loaders.of(kind, user))
+    async def _greet(self, user: int) -> None:
+        """Open a session over HTTP, as an application would."""
+        floors, before = self._begin(user, *KINDS)
+        session = await self._visit(user)
+        if session is None:
+            return
+        values: dict[str, Value] = {
+            "profile": session.profile,
+            "settings": session.settings,
+            "state": session.state,
+            "greeting_instructions": session.greeting,
+        }
+        values = {kind: self._remembered(user, kind) or value for kind, value in values.items()}
+        self._judge(user, values, floors, before)
+        self._greetings += 1
+        self._greeting = session.greeting.text
+
+    def _begin(self, user: int, *kinds: str) -> tuple[tuple[tuple[str, int], ...], float]:
+        """What reads that begin now must at least see, by what was heard of and by the claimed staleness."""
+        rows = tuple(row for kind in kinds for row in sources(kind, user))
+        return self._checker.floors(rows), time.monotonic() - self._cache.staleness
+
+    def _remembered(self, user: int, kind: str) -> Value | None:
+        """In a demo that is broken on purpose: what was read first, whatever has been changed since."""
+        return None if self._deaf is None else self._deaf.get((user, kind))
+
+    def _judge(
+        self, user: int, values: Mapping[str, Value], floors: tuple[tuple[str, int], ...], before: float
+    ) -> None:
+        at_least = dict(floors)
+        for kind, value in values.items():
+            self._reads += 1
+            versions = versions_of(value, user=user)
+            wanted = {row: at_least[row] for row in sources(kind, user)}
+            self._checker.judge(f"user:{user}:{kind}", versions, wanted)
             if self._deaf is not None:
-                self._deaf[key] = value
-        self._reads += 1
-        self._checker.judge(key, value, floors)
-        if math.isfinite(before) and len(self._samples) < SAMPLES_A_REPORT:
-            self._samples += [Sample(row, number, before) for row, number in versions_of(value).items()]
+                self._deaf.setdefault((user, kind), value)
+            if math.isfinite(before) and len(self._samples) < SAMPLES_A_REPORT:
+                self._samples += [Sample(row, number, before) for row, number in versions.items()]
 
     async def _report(self) -> None:
         while True:
@@ -164,23 +210,48 @@ class Agent:
             samples=samples,
             recent=recent,
             complaint=self._checker.complaint,
+            greetings=self._greetings,
+            model_calls=self._companion.loaders.greetings_written,
+            greeting=self._greeting,
+            url=self._visit.url,
         )
 
 
-def versions_of(value: Value) -> dict[str, int]:
-    """The versions of the rows that a value was made of."""
-    versions = value["versions"]
-    assert isinstance(versions, dict)
-    return versions
+class Visit:
+    """Asks a companion's service to begin a conversation."""
+
+    def __init__(self, pool: ConnectionPool, url: str) -> None:
+        self._pool, self.url = pool, url
+
+    async def __call__(self, user: int) -> Session | None:
+        """The session; None when the language model did not answer."""
+        http = await self._pool.http()
+        async with http.post(f"{self.url}/session", json={"user_id": user}) as response:
+            body = await response.read()
+            if response.status == MODEL_AWAY:
+                logger.warning("%s", body.decode())
+                await asyncio.sleep(1.0)
+                return None
+            response.raise_for_status()
+        return SESSION.validate_json(body)
 
 
 async def main(stop: asyncio.Event) -> None:
-    """Read until ``stop`` is set."""
-    world = World.from_environment()
-    pool = await asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=1, max_size=DATABASE_CONNECTIONS)
-    async with pool, Cache(Settings.load()) as cache:
+    """Serve and be visited until ``stop`` is set."""
+    async with AsyncExitStack() as cleanup:
+        settings = Settings.load()
+        pool = await cleanup.enter_async_context(ConnectionPool(settings))
+        cache = await cleanup.enter_async_context(Cache(settings))
+        companion = Companion(cache, pool, model=os.environ[MODEL_VARIABLE])
+        runner = web.AppRunner(application(companion), access_log=None, shutdown_timeout=1.0)
+        cleanup.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await pool.warm()
+        visit = Visit(pool, f"http://127.0.0.1:{runner.addresses[0][1]}")
         broken = os.environ.get(BREAK_VARIABLE) == "1"
-        await Agent(os.environ["DEMO_NAME"], world, cache, Loaders(pool), broken=broken).run(stop)
+        agent = Agent(os.environ["DEMO_NAME"], World.from_environment(), companion, visit, broken=broken)
+        await agent.run(stop)
 
 
 if __name__ == "__main__":

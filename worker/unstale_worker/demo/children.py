@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from unstale.errors import UnstaleError
+from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.reports import BREAK_VARIABLE, Report, decode
 
 LINE_LIMIT: Final = 16 * 1024 * 1024
@@ -34,13 +35,19 @@ class Child:
 
     @classmethod
     async def start(cls, module: str, *, name: str, folder: Path, environment: Mapping[str, str]) -> "Child":
-        """Start it with ``folder`` as its working directory and nothing of our settings but those given."""
+        """Start it with ``folder`` as its working directory and nothing of our settings but those given.
+
+        It can import the companion, as code in the example's own folder can.
+        """
         inherited = {
             variable: value
             for variable, value in os.environ.items()
             if variable == BREAK_VARIABLE
-            or not variable.startswith(("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "PG", "DEMO_"))
+            or not variable.startswith(
+                ("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "OPENAI_", "PG", "DEMO_")
+            )
         }
+        path = os.pathsep.join(filter(None, (str(companion_folder()), os.environ.get("PYTHONPATH"))))
         log = folder / f"{name}.log"
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
@@ -51,7 +58,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 cwd=folder,
-                env=inherited | dict(environment),
+                env=inherited | {"PYTHONPATH": path} | dict(environment),
                 limit=LINE_LIMIT,
                 start_new_session=True,
             )

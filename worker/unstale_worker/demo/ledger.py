@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from unstale_worker.demo.reports import AgentReport, Commit, Heard, Report, Sample, WorkerReport, WriterReport
+from unstale_worker.demo.reports import (
+    AgentReport,
+    Commit,
+    Heard,
+    ModelReport,
+    Report,
+    Sample,
+    WorkerReport,
+    WriterReport,
+)
 
 KEPT_LATENCIES: Final = 20_000
 """Newest changes that the percentiles are taken from: more would take too long to sort at each look."""
@@ -45,6 +54,9 @@ class Tally:
         complaint: The first wrong read in words, or empty.
         agents: The newest report of each agent, by name.
         worker: The newest report of the worker.
+        greetings: Greetings that agents have answered with.
+        model_calls: How often a language model was asked for one.
+        greeting: The newest one.
     """
 
     seconds: float
@@ -66,6 +78,14 @@ class Tally:
     complaint: str
     agents: tuple[AgentReport, ...]
     worker: WorkerReport | None
+    greetings: int = 0
+    model_calls: int = 0
+    greeting: str = ""
+
+    @property
+    def model_calls_saved(self) -> int:
+        """Greetings that no model had to be asked for."""
+        return max(0, self.greetings - self.model_calls)
 
     @property
     def hit_rate(self) -> float:
@@ -106,6 +126,9 @@ class Ledger:
         self._changes = self._unwatched = self._rollbacks = self._unconfirmed = self._late = 0
         self._complaint = ""
         self._first: float | None = None
+        self._greeting = ""
+        self.model_url = ""
+        """Where the stand-in for a language model listens, once it has said so."""
         self._news: deque[str] = deque(maxlen=64)
 
     def receive(self, report: Report, *, now: float) -> None:
@@ -126,8 +149,11 @@ class Ledger:
                 )
                 if report.name == min(self._agents):
                     self._news.extend(report.recent)
+                self._greeting = report.greeting or self._greeting
             case WorkerReport():
                 self._worker = report
+            case ModelReport():
+                self.model_url = report.url
         self._forget(now)
 
     def news(self) -> tuple[str, ...]:
@@ -136,8 +162,11 @@ class Ledger:
 
     @property
     def outstanding(self) -> int:
-        """Changes that some agent has yet to hear of."""
-        return len(self._open)
+        """Changes that some agent has yet to hear of.
+
+        What agents heard of and nobody reports as committed is the version that a row began with.
+        """
+        return sum(change.committed is not None for change in self._open.values())
 
     def attached(self, *, reads: int = 0) -> int:
         """Agents that trust their near cache and have read at least that often."""
@@ -165,13 +194,16 @@ class Ledger:
             stale_reads=sum(agent.stale_reads for agent in agents),
             late_reads=self._late,
             unconfirmed=self._unconfirmed,
-            outstanding=len(self._open),
+            outstanding=self.outstanding,
             p50=percentile(ordered, 0.50),
             p99=percentile(ordered, 0.99),
             recent_ms=tuple(islice(reversed(self._latencies), PICTURED))[::-1],
             complaint=self._complaint,
             agents=agents,
             worker=self._worker,
+            greetings=sum(agent.greetings for agent in agents),
+            model_calls=sum(agent.model_calls for agent in agents),
+            greeting=self._greeting,
         )
 
     def _committed(self, commit: Commit, *, now: float) -> None:

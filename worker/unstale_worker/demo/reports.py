@@ -14,6 +14,8 @@ REPORT_EVERY: Final = 0.2
 BREAK_VARIABLE: Final = "UNSTALE_DEMO_BREAK"
 """Set to 1: agents answer from a memory that hears of no invalidation, so that the checks must fail."""
 WORLD_VARIABLE: Final = "DEMO_WORLD"
+MODEL_VARIABLE: Final = "DEMO_MODEL"
+"""Name of the language model."""
 TRACE: Final = "trace:"
 """How keys begin that only say which version of which row an invalidation is about."""
 
@@ -29,8 +31,8 @@ class World:
         seed: Of the random numbers of writer and agents.
     """
 
-    users: int = 400
-    organizations: int = 40
+    users: int = 300
+    organizations: int = 30
     rate: float = 100.0
     seed: int = 1
 
@@ -102,7 +104,8 @@ class Sample:
 class AgentReport:
     """Where an agent stands, and what it heard since its last report.
 
-    ``staleness`` is None while detached. Totals count since the start.
+    ``staleness`` is None while detached. ``greeting`` is the newest one, ``url`` where the agent can be
+    visited. Totals count since the start.
     """
 
     name: str
@@ -118,6 +121,17 @@ class AgentReport:
     samples: tuple[Sample, ...]
     recent: tuple[str, ...]
     complaint: str
+    greetings: int = 0
+    model_calls: int = 0
+    greeting: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """Where the stand-in for a language model listens."""
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +149,8 @@ class WorkerReport:
     problem: str
 
 
-Report = WriterReport | AgentReport | WorkerReport
-_KINDS: Final = {kind.__name__: kind for kind in (WriterReport, AgentReport, WorkerReport)}
+Report = WriterReport | AgentReport | WorkerReport | ModelReport
+_KINDS: Final = {kind.__name__: kind for kind in (WriterReport, AgentReport, WorkerReport, ModelReport)}
 _PARTS: Final[Mapping[str, type[Commit] | type[Heard] | type[Sample]]] = {
     "commits": Commit,
     "heard": Heard,

@@ -10,6 +10,7 @@ from rich.live import Live
 
 from unstale.errors import UnstaleError
 from unstale_worker.demo import summary
+from unstale_worker.demo.model import Model, choose_model
 from unstale_worker.demo.reports import World
 from unstale_worker.demo.view import View
 from unstale_worker.demo.world import Demo, Running
@@ -29,16 +30,19 @@ async def show(
     agents: int,
     seconds: float | None,
     json: bool,
+    model_calls: int,
     stop: asyncio.Event,
     console: Console,
 ) -> bool:
     """Run it for ``seconds``, or until ``stop`` is set; whether every read was as fresh as promised.
 
+    ``model_calls``: about how often a real language model may be asked before it ends; the stand-in is free.
     Raises `UnstaleError` when a part of the demo failed.
     """
     if seconds is None and not console.is_terminal:
         seconds = UNWATCHED_SECONDS
-    demo = Demo(world, agents=agents)
+    model = await choose_model(most_calls=model_calls, say=console.print)
+    demo = Demo(world, agents=agents, model=model)
     status = console.status("starting") if console.is_terminal else nullcontext()
     with status as spinner:
 
@@ -51,22 +55,28 @@ async def show(
         async with demo.running(say=say) as running:
             if spinner is not None:
                 spinner.stop()
-            await _watch(running, demo, seconds=seconds, stop=stop, console=console)
+            await _watch(running, demo, model, seconds=seconds, stop=stop, console=console)
     tally = demo.tally
     if tally is None or not tally.changes:
         raise UnstaleError("the demo was ended before anything was changed; let it run for longer")
-    console.print(summary.table(tally))
+    console.print(summary.table(tally, model=model.label))
     if json:
-        console.file.write(summary.as_json(tally) + "\n")
+        console.file.write(summary.as_json(tally, model=model.label) + "\n")
         console.file.flush()
     return tally.true
 
 
 async def _watch(
-    running: Running, demo: Demo, *, seconds: float | None, stop: asyncio.Event, console: Console
+    running: Running,
+    demo: Demo,
+    model: Model,
+    *,
+    seconds: float | None,
+    stop: asyncio.Event,
+    console: Console,
 ) -> None:
-    """Until the time is over, somebody stops it, or a part fails."""
-    view = View(seconds=seconds)
+    """Until the time is over, somebody stops it, the model was asked enough, or a part fails."""
+    view = View(seconds=seconds, model=model.label)
     ends = time.monotonic() + seconds if seconds is not None else None
     live = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
     next_line = time.monotonic() + LINE_EVERY
@@ -76,6 +86,8 @@ async def _watch(
             if ends is not None and now >= ends:
                 return
             tally = running.tally()
+            if model.most_calls is not None and tally.model_calls >= model.most_calls:
+                return
             view.look(tally)
             if live is not None:
                 picture = view.picture(

@@ -9,7 +9,7 @@ from rich.text import Text
 from unstale_worker.demo.ledger import Tally
 
 
-def table(tally: Tally) -> RenderableType:
+def table(tally: Tally, *, model: str) -> RenderableType:
     """The numbers, and the verdict on them."""
     rows = Table.grid(padding=(0, 3))
     rows.add_column(style="dim")
@@ -21,6 +21,8 @@ def table(tally: Tally) -> RenderableType:
     rows.add_row(
         "hit rate", f"{tally.hit_rate:.1%}", f"{tally.near_hit_rate:.1%} from the agents' own memory"
     )
+    rows.add_row("greetings", f"{tally.greetings:,}", f"written by: {model}")
+    rows.add_row("model calls", f"{tally.model_calls:,}", f"{tally.model_calls_saved:,} saved by the cache")
     if tally.p50 is not None and tally.p99 is not None:
         rows.add_row("latency p50", f"{tally.p50:.1f} ms", "from commit to the last agent's near cache")
         rows.add_row("latency p99", f"{tally.p99:.1f} ms", "")
@@ -44,7 +46,7 @@ def table(tally: Tally) -> RenderableType:
     return Panel.fit(rows, title="unstale demo", title_align="left", border_style=color, padding=(1, 2))
 
 
-def as_json(tally: Tally) -> str:
+def as_json(tally: Tally, *, model: str) -> str:
     """One line."""
     return orjson.dumps(
         {
@@ -56,6 +58,10 @@ def as_json(tally: Tally) -> str:
             "stale_reads": tally.stale_reads,
             "late_reads": tally.late_reads,
             "unconfirmed": tally.unconfirmed + tally.outstanding,
+            "greetings": tally.greetings,
+            "model_calls": tally.model_calls,
+            "model_calls_saved": tally.model_calls_saved,
+            "model": model,
             "seconds": round(tally.seconds, 1),
             "agents": len(tally.agents),
             "latency_ms": {

@@ -19,15 +19,15 @@ BARS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 96
 MOST_NEWS: Final = 12
 """Invalidations shown on a high terminal."""
-FIXED_LINES: Final = 16
+FIXED_LINES: Final = 20
 """Lines that the view takes besides one for each agent and invalidation."""
 
 
 class View:
     """Remembers the last looks, so that it can show rates."""
 
-    def __init__(self, *, seconds: float | None) -> None:
-        self._seconds = seconds
+    def __init__(self, *, seconds: float | None, model: str) -> None:
+        self._seconds, self._model = seconds, model
         self._looks: deque[Tally] = deque(maxlen=WINDOW)
 
     def look(self, tally: Tally) -> None:
@@ -44,7 +44,11 @@ class View:
             Text(),
             self._agents(tally),
             Text(),
+            self._greetings(tally),
+            Text(tally.greeting, style="italic", no_wrap=True, overflow="ellipsis"),
+            Text(),
             _latency(tally, bars=min(32, max(0, width - 58))),
+            _visit(tally),
         ]
         lines = min(MOST_NEWS, height - FIXED_LINES - len(tally.agents))
         if lines > 0:
@@ -58,6 +62,7 @@ class View:
             f"reads {tally.reads:,} ({self._rate('reads'):,.0f}/s)  "
             f"hits {tally.hit_rate:.1%}, near {tally.near_hit_rate:.1%}  "
             f"commit to last agent p50 {_ms(tally.p50)}, p99 {_ms(tally.p99)}  "
+            f"greetings {tally.greetings:,}, model calls {tally.model_calls:,}  "
             f"stale reads {tally.stale_reads}"
         )
 
@@ -134,6 +139,23 @@ class View:
             )
         return table
 
+    def _greetings(self, tally: Tally) -> RenderableType:
+        row = Table.grid(expand=True)
+        row.add_column(no_wrap=True)
+        row.add_column(justify="right", no_wrap=True, overflow="crop")
+        row.add_row(
+            Text.assemble(
+                ("greetings ", "dim"),
+                (f"{tally.greetings:,}", "bold"),
+                ("   model calls ", "dim"),
+                (f"{tally.model_calls:,}", "bold"),
+                ("   saved ", "dim"),
+                (f"{tally.model_calls_saved:,}", "bold green"),
+            ),
+            Text(f"({self._model})", "yellow"),
+        )
+        return row
+
     def _rate(self, name: str) -> float:
         if len(self._looks) < 2:
             return 0.0
@@ -172,6 +194,13 @@ def _latency(tally: Tally, *, bars: int) -> RenderableType:
         Text(picture, "cyan"),
     )
     return row
+
+
+def _visit(tally: Tally) -> RenderableType:
+    if not tally.agents or not tally.agents[0].url:
+        return Text()
+    command = f"curl -d '{{\"user_id\": 7}}' {tally.agents[0].url}/session"
+    return Text.assemble(("visit one yourself          ", "dim"), command, no_wrap=True, overflow="crop")
 
 
 def _news(news: Sequence[str], lines: int) -> RenderableType:

@@ -6,15 +6,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Final
 
 import asyncpg
 
 from unstale.errors import UnstaleError
 from unstale_worker.demo.children import Child
+from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.ledger import Ledger, Tally
-from unstale_worker.demo.reports import Report, World, statement
+from unstale_worker.demo.model import Model
+from unstale_worker.demo.reports import MODEL_VARIABLE, Report, World, statement
 from unstale_worker.embedded import Stack, stack
 from unstale_worker.rules import Rules
 
@@ -24,6 +26,10 @@ WARM_READS: Final = 500
 """Reads of each agent before anything is changed: their caches are in use then, as in real life."""
 START_SECONDS: Final = 30.0
 """How long worker and agents may take until the agents are attached."""
+
+AGENT_SETTINGS: Final = {"UNSTALE_POOL_DATABASE_CONNECTIONS": "4"}
+"""The embedded Postgres takes 100 connections, and a demo has up to 12 agents."""
+TRACES: Final = Path(__file__).with_name("traces.toml")
 
 Say = Callable[[str], None]
 
@@ -46,16 +52,17 @@ class Running:
 
 
 class Demo:
-    """Real servers, a worker, agents and a writer, for a while.
+    """Real servers, a worker, instances of the companion and a writer, for a while.
 
     Example:
-        >>> async with Demo(World(), agents=3).running(say=print) as running:
+        >>> demo = Demo(World(), agents=3, model=Model(STAND_IN))
+        >>> async with demo.running(say=print):
         ...     await asyncio.sleep(10)
         >>> print(demo.tally.stale_reads)
     """
 
-    def __init__(self, world: World, *, agents: int) -> None:
-        self._world, self._agents = world, agents
+    def __init__(self, world: World, *, agents: int, model: Model) -> None:
+        self._world, self._agents, self._model = world, agents, model
         self.failed = asyncio.Event()
         """Set when a process ended that should not have; `running` then raises on leaving."""
         self.tally: Tally | None = None
@@ -66,11 +73,15 @@ class Demo:
         """Everything runs inside, and nothing of it afterwards; raises `UnstaleError` when a part failed."""
         async with AsyncExitStack() as cleanup:
             say("starting Postgres and Valkey")
+            project = companion_folder()
             servers = await cleanup.enter_async_context(
-                stack(sql=statement("schema"), settings=_postgres_settings())
+                stack(sql=(project / "supabase/seed.sql").read_text("utf-8"), settings=_postgres_settings())
             )
             folder = servers.postgres.folder  # goes with the server, even when we are killed
-            rules = cleanup.enter_context(as_file(files("unstale_worker.demo").joinpath("unstale.toml")))
+            rules = folder / "unstale.toml"
+            rules.write_text(
+                (project / "unstale.toml").read_text("utf-8") + TRACES.read_text("utf-8"), "utf-8"
+            )
             await self._fill(servers, Rules.load(rules))
             say("starting the worker and the agents")
             running = Running(servers, Ledger(agents=self._agents))
@@ -99,11 +110,17 @@ class Demo:
                 UNSTALE_CONFIG=str(rules),
                 UNSTALE_HTTP_PORT="0",
             )
+            ledger = running.ledger
+            environment = self._model.environment
+            if environment is None:
+                await start("model", "model")
+                await self._wait(lambda: bool(ledger.model_url), seconds=START_SECONDS)
+                environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": ledger.model_url}
+            environment = {**environment, MODEL_VARIABLE: self._model.name} | AGENT_SETTINGS
             agents = [
-                await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}")
+                await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}", **environment)
                 for number in range(1, self._agents + 1)
             ]
-            ledger = running.ledger
             await self._wait(lambda: ledger.attached(reads=WARM_READS) == self._agents, seconds=START_SECONDS)
             if ledger.attached() < self._agents and not self.failed.is_set():
                 raise UnstaleError(f"the agents did not attach; the worker said:\n{worker.tail()}")
@@ -117,7 +134,9 @@ class Demo:
                 )
                 for child in (*agents, worker):
                     child.close()
-                await asyncio.wait(tasks, timeout=SETTLE_SECONDS)
+                # The model goes last: whoever asks it ends first.
+                ending = [task for task in tasks if task.get_name() != "model"]
+                await asyncio.wait(ending, timeout=SETTLE_SECONDS)
                 running.ledger.finish()
                 self.tally = running.tally()
             for task in tasks:
@@ -145,8 +164,7 @@ class Demo:
         connection = await asyncpg.connect(servers.database_url)
         try:
             await connection.execute("analyze")
-            await connection.fetchrow(statement("seed"), self._world.users, self._world.organizations)
-            await connection.execute(statement("seed_members"), self._world.users, self._world.organizations)
+            await connection.fetchrow(statement("fill"), self._world.users, self._world.organizations)
             for (schema, table), needs in rules.tables.items():
                 await connection.execute(
                     statement("watch"), schema, table, list(needs.keys), needs.columns and list(needs.columns)

@@ -15,6 +15,10 @@ from unstale_worker.loop import stopped_within
 
 MOODS: Final = ("calm", "curious", "cheerful", "tired", "proud", "worried")
 PLANS: Final = ("free", "team", "business")
+VOICES: Final = ("alloy", "coral", "sage", "verse")
+TOPICS: Final = ("the day", "a book", "the sea", "music", "a plan", "dinner")
+EVENNESS: Final = 0.6
+"""Exponent of who is changed how often: people who talk most do not change their profile every second."""
 RATE_PER_LANE: Final = 40.0
 """Changes a second that one connection carries with ease, also on a slow disk."""
 MOST_LANES: Final = 24
@@ -44,7 +48,9 @@ class Writer:
 
     async def _lane(self, dsn: str, lane: int, stop: asyncio.Event) -> None:
         chance = random.Random(self._world.seed * 1000 + lane)  # repeatable; nothing secret
-        users = Zipf([n for n in range(1, self._world.users + 1) if n % self._lanes == lane], chance)
+        users = Zipf(
+            [n for n in range(1, self._world.users + 1) if n % self._lanes == lane], chance, exponent=EVENNESS
+        )
         companies = [n for n in range(1, self._world.organizations + 1) if n % self._lanes == lane]
         pause = self._lanes / self._world.rate
         connection = await asyncpg.connect(dsn)
@@ -63,21 +69,22 @@ class Writer:
         self, connection: asyncpg.Connection, chance: random.Random, users: Zipf, companies: list[int]
     ) -> None:
         user, dice = users.draw(), chance.random()
-        if dice < 0.5:
-            version = await connection.fetchval(statement("change_profile"), user, chance.choice(MOODS))
-            self._committed(f"profile:{user}", version)
-        elif dice < 0.85:
-            content = f"likes {chance.choice(MOODS)} mornings"
-            version = await connection.fetchval(
-                statement("change_memory"), user, content, chance.randrange(3)
-            )
-            self._committed(f"memories:{user}", version)
+
+        async def change(table: str, row: str, *arguments: object) -> None:
+            self._committed(row, await connection.fetchval(statement(f"change_{table}"), *arguments))
+
+        if dice < 0.70:
+            await change("state", f"state:{user}", user, chance.choice(TOPICS))
+        elif dice < 0.74:
+            await change("profile", f"profile:{user}", user, chance.choice(MOODS))
+        elif dice < 0.78:
+            memory = f"likes {chance.choice(MOODS)} mornings"
+            await change("memory", f"memories:{user}", user, memory, chance.randrange(3))
+        elif dice < 0.86:
+            await change("settings", f"settings:{user}", user, chance.choice(VOICES))
         elif dice < 0.92 and companies:
             organization = chance.choice(companies)
-            version = await connection.fetchval(
-                statement("change_organization"), organization, chance.choice(PLANS)
-            )
-            self._committed(f"organization:{organization}", version)
+            await change("organization", f"organization:{organization}", organization, chance.choice(PLANS))
         elif dice < 0.96:
             await connection.execute(statement("recall_memory"), user)
             self._unwatched += 1

@@ -1,1 +1,1 @@
-update profiles set mood = $2, version = nextval('demo_version') where id = $1 returning version
+update profiles set mood = $2 where id = $1 returning version

@@ -1,0 +1,44 @@
+"""Runs one instance of the service: ``python -m companion --port 8080``."""
+
+import argparse
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from companion.agent import Companion
+from companion.service import application
+from companion.stand_in import LABEL, StandIn
+from unstale import Cache, ConnectionPool, Settings
+
+MODEL = os.environ.get("COMPANION_MODEL", "gpt-5.4-mini")
+
+
+async def serve(*, port: int) -> None:
+    """Serve on loopback until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as cleanup:
+        settings = Settings.load()
+        if settings.openai_api_key is None:
+            model = await cleanup.enter_async_context(StandIn())
+            settings = Settings.load(openai_api_key="none", openai_base_url=model.url)
+            print(f"OPENAI_API_KEY is not set: greetings come from a {LABEL}", flush=True)
+        pool = await cleanup.enter_async_context(ConnectionPool(settings))
+        cache = await cleanup.enter_async_context(Cache(settings))
+        await pool.warm()
+        runner = web.AppRunner(application(Companion(cache, pool, model=MODEL)))
+        cleanup.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        print(f"listening on http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m companion", description=__doc__)
+    parser.add_argument("--port", type=int, default=8080, help="0: any free one")
+    asyncio.run(serve(port=parser.parse_args().port))

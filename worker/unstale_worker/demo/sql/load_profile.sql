@@ -1,1 +1,0 @@
-select id, name, mood, version from profiles where id = $1
