@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from commands import COMMAND, SECONDS, all_gone, environment, run, started
+from companion.stand_in import StandIn
 
 
 def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
@@ -71,6 +73,32 @@ async def test_a_signal_ends_it_with_the_summary(tmp_path: Path, number: signal.
 
         assert json.loads(demo.lines[-1])["stale_reads"] == 0
         await all_gone(family)
+
+
+async def test_with_a_key_the_model_writes_until_enough_is_paid_for(tmp_path: Path) -> None:
+    async with StandIn(seconds=(0.0, 0.1)) as model:
+        settings = {"OPENAI_API_KEY": "sk-somebody", "OPENAI_BASE_URL": model.url}
+        ended = await asyncio.to_thread(
+            run, "demo", "--for", "80", "--json", "--model-calls", "40", cwd=tmp_path, settings=settings
+        )
+        calls = model.calls
+    assert ended.code == 0, ended.err
+    numbers = json.loads(ended.out.splitlines()[-1])
+    assert 40 <= numbers["model_calls"] <= calls  # some were under way at the end
+    assert numbers["seconds"] < 79
+    assert numbers["model"] == "gpt-5.4-mini by its API"
+    assert "for money" in ended.out.splitlines()[0]
+    assert "stand-in" not in ended.out
+    assert "sk-somebody" not in ended.out + ended.err
+
+
+def test_a_key_that_nobody_accepts_leads_to_the_stand_in(tmp_path: Path) -> None:
+    settings = {"OPENAI_API_KEY": "sk-somebody", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
+    ended = run("demo", "--for", "1", "--json", cwd=tmp_path, settings=settings)
+
+    assert ended.code == 0, ended.err
+    assert "APIConnectionError: greetings come from a stand-in" in ended.out
+    assert json.loads(ended.out.splitlines()[-1])["model"] == "stand-in, no real model"
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ async def choose_model(*, most_calls: int, say: Callable[[str], None]) -> Model:
     environment = {name: value for name, value in os.environ.items() if name.startswith("OPENAI_")}
     name = os.environ.get("COMPANION_MODEL", OPENAI_MODEL)
     say(f"OPENAI_API_KEY is set: {name} writes the greetings, for money; the demo ends after {most_calls}")
-    return Model(f"{name} of OpenAI", name, most_calls, environment)
+    return Model(f"{name} by its API", name, most_calls, environment)
 
 
 async def main(stop: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Final
 
 from rich.console import Console
@@ -20,6 +21,9 @@ LOOK_EVERY: Final = 0.25
 """Seconds between two pictures."""
 LINE_EVERY: Final = 2.0
 """Seconds between two plain lines."""
+PAID_USERS: Final = 30
+PAID_RATE: Final = 20.0
+"""Users, and changes a second, where each greeting costs money: about two greetings a second."""
 UNWATCHED_SECONDS: Final = 20.0
 """How long a demo runs that nobody can end with Ctrl-C."""
 
@@ -41,7 +45,11 @@ async def show(
     """
     if seconds is None and not console.is_terminal:
         seconds = UNWATCHED_SECONDS
-    model = await choose_model(most_calls=model_calls, say=console.print)
+    model = await choose_model(
+        most_calls=model_calls, say=lambda text: console.print(text, highlight=False, soft_wrap=True)
+    )
+    if model.most_calls is not None:
+        world = replace(world, users=PAID_USERS, organizations=3, rate=min(world.rate, PAID_RATE))
     demo = Demo(world, agents=agents, model=model)
     status = console.status("starting") if console.is_terminal else nullcontext()
     with status as spinner:
@@ -86,7 +94,7 @@ async def _watch(
             if ends is not None and now >= ends:
                 return
             tally = running.tally()
-            if model.most_calls is not None and tally.model_calls >= model.most_calls:
+            if model.most_calls is not None and tally.changes and tally.model_calls >= model.most_calls:
                 return
             view.look(tally)
             if live is not None:
