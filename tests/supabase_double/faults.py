@@ -13,6 +13,8 @@ class Faults:
     """HTTP status that answers whoever wants a websocket."""
     reject_join: str | None = None
     """The ``reason`` by which each join is rejected."""
+    private_only: bool = False
+    """The project's setting: public channels are rejected."""
     join_delay: float = 0.0
     """Until a join is answered; meanwhile the socket handles nothing else, as at the service."""
     mute_joins: bool = False

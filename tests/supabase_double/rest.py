@@ -117,8 +117,8 @@ class Rest:
         """From now on a GET is answered by a replica that does not replay what comes after this moment."""
         await self._thaw()
         replica = await asyncpg.connect(self._dsn)
-        await replica.execute("begin isolation level repeatable read read only")
-        await replica.execute("select")
+        await replica.transaction(isolation="repeatable_read", readonly=True).start()
+        await replica.execute("select")  # which takes the snapshot
         self._replica = replica
 
     async def close(self) -> None:

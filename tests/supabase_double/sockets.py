@@ -117,6 +117,11 @@ class Socket:
         if faults.reject_join is not None:
             await self._reply(frame, "error", {"reason": faults.reject_join})
             return
+        config = (frame.payload or {}).get("config") or {}
+        if faults.private_only and not config.get("private"):
+            reason = "PrivateOnly: This project only allows private channels"
+            await self._reply(frame, "error", {"reason": reason})
+            return
         token = (frame.payload or {}).get("access_token")
         try:
             if not isinstance(token, str) or token.startswith("sb_"):

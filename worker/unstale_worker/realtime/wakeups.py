@@ -114,18 +114,22 @@ class RealtimeWakeUps:
                 if self._stopping.is_set():
                     return
                 self._note(ended)
-                if lasted >= self._timing.settled:
-                    self._backoff.succeeded()
-                pause = self._backoff.failed()
-                if ended.private_only and not self._private:
-                    self._private = True
-                elif ended.refused:
-                    pause = max(pause, self._timing.refused_pause * random.uniform(0.5, 1.0))
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(self._pause(ended, lasted=lasted)):
                         await self._stopping.wait()
                 except TimeoutError:
                     pass_on_cancellation()
+
+    def _pause(self, ended: Ended, *, lasted: float) -> float:
+        """Seconds until the next attempt, after a session that was ready for ``lasted`` seconds."""
+        if lasted >= self._timing.settled:
+            self._backoff.succeeded()
+        pause = self._backoff.failed()
+        if ended.private_only and not self._private:
+            self._private = True
+        elif ended.refused:
+            pause = max(pause, self._timing.refused_pause * random.uniform(0.5, 1.0))
+        return pause
 
     async def _one_session(self) -> Ended:
         self.attempts += 1
