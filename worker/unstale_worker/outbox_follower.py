@@ -45,6 +45,7 @@ class OutboxFollower:
     Attributes:
         reads: Reads of the outbox so far.
         restarts: Times a position was begun, the first included.
+        failures: Times following broke and was tried again.
     """
 
     def __init__(self, settings: Settings, feed: Feed) -> None:
@@ -60,6 +61,7 @@ class OutboxFollower:
         self.refused: ConfigurationError | None = None
         self.reads = 0
         self.restarts = 0
+        self.failures = 0
 
     def start(self) -> None:
         """See `EmbeddedWorker.start`."""
@@ -199,6 +201,7 @@ class OutboxFollower:
 
     def _warn(self, error: Exception) -> None:
         """Say it once until it is over or something else goes wrong."""
+        self.failures += 1
         text = f"{type(error).__name__}: {error}"
         if text != self._warned:
             self._warned = text
