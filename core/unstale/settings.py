@@ -125,6 +125,10 @@ class Settings(BaseSettings):
     """Most Postgres sessions in which the leader runs ``row`` and ``sql`` loaders."""
     refresh_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Most Python loaders that run at once in one process; a refresh's ``concurrency`` holds over all."""
+    refresh_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """Failures in a row after which a key is a dead letter; until it changes again it stays invalidated."""
+    refresh_backoff: Annotated[float, Field(ge=0.01, le=3_600)] = 1.0
+    """Seconds before a failed refresh is attempted again; doubles with each failure, up to a minute."""
     refresh_takeover: Annotated[float, Field(ge=1, le=3_600)] = 5.0
     """Seconds after which a refresh worker that is silent counts as dead and its work is another's."""
     refresh_grace: Annotated[float, Field(ge=0, le=3_600)] = 10.0

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -24,6 +25,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Settings come from the environment and .env; docs/settings.md lists them.",
 )
+
+
+class WorkerRole(StrEnum):
+    """What a worker process does."""
+
+    LEAD = "lead"
+    REFRESH = "refresh"
+
+
+class DeadLetterAction(StrEnum):
+    """What is done with dead letters."""
+
+    LIST = "list"
+    RETRY = "retry"
+    DROP = "drop"
+
 
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of text.")]
 
@@ -115,7 +132,14 @@ def dev() -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    role: Annotated[
+        WorkerRole,
+        typer.Option(
+            help="lead: apply changes, or stand by; refresh: call Python loaders of [refresh] tables."
+        ),
+    ] = WorkerRole.LEAD,
+) -> None:
     """Apply changes to Redis and tell the agents; run two for a standby."""
 
     async def run(stop: asyncio.Event) -> int:
@@ -126,7 +150,13 @@ def worker() -> None:
 
         settings = Settings.load()
         configure_logging(settings.log)
-        await run_service(settings, Rules.load(settings.config), stop=stop)
+        rules = Rules.load(settings.config)
+        if role is WorkerRole.REFRESH:
+            from unstale_worker.refresh.service import run_refresh_service
+
+            await run_refresh_service(settings, rules, stop=stop)
+        else:
+            await run_service(settings, rules, stop=stop)
         return DONE
 
     _run(run)
@@ -193,6 +223,35 @@ def stats(
                 output.pairs(lines(found), found.as_dict())
                 if not watch or await stopped_within(stop, seconds=1.0):
                     return DONE
+
+    _run(run)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    action: Annotated[DeadLetterAction, typer.Argument(help="What to do.")] = DeadLetterAction.LIST,
+    key: Annotated[str | None, typer.Argument(help="Which key, for retry and drop.")] = None,
+    json: Json = False,
+) -> None:
+    """Show the keys whose refresh failed for good; retry or drop one."""
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.redis_client import open_redis
+        from unstale.settings import Settings
+        from unstale_worker.refresh.dead_letters import drop_dead, list_dead, retry_dead
+        from unstale_worker.terminal import Output
+
+        settings, output = Settings.load(), Output(json=json)
+        async with open_redis(settings, connections=1) as redis:
+            if action is DeadLetterAction.LIST:
+                output.dead_letters(await list_dead(redis, settings.names))
+                return DONE
+            if key is None:
+                raise ConfigurationError(f"{action} needs a key: unstale dead-letters {action} KEY")
+            act = retry_dead if action is DeadLetterAction.RETRY else drop_dead
+            found = await act(redis, settings.names, key)
+            output.done(f"{key}: {'done' if found else 'no such dead letter'}", {"key": key, "found": found})
+            return DONE if found else FAILED
 
     _run(run)
 

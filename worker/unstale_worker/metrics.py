@@ -123,6 +123,36 @@ DEFINITIONS: Final = (
         lambda status: float(status.counters.purged),
     ),
     Definition(
+        "unstale_refresh_filled_total",
+        "counter",
+        "Keys made new by this process.",
+        lambda status: float(status.refreshed.filled),
+    ),
+    Definition(
+        "unstale_refresh_overtaken_total",
+        "counter",
+        "Loads that a newer change made worthless; the key was loaded again.",
+        lambda status: float(status.refreshed.overtaken),
+    ),
+    Definition(
+        "unstale_refresh_failed_total",
+        "counter",
+        "Refreshes that failed, each of them attempted again or a dead letter.",
+        lambda status: float(status.refreshed.failed),
+    ),
+    Definition(
+        "unstale_refresh_dead_letters_total",
+        "counter",
+        "Keys whose refresh failed for good in this process; they stay invalidated.",
+        lambda status: float(status.refreshed.dead),
+    ),
+    Definition(
+        "unstale_refresh_dispatched_total",
+        "counter",
+        "Keys that this leader gave to Python loaders, wherever they run.",
+        lambda status: float(status.refreshed.dispatched),
+    ),
+    Definition(
         "unstale_worker_errors_total",
         "counter",
         "Errors, each of them logged and retried.",

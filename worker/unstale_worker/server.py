@@ -78,6 +78,8 @@ def why(status: Status) -> str:
     elif status.role is Role.STANDBY:
         down = [name for name, up in (("Redis", status.redis), ("Postgres", status.database)) if not up]
         reason = f"standing by, but {' and '.join(down)} did not answer"
+    elif status.role is Role.REFRESHING:
+        reason = "refreshing, but Redis did not answer"
     else:
         reason = str(status.role)
     return f"{reason}: {status.problem}" if status.problem else reason

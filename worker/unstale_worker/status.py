@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from unstale_worker.refresh.tally import Tally
+
 
 class Role(StrEnum):
     """What this worker does."""
@@ -12,6 +14,7 @@ class Role(StrEnum):
     STARTING = "starting"
     STANDBY = "standby"
     LEADING = "leading"
+    REFRESHING = "refreshing"
     STOPPING = "stopping"
 
 
@@ -59,6 +62,7 @@ class Status:
         database: Whether Postgres answered last time.
         problem: The newest error as a sentence, while it lasts.
         counters: Totals since the start.
+        refreshed: What the refreshes of this process have come to.
     """
 
     role: Role
@@ -70,10 +74,13 @@ class Status:
     database: bool
     problem: str
     counters: Counters
+    refreshed: Tally = field(default_factory=Tally)
 
     @property
     def ready(self) -> bool:
-        """Leading with a lag below 10 s, or standing by with both servers in reach."""
+        """Leading with a lag below 10 s, standing by with both servers in reach, or refreshing with Redis."""
+        if self.role is Role.REFRESHING:
+            return self.redis
         if self.role is Role.LEADING:
             return self.lag < READY_LAG
         return self.role is Role.STANDBY and self.redis and self.database

@@ -30,7 +30,8 @@ from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
-from unstale_worker.refresh import Refresher, Tally
+from unstale_worker.refresh.refresher import Refresher
+from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
@@ -82,6 +83,7 @@ class Worker:
             database=self._database_up,
             problem=self._problem,
             counters=replace(self._counters),
+            refreshed=replace(self._refreshed),
         )
 
     async def run(self, *, stop: asyncio.Event) -> None:

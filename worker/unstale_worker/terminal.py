@@ -11,6 +11,7 @@ from rich.text import Text
 
 from unstale_worker.doctor import Finding, Severity
 from unstale_worker.migration import Result
+from unstale_worker.refresh.dead_letters import DeadLetter
 from unstale_worker.tail import Line
 
 _COLORS = {
@@ -62,6 +63,22 @@ class Output:
         else:
             for name, value in pairs:
                 self._console.print(f"{name}: {value}", markup=False)
+
+    def dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keys whose refresh failed for good."""
+        if self._json:
+            self._print_json({"dead_letters": [letter.as_dict() for letter in letters]})
+        elif not letters:
+            self._console.print("no dead letters")
+        for letter in () if self._json else letters:
+            self._console.print(letter.line(), markup=False)
+
+    def done(self, text: str, data: dict[str, object]) -> None:
+        """What came of an action."""
+        if self._json:
+            self._print_json(data)
+        else:
+            self._console.print(text, markup=False)
 
     def tail(self, line: Line) -> None:
         """One invalidation."""

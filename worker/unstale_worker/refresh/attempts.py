@@ -1,11 +1,16 @@
 """How often and how fast a failing refresh is attempted again."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
+from unstale.settings import Settings
 from unstale_worker.refresh.queue import Failure, RefreshQueue
 from unstale_worker.rules.refresh import RefreshSpec
+
+LONGEST: Final = 60.0
+"""Seconds between two attempts at most, unless the first pause is longer."""
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -20,9 +25,15 @@ class Attempts:
         longest: Most seconds between two attempts.
     """
 
-    most: int = 5
-    first: float = 1.0
-    longest: float = 60.0
+    most: int
+    first: float
+    longest: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Attempts":
+        """What the settings say."""
+        first = settings.refresh_backoff
+        return cls(settings.refresh_attempts, first, max(LONGEST, first))
 
     async def failed(
         self, queue: RefreshQueue, spec: RefreshSpec, key: str, lease: bytes, error: str, *, alike: int = 0

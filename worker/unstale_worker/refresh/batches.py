@@ -24,7 +24,7 @@ class Batches:
     """Loads in the worker itself, many keys at a time.
 
     Example:
-        >>> await Batches(queue, sessions, Attempts(), lifetime, tally).refresh(spec, ["user:42:profile"])
+        >>> await Batches(queue, sessions, attempts, lifetime, tally).refresh(spec, ["user:42:profile"])
     """
 
     def __init__(

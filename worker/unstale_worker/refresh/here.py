@@ -57,7 +57,7 @@ async def load_here(
     sessions = Sessions(connections, name=session, most=settings.refresh_connections)
     try:
         await _check(sessions, specs, failed)
-        batches = Batches(queue, sessions, Attempts(), lifetime, tally)
+        batches = Batches(queue, sessions, Attempts.of(settings), lifetime, tally)
         async with asyncio.TaskGroup() as group:
             for spec in specs:
                 line = lines[spec.template.text]

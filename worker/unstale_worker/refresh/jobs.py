@@ -36,7 +36,7 @@ class Jobs:
     again there. So a job that is run twice, or never ends, costs time and nothing else.
 
     Example:
-        >>> jobs = Jobs(queue, {spec.template.text: function}, pool, Attempts(), lifetime, tally)
+        >>> jobs = Jobs(queue, {spec.template.text: function}, pool, attempts, lifetime, tally)
         >>> await jobs.refresh(spec, "user:42:greeting_instructions")
     """
 

@@ -56,7 +56,7 @@ class OwnWorker:
         """Take jobs inside; see `crew.working`. The pool is closed afterwards."""
         async with ConnectionPool(self._settings) as pool:
             jobs = self._jobs = Jobs(
-                queue, self._loaders, pool, Attempts(), self._lifetimes.seconds, self._tally
+                queue, self._loaders, pool, Attempts.of(self._settings), self._lifetimes.seconds, self._tally
             )
             async with working(
                 docket, jobs, queue,
