@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     """Seconds that closing the pool waits for requests in flight before it cuts them off."""
 
     # --- worker ---------------------------------------------------------------------------------
-    source: Literal["outbox"] = "outbox"
-    """Where changes come from: ``outbox`` reads over asyncpg."""
+    source: Literal["auto", "outbox", "supabase"] = "auto"
+    """Where changes come from: ``outbox`` over asyncpg, ``supabase`` over HTTPS, ``auto``: the best."""
     config: Path | None = None
     """The rules file; unset: ``unstale.toml`` or ``[tool.unstale]`` of ``pyproject.toml`` here or above."""
     read_entries: Annotated[int, Field(ge=1, le=100_000)] = 5_000

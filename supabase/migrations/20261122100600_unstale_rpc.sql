@@ -119,7 +119,8 @@ begin
             order by w.place),
         pg_catalog.string_agg(pg_catalog.format('a%s', w.place), ', ' order by w.place)
     into picked, typed, answered
-    from pg_catalog.unnest(wanted) with ordinality as w(name, place);
+    -- Keys without a placeholder need no column, only to know whether there is an answer.
+    from pg_catalog.unnest(case when wanted = '{}' then '{unstale row}' else wanted end) with ordinality as w(name, place);
     -- As over a connection of the worker's own: the query may name tables of public without their schema.
     perform pg_catalog.set_config('search_path', 'public, extensions', true);
     execute 'select pg_catalog.jsonb_build_object('

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
-_BUILTIN_TYPES: Final = frozenset(
+KEY_TYPES: Final = frozenset(
     {"int2", "int4", "int8", "oid", "text", "varchar", "bpchar", "name", "uuid", "bool"}
 )
+"""Types of ``pg_catalog`` whose values make keys."""
 _PYTHON_TYPES: Final = (str, int, bool, UUID, type(None))
 
 
@@ -83,7 +84,7 @@ def check_columns(watch: Watch, attributes: Sequence[asyncpg.Attribute]) -> None
     """Raise `QueryFailed` for a missing column, or one whose type makes no key."""
     for column, place in _places(watch, [attribute.name for attribute in attributes]).items():
         kind = attributes[place].type
-        if kind.kind != "scalar" or (kind.schema == "pg_catalog" and kind.name not in _BUILTIN_TYPES):
+        if kind.kind != "scalar" or (kind.schema == "pg_catalog" and kind.name not in KEY_TYPES):
             problem = f"{display(column)} is of type {kind.name}, which makes no key"
             raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
 

@@ -11,12 +11,14 @@ from typing import Final
 
 from unstale.errors import ConfigurationError
 from unstale_worker.migration_folder import Done, Folder, record
-from unstale_worker.rules import Rules, TableName, TableNeeds
-from unstale_worker.rules.identifiers import quote_identifier
+from unstale_worker.migration_query import create_query, drop_query, query_hash
+from unstale_worker.rules import Rules, TableName, TableNeeds, Watch
 from unstale_worker.rules.select import reads
-from unstale_worker.sqltext import array_literal, fill, literal
+from unstale_worker.sqltext import array_literal, dollars, fill, literal, table_literal
 
 NAME: Final = "unstale_watches"
+Asking = dict[str, tuple[Watch, tuple[TableName, ...]]]
+"""Each query by its hash: a rule that states it, and the tables it reads."""
 _FORMAT: Final = 1  # raise it when a release has to write everything anew
 
 
@@ -31,6 +33,8 @@ class Result:
         unwatched: Tables it stops watching.
         opened: Tables that queries read and that it opens to the worker's role.
         closed: Tables that no query reads any more.
+        queries: Hashes of the queries that it makes functions of, for a worker that reads over HTTPS.
+        dropped: Hashes of those that it drops.
         doubts: What the queries' texts could not tell, as sentences; a rule's ``reads`` settles it.
     """
 
@@ -40,6 +44,8 @@ class Result:
     unwatched: tuple[TableName, ...]
     opened: tuple[TableName, ...]
     closed: tuple[TableName, ...]
+    queries: tuple[str, ...]
+    dropped: tuple[str, ...]
     doubts: tuple[str, ...]
 
     @property
@@ -74,12 +80,13 @@ def write_migration(
     now = now or datetime.now(UTC)
     target = Folder(folder)
     done = Done() if everything else target.done()
-    reading, doubts = _reads(rules)
+    asking, doubts = _asking(rules)
+    reading = {table for _, tables in asking.values() for table in tables}
     needs = {TableName(*table): need for table, need in rules.tables.items()}
-    wanted = Done(needs, set(reading), _hash(needs, set(reading)))
+    wanted = Done(needs, reading, set(asking), _hash(needs, reading, set(asking)))
     copied = tuple(_copy_base(base, target, now)) if base else ()
     if done == wanted or (done.hash is None and not needs):
-        return Result(None, copied, (), (), (), (), tuple(doubts))
+        return Result(None, copied, (), (), (), (), (), (), tuple(doubts))
     result = Result(
         target.path / f"{target.next_version(now=now)}_{what}",
         copied,
@@ -87,31 +94,35 @@ def write_migration(
         tuple(sorted(done.watched.keys() - needs.keys())),
         tuple(sorted(wanted.reads - done.reads)),
         tuple(sorted(done.reads - wanted.reads)),
+        tuple(hash for hash in asking if hash not in done.queries),
+        tuple(sorted(done.queries - wanted.queries)),
         tuple(doubts),
     )
     assert result.path is not None
     version, _, _ = result.path.name.partition("_")
-    target.add(version, what, _text(result, needs, file=Path(rules.file).name, state_hash=str(wanted.hash)))
+    file = Path(rules.file).name
+    target.add(version, what, _text(result, needs, asking, file=file, state_hash=str(wanted.hash)))
     return result
 
 
-def _reads(rules: Rules) -> tuple[list[TableName], list[str]]:
-    """The tables that the rules' queries read, and what their texts could not tell."""
-    tables: list[TableName] = []
+def _asking(rules: Rules) -> tuple[Asking, list[str]]:
+    """The rules' queries and the tables they read, and what their texts could not tell."""
+    asking: Asking = {}
     doubts: list[str] = []
     for watch in rules.watches:
         if watch.query is None:
             continue
-        if watch.reads is not None:
-            tables.extend(watch.reads)
-            continue
-        found = reads(watch.query)
-        tables.extend(found.tables)
-        doubts.extend(
-            f"Query on {watch.table} (line {watch.line}): {doubt}; state its tables with reads = [...]."
-            for doubt in found.doubts
-        )
-    return tables, doubts
+        tables = watch.reads
+        if tables is None:
+            found = reads(watch.query)
+            tables = tuple(found.tables)
+            doubts.extend(
+                f"Query on {watch.table} (line {watch.line}): {doubt}; state its tables with reads = [...]."
+                for doubt in found.doubts
+            )
+        _, before = asking.get(query_hash(watch), (watch, ()))
+        asking[query_hash(watch)] = (watch, tuple(dict.fromkeys((*before, *tables))))
+    return asking, doubts
 
 
 def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
@@ -125,7 +136,9 @@ def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
     return copied
 
 
-def _text(result: Result, needs: Mapping[TableName, TableNeeds], *, file: str, state_hash: str) -> str:
+def _text(
+    result: Result, needs: Mapping[TableName, TableNeeds], asking: Asking, *, file: str, state_hash: str
+) -> str:
     parts = [
         fill(
             "migration_header", file=file, what=_what(result), hash=state_hash, record=_record(result, needs)
@@ -133,18 +146,22 @@ def _text(result: Result, needs: Mapping[TableName, TableNeeds], *, file: str, s
     ]
     for table in result.unwatched:
         names = {"schema": literal(table.schema), "name": literal(table.name)}
-        parts.append(fill("migration_unwatch", table=_literal(table), **names))
+        parts.append(fill("migration_unwatch", table=table_literal(table), **names))
     for table in result.closed:
-        parts.append(fill("migration_unread", table=_literal(table), quote=_dollars(table)))
+        parts.append(fill("migration_unread", table=table_literal(table), quote=dollars(str(table))))
     for table in result.watched:
         columns = array_literal(needs[table].columns)
         if needs[table].keys:
             keys = array_literal(needs[table].keys)
-            parts.append(fill("migration_watch", table=_literal(table), keys=keys, columns=columns))
+            parts.append(fill("migration_watch", table=table_literal(table), keys=keys, columns=columns))
         else:
-            parts.append(fill("migration_watch_any", table=_literal(table), columns=columns))
+            parts.append(fill("migration_watch_any", table=table_literal(table), columns=columns))
     for table in result.opened:
-        parts.append(fill("migration_read", table=_literal(table), quote=_dollars(table)))
+        parts.append(fill("migration_read", table=table_literal(table), quote=dollars(str(table))))
+    parts.extend(drop_query(hash) for hash in result.dropped)
+    for hash in result.queries:
+        watch, tables = asking[hash]
+        parts.append(create_query(watch, reads=tables))
     if result.doubts:
         parts.append("\n" + "\n".join(f"-- {doubt}" for doubt in result.doubts) + "\n")
     return "".join(parts)
@@ -158,7 +175,8 @@ def _what(result: Result) -> str:
         "closes to the worker": result.closed,
     }
     said = ", ".join(f"{verb} {len(tables)}" for verb, tables in counts.items() if tables)
-    return f"{said or 'touches none'} of your tables."
+    queries = f" Functions of {len(result.queries)} queries." if result.queries else ""
+    return f"{said or 'touches none'} of your tables.{queries}"
 
 
 def _record(result: Result, needs: Mapping[TableName, TableNeeds]) -> str:
@@ -166,31 +184,16 @@ def _record(result: Result, needs: Mapping[TableName, TableNeeds]) -> str:
     lines += [record("unwatches", t.schema, t.name) for t in result.unwatched]
     lines += [record("reads", t.schema, t.name) for t in result.opened]
     lines += [record("unreads", t.schema, t.name) for t in result.closed]
+    lines += [record("asks", hash) for hash in result.queries]
+    lines += [record("unasks", hash) for hash in result.dropped]
     return "\n".join(lines)
 
 
-def _hash(needs: Mapping[TableName, TableNeeds], reading: set[TableName]) -> str:
+def _hash(needs: Mapping[TableName, TableNeeds], reading: set[TableName], queries: set[str]) -> str:
     """Of what a migration does; TTLs and the text of templates are no business of the database."""
     watches = [[t.schema, t.name, needs[t].keys, needs[t].columns] for t in sorted(needs)]
-    state = [_FORMAT, watches, [[t.schema, t.name] for t in sorted(reading)]]
+    state = [_FORMAT, watches, [[t.schema, t.name] for t in sorted(reading)], *sorted(queries)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
-
-
-def _literal(table: TableName) -> str:
-    """A literal that ``::regclass`` reads: parts in quotes only where SQL needs them."""
-    parts = (
-        part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else quote_identifier(part)
-        for part in (table.schema, table.name)
-    )
-    return literal(".".join(parts))
-
-
-def _dollars(table: TableName) -> str:
-    """A dollar quote that the table's name does not end."""
-    number = 0
-    while f"$unstale{number}" in str(table):
-        number += 1
-    return f"$unstale{number}$"
 
 
 def _checked(name: str) -> str:

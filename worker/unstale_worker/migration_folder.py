@@ -11,7 +11,7 @@ from unstale.errors import ConfigurationError
 from unstale_worker.rules import TableName, TableNeeds
 
 _NAME: Final = re.compile(r"([0-9]+)_(.*\.sql)")
-_RECORD: Final = re.compile(r"-- unstale: (rules|watches|unwatches|reads|unreads) (.*)")
+_RECORD: Final = re.compile(r"-- unstale: (rules|watches|unwatches|reads|unreads|asks|unasks) (.*)")
 _STAMP: Final = "%Y%m%d%H%M%S"
 
 
@@ -22,11 +22,13 @@ class Done:
     Attributes:
         watched: The tables watched, and how.
         reads: The tables opened to the worker.
+        queries: Hashes of the queries that there are functions of.
         hash: The hash in the newest file, or None.
     """
 
     watched: dict[TableName, TableNeeds] = field(default_factory=dict)
     reads: set[TableName] = field(default_factory=set)
+    queries: set[str] = field(default_factory=set)
     hash: str | None = None
 
 
@@ -103,6 +105,13 @@ def _replay(text: str, done: Done) -> None:
             continue
         if match[1] == "rules":
             done.hash = match[2]
+            continue
+        if match[1] in ("asks", "unasks"):
+            (hash,) = json.loads(match[2])
+            if match[1] == "asks":
+                done.queries.add(str(hash))
+            else:
+                done.queries.discard(str(hash))
             continue
         schema, name, *rest = json.loads(match[2])
         table = TableName(str(schema), str(name))

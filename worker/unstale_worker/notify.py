@@ -6,6 +6,8 @@ waits for it would hold every commit up behind one long writer, and would receiv
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
@@ -51,9 +53,15 @@ class NotifyWakeUps(WakeUps):
         """Whether a session listens."""
         return self._connection is not None and not self._connection.is_closed()
 
-    def name(self, name: str) -> None:
-        """The ``application_name`` suffix of the next session."""
+    @asynccontextmanager
+    async def term(self, name: str) -> AsyncIterator[None]:
+        """Sessions opened inside have ``name`` in their ``application_name``."""
         self._name = name
+        try:
+            yield
+        finally:
+            await self.awake()
+            self._name = "standby"
 
     async def try_sleep(self) -> bool:
         """Try to make every commit notify; True means: read once more, then `wait`.
@@ -97,8 +105,10 @@ class NotifyWakeUps(WakeUps):
             self._broken(None)
             raise
 
-    def unannounced(self, found: bool) -> None:
-        """Tell what a read by timer found while asleep: a session that stays silent is replaced."""
+    def unannounced(self, found: bool, *, asleep: bool) -> None:
+        """See `WakeUps.unannounced`: a session that stays silent while asleep is replaced."""
+        if not asleep:
+            return
         self._unannounced = self._unannounced + 1 if found else 0
         if self._unannounced >= DEAF_AFTER:
             log.warning("no NOTIFY arrives though changes do; listening on a new session")

@@ -61,5 +61,5 @@ class Pace:
         """Seconds until the next read when nobody notifies."""
         if self.rate > BUSY_ABOVE:
             share = (min(self.rate, BUSIEST) - BUSY_ABOVE) / (BUSIEST - BUSY_ABOVE)
-            return self._poll_min + share * (BUSY_PAUSE - self._poll_min)
+            return self._poll_min + share * max(0.0, BUSY_PAUSE - self._poll_min)
         return self._poll_min if self.rate >= SLEEP_BELOW else self._pause

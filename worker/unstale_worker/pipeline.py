@@ -73,8 +73,8 @@ class Pipeline:
             found = await self.cycle()
             self._healthy()
             self._pace.saw(found, now=time.monotonic())
-            if before and not hinted:
-                self._wakeups.unannounced(found > 0)
+            if not hinted:
+                self._wakeups.unannounced(found > 0, asleep=before)
             await self._rest(found)
         await self._wakeups.awake()
 

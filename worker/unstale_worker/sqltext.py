@@ -4,8 +4,10 @@ Values never go through here: they are bound. What is filled in is identifiers a
 first, and the text of the operator's own queries.
 """
 
+import re
 from string import Template
 
+from unstale_worker.rules import TableName
 from unstale_worker.rules.identifiers import quote_identifier
 from unstale_worker.sql import statement
 
@@ -34,6 +36,28 @@ def array_literal(names: tuple[str, ...] | None) -> str:
     if names is None:
         return "null::text[]"
     return f"array[{', '.join(map(literal, names))}]::text[]"
+
+
+def table_literal(table: TableName) -> str:
+    """A literal that ``::regclass`` reads: parts in quotes only where SQL needs them."""
+    return literal(table_text(table))
+
+
+def table_text(table: TableName) -> str:
+    """``schema.table`` as ``::regclass`` reads it."""
+    parts = (
+        part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else quote_identifier(part)
+        for part in (table.schema, table.name)
+    )
+    return ".".join(parts)
+
+
+def dollars(text: str) -> str:
+    """A dollar quote that ``text`` does not end."""
+    number = 0
+    while f"$unstale{number}" in text:
+        number += 1
+    return f"$unstale{number}$"
 
 
 def qualified(schema: str, name: str) -> str:

@@ -176,7 +176,6 @@ class Worker:
         stop: asyncio.Event,
     ) -> None:
         """Lead until stopped or until the lease is lost; servers that go away meanwhile are waited for."""
-        wakeups.name(leadership.session_name)
         applier = Applier(
             lane,
             self._settings.names,
@@ -217,7 +216,7 @@ class Worker:
             return True
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with wakeups.term(leadership.session_name), asyncio.TaskGroup() as group:
                 keeping = group.create_task(leadership.keep(), name="lease")
                 purging = group.create_task(self._purge(source.beside(), leadership), name="purge")
                 refreshing = group.create_task(refresher.run(), name="refresh")
@@ -229,8 +228,6 @@ class Worker:
             self._role = Role.STANDBY
             log.warning("no longer leading", fence=fence, why=str(lost.exceptions[0]))
         finally:
-            await wakeups.awake()
-            wakeups.name("standby")
             await source.end_term()
         pass_on_cancellation()
         if stop.is_set():

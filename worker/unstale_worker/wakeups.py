@@ -1,7 +1,8 @@
 """Wake-ups: hints that something may be new. Correctness never depends on one."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
 
@@ -34,8 +35,10 @@ class WakeUps:
         """Whether a commit can wake this worker now."""
         return False
 
-    def name(self, name: str) -> None:
-        """How sessions of the database are called from now on, where there are any."""
+    @asynccontextmanager
+    async def term(self, name: str) -> AsyncIterator[None]:
+        """This worker leads inside; sessions of the database, where there are any, are called ``name``."""
+        yield
 
     async def try_sleep(self) -> bool:
         """Try to make every commit send a hint; True means: read once more, then `wait`."""
@@ -44,8 +47,8 @@ class WakeUps:
     async def awake(self) -> None:
         """Let commits be silent again."""
 
-    def unannounced(self, found: bool) -> None:
-        """Tell what a read by timer found while asleep."""
+    def unannounced(self, found: bool, *, asleep: bool) -> None:
+        """Tell whether a read without a hint found changes, and whether we were ``asleep`` before it."""
 
     async def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds for a hint; True when one came (possibly before the call)."""

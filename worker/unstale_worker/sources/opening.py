@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import structlog
 
-from unstale.errors import SettingError
+from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
 from unstale.settings import Settings
 from unstale_worker.sources import Source
 from unstale_worker.sources.connections import Connections
@@ -16,19 +16,55 @@ log = structlog.get_logger("unstale.source")
 
 def check_settings(settings: Settings) -> None:
     """Raise `SettingError` when no source can be opened with these settings."""
-    if settings.database_url is None:
-        raise SettingError(
-            "DATABASE_URL is not set; give the connection string of your Supabase database "
-            "(Project settings > Database; the direct or the session pooler's)"
+    missing_project = [
+        name
+        for name, value in (
+            ("SUPABASE_URL", settings.supabase_url),
+            ("SUPABASE_SECRET_KEY", settings.supabase_key),
         )
+        if value is None
+    ]
+    project = (
+        f"{' and '.join(missing_project)} {'is' if len(missing_project) == 1 else 'are'} not set; give the "
+        "project's URL and a secret key (Project settings > API keys)"
+    )
+    database = (
+        "DATABASE_URL is not set; give the connection string of your Supabase database "
+        "(Project settings > Database; the direct or the session pooler's)"
+    )
+    if settings.source == "outbox" and settings.database_url is None:
+        raise SettingError(database)
+    if settings.source == "supabase" and missing_project:
+        raise SettingError(project)
+    if settings.source == "auto" and settings.database_url is None and missing_project:
+        raise SettingError(f"{database}; or, to read over HTTPS: {project}")
 
 
 async def open_source(settings: Settings, *, session: str = "standby") -> Source:
-    """The source that the settings ask for, once it answers; raises `Unavailable`, `ConfigurationError`.
+    """The source that the settings ask for; raises `Unavailable` and `ConfigurationError`.
 
-    ``session`` is what it calls its sessions until a term begins, where it has any.
+    ``auto`` prefers the outbox over a connection of its own: it has the lower latency and costs no requests.
+    One line of the log says what was taken, and why. ``session`` is what it calls its sessions until a term
+    begins, where it has any.
     """
     check_settings(settings)
+    has_project = settings.supabase_url is not None and settings.supabase_key is not None
+    if settings.source == "supabase":
+        return await _supabase(settings, why="UNSTALE_SOURCE asks for it")
+    if settings.database_url is None:
+        return await _supabase(settings, why="DATABASE_URL is not set; SUPABASE_URL and a secret key are")
+    try:
+        return await _outbox(settings, session)
+    except DatabaseUnavailable as error:
+        if settings.source != "auto" or not has_project:
+            raise
+        try:
+            return await _supabase(settings, why=f"DATABASE_URL cannot be used: {error}", ask=True)
+        except UnstaleError as other:
+            raise DatabaseUnavailable(f"{error}; nor over HTTPS: {other}") from error
+
+
+async def _outbox(settings: Settings, session: str) -> Source:
     assert settings.database_url is not None
     connections = Connections(settings.database_url.get_secret_value(), timeout=settings.database_timeout)
     pooled = await is_transaction_pooler(connections)
@@ -37,6 +73,29 @@ async def open_source(settings: Settings, *, session: str = "standby") -> Source
             "a transaction pooler lies between: no NOTIFY passes, so the worker polls; the direct "
             "connection or the session pooler (port 5432) has lower latency"
         )
+    why = "DATABASE_URL can be used" if settings.source == "auto" else "UNSTALE_SOURCE asks for it"
+    log.info("source chosen", source=OutboxSource.kind, why=why, pooled=pooled)
     return OutboxSource(
         replace(connections, pooled=pooled), read_entries=settings.read_entries, session=session
     )
+
+
+async def _supabase(settings: Settings, *, why: str, ask: bool = False) -> Source:
+    """The source over HTTPS; with ``ask``, once it has answered."""
+    from unstale_worker.sources.rpc import Key, Project  # heavy: the clients, only where they are used
+    from unstale_worker.sources.supabase import SupabaseSource
+
+    assert settings.supabase_url is not None
+    assert settings.supabase_key is not None
+    key = Key(settings.supabase_key.get_secret_value())
+    source = SupabaseSource(
+        Project(settings.supabase_url, key, timeout=settings.database_timeout),
+        read_entries=settings.read_entries,
+    )
+    if ask:
+        try:
+            await source.watch_versions()
+        finally:
+            await source.close()
+    log.info("source chosen", source=source.kind, why=why)
+    return source

@@ -1,0 +1,127 @@
+"""Runs the rules' fan-out queries over HTTPS: each is a function named after the hash of what it does."""
+
+from typing import Any, Final
+
+from unstale.errors import DatabaseUnavailable, MigrationMissing
+from unstale_worker.fanout import ARGUMENTS_A_RUN, MAX_ROWS
+from unstale_worker.fanout_failure import CAST_REMEDY, FanoutFailure, QueryFailed
+from unstale_worker.fanout_statement import KEY_TYPES
+from unstale_worker.migration_query import query_hash
+from unstale_worker.rules import Plan, Rules, Watch
+from unstale_worker.rules.identifiers import display
+from unstale_worker.rules.template import columns_of
+from unstale_worker.sources.rpc import TIMED_OUT, Refused, Rpc
+
+NO_SUCH_QUERY: Final = "UN012"
+NOT_ITS_FAULT: Final = ("08", "53", "57", "58", "UN", "PG")
+"""Classes of codes that say nothing about the query: the server, the API, the way there."""
+PUSH: Final = "Run `unstale migration` and push the file it writes: `supabase db push`."
+
+
+async def run_queries(rpc: Rpc, rules: Rules, plan: Plan, *, max_rows: int = MAX_ROWS) -> list[FanoutFailure]:
+    """Run the queries pending in ``plan`` and move them into its keys and patterns; see `fanout.run_queries`.
+
+    Raises `DatabaseUnavailable`; ``plan`` is then not complete and must be made again.
+    """
+    failures: list[FanoutFailure] = []
+    for watch in [watch for watch in rules.watches if watch in plan.queries]:
+        try:
+            await _run(rpc, watch, plan, max_rows=max_rows)
+        except QueryFailed as failed:
+            plan.patterns.update(watch.patterns)
+            failures.append(failed.failure)
+        del plan.queries[watch]
+    return failures
+
+
+async def check_queries(rpc: Rpc, rules: Rules) -> list[FanoutFailure]:
+    """Run every query for no row; returns what would fail. Changes nothing.
+
+    Raises `MigrationMissing` naming the queries that the database does not have as the rules state them now,
+    and `DatabaseUnavailable`.
+    """
+    failures: list[FanoutFailure] = []
+    missing: list[str] = []
+    for watch in rules.watches:
+        if watch.query is None:
+            continue
+        try:
+            await _ask(rpc, watch, [], most=1)
+        except QueryFailed as failed:
+            if failed.failure.code == NO_SUCH_QUERY:
+                missing.append(f"line {watch.line} (query for {watch.table})")
+            else:
+                failures.append(failed.failure)
+    if missing:
+        raise MigrationMissing(
+            f"{rules.file}: the database has no function for the query as it is now: {', '.join(missing)}. "
+            f"{PUSH}"
+        )
+    return failures
+
+
+async def _run(rpc: Rpc, watch: Watch, plan: Plan, *, max_rows: int) -> None:
+    pending = list(plan.queries[watch])
+    seen = 0
+    for start in range(0, len(pending), ARGUMENTS_A_RUN):
+        rows = await _ask(rpc, watch, pending[start : start + ARGUMENTS_A_RUN], most=max_rows + 1 - seen)
+        seen += len(rows)
+        if seen > max_rows:
+            plan.patterns.update(watch.patterns)
+            return
+        if rows:
+            texts = [
+                [None if value is None else str(value) for value in column]
+                for column in zip(*rows, strict=True)
+            ]
+            watch.expand(dict(zip(columns_of(watch.keys), texts, strict=False)), plan)
+
+
+async def _ask(rpc: Rpc, watch: Watch, given: list[Any], *, most: int) -> list[list[Any]]:
+    """What a query answers for ``given`` changed rows: what the keys need; raises `QueryFailed`."""
+    try:
+        answer = await rpc.ask(
+            "unstale_fanout", query=query_hash(watch), given=[list(row) for row in given], most=most
+        )
+    except Refused as refused:
+        raise _judged(watch, refused) from refused
+    try:
+        rows, types = answer["rows"], answer["types"]
+        wanted = columns_of(watch.keys)
+        for column, (schema, name, kind) in zip(wanted, types, strict=bool(wanted)):
+            if (schema == "pg_catalog" and name not in KEY_TYPES) or kind not in ("b", "e", "d"):
+                problem = f"{display(column)} is of type {name}, which makes no key"
+                raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
+        if wanted and not all(isinstance(value, str | int | None) for row in rows for value in row):
+            raise QueryFailed(FanoutFailure(watch, "a column has a type that makes no key", CAST_REMEDY))
+        return [list(row) for row in rows]
+    except (TypeError, ValueError, KeyError) as error:
+        raise DatabaseUnavailable(
+            "the answer to unstale_fanout cannot be read; the worker asks again"
+        ) from error
+
+
+def _judged(watch: Watch, refused: Refused) -> Exception:
+    """A failure of the query, or an error of everything else."""
+    code = refused.code
+    if code == TIMED_OUT:
+        problem, remedy = (
+            "it took longer than the API allows (8 s)",
+            "Add an index for it, or make it smaller.",
+        )
+    elif code == NO_SUCH_QUERY:
+        problem, remedy = "the database has no function for it as it is now", PUSH
+    elif code == "42501" and "unstale_fanout" in refused.message:
+        return MigrationMissing(f"the key may not call unstale_fanout: give a secret key. {PUSH}")
+    elif code == "42501":
+        problem = refused.message
+        remedy = f"Let service_role read it: {PUSH[0].lower()}{PUSH[1:]}"
+    elif code == "PGRST202":
+        return MigrationMissing(f"the database does not offer unstale_fanout ({code}). {PUSH}")
+    elif code.startswith("42"):  # names and syntax; other classes quote row values
+        problem, remedy = refused.message, "Correct the query, or create what it names."
+    elif len(code) == 5 and not code.startswith(NOT_ITS_FAULT):
+        problem, remedy = f"Postgres refused it ({code})", "Run it by hand to see why."
+    else:
+        return refused
+    return QueryFailed(FanoutFailure(watch, problem, remedy, code))

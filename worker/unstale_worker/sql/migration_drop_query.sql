@@ -1,0 +1,3 @@
+
+-- No rule asks this any more, or not so.
+drop function if exists unstale.query_@{hash}(jsonb, integer);
