@@ -39,7 +39,7 @@ select unstale.watch('public.profiles', '{id}');
 """
 
 
-def settings_for(dsn: str, redis_url: str, **more: Any) -> Settings:
+def settings_for(dsn: str | None, redis_url: str, **more: Any) -> Settings:
     """Settings of a worker on these servers, without any `.env` of the machine."""
     return Settings.load(_env_file=None, database_url=dsn, redis_url=redis_url, **more)
 
@@ -66,7 +66,7 @@ async def redis_at(url: str) -> AsyncIterator[Redis]:
 
 @asynccontextmanager
 async def running_worker(
-    dsn: str, redis_url: str, *, rules: str = PROFILES, leading: bool = True, **more: Any
+    dsn: str | None, redis_url: str, *, rules: str = PROFILES, leading: bool = True, **more: Any
 ) -> AsyncIterator[Worker]:
     """A worker inside this loop; with ``leading``, once it leads and has caught up."""
     worker = Worker(settings_for(dsn, redis_url, **more), Rules.parse(rules))

@@ -19,8 +19,8 @@ from unstale_worker.server import serving
 from unstale_worker.status import Counters, Role, Status
 
 LEADING = Status(
-    role=Role.LEADING, fence=3, lag=0.01, watermark_age=0.2, listening=True, redis=True, database=True,
-    problem="", counters=Counters(entries=5, batches=2, keys=9, errors=1),
+    role=Role.LEADING, source="outbox", fence=3, lag=0.01, watermark_age=0.2, listening=True, redis=True,
+    database=True, problem="", counters=Counters(entries=5, batches=2, keys=9, errors=1),
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ async def test_readyz_says_why(status: Status, code: int, why: str) -> None:
     assert response.status == code
     assert said["ready"] is (code == 200)
     assert why in said["why"]
+    assert said["source"] == "outbox"
 
 
 async def test_metrics_are_those_that_are_defined() -> None:

@@ -1,4 +1,4 @@
-"""The worker from a commit to Redis, on real servers."""
+"""The worker on real servers: starts, stops and recoveries. What it does with changes: test_both_sources."""
 
 import asyncio
 import signal
@@ -27,120 +27,6 @@ from workers import (
     worker_process,
     xid_now,
 )
-
-FANOUT = """
-[[watch]]
-table = "public.profiles"
-keys = ["user:{id}:profile"]
-
-[[watch]]
-table = "public.organizations"
-keys = ["user:{user_id}:settings"]
-query = "select user_id from public.members where org_id = {id}"
-"""
-
-FANOUT_SCHEMA = (
-    SCHEMA
-    + """
-create table public.organizations (id int primary key, name text);
-create table public.members (org_id int, user_id int);
-select unstale.watch('public.organizations', '{id}');
-grant select on public.members to unstale_worker;
-insert into public.organizations values (1, 'one');
-insert into public.members values (1, 7), (1, 8);
-"""
-)
-
-
-async def test_a_committed_change_removes_its_keys_and_is_announced(
-    database: Database, redis_url: str
-) -> None:
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
-        await db.execute(SCHEMA)
-        await db.execute("insert into profiles select g, 'x' from generate_series(1, 3) g")
-        async with running_worker(database.worker_dsn, redis_url) as worker:
-            await redis.mset({"user:1:profile": "{}", "user:2:profile": "{}", "other": "1"})
-            await db.execute("update profiles set name = 'y' where id = 1")
-            await eventually(lambda: "user:1:profile" in heard.keys)
-            assert await redis.mget("user:1:profile", "user:2:profile", "other") == [None, b"{}", b"1"]
-            assert set(heard.keys) == {"user:1:profile", "user:1:greeting_instructions"}
-            await applied(redis, db)
-            assert worker.status().counters.entries >= 1
-        await redis.delete("user:2:profile", "other")
-
-
-async def test_a_rolled_back_change_removes_nothing(database: Database, redis_url: str) -> None:
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
-        await db.execute(SCHEMA)
-        await db.execute("insert into profiles values (1, 'x'), (2, 'x')")
-        async with running_worker(database.worker_dsn, redis_url):
-            await redis.set("user:1:profile", "{}", ex=60)
-            change = db.transaction()
-            await change.start()
-            await db.execute("update profiles set name = 'y' where id = 1")
-            await change.rollback()
-            await db.execute("update profiles set name = 'y' where id = 2")
-            await eventually(lambda: "user:2:profile" in heard.keys)
-            assert await redis.get("user:1:profile") == b"{}"
-
-
-async def test_a_writer_open_for_long_is_not_lost_and_holds_nobody_up(
-    database: Database, redis_url: str
-) -> None:
-    async with (
-        connected(database.dsn) as db,
-        connected(database.dsn) as slow,
-        redis_at(redis_url) as redis,
-        Listener(redis_url) as heard,
-    ):
-        await db.execute(SCHEMA)
-        await db.execute("insert into profiles values (1, 'x'), (2, 'x')")
-        async with running_worker(database.worker_dsn, redis_url):
-            change = slow.transaction()
-            await change.start()
-            await slow.execute("update profiles set name = 'slow' where id = 1")
-            await db.execute("update profiles set name = 'quick' where id = 2")
-            await eventually(lambda: "user:2:profile" in heard.keys)
-            await applied(redis, db)
-            await heard.caught_up(redis)
-            assert "user:1:profile" not in heard.keys
-            await change.commit()
-            await eventually(lambda: "user:1:profile" in heard.keys)
-
-
-async def test_a_change_of_one_row_fans_out_by_its_query(database: Database, redis_url: str) -> None:
-    async with connected(database.dsn) as db, Listener(redis_url) as heard:
-        await db.execute(FANOUT_SCHEMA)
-        async with running_worker(database.worker_dsn, redis_url, rules=FANOUT):
-            await db.execute("update organizations set name = 'two'")
-            await eventually(lambda: {"user:7:settings", "user:8:settings"} <= set(heard.keys))
-
-
-async def test_a_query_that_fails_costs_its_pattern_and_nothing_else(
-    database: Database, redis_url: str
-) -> None:
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
-        await db.execute(FANOUT_SCHEMA)
-        async with running_worker(database.worker_dsn, redis_url, rules=FANOUT) as worker:
-            await db.execute("revoke select on public.members from unstale_worker")
-            await redis.set("user:99:settings", "{}", ex=60)
-            await db.execute("update organizations set name = 'two'")
-            await db.execute("insert into profiles values (5, 'x')")
-            await eventually(lambda: "user:*:settings" in heard.patterns and "user:5:profile" in heard.keys)
-            assert await redis.get("user:99:settings") is None
-            assert worker.status().counters.errors >= 1
-            assert "members" in worker.status().counters.last_error
-
-
-async def test_truncate_removes_by_pattern(database: Database, redis_url: str) -> None:
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
-        await db.execute(SCHEMA)
-        async with running_worker(database.worker_dsn, redis_url):
-            await redis.mset({f"user:{n}:profile": "{}" for n in range(2_500)})
-            await redis.set("user:1:other", "stays", ex=60)
-            await db.execute("truncate profiles")
-            await eventually(lambda: "user:*:profile" in heard.patterns)
-            assert await redis.dbsize() == 3 + 2  # state, log, rules; the leader's lease, and user:1:other
 
 
 async def test_the_first_start_drops_what_the_rules_own(database: Database, redis_url: str) -> None:
@@ -265,18 +151,6 @@ async def test_changes_arrive_with_every_wake_up_lost(database: Database, redis_
             await eventually(
                 lambda: wakeups._connection is not listening, message="a deaf session is replaced"
             )
-
-
-async def test_a_bulk_change_is_applied_whole(database: Database, redis_url: str) -> None:
-    rows = 30_000
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
-        await db.execute(SCHEMA)
-        async with running_worker(database.worker_dsn, redis_url, read_entries=7, script_keys=100):
-            await redis.mset({f"user:{n}:profile": "{}" for n in range(1, rows + 1)})
-            await db.execute("insert into profiles select g, 'x' from generate_series(1, $1::int) g", rows)
-            await applied(redis, db)
-            assert await redis.dbsize() == 3 + 1  # state, log, rules; the lease
-            await eventually(lambda: len(set(heard.keys)) == 2 * rows)
 
 
 async def test_a_killed_worker_loses_nothing(database: Database, redis_url: str) -> None:

@@ -49,7 +49,9 @@ def application(settings: Settings, status: Callable[[], Status]) -> web.Applica
 
     async def readyz(_: web.Request) -> web.Response:
         now = status()
-        return _json({"ready": now.ready, "why": why(now)}, code=200 if now.ready else 503)
+        return _json(
+            {"ready": now.ready, "why": why(now), "source": now.source}, code=200 if now.ready else 503
+        )
 
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -76,7 +78,8 @@ def why(status: Status) -> str:
         lag = f"{status.lag:.1f} s" if math.isfinite(status.lag) else "unknown yet"
         reason = f"leading, but the lag is {lag} (ready below {READY_LAG:.0f} s)"
     elif status.role is Role.STANDBY:
-        down = [name for name, up in (("Redis", status.redis), ("Postgres", status.database)) if not up]
+        database = "Supabase" if status.source == "supabase" else "Postgres"
+        down = [name for name, up in (("Redis", status.redis), (database, status.database)) if not up]
         reason = f"standing by, but {' and '.join(down)} did not answer"
     elif status.role is Role.REFRESHING:
         reason = "refreshing, but Redis did not answer"

@@ -54,6 +54,7 @@ class Status:
 
     Attributes:
         role: Leading, standing by, starting or stopping.
+        source: Where changes come from: ``outbox`` or ``supabase``; empty until one answered.
         fence: The fence of this worker's last leadership; 0 before the first.
         lag: Seconds since the beginning of the last read that is applied as a whole; inf before the first.
         watermark_age: Seconds since the last watermark; inf before the first.
@@ -66,6 +67,7 @@ class Status:
     """
 
     role: Role
+    source: str
     fence: int
     lag: float
     watermark_age: float

@@ -75,6 +75,7 @@ class Worker:
         """One frozen picture of now."""
         return Status(
             role=self._role,
+            source="" if self._source is None else self._source.kind,
             fence=self._fence,
             lag=seconds_since(self._counters.caught_up_at),
             watermark_age=seconds_since(self._counters.watermark_at),

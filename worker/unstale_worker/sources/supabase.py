@@ -112,7 +112,7 @@ class SupabaseSource:
         """See `Source.check_queries`; raises `MigrationMissing` where the function of a query is missing."""
         return await check_queries(self._rpc, rules)
 
-    async def purge(self, *, rows: int, retention: float, outbox_max_rows: int) -> int:
+    async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
         """See `Source.purge`."""
         answer = await self._rpc.call(
             "unstale_purge", max_rows=rows, retention=retention, max_outbox_rows=outbox_max_rows
