@@ -59,6 +59,7 @@ class RefreshWorker:
         """One frozen picture of now."""
         return Status(
             role=self._role,
+            source="",
             fence=0,
             lag=float("inf"),
             watermark_age=float("inf"),
