@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from no_redis import NOWHERE, alone, follower_of
+from pooler import pooled
 from servers import Database, eventually
 from unstale import Cache, Invalidated
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
@@ -282,6 +283,19 @@ async def test_purged_beyond_the_position_means_dropping_everything(
     await eventually(lambda: cache.attached)
     assert await cache.get_or_load(KEY, load) == 2
     assert follower_of(cache).restarts == 2
+
+
+async def test_behind_a_transaction_pooler(
+    database: Database, db: asyncpg.Connection, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No session state, no prepared statement; and nothing is printed in the agent's process."""
+    async with pooled(database.worker_dsn) as dsn, alone(dsn) as cache:
+        load = Loads(db)
+        for version in (1, 2, 3):
+            assert await cache.get_or_load(KEY, load) == version
+            await cache.wait_for(await change(db), timeout=20)
+        assert follower_of(cache).failures == 0
+    assert capfd.readouterr().out == ""
 
 
 # --- the start ------------------------------------------------------------------------------------

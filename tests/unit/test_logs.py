@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from unstale_worker.logs import configure_logging, without_passwords
+from unstale_worker.logs import configure_logging, get_logger, without_passwords
 
 SECRET = "postgresql://worker:s3cr3t-p%40ss@db.example.co:5432/postgres"
 
@@ -69,3 +69,25 @@ def test_no_password_is_ever_said(stream: io.StringIO) -> None:
 )
 def test_only_passwords_of_urls_are_hidden(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
+
+
+def test_where_structlog_is_set_up_it_is_one_of_its_loggers(stream: io.StringIO) -> None:
+    get_logger("unstale.source").info("source chosen", source="outbox", url=SECRET)
+    get_logger("unstale.source").debug("not at this level")
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["event"], line["source"], line["logger"]) == ("source chosen", "outbox", "unstale.source")
+    assert "s3cr3t" not in line["url"]
+    with structlog.testing.capture_logs() as events:
+        get_logger("unstale.source").warning("captured", n=1)
+    assert events == [{"event": "captured", "n": 1, "log_level": "warning"}]
+
+
+def test_in_an_agents_process_it_goes_through_the_standard_library(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not structlog.is_configured()
+    get_logger("nobody.configured").info("not said by default")
+    get_logger("nobody.configured").warning("a pooler", url=SECRET)
+    assert "s3cr3t" not in caplog.text
+    assert [record.getMessage().partition(" url=")[0] for record in caplog.records] == ["a pooler"]
+    assert capfd.readouterr().out == ""

@@ -53,6 +53,29 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
     )
 
 
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger for what may also run in an agent's process, where nobody has configured structlog.
+
+    There it goes through the standard library's logging, as the core does; structlog would print.
+    """
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(name), processors=[_as_configured], wrapper_class=structlog.stdlib.BoundLogger
+    )
+    return logger
+
+
+def _as_configured(logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+    """What the configured processors make of an event, or a line of text."""
+    if structlog.is_configured():
+        made: Any = event
+        for processor in structlog.get_config()["processors"]:
+            made = processor(logger, method, made)
+        return made
+    fields = dict(mask_passwords(logger, method, event))
+    text = str(fields.pop("event", ""))
+    return " ".join([text, *(f"{field}={value!r}" for field, value in fields.items())])
+
+
 def mask_passwords(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Hide the password of every URL in an event's texts."""
     for name, value in event.items():

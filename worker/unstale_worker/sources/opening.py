@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 
-import structlog
-
 from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
 from unstale.settings import Settings
+from unstale_worker.logs import get_logger
 from unstale_worker.sources import Source
 from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.pooler import is_transaction_pooler
 
-log = structlog.get_logger("unstale.source")
+log = get_logger("unstale.source")
 
 
 def check_settings(settings: Settings) -> None:

@@ -4,18 +4,17 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-import structlog
-
 from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.fanout_failure import FanoutFailure
+from unstale_worker.logs import get_logger
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
 from unstale_worker.sources.rpc import TIMED_OUT, Project, Refused, Rpc
 from unstale_worker.sources.rpc_queries import check_queries, run_queries
 from unstale_worker.sources.supabase_wakeups import SupabaseWakeUps
 
-log = structlog.get_logger("unstale.source")
+log = get_logger("unstale.source")
 
 MAX_ELEMENTS: Final = 50_000
 """Most key parts in one page: about 1 MB of JSON, and 8 MB as Python strings."""
