@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 PURGE_EVERY: Final = 30.0
 """Seconds between two rounds of the purge: a snapshot is recorded once a minute at most."""
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between two attempts at most: once a server is back, changes wait no longer than that."""
 PURGE_STEP: Final = 5_000
 """Entries a purge step deletes: some 20 ms, so that nobody waits long behind it."""
 
@@ -262,7 +264,7 @@ class Worker:
         self, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event, *, fatal: tuple[type[Exception], ...]
     ) -> T | None:
         """Attempt until it succeeds or ``stop`` is set (None); only ``fatal`` errors get out."""
-        backoff = Backoff(first=0.05, most=5.0)
+        backoff = Backoff(first=0.05, most=LONGEST_PAUSE)
         while not stop.is_set():
             began = asyncio.get_running_loop().time()
             try:
