@@ -19,6 +19,8 @@ from unstale import Cache
 from unstale.messages import PublishedRules, key_list
 from unstale.names import Names
 from unstale.scripts import Script
+from unstale_worker.applier_scripts import BEFORE_GROUPS, renewed
+from unstale_worker.rules import Renewal
 
 RULES = PublishedRules(
     hash="rules-1",
@@ -94,12 +96,19 @@ class WorkerDouble:
         """One batch: the log id it got; a ``lost`` message goes where nobody listens."""
         _, stored = await self._read()
         self.xid += 1
+        renewals = {
+            key: Renewal(round(seconds * 1000), 0, True)
+            for key in keys
+            if (seconds := self.rules.refresh_of(key)) is not None
+        }
+        names, groups = renewed(keys, renewals, self.names)
         reply = await self._apply(
             self.redis,
-            keys=[self.names.state, self.names.log, *keys],
+            keys=[self.names.state, self.names.log, *names],
             args=["nowhere" if lost else self.names.channel, self.fence, self.epoch, stored,
                   key_list(list(keys)), key_list(list(patterns)), LOG_BYTES,
-                  self.lsn, self.position, self.lsn, DATABASE],
+                  self.lsn, self.position, self.lsn, DATABASE,
+                  *([""] * (BEFORE_GROUPS - 11) if groups else []), *groups],
         )  # fmt: skip
         _expect_ok(reply)
         log_id: int = reply[1]

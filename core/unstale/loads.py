@@ -60,6 +60,8 @@ class Origin(Enum):
 
     MEMORY = "memory"
     REDIS = "redis"
+    STALE = "stale"
+    """From Redis: what was true until the last change, while the rule allows it (``serve_stale``)."""
     LOADER = "loader"
 
 

@@ -91,6 +91,27 @@ class Reader:
         finally:
             marks.close(mark)
 
+    async def look_or_stale(self, key: str, *, ttl: float | None = None) -> Loaded | None:
+        """As `look`; where no value stands, the one that was true until the last change, if that is kept.
+
+        A stale value is for an attached agent only and never enters the near cache. No lease is taken for it:
+        a refresher makes the key new. Raises `RedisUnavailable`.
+        """
+        tier = self._tier
+        if tier is None or self._follower.trust is not Trust.ATTACHED:
+            data = await self.look(key, ttl=ttl)
+            return None if data is None else Loaded(data, Origin.REDIS)
+        mark = self._near.marks.open(key)
+        try:
+            data, stale = await tier.read_or_stale(key)
+            if data is not None and codec.is_value(data):
+                self._keep(key, data, mark, ttl if ttl is not None else self._rulebook.ttl(key))
+            elif stale is not None and self._follower.trust is Trust.ATTACHED:
+                return Loaded(stale, Origin.STALE)
+            return None if data is None else Loaded(data, Origin.REDIS)
+        finally:
+            self._near.marks.close(mark)
+
     # --- Redis ----------------------------------------------------------------------------------
 
     def _life(self, key: str, life: float | None, ttl: float | None) -> float:
@@ -157,7 +178,8 @@ class Reader:
             if claim.live:
                 ttl = self._rulebook.ttl_of_load(key, flight.ttl)
                 with contextlib.suppress(RedisUnavailable):
-                    stored = await tier.fill(key, lease, data, seconds=ttl)
+                    refreshed = self._rulebook.refreshed(key)
+                    stored = await tier.fill(key, lease, data, seconds=ttl, refreshed=refreshed)
                 if stored:
                     self.fills += 1
                     if failpoints.on:

@@ -30,10 +30,11 @@ class Reads:
         self._near_hits = 0
         self._redis_hits = 0
         self._misses = 0
+        self._stale_hits = 0
         self._parts = parts = Assembly(settings)
         self._near, self._follower, self._tier = parts.near, parts.follower, parts.tier
         self._reader, self._writer, self._flights = parts.reader, parts.writer, parts.flights
-        self._followed = parts.near.followed
+        self._followed, self._rulebook = parts.near.followed, parts.rulebook
         self._peek, self._touch, self._now = self._followed.peek, self._followed.touch, clock.now
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -47,6 +48,7 @@ class Reads:
         *,
         ttl: float | None = None,
         max_staleness: float | None = None,
+        fresh: bool = False,
         model: type[M],
         shared: bool = False,
     ) -> M | None: ...
@@ -59,6 +61,7 @@ class Reads:
         *,
         ttl: float | None = None,
         max_staleness: float | None = None,
+        fresh: bool = False,
         model: None = None,
         shared: bool = False,
     ) -> Any: ...
@@ -70,6 +73,7 @@ class Reads:
         *,
         ttl: float | None = None,
         max_staleness: float | None = None,
+        fresh: bool = False,
         model: type[BaseModel] | None = None,
         shared: bool = False,
     ) -> Any:
@@ -81,13 +85,15 @@ class Reads:
 
         Args:
             ttl: Seconds the value may live; beats ``[ttl]`` and ``default_ttl``.
-            max_staleness: The caches may answer only if `staleness` is at most this many seconds.
+            max_staleness: The caches may answer only if `staleness` is at most this many seconds, and never
+                with a value that a rule's ``serve_stale`` keeps.
+            fresh: Only a value that was loaded after this call will do: no cache answers.
             model: The pydantic model to validate into.
             shared: Return one frozen object to all who ask, instead of a copy; faster. Not with ``model``.
         """
         # A hit is served without another Python call: this is what an agent does all day.
         entry = self._peek(key)
-        if entry is not None and max_staleness is None:
+        if entry is not None and max_staleness is None and not fresh:
             now = self._now()
             if now < self._followed.trusted_until and now < entry.expires:
                 self._touch(key)
@@ -97,7 +103,7 @@ class Reads:
                         return codec.loads(entry.data)
                     frozen = entry.frozen
                     return frozen if frozen is not UNSET else self._freeze(key, entry)
-        return await self._get_or_load(key, loader, ttl, max_staleness, model, shared)
+        return await self._get_or_load(key, loader, ttl, max_staleness, fresh, model, shared)
 
     async def _get_or_load(
         self,
@@ -105,20 +111,23 @@ class Reads:
         loader: Loader,
         ttl: float | None,
         max_staleness: float | None,
+        fresh: bool,
         model: type[BaseModel] | None,
         shared: bool,
     ) -> Any:
         self._check(key, model, shared)
         check_ttl(ttl)
-        forced = max_staleness is not None and self._follower.staleness > max_staleness
+        forced = fresh or (max_staleness is not None and self._follower.staleness > max_staleness)
+        stale = max_staleness is None and not fresh and self._rulebook.serves_stale(key)
         for last in (False, True):
             data, origin = None if forced else self._remembered(key), Origin.MEMORY
-            if data is None and not forced and key not in self._flights:
+            if data is None and not forced and (stale or key not in self._flights):
                 origin = Origin.REDIS
-                try:
-                    data = await self._reader.look(key, ttl=ttl)
-                except RedisUnavailable:
-                    data = None
+                with contextlib.suppress(RedisUnavailable):
+                    if stale:  # also while somebody loads it: that is what it is kept for
+                        data, origin = await self._reader.look_or_stale(key, ttl=ttl) or (None, origin)
+                    else:
+                        data = await self._reader.look(key, ttl=ttl)
             if data is None or not codec.is_value(data):
                 data, origin = await self._flights.join(key, loader, ttl=ttl, forced=forced)
             self._count(origin)
@@ -128,7 +137,7 @@ class Reads:
                 if last or origin is Origin.LOADER:
                     raise
             # Cached by a release with another model, or not by unstale at all.
-            await self._discard(key, data)
+            await self._discard(key, data, origin)
         raise AssertionError("unreachable")
 
     def _remembered(self, key: str) -> bytes | None:
@@ -140,12 +149,24 @@ class Reads:
 
     @overload
     async def get(
-        self, key: str, *, model: type[M], max_staleness: float | None = None, shared: bool = False
+        self,
+        key: str,
+        *,
+        model: type[M],
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        shared: bool = False,
     ) -> M | None: ...
 
     @overload
     async def get(
-        self, key: str, *, model: None = None, max_staleness: float | None = None, shared: bool = False
+        self,
+        key: str,
+        *,
+        model: None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        shared: bool = False,
     ) -> Any: ...
 
     async def get(
@@ -154,20 +175,23 @@ class Reads:
         *,
         model: type[BaseModel] | None = None,
         max_staleness: float | None = None,
+        fresh: bool = False,
         shared: bool = False,
     ) -> Any:
-        """The cached value, or None: not cached, or cached as None.
+        """The cached value, or None: not cached, or cached as None; with ``fresh`` always None.
 
-        After a miss, `set` in the same task stores the value unless the key was invalidated in between.
+        After a miss, `set` in the same task stores the value unless the key was invalidated in between. With
+        ``max_staleness`` the caches answer only if `staleness` is at most this many seconds, and never with
+        a value that a rule's ``serve_stale`` keeps.
         """
         loaded: Loaded | None = None
-        if max_staleness is None or self._follower.staleness <= max_staleness:
+        if not fresh and (max_staleness is None or self._follower.staleness <= max_staleness):
             entry = self._followed.read(key)
             if entry is not None:
                 loaded = Loaded(entry.data, Origin.MEMORY)
             else:
                 self._check(key, model, shared)
-                loaded = await self._writer.get(key)
+                loaded = await self._writer.get(key, stale=max_staleness is None)
         else:
             self._check(key, model, shared)
             self._writer.missed(key)
@@ -177,7 +201,7 @@ class Reads:
         try:
             return self._decode(key, loaded.data, model, shared)
         except ValueError:
-            await self._discard(key, loaded.data)
+            await self._discard(key, loaded.data, loaded.origin)
             return None
 
     # --- inside ---------------------------------------------------------------------------------
@@ -204,6 +228,8 @@ class Reads:
             self._redis_hits += 1
         elif origin is Origin.MEMORY:
             self._near_hits += 1
+        elif origin is Origin.STALE:
+            self._stale_hits += 1
         else:
             self._misses += 1
 
@@ -220,12 +246,13 @@ class Reads:
             return entry.frozen if entry.frozen is not UNSET else self._freeze(key, entry)
         return codec.freeze(codec.loads(data))
 
-    async def _discard(self, key: str, data: bytes) -> None:
+    async def _discard(self, key: str, data: bytes, origin: Origin) -> None:
         """Remove a value that cannot be used here, if it is still the one that stands there."""
         self._near.drop([key])
         if self._tier is not None:
             with contextlib.suppress(RedisUnavailable):
-                await self._tier.release(key, data)
+                stale = origin is Origin.STALE
+                await self._tier.release(self.settings.names.stale(key) if stale else key, data)
 
 
 def check_ttl(ttl: float | None) -> None:

@@ -88,6 +88,11 @@ class RedisTier:
         """What stands at ``key``: a value or a lease (`codec.is_value`)."""
         return self.lane.get(key)
 
+    async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
+        """`read`, and the stale value that may stand beside it; in one command, so at one moment."""
+        data, stale = await asyncio.gather(self.lane.get(key), self.lane.get(self.names.stale(key)))
+        return data, stale
+
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
         """`read`, and the seconds until it expires (None: never)."""
         data, life = await self._several(("GET", key), ("PTTL", key))
@@ -116,9 +121,15 @@ class RedisTier:
         """Prolong a lease; False when it is gone."""
         return bool(await self._script(self._extend, [key], [lease, _ms(seconds)]))
 
-    async def fill(self, key: str, lease: bytes, value: bytes, *, seconds: float) -> bool:
-        """Store ``value`` where ``lease`` stands; False when it does not stand any more."""
-        return bool(await self._script(self._fill, [key], [lease, value, _ms(seconds)]))
+    async def fill(
+        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+    ) -> bool:
+        """Store ``value`` where ``lease`` stands; False when it does not stand any more.
+
+        Of a ``refreshed`` key the stale value goes, and nobody need make it new any more.
+        """
+        keys = [key, self.names.stale(key), self.names.refresh] if refreshed else [key]
+        return bool(await self._script(self._fill, keys, [lease, value, _ms(seconds)]))
 
     async def release(self, key: str, found: bytes) -> bool:
         """Remove what stands at ``key`` if it is ``found``: a lease given up, or an unusable value."""
@@ -135,32 +146,42 @@ class RedisTier:
     async def invalidate(
         self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None
     ) -> int:
-        """Direct invalidation: unlink, log, raise need_lsn, publish; how many keys were there."""
+        """Direct invalidation: unlink, log, raise need_lsn, publish; how many keys were there.
+
+        Stale values go too, whatever rules this process knows.
+        """
         removed = 0
         for chunk in _chunks(keys) if keys else iter([()]):
             unlinked, _ = await self._script(
                 self._direct,
-                [self.names.state, self.names.log, *chunk],
+                [self.names.state, self.names.log, *chunk, *map(self.names.stale, chunk)],
                 [
                     self.names.channel,
                     lsn or "",
                     key_list(list(chunk)),
                     key_list(list(patterns)),
                     self._log_max_bytes,
+                    len(chunk),
                 ],
             )
             removed += unlinked
         return removed
 
-    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
-        """The string keys that ``pattern`` matches, in pieces; unstale's own are left out."""
+    async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
+        """The string keys that ``pattern`` matches, in pieces; unstale's own are left out.
+
+        With ``stale``, the stale values of the keys it matches instead.
+        """
         cursor: bytes | int = 0
+        pattern = self.names.stale(pattern) if stale else pattern
         while True:
             cursor, found = await self._command(
                 "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "string"
             )
             # A key that is not UTF-8 is nobody's cache key.
-            keys = [text for key in found if (text := _text(key)) and not text.startswith(self.names.tag)]
+            keys = [
+                text for key in found if (text := _text(key)) and text.startswith(self.names.tag) is stale
+            ]
             if keys:
                 yield keys
             if int(cursor) == 0:

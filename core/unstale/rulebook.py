@@ -23,7 +23,7 @@ class Rulebook:
         self._default_ttl = default_ttl
         self._jitter = jitter
         self._rules = PublishedRules()
-        self._known: OrderedDict[str, tuple[bool, float | None]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[bool, float | None, float | None]] = OrderedDict()
         self._warned: set[str] = set()
         self.loaded = False
         """Whether the rules, or that there are none, were read from Redis at least once."""
@@ -55,6 +55,19 @@ class Rulebook:
         """Whether a rule owns ``key``."""
         return self._look_up(key)[0]
 
+    def refreshed(self, key: str) -> bool:
+        """Whether ``key`` is made new when it changes."""
+        return bool(self._rules.refresh) and self._look_up(key)[2] is not None
+
+    def serves_stale(self, key: str) -> bool:
+        """Whether the value from before a change of ``key`` may be served while it is made new."""
+        return bool(self._rules.refresh) and bool(self._look_up(key)[2])
+
+    @property
+    def keeps_stale(self) -> bool:
+        """Whether values from before a change are kept, of any key; True as long as nothing is known."""
+        return not self.loaded or any(seconds for _, seconds in self._rules.refresh)
+
     def ttl(self, key: str) -> float:
         """Seconds a value of ``key`` may live: the first ``[ttl]`` pattern's, else ``default_ttl``."""
         ttl = self._look_up(key)[1]
@@ -75,7 +88,7 @@ class Rulebook:
         return ttl
 
     def _warn_of_default(self, key: str) -> None:
-        owned, ttl = self._look_up(key)
+        owned, ttl, _ = self._look_up(key)
         if not owned and ttl is None and self.loaded:
             self.warn_once(
                 key,
@@ -92,10 +105,14 @@ class Rulebook:
             self._warned.add(shape)
             logger.warning(sentence, *args)
 
-    def _look_up(self, key: str) -> tuple[bool, float | None]:
+    def _look_up(self, key: str) -> tuple[bool, float | None, float | None]:
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = (self._rules.owns(key), self._rules.ttl_of(key))
+            known = self._known[key] = (
+                self._rules.owns(key),
+                self._rules.ttl_of(key),
+                self._rules.refresh_of(key),
+            )
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
         return known

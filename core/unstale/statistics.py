@@ -17,6 +17,7 @@ class Counters:
     Attributes:
         near_hits: Reads answered from the process' memory.
         redis_hits: Reads answered from Redis, on their own or with others who waited.
+        stale_hits: Reads answered with the value from before a change, as a rule's ``serve_stale`` allows.
         misses: Reads that no cache answered.
         loads: Loaders run.
         fills: Values stored in Redis under a lease.
@@ -33,6 +34,7 @@ class Counters:
 
     near_hits: int
     redis_hits: int
+    stale_hits: int
     misses: int
     loads: int
     fills: int
@@ -54,6 +56,7 @@ def count(cache: "Cache") -> Counters:
     return Counters(
         near_hits=cache._near_hits,
         redis_hits=cache._redis_hits,
+        stale_hits=cache._stale_hits,
         misses=cache._misses,
         loads=reader.loads,
         fills=reader.fills,
@@ -72,7 +75,7 @@ def count(cache: "Cache") -> Counters:
 async def describe(cache: "Cache") -> dict[str, object]:
     """A JSON-ready picture of the cache now; asks Redis for its memory, and does not mind if it is away."""
     counters = count(cache)
-    hits = counters.near_hits + counters.redis_hits
+    hits = counters.near_hits + counters.redis_hits + counters.stale_hits
     reads = hits + counters.misses
     memory: str | None = None
     if cache._tier is not None:

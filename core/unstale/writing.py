@@ -51,16 +51,19 @@ class Writer:
         self.lost_invalidations = 0
         """Direct invalidations that Redis did not confirm."""
 
-    async def get(self, key: str) -> Loaded | None:
-        """The value of a key that the near cache does not hold; a miss takes a soft lease."""
+    async def get(self, key: str, *, stale: bool = True) -> Loaded | None:
+        """The value of a key that the near cache does not hold; a miss takes a soft lease.
+
+        With ``stale`` it may be one from before a change, where the rule allows it.
+        """
         tier, lease, remembered = self._tier, None, False
         mark = self._near.marks.open(key)
         try:
             if tier is not None and self._follower.trust is not Trust.DETACHED:
                 with contextlib.suppress(RedisUnavailable):
-                    data, lease = await self._value_or_soft_lease(tier, key)
-                    if data is not None:
-                        return Loaded(data, Origin.REDIS)
+                    loaded, lease = await self._value_or_soft_lease(tier, key, stale=stale)
+                    if loaded is not None:
+                        return loaded
             if self._follower.trust is not Trust.ATTACHED:
                 entry = self._near.adrift.read(key)
                 if entry is not None:
@@ -100,7 +103,8 @@ class Writer:
                 return self._set_adrift(key, data, seconds, allowed=allowed)
             if miss.lease is None:
                 return False
-            if await tier.fill(key, miss.lease, data, seconds=seconds):
+            refreshed = self._rulebook.refreshed(key)
+            if await tier.fill(key, miss.lease, data, seconds=seconds, refreshed=refreshed):
                 self._reader.fills += 1
                 return True
             self._reader.fills_refused += 1
@@ -130,6 +134,11 @@ class Writer:
             await tier.invalidate(patterns=[pattern])
             async for keys in tier.scan(pattern):
                 removed += await tier.unlink(keys)
+            # Then the stale values: until a key's scan has passed, the worker may still make its value one.
+            await self._rulebook.load()
+            if self._rulebook.keeps_stale:
+                async for keys in tier.scan(pattern, stale=True):
+                    await tier.unlink(keys)
             # Last: agents may have read an old value back between the first message and the scan.
             await tier.invalidate(patterns=[pattern])
         except RedisUnavailable as error:
@@ -147,14 +156,22 @@ class Writer:
             key,
         )
 
-    async def _value_or_soft_lease(self, tier: RedisTier, key: str) -> tuple[bytes | None, bytes | None]:
-        data = await self._reader.look(key)
-        if data is not None:
-            return (data, None) if codec.is_value(data) else (None, None)
+    async def _value_or_soft_lease(
+        self, tier: RedisTier, key: str, *, stale: bool
+    ) -> tuple[Loaded | None, bytes | None]:
+        if stale and self._rulebook.serves_stale(key):
+            loaded = await self._reader.look_or_stale(key)
+        else:
+            data = await self._reader.look(key)
+            loaded = None if data is None else Loaded(data, Origin.REDIS)
+        if loaded is not None:
+            return (loaded if codec.is_value(loaded.data) else None), None
         claim = await tier.take(key, soft=True, seconds=SOFT_LEASE_SECONDS)
         if claim.lease is None:
             found = claim.found
-            return (found if found is not None and codec.is_value(found) else None), None
+            if found is None or not codec.is_value(found):
+                return None, None
+            return Loaded(found, Origin.REDIS), None
         if not claim.live:
             await tier.release(key, claim.lease)
             return None, None

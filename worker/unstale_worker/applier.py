@@ -7,7 +7,8 @@ all others of its batch were acknowledged.
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
@@ -15,9 +16,11 @@ from redis.exceptions import NoScriptError, RedisError
 from unstale import failpoints
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.lane import Lane
-from unstale.messages import MAX_MESSAGE_BYTES, key_list
-from unstale.names import Names, glob_regex
+from unstale.names import Names
 from unstale.scripts import Argument, Script
+from unstale_worker.applier_scan import scan
+from unstale_worker.applier_scripts import BEFORE_GROUPS, Body, renewed, split
+from unstale_worker.rules import Renewal
 from unstale_worker.sources import Page
 from unstale_worker.state import Seen, State
 
@@ -28,14 +31,8 @@ RECOVER: Final = Script("unstale_worker", "recover")
 NEW_EPOCH: Final = Script("unstale_worker", "new_epoch")
 WATERMARK: Final = Script("unstale_worker", "watermark")
 
-BODY_BYTES: Final = MAX_MESSAGE_BYTES - 512
-"""Room for keys and patterns in a message: the rest is its epoch, ids and punctuation."""
 PIPELINED: Final = 16
 """Scripts sent before their replies are awaited: hides the round trip, and Redis serves others between."""
-SCAN_COUNT: Final = 1_000
-"""Keys a SCAN step looks at: about 0.2 ms of the server's time."""
-SINGLE_PASS: Final = 4
-"""From this many patterns on, one SCAN of everything is matched here instead of one SCAN each."""
 
 
 class Applier:
@@ -86,15 +83,18 @@ class Applier:
         patterns: Sequence[str],
         store: bool,
         say: Seen | None = None,
+        renewals: Mapping[str, Renewal] = MappingProxyType({}),
+        stale: bool = False,
     ) -> tuple[State, str]:
         """Invalidate; with ``store`` also move the position to the page's, and say a watermark.
 
+        Of ``keys``, those in ``renewals`` are made new; with ``stale`` the patterns' stale values go too.
         Returns the state after it, and the ``primary_until`` that stands after a watermark.
         """
         names = self._names
         wanted = [key for key in keys if not key.startswith(names.tag)]
         if patterns:
-            await self._drop(state, patterns, lsn=page.lsn)
+            await self._drop(state, patterns, lsn=page.lsn, stale=stale)
             if failpoints.on:
                 await failpoints.reach("applier.after_drop")
         before: list[Argument] = [names.channel, self._fence, state.epoch, state.position]
@@ -103,17 +103,20 @@ class Applier:
         if say is not None:
             final += [say.snapshot, state.rules, say.age_ms(time.monotonic()), say.primary_until]
             final += self._began(say)
-        bodies = list(self._bodies(wanted, patterns))
+        bodies = list(split(wanted, patterns, most_keys=self._script_keys))
         if store and not bodies:
-            bodies.append(([], b"[]", b"[]"))
+            bodies.append(Body([], b"[]", b"[]"))
         last = len(bodies) - 1 if store else len(bodies)
-        calls = [
-            APPLY.call(
-                keys=[names.state, names.log, *chunk],
-                args=[*before, keys_json, patterns_json, *after, *(final if number == last else ())],
-            )
-            for number, (chunk, keys_json, patterns_json) in enumerate(bodies)
-        ]
+        calls = []
+        for number, body in enumerate(bodies):
+            arguments = [*before, body.keys_json, body.patterns_json, *after]
+            arguments += final if number == last else ()
+            chunk = body.keys
+            if renewals:
+                chunk, groups = renewed(chunk, renewals, names)
+                if groups:
+                    arguments += [""] * (BEFORE_GROUPS - len(arguments)) + groups
+            calls.append(APPLY.call(keys=[names.state, names.log, *chunk], args=arguments))
         for start in range(0, last, PIPELINED):
             if failpoints.on:
                 await failpoints.reach("applier.before_script")
@@ -166,8 +169,11 @@ class Applier:
         published: bytes,
         patterns: Iterable[str],
         snapshot: Callable[[], Awaitable[Page]],
+        stale: bool = False,
     ) -> Seen:
         """Snapshot first, then drop every owned key, then store the snapshot under a new epoch.
+
+        With ``stale`` their stale values go too.
 
         The last script requires the run that was seen before the snapshot, so a failover in between, which
         may bring old keys back, refuses it.
@@ -176,7 +182,7 @@ class Applier:
         if failpoints.on:
             await failpoints.reach("applier.after_snapshot")
         seen = Seen.of(page, began=page.began, primary_until="")
-        await self._drop(state, sorted(set(patterns)), lsn=page.lsn)
+        await self._drop(state, sorted(set(patterns)), lsn=page.lsn, stale=stale)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")
         reply = await self._run(
@@ -209,54 +215,16 @@ class Applier:
             return []
         return [f"{seen.began * 1000 + self._server_ahead:.3f}"]
 
-    def _bodies(
-        self, keys: Sequence[str], patterns: Sequence[str]
-    ) -> Iterator[tuple[list[str], bytes, bytes]]:
-        """Split into scripts: so many keys, so many bytes of JSON, all patterns in the last ones."""
-        for start in range(0, len(keys), self._script_keys):
-            yield from self._fitting(list(keys[start : start + self._script_keys]), as_patterns=False)
-        if patterns:
-            yield from self._fitting(list(patterns), as_patterns=True)
-
-    def _fitting(self, items: list[str], *, as_patterns: bool) -> Iterator[tuple[list[str], bytes, bytes]]:
-        encoded = key_list(items)
-        if len(encoded) > BODY_BYTES and len(items) > 1:
-            middle = len(items) // 2
-            yield from self._fitting(items[:middle], as_patterns=as_patterns)
-            yield from self._fitting(items[middle:], as_patterns=as_patterns)
-        elif as_patterns:
-            yield [], b"[]", encoded
-        else:
-            yield items, encoded, b"[]"
-
-    async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str) -> None:
+    async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
         """Raise need_lsn, then unlink what a SCAN of the primary finds; if fence, run and position stand."""
         arguments = [self._fence, state.position, state.live_run, lsn]
         accepted(await self._run(DROP, [self._names.state, self._names.log], arguments))
-        async for found in self._scan(patterns):
+        async for found in scan(self._command, self._names, patterns, stale=stale):
             for start in range(0, len(found), self._script_keys):
                 chunk = found[start : start + self._script_keys]
                 reply = await self._run(DROP, [self._names.state, self._names.log, *chunk], arguments)
                 accepted(reply)
                 self.unlinked += int(reply[1])
-
-    async def _scan(self, patterns: Sequence[str]) -> AsyncIterator[list[bytes]]:
-        """Existing keys that match, in steps; unstale's own are left out."""
-        reserved = self._names.tag.encode()
-        globs = list(patterns) if len(patterns) < SINGLE_PASS else ["*"]
-        tests = [glob_regex(pattern).match for pattern in patterns] if globs == ["*"] else []
-        for glob in globs:
-            cursor = b"0"
-            while True:
-                step = await self._command("SCAN", cursor, "MATCH", glob, "COUNT", SCAN_COUNT)
-                cursor, found = step
-                keys: list[bytes] = [key for key in found if not key.startswith(reserved)]
-                if tests:
-                    keys = [key for key in keys if any(test(key) for test in tests)]
-                if keys:
-                    yield keys
-                if cursor == b"0":
-                    break
 
     async def _command(self, *parts: Argument) -> Any:
         try:

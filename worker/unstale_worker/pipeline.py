@@ -145,9 +145,12 @@ class Pipeline:
         """Drop every key the rules own, or owned, and begin a new epoch at a fresh snapshot."""
         patterns = set(self._rules.patterns)
         before = await self._applier.published()
+        stale = True  # whatever was kept to be served under rules that are not known any more
         if before is not None:
             try:
-                patterns.update(PublishedRules.decode(before).patterns)
+                published = PublishedRules.decode(before)
+                patterns.update(published.patterns)
+                stale = self._rules.serves_stale or any(seconds for _, seconds in published.refresh)
             except MessageError:
                 log.warning(
                     "the published rules cannot be read; keys of older rules may stay until their TTL"
@@ -159,6 +162,7 @@ class Pipeline:
             published=self._rules.published(),
             patterns=patterns,
             snapshot=lambda: self._source.read(None),
+            stale=stale,
         )
         self._counters.recoveries += 1
         self._counters.epochs += 1
@@ -179,7 +183,14 @@ class Pipeline:
         if failpoints.on:
             await failpoints.reach("pipeline.before_apply")
         state, primary_until = await self._applier.apply(
-            state, page, keys=plan.keys, patterns=sorted(plan.patterns), store=moved, say=say
+            state,
+            page,
+            keys=plan.keys,
+            patterns=sorted(plan.patterns),
+            store=moved,
+            say=say,
+            renewals=self._rules.renewals(plan),
+            stale=self._rules.serves_stale,
         )
         if failpoints.on:
             await failpoints.reach("pipeline.after_apply")

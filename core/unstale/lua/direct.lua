@@ -1,13 +1,18 @@
 -- Direct invalidation by an agent: unlink, log, raise need_lsn and publish, without moving the position.
--- KEYS: state, log, the keys to unlink...   ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes
--- Reply: { unlinked, log id }; the id is 0 when there is no live epoch (a new one is coming and drops everything).
+-- KEYS: state, log, the keys to unlink..., the stale values to unlink...
+-- ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes, how many of the keys are stale values
+-- Reply: { unlinked (without stale values), log id }; the id is 0 when there is no live epoch (a new one is coming and drops everything).
 local state, log = KEYS[1], KEYS[2]
 if not has_type(state, 'hash') or not has_type(log, 'stream') then
   return redis.error_reply('UNSTALE the state or log key holds another type; delete it')
 end
 local unlinked = 0
-if #KEYS > 2 then
-  unlinked = redis.call('UNLINK', unpack(KEYS, 3))
+local last = #KEYS - tonumber(ARGV[6])
+if last > 2 then
+  unlinked = redis.call('UNLINK', unpack(KEYS, 3, last))
+end
+if #KEYS > last then
+  redis.call('UNLINK', unpack(KEYS, last + 1))
 end
 local known = redis.call('HMGET', state, 'epoch', 'run', 'need_lsn')
 if not known[1] or known[2] ~= live_run() then

@@ -9,6 +9,7 @@ from unstale_worker.rules.refresh import (
     PythonLoader,
     Rate,
     RefreshSpec,
+    Renewal,
     RowLoader,
     SqlLoader,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Query",
     "Rate",
     "RefreshSpec",
+    "Renewal",
     "RowLoader",
     "Rules",
     "SqlLoader",

@@ -12,7 +12,7 @@ from unstale.messages import PublishedRules
 from unstale_worker.rules import document, find
 from unstale_worker.rules.parse import Parser
 from unstale_worker.rules.plan import Plan, Step, Watch
-from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
 
 _HASH_VERSION: Final = 1
 
@@ -146,6 +146,22 @@ class Rules:
         elif flat:
             for step in steps:
                 step.run(flat, into)
+
+    def renewals(self, plan: Plan) -> dict[str, Renewal]:
+        """Those of the plan's keys that are made new, or were; a purge wins over everything."""
+        if not self.refreshes:
+            return {}
+        found: dict[str, Renewal] = {}
+        for key in plan.keys:
+            spec = self.refresh_of(key)
+            if spec is not None:
+                found[key] = PURGED if key in plan.purged else spec.renewal
+        return found
+
+    @property
+    def serves_stale(self) -> bool:
+        """Whether old values are kept to be served, of any key."""
+        return any(spec.serve_stale for spec in self.refreshes)
 
     def __repr__(self) -> str:
         return (

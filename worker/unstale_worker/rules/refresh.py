@@ -68,6 +68,25 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """What an invalidation does to a key that is made new when it changes.
+
+    Attributes:
+        serve_ms: Milliseconds its old value is kept to be served; 0: not at all; -1: a purge, which also
+            removes what was kept before, and makes nothing new.
+        debounce_ms: Milliseconds until it is due.
+        only_if_cached: Only if it was in Redis.
+    """
+
+    serve_ms: int
+    debounce_ms: int
+    only_if_cached: bool
+
+
+PURGED: Final = Renewal(-1, 0, True)
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshSpec:
     """How the keys of one pattern are made new.
 
@@ -82,6 +101,7 @@ class RefreshSpec:
         rate: Loads in a time, over all processes; None: any number.
         ttl: Seconds the value may live; None: what ``[ttl]`` says.
         line: Line of the table in its file, 1-based.
+        renewal: What of this an invalidation must know.
     """
 
     template: Template
@@ -94,9 +114,12 @@ class RefreshSpec:
     rate: Rate | None = None
     ttl: float | None = None
     line: int = field(default=0, compare=False)
+    renewal: Renewal = field(init=False, repr=False, compare=False)
     _regex: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        renewal = Renewal(round(self.serve_stale * 1000), round(self.debounce * 1000), self.only_if_cached)
+        object.__setattr__(self, "renewal", renewal)
         object.__setattr__(self, "_regex", _regex(self.template))
 
     @property
