@@ -11,6 +11,7 @@ from unstale.errors import ConfigurationError
 from unstale_worker.embedded import apply_migrations, migrations_folder
 from unstale_worker.fanout import check_queries
 from unstale_worker.migration import Result, write_migration
+from unstale_worker.refresh.reading import Statements, check, load
 from unstale_worker.rules import Rules
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -167,6 +168,33 @@ def test_a_query_that_calls_a_function_is_doubted_until_reads_says_more(folder: 
     assert not stated.doubts
 
 
+MADE_NEW = """
+[refresh."user:{id}:profile"]
+loader = "row"
+table = "public.people"
+key = "id"
+[refresh."user:{id}:memories"]
+loader = "sql"
+query = "select jsonb_agg(m.content) as value from memories m join digest({id}) d on d = m.id"
+"""
+
+
+def test_what_loaders_read_is_opened_and_closed_again(folder: Path) -> None:
+    result = write(folder, PROFILES + MEMORIES + MADE_NEW)
+    assert [str(table) for table in result.opened] == ["public.memories", "public.people"]
+    (doubt,) = result.doubts
+    assert doubt.startswith("Refresh of user:{id}:memories (line 13): the function digest")
+    again = write(folder, PROFILES + MEMORIES + MADE_NEW + 'reads = ["memories", "digests"]\n')
+    assert [str(table) for table in again.opened] == ["public.digests"]
+    assert again.doubts == ()
+    python = '[refresh."user:{id}:profile"]\nloader = "app:profile"\n'
+    assert [str(table) for table in write(folder, PROFILES + MEMORIES + python).closed] == [
+        "public.digests",
+        "public.memories",
+        "public.people",
+    ]
+
+
 def test_what_cannot_be_used_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="no name for a migration"):
         write(folder, PROFILES, name="a/b")
@@ -222,6 +250,26 @@ async def test_the_files_do_what_the_rules_say(empty_database: Database, folder:
     members = "public.\"Members, \\ $$ 'all'\""
     assert not await owner.fetchval("select has_table_privilege('unstale_worker', $1, 'select')", members)
     await owner.close()
+
+
+async def test_a_loader_reads_what_was_opened_to_it(database: Database, folder: Path) -> None:
+    """As the worker's own role, under row level security; before the file it is told that it cannot."""
+    text = PROFILES + ('[refresh."user:{id}:profile"]\nloader = "row"\ntable = "profiles"\nkey = "id"\n')
+    owner = await asyncpg.connect(database.dsn)
+    await owner.execute("create table public.profiles (id bigint primary key, name text)")
+    await owner.execute("alter table public.profiles enable row level security")
+    await owner.execute("insert into public.profiles values (7, 'Ada')")
+    (spec,) = Rules.parse(text).refreshes
+    worker = await asyncpg.connect(database.worker_dsn)
+    try:
+        assert "unstale migration" in (await check(worker, Statements(), spec) or "")
+        await owner.execute(written(write(folder, text)))
+        assert await check(worker, Statements(), spec) is None
+        loaded = await load(worker, Statements(), spec, ["user:7:profile"])
+        assert loaded.values == {"user:7:profile": b'{"id": 7, "name": "Ada"}'}
+    finally:
+        await worker.close()
+        await owner.close()
 
 
 async def test_a_query_on_what_is_not_there_warns_and_a_view_is_only_granted(

@@ -12,7 +12,7 @@ from typing import Final
 from unstale.errors import ConfigurationError
 from unstale_worker.migration_folder import Done, Folder, record
 from unstale_worker.migration_query import create_query, drop_query, query_hash
-from unstale_worker.rules import Rules, TableName, TableNeeds, Watch
+from unstale_worker.rules import PythonLoader, RowLoader, Rules, SqlLoader, TableName, TableNeeds, Watch
 from unstale_worker.rules.select import reads
 from unstale_worker.sqltext import array_literal, dollars, fill, literal, table_literal
 
@@ -31,8 +31,8 @@ class Result:
         base: unstale's own migrations that were copied because the folder lacked them.
         watched: Tables the new file watches, because they are new or watched differently.
         unwatched: Tables it stops watching.
-        opened: Tables that queries read and that it opens to the worker's role.
-        closed: Tables that no query reads any more.
+        opened: Tables that queries and loaders read and that it opens to the worker's role.
+        closed: Tables that none of them reads any more.
         queries: Hashes of the queries that it makes functions of, for a worker that reads over HTTPS.
         dropped: Hashes of those that it drops.
         doubts: What the queries' texts could not tell, as sentences; a rule's ``reads`` settles it.
@@ -81,7 +81,9 @@ def write_migration(
     target = Folder(folder)
     done = Done() if everything else target.done()
     asking, doubts = _asking(rules)
-    reading = {table for _, tables in asking.values() for table in tables}
+    loading, loading_doubts = _loading(rules)
+    doubts += loading_doubts
+    reading = loading.union(*(tables for _, tables in asking.values()))
     needs = {TableName(*table): need for table, need in rules.tables.items()}
     wanted = Done(needs, reading, set(asking), _hash(needs, reading, set(asking)))
     copied = tuple(_copy_base(base, target, now)) if base else ()
@@ -123,6 +125,29 @@ def _asking(rules: Rules) -> tuple[Asking, list[str]]:
         _, before = asking.get(query_hash(watch), (watch, ()))
         asking[query_hash(watch)] = (watch, tuple(dict.fromkeys((*before, *tables))))
     return asking, doubts
+
+
+def _loading(rules: Rules) -> tuple[set[TableName], list[str]]:
+    """The tables that the worker's own loaders read, and what their queries' texts could not tell."""
+    tables: set[TableName] = set()
+    doubts: list[str] = []
+    for spec in rules.refreshes:
+        match spec.loader:
+            case RowLoader(table):
+                tables.add(table)
+            case SqlLoader(query, None):
+                found = reads(query)
+                tables.update(found.tables)
+                doubts += [
+                    f"Refresh of {spec.template.text} (line {spec.line}): {doubt}; state its tables with "
+                    "reads = [...]."
+                    for doubt in found.doubts
+                ]
+            case SqlLoader(_, stated):
+                tables.update(stated or ())
+            case PythonLoader():
+                pass  # it comes with its own connections
+    return tables, doubts
 
 
 def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
