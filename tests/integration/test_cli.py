@@ -13,10 +13,12 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
+import redis as redis_sync
 from redis.asyncio import Redis
 
 from commands import all_gone, environment, run, started
 from servers import Database, eventually
+from unstale.names import Names
 from workers import PROFILES, SCHEMA
 
 TABLES = "create table profiles (id bigint primary key, name text);"
@@ -239,3 +241,51 @@ async def test_a_killed_dev_leaves_nothing(tmp_path: Path) -> None:
         family = dev.family()
         dev.process.kill()
         await all_gone(family)
+
+
+# --- dead letters -------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_shown_retried_and_dropped(tmp_path: Path, redis_url: str) -> None:
+    names, settings = Names(), {"REDIS_URL": redis_url}
+    with redis_sync.Redis.from_url(redis_url) as redis:
+        assert run("dead-letters", cwd=tmp_path, settings=settings).out == "no dead letters\n"
+        for number in (1, 2):
+            letter = {
+                "key": f"k{number}",
+                "pattern": "k{n}",
+                "error": "[no]",
+                "attempts": 5,
+                "at": 1_000 * number,
+            }
+            redis.hset(names.dead_letters, f"k{number}", json.dumps(letter))
+
+        shown = run("dead-letters", cwd=tmp_path, settings=settings)
+        assert shown.out.splitlines() == [
+            "k2  1970-01-01 00:00:02 UTC, after 5 attempts: [no]",
+            "k1  1970-01-01 00:00:01 UTC, after 5 attempts: [no]",
+        ]
+        listed = json.loads(run("dead-letters", "list", "--json", cwd=tmp_path, settings=settings).out)
+        assert [letter["key"] for letter in listed["dead_letters"]] == ["k2", "k1"]
+
+        retried = run("dead-letters", "retry", "k1", "--json", cwd=tmp_path, settings=settings)
+        assert json.loads(retried.out) == {"key": "k1", "found": True}
+        assert redis.zscore(names.refresh, "k1") is not None
+        assert run("dead-letters", "drop", "k2", cwd=tmp_path, settings=settings).out == "k2: done\n"
+        assert not redis.exists(names.dead_letters)
+        assert run("dead-letters", "drop", "k2", cwd=tmp_path, settings=settings).code == 1
+        assert run("dead-letters", "retry", cwd=tmp_path, settings=settings).code == 2
+
+
+def test_a_refresh_worker_says_what_it_lacks(tmp_path: Path, redis_url: str) -> None:
+    settings = {"REDIS_URL": redis_url, "UNSTALE_HTTP_PORT": "0"}
+    nothing = run("worker", "--role", "refresh", cwd=project(tmp_path), settings=settings)
+    assert nothing.code == 2
+    assert "names no loader for a refresh worker" in nothing.err
+
+    rules = f'{PROFILES}\n[refresh."user:{{id}}:profile"]\nloader = "absent_module:profile"\n'
+    absent = run("worker", "--role", "refresh", cwd=project(tmp_path, rules), settings=settings)
+    assert absent.code == 2
+    assert 'refresh."user:{id}:profile".loader' in absent.err
+    assert "absent_module" in absent.err
+    assert "Traceback" not in absent.err

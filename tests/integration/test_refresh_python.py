@@ -9,11 +9,17 @@ import pytest
 import refresh_loaders
 from refreshing import NAMES, counts, due, filled, settled
 from servers import Database, eventually
+from unstale import ConnectionPool
 from unstale.errors import RuleError
+from unstale_worker.refresh.attempts import Attempts
 from unstale_worker.refresh.dead_letters import drop_dead, list_dead, retry_dead
+from unstale_worker.refresh.jobs import Jobs
+from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.python_loader import resolve
+from unstale_worker.refresh.refresher import open_queue
+from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules import Rules
-from workers import applied, connected, redis_at, running_worker
+from workers import applied, connected, redis_at, running_worker, settings_for
 
 SCHEMA = """
 create table public.profiles (id bigint primary key, name text);
@@ -185,6 +191,49 @@ async def test_a_worker_that_stops_leaves_its_keys_to_the_next(database: Databas
         refresh_loaders.mood.clear()
         async with running_worker(database.dsn, redis_url, rules=rules()):
             await filled(redis, key)
+
+
+async def test_a_job_that_comes_back_fills_nothing_twice(database: Database, redis_url: str) -> None:
+    """A worker died between its fill and its acknowledgement: the queue gives the job to another."""
+    settings = settings_for(database.dsn, redis_url)
+    given = Rules.parse(rules())
+    (spec,) = given.refreshes
+    lane, queue = open_queue(settings)
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
+            loaders = {spec.template.text: refresh_loaders.greeting}
+            lifetime = Lifetimes.of(given, settings).seconds
+            jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, tally := Tally())
+            key = "user:1:greeting"
+            await due(redis, key)
+            await jobs.refresh(spec, key)
+            value = await redis.get(key)
+            await jobs.refresh(spec, key)  # the same job, once more
+            assert (await redis.get(key), refresh_loaders.calls[key], tally.filled) == (value, 1, 1)
+            await redis.unlink(key)  # it expired meanwhile: nobody asks for it
+            await jobs.refresh(spec, key)
+            assert not await redis.exists(key)
+            assert refresh_loaders.calls[key] == 1
+    await lane.close()
+
+
+async def test_two_jobs_of_one_key_call_the_loader_once(database: Database, redis_url: str) -> None:
+    settings = settings_for(database.dsn, redis_url)
+    given = Rules.parse(rules())
+    (spec,) = given.refreshes
+    lane, queue = open_queue(settings)
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
+            loaders = {spec.template.text: refresh_loaders.greeting}
+            lifetime = Lifetimes.of(given, settings).seconds
+            jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, Tally())
+            await due(redis, "user:1:greeting")
+            await asyncio.gather(*(jobs.refresh(spec, "user:1:greeting") for _ in range(5)))
+            assert refresh_loaders.calls["user:1:greeting"] == 1
+            await filled(redis, "user:1:greeting")
+    await lane.close()
 
 
 @pytest.mark.parametrize(
