@@ -1,6 +1,6 @@
 """Case 36: refresh workers are killed, stopped and emptied under: every key is made new all the same, once.
 
-A key leaves the refresh set only with the fill whose lease stood, and a job that comes back takes no lease for
+A key leaves the refresh set only with the fill whose lease stood, and a job that comes back takes none for
 a key that is not in the set: `refresh_take.lua`, which test_refresh_python.py shows by itself.
 """
 
