@@ -19,7 +19,7 @@ class Trust(Enum):
     ATTACHED = "attached"
     """Both tiers."""
     BRIEFLY_DETACHED = "briefly detached"
-    """Redis, not the near cache."""
+    """Redis, not the near cache. Its log was looked at since a connection was lost, and is the one known."""
     DETACHED = "detached"
     """Neither: every process loads for itself."""
 
@@ -42,6 +42,7 @@ class Follower:
         self._ponged = -math.inf
         self._muted_until = -math.inf
         self._fresh_as_of = -math.inf
+        self._redis_known = False
         self.epoch: Epoch | None = None
         self.last = LogId(0)
         self.mark: Watermark | None = None
@@ -56,7 +57,14 @@ class Follower:
         behind = self._clock() - self._near.followed.trusted_until
         if behind < 0:
             return Trust.ATTACHED
+        if not self._redis_known:
+            return Trust.DETACHED
         return Trust.BRIEFLY_DETACHED if behind < self._detached_ttl else Trust.DETACHED
+
+    @property
+    def believes_redis(self) -> bool:
+        """Whether what Redis holds may be used; asked again when an answer comes."""
+        return self.trust is not Trust.DETACHED
 
     @property
     def staleness(self) -> float:
@@ -76,8 +84,12 @@ class Follower:
     # --- the pub/sub connection -----------------------------------------------------------------
 
     def connection_lost(self) -> None:
-        """The connection is gone, or a new one begins: no PONG of the old one counts any more."""
-        self.detach()
+        """The connection is gone, or a new one begins: no PONG of the old one counts any more.
+
+        Whoever answers next may be a Redis that went back to older data, so its values are not trusted
+        either, until `recognize` or a watermark.
+        """
+        self.doubt()
         self._pings.clear()
         self._ponged = -math.inf
 
@@ -105,12 +117,22 @@ class Follower:
     def adopt(self, epoch: Epoch | None, last: LogId) -> None:
         """Drop everything remembered and continue from ``last`` of ``epoch``; None: wait for a live one.
 
-        What older watermarks said does not count any more: Redis itself may have gone back.
+        What older watermarks said does not count any more, and neither do values in Redis: it may have gone
+        back.
         """
         self._near.flush()
         self.epoch, self.last = epoch, last
         self.mark = None
         self._fresh_as_of = -math.inf
+        self.doubt()
+
+    def recognize(self) -> None:
+        """The Redis that answers holds the log that was followed, no shorter than it was, in the same run."""
+        self._redis_known = True
+
+    def doubt(self) -> None:
+        """The Redis that answers may hold older data than what was processed here: trust nothing of it."""
+        self._redis_known = False
         self.detach()
 
     def mute(self) -> None:
@@ -123,6 +145,7 @@ class Follower:
         """Take note of a watermark that `last` has reached; whether it counted."""
         if self._ponged == -math.inf or self._clock() < self._muted_until:
             return False
+        self._redis_known = True
         self._note(mark, as_of=self._ponged - mark.age_ms / 1000, heard=self._ponged)
         return True
 

@@ -85,6 +85,8 @@ class Reader:
             else:
                 data, left = await tier.read_with_life(key)
                 life = self._life(key, left, ttl)
+            if not self._follower.believes_redis:
+                return None  # since it was asked, the connection was lost: another server may have answered
             if data is not None and codec.is_value(data):
                 self._keep(key, data, mark, life)
             return data
@@ -104,6 +106,8 @@ class Reader:
         mark = self._near.marks.open(key)
         try:
             data, stale = await tier.read_or_stale(key)
+            if not self._follower.believes_redis:
+                return None
             if data is not None and codec.is_value(data):
                 self._keep(key, data, mark, ttl if ttl is not None else self._rulebook.ttl(key))
             elif stale is not None and self._follower.trust is Trust.ATTACHED:
@@ -139,7 +143,7 @@ class Reader:
                 claim = await tier.take_over(key, seconds=self._lease_ttl)
             if claim.lease is not None:
                 return claim
-            if flight.forced:
+            if flight.forced or not self._follower.believes_redis:
                 return None
             if claim.found is not None and codec.is_value(claim.found):
                 self._keep(key, claim.found, flight.mark, self._life(key, claim.life, flight.ttl))

@@ -61,12 +61,14 @@ class Replay:
         last: Id of the newest entry.
         complete: ``entries`` are all those after the id that was asked for.
         entries: Oldest first.
+        stands: The epoch is of the server that answered, which was neither restarted nor promoted since.
     """
 
     epoch: Epoch | None
     last: LogId
     complete: bool
     entries: tuple[Invalidation, ...]
+    stands: bool = False
 
 
 class RedisTier:
@@ -194,7 +196,7 @@ class RedisTier:
 
     async def replay(self, after: LogId) -> Replay:
         """Epoch, newest id and the entries after ``after``; raises also `MessageError`."""
-        epoch, last, complete, entries = await self._script(
+        epoch, last, complete, entries, stands = await self._script(
             self._replay, [self.names.state, self.names.log], [after, MOST_ENTRIES]
         )
         if epoch is None:
@@ -204,7 +206,7 @@ class RedisTier:
             decode_log_entry(known, int(entry_id.partition(b"-")[0]), fields[1])
             for entry_id, fields in entries
         )
-        return Replay(known, LogId(last), bool(complete), decoded)
+        return Replay(known, LogId(last), bool(complete), decoded, bool(stands))
 
     async def rules(self) -> PublishedRules | None:
         """The published rules; None when no worker has published any. Raises also `MessageError`."""

@@ -38,8 +38,8 @@ class Silence(Exception):
 
 
 class Moved(Exception):
-    """Another epoch began. Perhaps this server was demoted and hears of it late, through replication, while
-    it answers PINGs at once; a new connection asks for its role."""
+    """Another epoch or run began, or the log went back. Perhaps this server was demoted and hears of it late,
+    through replication, while it answers PINGs at once; a new connection asks for its role."""
 
 
 class Subscriber:
@@ -163,7 +163,7 @@ class Subscriber:
         except MessageError as error:
             self.unreadable += 1
             self._tell_once("unreadable", f"a message on {self._tier.names.channel} is unreadable: {error}")
-            await self._replay()
+            await self._close_gap()
             return
         match message:
             case Invalidation():
@@ -182,7 +182,7 @@ class Subscriber:
             self._adopt(message.epoch, message.id)
             return
         if message.prev != follower.last:
-            await self._replay()
+            await self._close_gap()
         self._near.drop(message.keys, message.patterns)
         if follower.epoch == message.epoch:
             follower.last = message.id
@@ -192,7 +192,7 @@ class Subscriber:
         if message.epoch != follower.epoch:
             self._adopt(message.epoch, message.last)
         elif message.last != follower.last:
-            await self._replay()
+            await self._close_gap()
         if message.rules != self._rulebook.hash:
             await self._rulebook.load()
         reached = follower.epoch == message.epoch and follower.last >= message.last
@@ -209,8 +209,19 @@ class Subscriber:
         if known is not None:
             raise Moved
 
-    async def _replay(self) -> None:
-        """Catch up with the log in one atomic read; raises `Unavailable`, which ends this connection."""
+    async def _close_gap(self) -> None:
+        """Replay while messages come in; raises `Moved` when this is not the log that was followed.
+
+        What else waits on this connection may then be of a server that was left behind.
+        """
+        if not await self._replay() and self._follower.epoch is not None:
+            raise Moved
+
+    async def _replay(self) -> bool:
+        """Catch up with the log in one atomic read; whether it is the one that was followed.
+
+        Raises `Unavailable`, which ends this connection.
+        """
         follower = self._follower
         self.replays += 1
         if failpoints.on:
@@ -224,18 +235,22 @@ class Subscriber:
             self._skip_entries = False
             self._tell_once("entry", f"the log holds an unreadable entry: {error}")
             follower.adopt(None, follower.last)
-            return
+            return False
         self._skip_entries = False
         if failpoints.on:
             await failpoints.reach("subscriber.after_replay")
-        if skip or found.epoch is None or found.epoch != follower.epoch or not found.complete:
+        known = found.epoch is not None and found.epoch == follower.epoch and found.last >= follower.last
+        if known and found.complete and not skip:
+            for entry in found.entries:
+                self._near.drop(entry.keys, entry.patterns)
+            follower.last = found.last
+        else:
             follower.adopt(found.epoch, found.last)
-            return
-        for entry in found.entries:
-            self._near.drop(entry.keys, entry.patterns)
-        if found.last < follower.last:
-            self._near.flush()
-        follower.last = found.last
+        if known and found.stands:
+            follower.recognize()
+        else:  # another server, or it went back: it may hold older values than what was processed here
+            follower.doubt()
+        return known and found.stands
 
     # --- words ----------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class Writer:
             if tier is not None and self._follower.trust is not Trust.DETACHED:
                 with contextlib.suppress(RedisUnavailable):
                     loaded, lease = await self._value_or_soft_lease(tier, key, stale=stale)
-                    if loaded is not None:
+                    if loaded is not None and self._follower.believes_redis:
                         return loaded
             if self._follower.trust is not Trust.ATTACHED:
                 entry = self._near.adrift.read(key)

@@ -32,3 +32,10 @@ async def follower(valkey: EmbeddedValkey, silent: WorkerDouble) -> AsyncIterato
         async with silent.beating():
             cache = await stack.enter_async_context(attached_cache(valkey.url))
         yield cache
+
+
+@pytest.fixture
+async def durable() -> AsyncIterator[EmbeddedValkey]:
+    """A Valkey that keeps an append-only file, so that it can come back with older data."""
+    async with EmbeddedValkey(args=["--appendonly", "yes", "--appendfsync", "always"]) as server:
+        yield server

@@ -30,8 +30,8 @@ async def test_a_later_message_that_comes_first_is_no_reason_to_trust_the_earlie
         assert await follower.get_or_load(key, loader) == "old"
     if not defended:
 
-        async def no_replay(_: Subscriber) -> None:
-            pass
+        async def no_replay(_: Subscriber) -> bool:
+            return True
 
         monkeypatch.setattr(Subscriber, "_replay", no_replay)
     loader.value = "new"

@@ -22,8 +22,8 @@ async def test_the_log_tells_what_the_lost_message_said(
         assert await follower.get_or_load(key, loader) == "old"
     if not defended:
 
-        async def no_replay(_: Subscriber) -> None:
-            pass
+        async def no_replay(_: Subscriber) -> bool:
+            return True
 
         monkeypatch.setattr(Subscriber, "_replay", no_replay)
     loader.value = "new"

@@ -27,8 +27,8 @@ async def test_the_next_watermark_shows_the_gap(
     assert await follower.get_or_load(KEY, loader) == "old"
     if not defended:
 
-        async def no_replay(_: Subscriber) -> None:
-            pass
+        async def no_replay(_: Subscriber) -> bool:
+            return True
 
         monkeypatch.setattr(Subscriber, "_replay", no_replay)
     loader.value = "new"

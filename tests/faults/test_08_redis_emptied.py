@@ -6,9 +6,10 @@ a snapshot *first*, then drops what the rules own, then begins a new epoch; agen
 another epoch (`Follower.adopt`) and on a log behind what they have seen.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
+from older import Older
 from redis.asyncio import Redis
 from stage import key_of, staged
 
@@ -84,13 +85,6 @@ async def test_killed_and_restarted_empty(database: Database, valkey: EmbeddedVa
         await stage.settled(redis)
 
 
-@pytest.fixture
-async def durable() -> AsyncIterator[EmbeddedValkey]:
-    """A Valkey that keeps an append-only file."""
-    async with EmbeddedValkey(args=["--appendonly", "yes", "--appendfsync", "always"]) as server:
-        yield server
-
-
 async def test_restarted_from_an_older_append_only_file(database: Database, durable: EmbeddedValkey) -> None:
     """The run is another one after a restart, so the epoch is new; the position went back with the values."""
     async with (
@@ -100,18 +94,13 @@ async def test_restarted_from_an_older_append_only_file(database: Database, dura
         await stage.open_agent()
         await stage.warm()
         before = (await state_of(redis))["epoch"]
-        folder = durable.folder / "appendonlydir"
-        saved = {path.name: path.read_bytes() for path in folder.iterdir()}
-        assert saved
+        older = Older(durable)
         for user in (1, 2, 3):
             await stage.write(user)
         await stage.settled(redis)
         await stage.warm()
         await durable.kill()
-        for path in folder.iterdir():
-            path.unlink()
-        for name, data in saved.items():
-            (folder / name).write_bytes(data)
+        older.put_back()
         await stage.write(4)
         await durable.start()
         await epoch_after(redis, before)

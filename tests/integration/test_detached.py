@@ -39,8 +39,8 @@ async def test_briefly_detached_redis_answers_and_is_filled(
     try:
         await cache.get_or_load(KEY, Loader("first"))
         await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        await eventually(lambda: not cache.attached)
-        assert cache._follower.trust is Trust.BRIEFLY_DETACHED
+        # For a moment Redis is not trusted either: until the next replay shows the log that was followed.
+        await eventually(lambda: cache._follower.trust is Trust.BRIEFLY_DETACHED)
         assert await cache.get_or_load(KEY, Loader("unused")) == "first"
         assert cache.counters().redis_hits == 1
         assert await cache.get_or_load("user:7:profile", Loader("second")) == "second"

@@ -49,6 +49,8 @@ class Defence(Enum):
     REPLAY_COMPLETE = "a log that does not reach back drops everything (Subscriber._replay)"
     REPLAY_EPOCH = "replay reads epoch and log together (replay.lua)"
     LOG_BEHIND = "a log behind what was seen drops everything (Subscriber._replay)"
+    DOUBT = "after a lost connection or another epoch Redis is not believed (Follower.doubt)"
+    REPLAY_RUN = "nor is it while its epoch is of another run (replay.lua, Follower.recognize)"
 
     # --- read replicas
     NEED_LSN = "a loader reads a replica only if it has replayed need_lsn (Load)"

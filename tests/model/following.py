@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from .checker import Move
 from .defences import Defence
-from .world import Agent, Config, Load, Mask, Message, Versions, World, newest, replaced
+from .server import run, same_run
+from .world import Agent, Config, Load, Mask, Message, Redis, Versions, World, newest, replaced
 
 Loads = tuple[Load, ...]
 
@@ -34,7 +35,8 @@ class AgentSteps:
         if agent.attached and Defence.WATERMARK not in off:
             yield "hears no watermark for max_silence", (agent._replace(attached=False), loads)
         if agent.link != "away":
-            yield "loses its connection", (agent._replace(link="away", attached=False, inbox=()), loads)
+            lost = agent._replace(link="away", attached=False, known=False, inbox=())
+            yield "loses its connection", (lost, loads)
         at_once = Defence.ATTACH_ON_WATERMARK in off or Defence.WATERMARK in off
         if Defence.SUBSCRIBE_FIRST in off:
             if agent.link == "away":
@@ -49,6 +51,8 @@ class AgentSteps:
             yield "subscribes", (agent._replace(link="subscribed"), loads)
         elif agent.link == "subscribed":
             after, loads = self._replay(world, number, agent, loads)
+            # A watermark counts only after a PONG, and the first PING is sent from here on.
+            after = after._replace(inbox=tuple(m for m in after.inbox if m.kind == "invalidation"))
             yield (
                 f"replays the log up to {after.last}",
                 (after._replace(link="following", attached=at_once), loads),
@@ -72,6 +76,8 @@ class AgentSteps:
             return self._adopt(number, agent, loads, message.epoch, message.id, message.invalidated)
         if message.prev != agent.last and Defence.PREV not in self._off:
             agent, loads = self._replay(world, number, agent, loads)
+            if not agent.known and Defence.DOUBT not in self._off:
+                return agent._replace(link="away", inbox=()), loads
         agent, loads = self._drop(number, agent, loads, message.keys)
         if agent.epoch == message.epoch:
             agent = agent._replace(last=message.id, processed=newest(agent.processed, message.invalidated))
@@ -83,21 +89,33 @@ class AgentSteps:
             agent, loads = self._adopt(number, agent, loads, message.epoch, message.id, message.invalidated)
         elif message.id != agent.last:
             agent, loads = self._replay(world, number, agent, loads)
+            if not agent.known and Defence.DOUBT not in self._off:
+                return agent._replace(link="away", inbox=()), loads
         if agent.epoch == message.epoch and agent.last >= message.id:
-            agent = agent._replace(attached=True, seen=message.told)
+            agent = agent._replace(attached=True, known=True, seen=message.told)
         return agent, loads
 
     def _replay(self, world: World, number: int, agent: Agent, loads: Loads) -> tuple[Agent, Loads]:
         """``replay.lua`` and what follows from it: one atomic read of epoch, newest id and log."""
         redis = world.redis
+        stands = same_run(world, self._off) or Defence.REPLAY_RUN in self._off
+        known = stands and redis.epoch == agent.epoch and redis.last >= agent.last
+        agent = agent._replace(met=run(world))
+        after, loads = self._caught_up(redis, number, agent, loads)
+        return after._replace(known=known, attached=after.attached and known), loads
+
+    def _caught_up(self, redis: Redis, number: int, agent: Agent, loads: Loads) -> tuple[Agent, Loads]:
         if redis.epoch != agent.epoch and Defence.REPLAY_EPOCH not in self._off:
             return self._adopt(number, agent, loads, redis.epoch, redis.last, redis.invalidated)
+        if redis.last < agent.last and Defence.LOG_BEHIND not in self._off:
+            return self._adopt(number, agent, loads, redis.epoch, redis.last, redis.invalidated)
         new = [entry for entry in redis.log if entry.id > agent.last]
-        if redis.last > agent.last and len(new) < redis.last - agent.last:
-            if Defence.REPLAY_COMPLETE not in self._off:
-                return self._adopt(number, agent, loads, redis.epoch, redis.last, redis.invalidated)
-        elif redis.last < agent.last and Defence.LOG_BEHIND not in self._off:
-            agent, loads = self._flush(number, agent, loads)
+        if (
+            redis.last > agent.last
+            and len(new) < redis.last - agent.last
+            and Defence.REPLAY_COMPLETE not in self._off
+        ):
+            return self._adopt(number, agent, loads, redis.epoch, redis.last, redis.invalidated)
         for entry in new:
             agent, loads = self._drop(number, agent, loads, entry.keys)
             agent = agent._replace(processed=newest(agent.processed, entry.invalidated))
@@ -108,7 +126,9 @@ class AgentSteps:
     ) -> tuple[Agent, Loads]:
         """`Follower.adopt`: nothing remembered counts, and a watermark is needed to be attached again."""
         agent, loads = self._flush(number, agent, loads)
-        agent = agent._replace(epoch=epoch, last=last, processed=invalidated, attached=False, seen=None)
+        agent = agent._replace(
+            epoch=epoch, last=last, processed=invalidated, attached=False, known=False, seen=None
+        )
         return agent, loads
 
     # --- the near tier ------------------------------------------------------------------------------

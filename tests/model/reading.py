@@ -7,7 +7,7 @@ from . import scripts
 from .checker import Move
 from .defences import Defence
 from .following import AgentSteps, dropped
-from .server import Server, same_run
+from .server import Server, run, same_run
 from .world import (
     Agent,
     Config,
@@ -23,6 +23,7 @@ from .world import (
 )
 
 OWN_WRITE = "own write: an agent answered with less than its own delete() had covered"
+ANSWER = "answer: an agent took from Redis what is older than what it has processed"
 TOKEN = "token: an agent answered with less than a transaction it had waited for"
 
 
@@ -55,6 +56,8 @@ class ReadSteps:
         found = world.redis.keys[place.key]
         if agent is not None and agent.attached and agent.near[place.key] is not None:
             return  # a near hit changes nothing, and what the near cache holds is judged in every state
+        if agent is not None and not agent.known and Defence.DOUBT not in self._off:
+            return  # loads for itself, and stores nothing
         floor = 0 if agent is None else agent.own[place.key]
         stale = world.redis.stale[place.key] if world.redis.stale else None
         if (
@@ -70,6 +73,7 @@ class ReadSteps:
                 yield f"gets {stale.version}, stale", self._became(world, number, kept), broken
         if found is not None and found[0] == "value":
             broken = self._answered(world, found[1], floor, place, agent)
+            broken = broken or self._believed(world, found[1], place, agent)
             if place.get_set:
                 if broken:
                     yield f"gets {found[1]}", world, broken
@@ -298,6 +302,13 @@ class ReadSteps:
         if agent is None or world.failovers or world.flushes or world.evictions:
             return None
         return OWN_WRITE if version < floor else None
+
+    def _believed(self, world: World, version: int, place: Reads, agent: Agent | None) -> str | None:
+        """Whether an agent answers with older data of a Redis that it must have noticed to be another."""
+        if agent is None or world.database.timeline or world.database.crashes:
+            return None
+        noticed = agent.link == "away" or agent.met == run(world)
+        return ANSWER if noticed and version < agent.processed[place.key] else None
 
     def _became(self, world: World, number: int, load: Load) -> World:
         return world._replace(loads=replaced(world.loads, number, load))

@@ -121,4 +121,4 @@ class Server:
 
 
 def _cut_off(agent: Agent) -> Agent:
-    return agent._replace(link="away", attached=False, inbox=())
+    return agent._replace(link="away", attached=False, known=False, inbox=())

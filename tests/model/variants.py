@@ -199,6 +199,8 @@ CAUGHT = (
     Variant("no watermark", NEAR, (D.WATERMARK,)),
     Variant("replay first, noticed losses only", NEAR_NOTICED, (D.SUBSCRIBE_FIRST, D.WATERMARK)),
     Variant("a log that does not reach back is believed", NEAR, (D.REPLAY_COMPLETE,)),
+    Variant("a Redis that went back is believed", NEAR_FAILOVER, (D.DOUBT,)),
+    Variant("a log of another run is believed", NEAR_FAILOVER, (D.REPLAY_RUN,)),
     Variant("replicas read without need_lsn", REPLICA, (D.NEED_LSN,)),
     Variant("the LSN read before the entries", REPLICA, (D.NEED_LSN_AFTER_READ,)),
     Variant("need_lsn read before the lease", REPLICA, (D.NEED_LSN_AFTER_LEASE,)),
@@ -258,10 +260,9 @@ MASKED = (
         "replay of any epoch", NEAR_FAILOVER, (D.REPLAY_EPOCH,), "the watermark bears the epoch", long=True
     ),
     Variant(
-        "a log behind is believed", NEAR_FAILOVER, (D.LOG_BEHIND,), "the new epoch that follows", long=True
+        "a log behind is believed", NEAR_FAILOVER, (D.LOG_BEHIND,), "doubt, and the new epoch", long=True
     ),
 )
-
 # --- what is not promised -----------------------------------------------------------------------------
 
 LIMITS = (Variant("a copied data folder on the same timeline, looked at too late", COPY),)

@@ -234,6 +234,8 @@ class Agent(NamedTuple):
     own: Versions  # ghost: versions whose delete() has returned
     seen: Told | None = None
     inbox: tuple[Message, ...] = ()
+    known: bool = True  # Redis is believed
+    met: int = 0  # ghost: the run of the server whose log was replayed last
 
 
 class Load(NamedTuple):

@@ -108,6 +108,8 @@ def test_a_lost_connection_detaches_at_once_and_its_pongs_are_worth_nothing(foll
     attach(follower)
     number = follower.ping()
     follower.connection_lost()
+    assert follower.trust is Trust.DETACHED  # who knows what the next server holds
+    follower.recognize()
     assert follower.trust is Trust.BRIEFLY_DETACHED
     follower.pong(number)
     assert not follower.watermark(watermark())
@@ -120,6 +122,7 @@ def test_another_epoch_takes_back_what_older_watermarks_said(follower: Follower,
     assert len(near.followed) == 0
     assert follower.mark is None
     assert follower.staleness == math.inf
+    assert follower.trust is Trust.DETACHED
     follower.watermark(watermark())
     assert follower.trust is Trust.ATTACHED
 
