@@ -1,13 +1,15 @@
 """Runs every check, each of them whatever the others found."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from unstale.errors import ConfigurationError
+from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import Settings
 from unstale_worker.doctor.database import Database
-from unstale_worker.doctor.findings import Finding, collected, error, ok
+from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok
 from unstale_worker.doctor.redis import RedisDoctor
 from unstale_worker.rules import Rules
+from unstale_worker.sources.opening import check_settings, has_project, project_of
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -29,14 +31,13 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
 
 
 async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
-    if settings.database_url is None:
-        return [
-            error(
-                "Postgres",
-                "DATABASE_URL is not set",
-                "Set it to the direct connection or the session pooler of your Supabase database.",
-            )
-        ]
+    """What a worker with these settings would read from; with ``auto``, HTTPS if the database fails."""
+    try:
+        check_settings(settings)
+    except SettingError as mistake:
+        return [error("source", str(mistake), "Set what is missing; see docs/supabase.md.")]
+    if settings.source == "supabase" or settings.database_url is None:
+        return await _project(settings, rules)
     doctor = Database(
         settings.database_url.get_secret_value(), timeout=settings.database_timeout, rules=rules
     )
@@ -48,6 +49,22 @@ async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
                 check,
                 remedy="See whether DATABASE_URL's role is unstale_worker, or owns the schema.",
             )
+    if not reached and settings.source == "auto" and has_project(settings):
+        findings = [replace(finding, severity=Severity.WARNING) for finding in findings]
+        findings += await _project(settings, rules)
+    elif reached:
+        findings.insert(0, ok("source", "outbox: over a connection to Postgres"))
+    return findings
+
+
+async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
+    from unstale_worker.doctor.supabase import Supabase  # heavy: the clients, only where they are used
+
+    findings = [ok("source", "supabase: over HTTPS")]
+    doctor = Supabase(project_of(settings), rules=rules)
+    async with doctor.connected(findings) as reached:
+        for subject, check in doctor.checks() if reached else ():
+            findings += await collected(subject, check, remedy="See docs/supabase.md.")
     return findings
 
 

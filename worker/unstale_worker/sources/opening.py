@@ -1,6 +1,7 @@
 """Decides where changes come from, and opens that source."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
 from unstale.settings import Settings
@@ -9,6 +10,9 @@ from unstale_worker.sources import Source
 from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.pooler import is_transaction_pooler
+
+if TYPE_CHECKING:
+    from unstale_worker.sources.rpc import Project
 
 log = get_logger("unstale.source")
 
@@ -39,6 +43,21 @@ def check_settings(settings: Settings) -> None:
         raise SettingError(f"{database}; or, to read over HTTPS: {project}")
 
 
+def has_project(settings: Settings) -> bool:
+    """Whether the settings are enough for HTTPS."""
+    return settings.supabase_url is not None and settings.supabase_key is not None
+
+
+def project_of(settings: Settings) -> "Project":
+    """The project that the settings name; `has_project` must hold."""
+    from unstale_worker.sources.rpc import Key, Project  # heavy: the clients, only where they are used
+
+    assert settings.supabase_url is not None
+    assert settings.supabase_key is not None
+    key = Key(settings.supabase_key.get_secret_value())
+    return Project(settings.supabase_url, key, timeout=settings.database_timeout)
+
+
 async def open_source(settings: Settings, *, session: str = "standby") -> Source:
     """The source that the settings ask for; raises `Unavailable` and `ConfigurationError`.
 
@@ -47,7 +66,6 @@ async def open_source(settings: Settings, *, session: str = "standby") -> Source
     begins, where it has any.
     """
     check_settings(settings)
-    has_project = settings.supabase_url is not None and settings.supabase_key is not None
     if settings.source == "supabase":
         return await _supabase(settings, why="UNSTALE_SOURCE asks for it")
     if settings.database_url is None:
@@ -55,7 +73,7 @@ async def open_source(settings: Settings, *, session: str = "standby") -> Source
     try:
         return await _outbox(settings, session)
     except DatabaseUnavailable as error:
-        if settings.source != "auto" or not has_project:
+        if settings.source != "auto" or not has_project(settings):
             raise
         try:
             return await _supabase(settings, why=f"DATABASE_URL cannot be used: {error}", ask=True)
@@ -81,16 +99,9 @@ async def _outbox(settings: Settings, session: str) -> Source:
 
 async def _supabase(settings: Settings, *, why: str, ask: bool = False) -> Source:
     """The source over HTTPS; with ``ask``, once it has answered."""
-    from unstale_worker.sources.rpc import Key, Project  # heavy: the clients, only where they are used
-    from unstale_worker.sources.supabase import SupabaseSource
+    from unstale_worker.sources.supabase import SupabaseSource  # heavy: the clients
 
-    assert settings.supabase_url is not None
-    assert settings.supabase_key is not None
-    key = Key(settings.supabase_key.get_secret_value())
-    source = SupabaseSource(
-        Project(settings.supabase_url, key, timeout=settings.database_timeout),
-        read_entries=settings.read_entries,
-    )
+    source = SupabaseSource(project_of(settings), read_entries=settings.read_entries)
     if ask:
         try:
             await source.watch_versions()
