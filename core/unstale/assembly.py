@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 from unstale import clock
+from unstale.audit import Auditor
 from unstale.connections import Connections
 from unstale.embedded import EmbeddedWorker, embedded_worker
 from unstale.events import Events
@@ -84,6 +85,15 @@ class Assembly:
             detached_ttl=settings.detached_ttl,
         )
         self.flights = Flights(self.reader.fetch, self.near.marks)
+        self.auditor = Auditor(
+            self.near,
+            self.follower,
+            self.rulebook,
+            clock=clock.now,
+            share=settings.audit_share,
+            patience=settings.max_silence,
+            repair=lambda key: self.writer.delete([key], lsn=None),
+        )
 
     async def start(self) -> None:
         """Begin to follow; wait for the first watermark if one is likely, for at most ``redis_timeout``.
@@ -118,6 +128,7 @@ class Assembly:
             stack.callback(self.events.close)
             stack.callback(self.tokens.close)
             stack.push_async_callback(self.flights.close)
+            stack.push_async_callback(self.auditor.close)
             if self.subscriber is not None:
                 stack.push_async_callback(self.subscriber.close)
             if self.embedded is not None:

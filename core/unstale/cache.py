@@ -14,6 +14,7 @@ from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.events import Subscription
 from unstale.following import Trust
 from unstale.lane import CLOSED
+from unstale.loads import Loader
 from unstale.locks import LOCK_SECONDS, Lock, Locks
 from unstale.reads import Reads, check_ttl
 from unstale.settings import Settings
@@ -175,6 +176,17 @@ class Cache(Reads):
             yield subscription
         finally:
             self._parts.events.remove(subscription)
+
+    async def audit(self, key: str, loader: Loader) -> bool | None:
+        """Whether the cached value of ``key`` is what ``loader`` returns; a wrong one is invalidated.
+
+        None: no result. Nothing is in this process' near cache, no rule owns the key, a change came between,
+        this process was detached, or the loader failed or does not return the same value twice. A mismatch
+        is judged only when everything committed before it was seen is processed here, which takes until the
+        next watermark. ``UNSTALE_AUDIT_SHARE`` does the same for a share of all hits of `get_or_load`.
+        """
+        self._check(key, None, False)
+        return await self._auditor.audit(key, loader)
 
     def counters(self) -> Counters:
         """What this cache has done so far; no I/O."""

@@ -35,7 +35,9 @@ class Reads:
         self._near, self._follower, self._tier = parts.near, parts.follower, parts.tier
         self._reader, self._writer, self._flights = parts.reader, parts.writer, parts.flights
         self._followed, self._rulebook = parts.near.followed, parts.rulebook
-        self._peek, self._touch, self._now = self._followed.peek, self._followed.touch, clock.now
+        self._auditor = parts.auditor
+        self._peek = parts.auditor.sampling(self._followed.peek)
+        self._touch, self._now = self._followed.touch, clock.now
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._closed = False
@@ -115,6 +117,7 @@ class Reads:
         model: type[BaseModel] | None,
         shared: bool,
     ) -> Any:
+        audited = self._auditor.drawn  # as drawn by the look into the near cache just now
         self._check(key, model, shared)
         check_ttl(ttl)
         forced = fresh or (max_staleness is not None and self._follower.staleness > max_staleness)
@@ -131,6 +134,8 @@ class Reads:
             if data is None or not codec.is_value(data):
                 data, origin = await self._flights.join(key, loader, ttl=ttl, forced=forced)
             self._count(origin)
+            if audited and origin is not Origin.LOADER:
+                self._auditor.begin(key, loader, data)
             try:
                 return self._decode(key, data, model, shared)
             except ValueError:

@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     detached_ttl: Seconds = 30.0
     """Seconds detached after which Redis is not trusted either, and how long own loads are kept then."""
 
+    audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""
     embedded_worker: bool = False
     """Without Redis: follow the outbox of `database_url` inside this process. With Redis: no effect."""
 

@@ -27,6 +27,9 @@ class Counters:
         replays: Times the log was read.
         unreadable_messages: Messages and log entries that could not be decoded.
         lost_invalidations: Own invalidations that Redis did not confirm.
+        audited: Cached values compared with what their loader said: equal, or wrong.
+        audit_mismatches: Those that were wrong although no change was announced.
+        audits_unjudged: Audits that a change overtook or whose loader could not be compared.
         evictions: Values dropped from memory because a bound was reached.
         near_entries: Values in memory now.
         near_bytes: Bytes they are counted with.
@@ -44,6 +47,9 @@ class Counters:
     replays: int
     unreadable_messages: int
     lost_invalidations: int
+    audited: int
+    audit_mismatches: int
+    audits_unjudged: int
     evictions: int
     near_entries: int
     near_bytes: int
@@ -66,6 +72,9 @@ def count(cache: "Cache") -> Counters:
         replays=subscriber.replays if subscriber is not None else 0,
         unreadable_messages=subscriber.unreadable if subscriber is not None else 0,
         lost_invalidations=parts.writer.lost_invalidations,
+        audited=parts.auditor.equal + parts.auditor.mismatches,
+        audit_mismatches=parts.auditor.mismatches,
+        audits_unjudged=parts.auditor.unjudged,
         evictions=near.followed.evictions,
         near_entries=len(near.followed) + len(near.adrift),
         near_bytes=near.followed.size + near.adrift.size,

@@ -211,6 +211,8 @@ class Tools:
             "replays": stats["replays"],
             "flushes": stats["flushes"],
             "lost_invalidations": stats["lost_invalidations"],
+            "audited": stats["audited"],
+            "audit_mismatches": stats["audit_mismatches"],
             "last_changes": await self._last_changes(cache),
         }
 
