@@ -54,13 +54,15 @@ async def test_a_hundred_disconnects(project: SupabaseDouble) -> None:
             assert stage.wakeups.reconnects == DISCONNECTS
             assert stage.seen == stage.made == 2 * DISCONNECTS
             await eventually(lambda: len(project.realtime.sockets) == 1)
-            await eventually(lambda: len(asyncio.all_tasks()) <= tasks, message="no task of a former session")
+            await eventually(
+                lambda: len(asyncio.all_tasks()) <= tasks, timeout=5, message="no task of a former session"
+            )
             gc.collect()
             assert tracemalloc.get_traced_memory()[0] - memory < MOST_GROWTH_BYTES
     finally:
         tracemalloc.stop()
     await eventually(lambda: not project.realtime.sockets)
-    await eventually(lambda: asyncio.all_tasks() <= before, message="no task at all")
+    await eventually(lambda: asyncio.all_tasks() <= before, timeout=5, message="no task at all")
 
 
 async def test_a_flood_of_changes_is_told_as_few_hints(project: SupabaseDouble) -> None:

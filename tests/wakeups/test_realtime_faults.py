@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from realtime import AsyncRealtimeClient
@@ -224,6 +226,7 @@ async def test_a_half_open_connection(project: SupabaseDouble) -> None:
         stage.misses_a_change()
         proxy.half_open(new=False)
         await stage.recovers(sessions=2)
+        await eventually(lambda: proxy.connections == 1, timeout=5)  # the dead one was cut
 
 
 async def test_a_network_that_swallows_everything_for_a_while(project: SupabaseDouble) -> None:
@@ -245,6 +248,26 @@ async def test_a_service_that_falls_silent(project: SupabaseDouble, fault: str) 
         await eventually(lambda: stage.wakeups.attempts >= 2)
         setattr(project.realtime.faults, fault, False)
         await stage.recovers(sessions=2)
+
+
+async def test_a_process_that_was_paused_does_not_take_it_for_the_connections_fault(
+    project: SupabaseDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proper, paused = project.realtime.broadcast, asyncio.Event()
+
+    async def pause(*arguments: Any, **named: Any) -> int:
+        if not paused.is_set():
+            paused.set()
+            time.sleep(1.5 * ECHOING.echo_within)  # noqa: ASYNC251 - the whole process stands still
+            await asyncio.sleep(0.1)  # and the echo is still on its way when it wakes up
+        return await proper(*arguments, **named)
+
+    async with listening(project, timing=ECHOING) as stage:
+        monkeypatch.setattr(project.realtime, "broadcast", pause)
+        await eventually(paused.is_set)
+        for _ in range(5):
+            await stage.hears_a_change()
+        assert stage.wakeups.attempts == 1
 
 
 async def test_heartbeats_without_an_answer_cost_nothing(project: SupabaseDouble) -> None:
@@ -304,13 +327,13 @@ async def test_it_can_be_closed_in_any_state(
     project: SupabaseDouble, state: Callable[[SupabaseDouble], None]
 ) -> None:
     state(project)
+    before = asyncio.all_tasks()
     timing = replace(FAST, first_pause=60, most_pause=60)
     async with listening(project, timing=timing, ready=False) as stage:
         await eventually(lambda: project.realtime.upgrades)
-        before = len(asyncio.all_tasks())
-        assert before > 1
+        assert len(asyncio.all_tasks()) > len(before)
     await stage.wakeups.close()  # again: nothing
-    await eventually(lambda: not project.realtime.sockets)
+    await eventually(lambda: asyncio.all_tasks() <= before, timeout=5)  # the client's timers take 10
 
 
 async def test_it_can_be_closed_while_the_handshake_hangs(project: SupabaseDouble) -> None:

@@ -112,7 +112,7 @@ class Session:
         listening = getattr(client, "_listen_task", None)
         if listening is not None:
             listening.add_done_callback(self._stopped_listening)
-        # A topic of its own: another worker's echo must not pass for ours.
+        # A topic of its own: an echo goes to everybody in a channel, and the project's quota counts each.
         options = {
             "config": {
                 "broadcast": {"self": True, "ack": False},
