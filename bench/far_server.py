@@ -21,6 +21,7 @@ from aiohttp import web
 
 LATENCY_SECONDS = (0.05, 0.1)
 """What the database of the seed took to answer."""
+PROFILE = {"id": 1, "name": "Ada Lovelace", "mood": "curious", "bio": "x" * 380}
 MESSAGE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello!"}}
 
 
@@ -43,10 +44,14 @@ class FarServer:
             if before is not None:
                 os.environ["SSL_CERT_FILE"] = before
 
-    def latency(self, seconds: tuple[float, float]) -> None:
-        """From now on answer after a random time in this range."""
+    def latency(
+        self, seconds: tuple[float, float], *, completions: tuple[float, float] | None = None
+    ) -> None:
+        """From now on answer after a random time in this range; completions in one of their own, if given."""
         trusted = ssl.create_default_context(cafile=self.certificate)
-        with urlopen(f"{self.url}/latency?from={seconds[0]}&to={seconds[1]}", context=trusted) as response:
+        (low, high), (model_low, model_high) = seconds, completions or seconds
+        query = f"from={low}&to={high}&model_from={model_low}&model_to={model_high}"
+        with urlopen(f"{self.url}/latency?{query}", context=trusted) as response:
             response.read()
 
     def connections(self) -> int:
@@ -105,7 +110,7 @@ def _write_certificate(path: Path) -> None:
 
 async def _serve(certificate: str) -> None:
     seen: set[tuple[str, int]] = set()
-    delay = LATENCY_SECONDS
+    delay = model_delay = LATENCY_SECONDS
 
     @web.middleware
     async def count(request: web.Request, handler: object) -> web.StreamResponse:
@@ -116,18 +121,21 @@ async def _serve(certificate: str) -> None:
 
     async def far(request: web.Request) -> web.Response:
         await request.read()
-        await asyncio.sleep(random.uniform(*delay))
         if request.path.endswith("/chat/completions"):
+            await asyncio.sleep(random.uniform(*model_delay))
             answer = {"id": "1", "object": "chat.completion", "created": int(time.time()), "model": "m"}
             return web.json_response({**answer, "choices": [MESSAGE]})
-        return web.json_response([{"id": 1, "name": "Ada"}])
+        await asyncio.sleep(random.uniform(*delay))
+        return web.json_response([PROFILE])
 
     async def near(request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})
 
     async def latency(request: web.Request) -> web.Response:
-        nonlocal delay
-        delay = float(request.query["from"]), float(request.query["to"])
+        nonlocal delay, model_delay
+        asked = request.query
+        delay = float(asked["from"]), float(asked["to"])
+        model_delay = float(asked["model_from"]), float(asked["model_to"])
         return web.Response()
 
     async def connections(request: web.Request) -> web.Response:

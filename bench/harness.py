@@ -47,7 +47,11 @@ def arguments(description: str, *, repeats: int, **flags: Any) -> argparse.Names
         "--quick", action="store_true", help="a tenth of the work: for a look, not for a figure"
     )
     for name, default in flags.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        option = f"--{name.replace('_', '-')}"
+        if default is False:
+            parser.add_argument(option, action="store_true")
+        else:
+            parser.add_argument(option, type=type(default), default=default)
     return parser.parse_args()
 
 

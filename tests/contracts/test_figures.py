@@ -1,0 +1,45 @@
+"""Figures that pages show come from a stored run of a benchmark, and from nowhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pages_of_the_benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("seed_pages", ROOT / "bench" / "seed_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SEED = pages_of_the_benchmark()
+RUN = json.loads(SEED.RESULTS.read_text())
+
+
+@pytest.mark.parametrize("page", SEED.PAGES, ids=lambda page: page.name)
+def test_the_tables_are_those_of_the_stored_run(page: Path) -> None:
+    text = page.read_text()
+    assert SEED.with_tables(text, SEED.PAGES[page], RUN) == text
+    other = json.loads(SEED.RESULTS.read_text(), parse_float=lambda number: float(number) * 1.5)
+    assert SEED.with_tables(text, SEED.PAGES[page], other) != text
+
+
+def test_the_plot_can_be_made_of_it(tmp_path: Path) -> None:
+    SEED.plot(RUN, tmp_path / "again.png")
+    again, stored = (tmp_path / "again.png").read_bytes(), SEED.PLOT.read_bytes()
+    assert again[:8] == stored[:8] == b"\x89PNG\r\n\x1a\n"
+    assert again[16:24] == stored[16:24]  # width and height
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed-tables"):
+        SEED.with_tables("no markers", SEED.ALL, RUN)
