@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 from unstale import clock
+from unstale.ahead import Ahead
 from unstale.audit import Auditor
 from unstale.connections import Connections
 from unstale.embedded import EmbeddedWorker, embedded_worker
@@ -57,7 +58,12 @@ class Assembly:
             url = settings.redis_url.get_secret_value()
             connections = Connections(url, timeout=settings.redis_timeout)
             self.tier = self._new_tier(connections)
-        self.rulebook = Rulebook(self.tier, default_ttl=settings.default_ttl, jitter=settings.ttl_jitter)
+        self.rulebook = Rulebook(
+            self.tier,
+            default_ttl=settings.default_ttl,
+            jitter=settings.ttl_jitter,
+            negative_ttl=settings.negative_ttl,
+        )
         if connections is not None:
             self.subscriber = self._new_subscriber(connections)
         self.embedded: EmbeddedWorker | None = None
@@ -94,6 +100,7 @@ class Assembly:
             patience=settings.max_silence,
             repair=lambda key: self.writer.delete([key], lsn=None),
         )
+        self.ahead = Ahead(self.tier, self.near, self.follower, self.rulebook, clock=clock.now)
 
     async def start(self) -> None:
         """Begin to follow; wait for the first watermark if one is likely, for at most ``redis_timeout``.
@@ -129,6 +136,7 @@ class Assembly:
             stack.callback(self.tokens.close)
             stack.push_async_callback(self.flights.close)
             stack.push_async_callback(self.auditor.close)
+            stack.push_async_callback(self.ahead.close)
             if self.subscriber is not None:
                 stack.push_async_callback(self.subscriber.close)
             if self.embedded is not None:

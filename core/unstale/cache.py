@@ -16,13 +16,14 @@ from unstale.following import Trust
 from unstale.lane import CLOSED
 from unstale.loads import Loader
 from unstale.locks import LOCK_SECONDS, Lock, Locks
-from unstale.reads import Reads, check_ttl
+from unstale.reads import check_ttl
+from unstale.reads_many import ManyReads
 from unstale.settings import Settings
 from unstale.statistics import Counters, count, describe
 from unstale.tokens import Token
 
 
-class Cache(Reads):
+class Cache(ManyReads):
     """Values by key, kept true to the database by invalidations.
 
     Example:

@@ -1,20 +1,27 @@
 """Turns values into the JSON bytes both tiers hold, and back."""
 
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from unstale.names import LEASE, SOFT_LEASE
 
 M = TypeVar("M", bound=BaseModel)
+Model: TypeAlias = type[BaseModel] | TypeAdapter[Any]
+"""What a value is validated into: a pydantic model, or an adapter for any other type."""
 
 loads: Final = orjson.loads
 
 MAX_KEY_BYTES: Final = 1024
 """Longest key, in UTF-8: keys travel in messages of 64 KiB."""
 
+NOTHING: Final = b"null"
+"""The JSON of None: "not found" is a value."""
+
 _MARKER: Final = b"\x00"
+_BITS: Final = 64
+_RENEWED: Final = b"\n"
 
 
 def check_key(key: str, *, own: str) -> str:
@@ -55,19 +62,35 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} inside")
 
 
-def decode(data: bytes, model: type[M] | None) -> Any:
+def decode(data: bytes, model: "Model | None") -> Any:
     """The value again, a copy of the caller's own; ``model`` validates it. null stays None.
 
     Raises ValueError (pydantic's ValidationError is one) when the bytes are not such a value.
     """
-    if model is None or data == b"null":
+    if model is None or data.startswith(NOTHING):
         return orjson.loads(data)
+    if isinstance(model, TypeAdapter):
+        return model.validate_json(data)
     return model.model_validate_json(data)
 
 
 def is_value(data: bytes) -> bool:
     """Whether what stands at a key is a value; else it is a lease."""
     return not data.startswith(_MARKER)
+
+
+def being_renewed(data: bytes, token: int) -> bytes:
+    """The same JSON text with white space behind it that spells ``token`` (64 bits): so it is one of a kind.
+
+    Every JSON parser ignores it, so readers do not notice; a compare-and-set does.
+    """
+    spelled = format(token, f"0{_BITS}b").translate({ord("0"): " ", ord("1"): "\t"})
+    return data.rstrip(b" \t\n") + _RENEWED + spelled.encode()
+
+
+def is_being_renewed(data: bytes) -> bool:
+    """Whether `being_renewed` made it."""
+    return data[-_BITS - 1 : -_BITS] == _RENEWED and not data[-_BITS:].strip(b" \t")
 
 
 def is_soft_lease(data: bytes) -> bool:

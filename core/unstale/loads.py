@@ -84,12 +84,24 @@ class Flight:
         next: The flight for those who came after an invalidation.
     """
 
-    __slots__ = ("abandoned", "forced", "key", "loader", "mark", "next", "task", "ttl", "waiters")
+    __slots__ = (
+        "abandoned", "forced", "key", "loader", "mark", "negative_ttl", "next", "task", "ttl", "waiters",
+    )  # fmt: skip
 
-    def __init__(self, key: str, loader: Loader, *, ttl: float | None, forced: bool, mark: Mark) -> None:
+    def __init__(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None,
+        negative_ttl: float | None,
+        forced: bool,
+        mark: Mark,
+    ) -> None:
         self.key = key
         self.loader = loader
         self.ttl = ttl
+        self.negative_ttl = negative_ttl
         self.forced = forced
         self.mark = mark
         self.next: Flight | None = None
@@ -110,7 +122,15 @@ class Flights:
         self._running: dict[str, Flight] = {}
         self._closed = False
 
-    async def join(self, key: str, loader: Loader, *, ttl: float | None, forced: bool) -> Loaded:
+    async def join(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None,
+        forced: bool,
+        negative_ttl: float | None = None,
+    ) -> Loaded:
         """Wait for a read of ``key`` that began after the last invalidation this process knows of.
 
         ``forced`` callers wait for a load that begins after they came. A loader's error reaches everybody who
@@ -118,11 +138,11 @@ class Flights:
         """
         flight = self._running.get(key)
         if flight is None:
-            flight = self._new(key, loader, ttl, forced)
+            flight = self._new(key, loader, ttl, negative_ttl, forced)
             self._start(flight)
         elif forced or flight.abandoned or not flight.mark.clean:
             if flight.next is None:
-                flight.next = self._new(key, loader, ttl, forced)
+                flight.next = self._new(key, loader, ttl, negative_ttl, forced)
             flight = flight.next
             flight.forced = flight.forced or forced
         waiter: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
@@ -144,8 +164,11 @@ class Flights:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _new(self, key: str, loader: Loader, ttl: float | None, forced: bool) -> Flight:
-        return Flight(key, loader, ttl=ttl, forced=forced, mark=self._marks.open(key))
+    def _new(
+        self, key: str, loader: Loader, ttl: float | None, negative_ttl: float | None, forced: bool
+    ) -> Flight:
+        mark = self._marks.open(key)
+        return Flight(key, loader, ttl=ttl, negative_ttl=negative_ttl, forced=forced, mark=mark)
 
     def _start(self, flight: Flight) -> None:
         self._running[flight.key] = flight

@@ -127,6 +127,8 @@ class Reader:
         """Into the near cache, if nothing happened to the key since the mark and what happens is heard."""
         near = self._near.followed
         now = self._clock()
+        if data == codec.NOTHING:
+            seconds = self._rulebook.bounded(seconds)
         if mark.clean and now < near.trusted_until:
             near.put(key, data, expires=now + seconds)
 
@@ -165,6 +167,11 @@ class Reader:
         self.loads += 1
         return codec.encode(flight.key, await call(flight.loader, load))
 
+    def _ttl(self, flight: Flight, data: bytes) -> float:
+        return self._rulebook.ttl_of_load(
+            flight.key, flight.ttl, flight.negative_ttl, negative=data == codec.NOTHING
+        )
+
     async def _load_and_fill(self, tier: RedisTier, flight: Flight, claim: Claim) -> bytes:
         key, lease = flight.key, claim.lease
         assert lease is not None  # claims without one do not come here
@@ -180,7 +187,7 @@ class Reader:
             if failpoints.on:
                 await failpoints.reach("reader.before_fill")
             if claim.live:
-                ttl = self._rulebook.ttl_of_load(key, flight.ttl)
+                ttl = self._ttl(flight, data)
                 with contextlib.suppress(RedisUnavailable):
                     refreshed = self._rulebook.refreshed(key)
                     stored = await tier.fill(key, lease, data, seconds=ttl, refreshed=refreshed)
@@ -207,7 +214,7 @@ class Reader:
         near.marks.close(flight.mark)
         flight.mark = near.marks.open(flight.key)
         data = await self._load(flight, Load(flight.key, None, primary=True))
-        ttl = self._rulebook.ttl_of_load(flight.key, flight.ttl)
+        ttl = self._ttl(flight, data)
         if self._tier is None:
             # This process hears of every change itself, before it says that it is attached.
             self._keep(flight.key, data, flight.mark, ttl)

@@ -5,10 +5,11 @@ import contextlib
 import threading
 from typing import Any, Final, TypeVar, overload
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from unstale import clock, codec
 from unstale.assembly import Assembly
+from unstale.codec import Model
 from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.following import Trust
 from unstale.lane import CLOSED
@@ -17,6 +18,7 @@ from unstale.memory import UNSET, Entry
 from unstale.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 MAX_TTL: Final = 10 * 365 * 86_400.0
 """Longest time to live in seconds: ten years."""
@@ -49,10 +51,12 @@ class Reads:
         loader: Loader,
         *,
         ttl: float | None = None,
+        negative_ttl: float | None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
         model: type[M],
         shared: bool = False,
+        refresh_ahead: float = 0.0,
     ) -> M | None: ...
 
     @overload
@@ -62,10 +66,27 @@ class Reads:
         loader: Loader,
         *,
         ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        model: TypeAdapter[T],
+        shared: bool = False,
+        refresh_ahead: float = 0.0,
+    ) -> T | None: ...
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
         model: None = None,
         shared: bool = False,
+        refresh_ahead: float = 0.0,
     ) -> Any: ...
 
     async def get_or_load(
@@ -74,10 +95,12 @@ class Reads:
         loader: Loader,
         *,
         ttl: float | None = None,
+        negative_ttl: float | None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
-        model: type[BaseModel] | None = None,
+        model: Model | None = None,
         shared: bool = False,
+        refresh_ahead: float = 0.0,
     ) -> Any:
         """The value of ``key``: from the near cache, from Redis, or from ``loader``, which then runs once.
 
@@ -87,15 +110,18 @@ class Reads:
 
         Args:
             ttl: Seconds the value may live; beats ``[ttl]`` and ``default_ttl``.
+            negative_ttl: Seconds the value may live if it is None; beats ``UNSTALE_NEGATIVE_TTL``.
             max_staleness: The caches may answer only if `staleness` is at most this many seconds, and never
                 with a value that a rule's ``serve_stale`` keeps.
             fresh: Only a value that was loaded after this call will do: no cache answers.
-            model: The pydantic model to validate into.
+            model: The pydantic model, or the TypeAdapter, to validate into.
             shared: Return one frozen object to all who ask, instead of a copy; faster. Not with ``model``.
+            refresh_ahead: Share of the value's life, 0 to 0.9: a hit in its last part is answered at once and
+                has the value loaded anew in the background, so that nobody waits when it expires.
         """
         # A hit is served without another Python call: this is what an agent does all day.
         entry = self._peek(key)
-        if entry is not None and max_staleness is None and not fresh:
+        if entry is not None and max_staleness is None and not fresh and not refresh_ahead:
             now = self._now()
             if now < self._followed.trusted_until and now < entry.expires:
                 self._touch(key)
@@ -105,21 +131,26 @@ class Reads:
                         return codec.loads(entry.data)
                     frozen = entry.frozen
                     return frozen if frozen is not UNSET else self._freeze(key, entry)
-        return await self._get_or_load(key, loader, ttl, max_staleness, fresh, model, shared)
+        value = await self._get_or_load(key, loader, ttl, negative_ttl, max_staleness, fresh, model, shared)
+        if refresh_ahead:
+            self._parts.ahead.consider(key, loader, share=refresh_ahead, ttl=ttl, negative_ttl=negative_ttl)
+        return value
 
     async def _get_or_load(
         self,
         key: str,
         loader: Loader,
         ttl: float | None,
+        negative_ttl: float | None,
         max_staleness: float | None,
         fresh: bool,
-        model: type[BaseModel] | None,
+        model: Model | None,
         shared: bool,
     ) -> Any:
         audited = self._auditor.drawn  # as drawn by the look into the near cache just now
         self._check(key, model, shared)
         check_ttl(ttl)
+        check_ttl(negative_ttl, name="negative_ttl")
         forced = fresh or (max_staleness is not None and self._follower.staleness > max_staleness)
         stale = max_staleness is None and not fresh and self._rulebook.serves_stale(key)
         for last in (False, True):
@@ -132,7 +163,9 @@ class Reads:
                     else:
                         data = await self._reader.look(key, ttl=ttl)
             if data is None or not codec.is_value(data):
-                data, origin = await self._flights.join(key, loader, ttl=ttl, forced=forced)
+                data, origin = await self._flights.join(
+                    key, loader, ttl=ttl, negative_ttl=negative_ttl, forced=forced
+                )
             self._count(origin)
             if audited and origin is not Origin.LOADER:
                 self._auditor.begin(key, loader, data)
@@ -168,6 +201,17 @@ class Reads:
         self,
         key: str,
         *,
+        model: TypeAdapter[T],
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        shared: bool = False,
+    ) -> T | None: ...
+
+    @overload
+    async def get(
+        self,
+        key: str,
+        *,
         model: None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
@@ -178,7 +222,7 @@ class Reads:
         self,
         key: str,
         *,
-        model: type[BaseModel] | None = None,
+        model: Model | None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
         shared: bool = False,
@@ -211,7 +255,7 @@ class Reads:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _check(self, key: str, model: type[BaseModel] | None, shared: bool) -> None:
+    def _check(self, key: str, model: Model | None, shared: bool) -> None:
         self._check_open()
         codec.check_key(key, own=self.settings.names.tag)
         if shared and model is not None:
@@ -243,7 +287,7 @@ class Reads:
         self._followed.share(key, entry, frozen)
         return frozen
 
-    def _decode(self, key: str, data: bytes, model: type[BaseModel] | None, shared: bool) -> Any:
+    def _decode(self, key: str, data: bytes, model: Model | None, shared: bool) -> Any:
         if not shared:
             return codec.decode(data, model)
         entry = self._followed.read(key)
@@ -260,7 +304,7 @@ class Reads:
                 await self._tier.release(self.settings.names.stale(key) if stale else key, data)
 
 
-def check_ttl(ttl: float | None) -> None:
+def check_ttl(ttl: float | None, *, name: str = "ttl") -> None:
     """Raise ValueError for a time to live that is none."""
     if ttl is not None and not 0.001 <= ttl <= MAX_TTL:
-        raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")
+        raise ValueError(f"{name} is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")

@@ -85,6 +85,7 @@ class RedisTier:
             Script("unstale", name)
             for name in ("fill", "extend", "release", "takeover", "replay", "direct", "put")
         )
+        self._ahead = Script("unstale", "ahead")
 
     def read(self, key: str) -> "asyncio.Future[bytes | None]":
         """What stands at ``key``: a value or a lease (`codec.is_value`)."""
@@ -118,6 +119,14 @@ class RedisTier:
             self._takeover, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
         )
         return _claim(lease if found == lease else None, found, known)
+
+    async def take_ahead(self, key: str, found: bytes, wanted: bytes) -> Claim | None:
+        """Put ``wanted`` in the place of ``found``, with the life it has; None when something else is there.
+
+        `fill` then takes ``wanted`` for the lease.
+        """
+        taken, *known = await self._script(self._ahead, [key, self.names.state], [found, wanted])
+        return _claim(wanted, None, known) if taken else None
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
         """Prolong a lease; False when it is gone."""

@@ -18,10 +18,19 @@ REMEMBERED: Final = 10_000
 class Rulebook:
     """The published rules, read when following begins and whenever a watermark names others."""
 
-    def __init__(self, tier: RedisTier | None, *, default_ttl: float, jitter: float) -> None:
+    def __init__(
+        self,
+        tier: RedisTier | None,
+        *,
+        default_ttl: float,
+        jitter: float,
+        negative_ttl: float | None = None,
+    ) -> None:
         self._tier = tier
         self._default_ttl = default_ttl
         self._jitter = jitter
+        self.negative_ttl = negative_ttl
+        """Most seconds a value that is None may live; None: as long as any other."""
         self._rules = PublishedRules()
         self._known: OrderedDict[str, tuple[bool, float | None, float | None]] = OrderedDict()
         self._warned: set[str] = set()
@@ -73,12 +82,24 @@ class Rulebook:
         ttl = self._look_up(key)[1]
         return self._default_ttl if ttl is None else ttl
 
-    def ttl_of_load(self, key: str, ttl: float | None) -> float:
-        """TTL of a value that was loaded: shortened at random, so that values do not expire together."""
+    def ttl_of_load(
+        self, key: str, ttl: float | None, negative_ttl: float | None = None, *, negative: bool = False
+    ) -> float:
+        """TTL of a value that was loaded: shortened at random, so that values do not expire together.
+
+        A value that is None (``negative``) lives for ``negative_ttl`` at most, or for the setting's.
+        """
         if ttl is None:
             self._warn_of_default(key)
             ttl = self.ttl(key)
+        if negative:
+            ttl = self.bounded(ttl, negative_ttl)
         return ttl * (1 - self._jitter * random.random())
+
+    def bounded(self, seconds: float, negative_ttl: float | None = None) -> float:
+        """Seconds a value that is None may live, of those that another value might."""
+        most = self.negative_ttl if negative_ttl is None else negative_ttl
+        return seconds if most is None else min(seconds, most)
 
     def ttl_of_set(self, key: str, ttl: float | None) -> float:
         """TTL of a value that was set: exactly what was asked for."""

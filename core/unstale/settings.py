@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """Most bytes of encoded values in the near cache."""
     default_ttl: Seconds = 60.0
     """Seconds a value lives that no ``[ttl]`` pattern and no ``ttl=`` names."""
+    negative_ttl: Seconds | None = None
+    """Most seconds a value that is None ("not found") lives; unset: as long as any other value."""
     ttl_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share by which a TTL is shortened at random, so that values do not expire together."""
     lease_ttl: Seconds = 3.0

@@ -22,6 +22,7 @@ class Counters:
         loads: Loaders run.
         fills: Values stored in Redis under a lease.
         fills_refused: Values not stored: an invalidation (or an eviction) had taken the lease.
+        loads_ahead: Loaders run in the background, for values about to expire.
         invalidations: Messages, log entries and own invalidations that dropped something or might have.
         flushes: Times everything was dropped.
         replays: Times the log was read.
@@ -42,6 +43,7 @@ class Counters:
     loads: int
     fills: int
     fills_refused: int
+    loads_ahead: int
     invalidations: int
     flushes: int
     replays: int
@@ -67,6 +69,7 @@ def count(cache: "Cache") -> Counters:
         loads=reader.loads,
         fills=reader.fills,
         fills_refused=reader.fills_refused,
+        loads_ahead=parts.ahead.loads,
         invalidations=near.invalidations,
         flushes=near.flushes,
         replays=subscriber.replays if subscriber is not None else 0,

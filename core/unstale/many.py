@@ -1,0 +1,98 @@
+"""Many keys at once: one trip to Redis, and one call of the loader for all that are missing."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from unstale.errors import LoadCancelled
+
+ManyLoader: TypeAlias = Callable[[list[str]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
+"""Receives the missing keys, and returns a value for each; a key it leaves out was not found (None)."""
+
+LINGER: Final = 0.01
+"""Seconds a batch waits for keys whose lease is still on its way; then those that are there are loaded."""
+
+
+class Batch:
+    """Turns the loads of single keys, each under its own lease, into few calls of one loader.
+
+    A call begins as soon as every key has either come here or was answered otherwise (another instance had
+    filled it), and no later than `LINGER` after the first one came.
+    """
+
+    def __init__(self, keys: Sequence[str], loader: ManyLoader) -> None:
+        self._expected = set(keys)
+        self._loader = loader
+        self._waiting: dict[str, list[asyncio.Future[Any]]] = {}
+        self._calls: dict[asyncio.Task[None], dict[str, list[asyncio.Future[Any]]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def load(self, key: str) -> Any:
+        """The value of one key; raises what the loader raises."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.setdefault(key, []).append(future)
+        if self._timer is None:
+            self._timer = loop.call_later(LINGER, self._begin)
+        self.settled(key)
+        try:
+            return await future
+        finally:
+            self._left(future)
+
+    def settled(self, key: str) -> None:
+        """``key`` is not waited for any more."""
+        self._expected.discard(key)
+        if not self._expected and self._waiting:
+            self._begin()
+
+    def _left(self, future: asyncio.Future[Any]) -> None:
+        """A call that nobody waits for any more is cancelled, as a load of one key is."""
+        for call, waiting in self._calls.items():
+            if any(future in futures for futures in waiting.values()) and all(
+                each.done() for futures in waiting.values() for each in futures
+            ):
+                call.cancel()
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            call = asyncio.create_task(self._call(waiting), name="unstale-load-many")
+            self._calls[call] = waiting
+            call.add_done_callback(lambda done: self._calls.pop(done, None))
+
+    async def _call(self, waiting: dict[str, list[asyncio.Future[Any]]]) -> None:
+        try:
+            answer = self._loader(list(waiting))
+            found = await answer if inspect.isawaitable(answer) else answer
+            if not isinstance(found, Mapping):
+                raise TypeError(
+                    f"a loader of many keys returns a mapping of key to value, and this one returned "
+                    f"a {type(found).__name__}"
+                )
+        except asyncio.CancelledError:
+            self._fail(waiting, LoadCancelled("the loader of many keys was cancelled"))
+            raise
+        except BaseException as error:
+            self._fail(waiting, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for key, futures in waiting.items():
+                for future in futures:
+                    if not future.done():
+                        future.set_result(found.get(key))
+
+    @staticmethod
+    def _fail(waiting: Mapping[str, list[asyncio.Future[Any]]], error: BaseException) -> None:
+        for futures in waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    def __repr__(self) -> str:
+        return f"<Batch {len(self._expected)} expected, {len(self._waiting)} waiting>"
