@@ -109,26 +109,25 @@ begin
             using errcode = 'undefined_column';
     end if;
     -- A name that the query returns is found in x; one that it does not return is the changed row's, one level further
-    -- out. array_agg knows the type of a column even when there is no row.
+    -- out. A column has a type even where there is no row.
     select
         pg_catalog.string_agg(
             pg_catalog.format('(select %I from (select "unstale found".*) as x) as a%s', w.name, w.place), ', '
             order by w.place),
         pg_catalog.string_agg(
-            pg_catalog.format('(pg_catalog.array_agg(a%s) filter (where false))[1]', w.place), '), pg_catalog.pg_typeof('
-            order by w.place),
+            pg_catalog.format('pg_catalog.pg_typeof((select a%s from answer limit 0))', w.place), ', ' order by w.place),
         pg_catalog.string_agg(pg_catalog.format('a%s', w.place), ', ' order by w.place)
     into picked, typed, answered
     -- Keys without a placeholder need no column, only to know whether there is an answer.
     from pg_catalog.unnest(case when wanted = '{}' then '{unstale row}' else wanted end) with ordinality as w(name, place);
     -- As over a connection of the worker's own: the query may name tables of public without their schema.
     perform pg_catalog.set_config('search_path', 'public, extensions', true);
-    execute 'select pg_catalog.jsonb_build_object('
-        || '''rows'', coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(' || answered || ')), ''[]''), '
-        || '''types'', array[pg_catalog.pg_typeof(' || typed || ')]::oid[]) from (select ' || picked
+    execute 'with answer as (select ' || picked
         || ' from pg_catalog.jsonb_array_elements($1) as g(row_of) cross join lateral (select g.row_of as "unstale row"'
         || coalesce(casts, '') || ') as "unstale changed" cross join lateral (' || E'\n' || query || E'\n'
-        || ') as "unstale found" limit $2) as answer'
+        || ') as "unstale found" limit $2) select pg_catalog.jsonb_build_object('
+        || '''rows'', (select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(' || answered || ')), ''[]'') '
+        || 'from answer), ''types'', array[' || typed || ']::oid[])'
     into result using given, most;
     return pg_catalog.jsonb_build_object('rows', result -> 'rows', 'types', (
         select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(n.nspname, t.typname, t.typtype::text) order by r.place)

@@ -13,7 +13,7 @@ def query_hash(watch: Watch) -> str:
     """32 hex digits that differ whenever the function would; the watch must have a query."""
     assert watch.query is not None
     table = watch.table
-    does = [1, table.schema, table.name, watch.row_columns, columns_of(watch.keys), watch.query.bound()]
+    does = [1, table.schema, table.name, watch.row_columns, columns_of(watch.keys), watch.query.normal]
     return hashlib.sha256(json.dumps(does).encode()).hexdigest()[:32]
 
 
