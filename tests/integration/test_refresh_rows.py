@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pooler import pooled
 from refreshing import NAMES, counts, due, filled, settled
 from servers import Database, eventually
 from workers import connected, redis_at, running_worker
@@ -140,3 +141,15 @@ async def test_a_table_may_change_meanwhile(database: Database, redis_url: str, 
             await db.execute("alter table public.profiles add column mood text default 'well'")
             await due(redis, "user:1:whole")
             assert json.loads(await filled(redis, "user:1:whole"))["mood"] == "well"
+
+
+async def test_behind_a_transaction_pooler(database: Database, redis_url: str) -> None:
+    """Nothing of a session lasts there: no prepared statement, no search path, no setting."""
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with pooled(database.worker_dsn) as dsn, running_worker(dsn, redis_url, rules=RULES):
+            for number in range(3):
+                await due(redis, "user:1:profile", "user:2:friends", f"user:{number}:whole")
+                assert json.loads(await filled(redis, "user:1:profile"))["tags"] == ["math", "engines"]
+                assert json.loads(await filled(redis, "user:2:friends")) == ['Ada "the first"']
+                await filled(redis, f"user:{number}:whole")

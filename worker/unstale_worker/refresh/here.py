@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -17,6 +18,7 @@ from unstale_worker.refresh.tally import Tally
 from unstale_worker.refresh.waiting import Waiting
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.sources.connections import Connections
+from unstale_worker.sources.pooler import is_transaction_pooler
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -54,6 +56,7 @@ async def load_here(
     assert settings.database_url is not None
     timeout = max(settings.database_timeout, *(spec.timeout + 1 for spec in specs))
     connections = Connections(settings.database_url.get_secret_value(), timeout=timeout)
+    connections = replace(connections, pooled=await is_transaction_pooler(connections))
     sessions = Sessions(connections, name=session, most=settings.refresh_connections)
     try:
         await _check(sessions, specs, failed)

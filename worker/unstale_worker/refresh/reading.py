@@ -1,7 +1,8 @@
 """Loads the values of many keys in one query, and tells which keys cannot be loaded."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,10 +30,30 @@ class Loaded:
 
 
 class Statements:
-    """The statements of one session; made anew when Postgres refuses one, as tables change."""
+    """The statements of one session; made anew when Postgres refuses one, as tables change.
 
-    def __init__(self) -> None:
+    Args:
+        pooled: Behind a transaction pooler, where nothing lasts longer than a transaction.
+    """
+
+    def __init__(self, *, pooled: bool) -> None:
+        self._pooled = pooled
         self._known: dict[str, Statement] = {}
+
+    async def begin(self, connection: Connection) -> None:
+        """Make a fresh session read as loaders do."""
+        if not self._pooled:
+            await connection.fetchrow(statement("refresh_session"), False)
+
+    @asynccontextmanager
+    async def transaction(self, connection: Connection) -> AsyncIterator[None]:
+        """What loads inside reads as loaders do; elsewhere than behind a pooler that needs no transaction."""
+        if not self._pooled:
+            yield
+            return
+        async with connection.transaction(readonly=True):
+            await connection.fetchrow(statement("refresh_session"), True)
+            yield
 
     async def get(self, connection: Connection, spec: RefreshSpec) -> Statement:
         """See `statement_for`."""
@@ -49,7 +70,7 @@ class Statements:
 async def load(
     connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str]
 ) -> Loaded:
-    """Load ``keys`` from the primary, in read-only transactions that begin after this call.
+    """Load ``keys`` from the primary, read only, with snapshots taken after this call.
 
     What is wrong with one key (a segment that is no number, two rows) fails that key; what is wrong with the
     query or the table fails all of them.
@@ -130,18 +151,17 @@ async def _attempt(
 async def _fetch(
     connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str]
 ) -> list[asyncpg.Record]:
-    """One query in a transaction of its own; afterwards it is known that no policy hid a row."""
-    async with connection.transaction(readonly=True):
-        await connection.fetchrow(statement("fanout_session"), "on")
+    """One query; afterwards it is known that no policy hid a row."""
+    async with statements.transaction(connection):
         made = await statements.get(connection, spec)
         fields = [spec.fields(key) for key in keys]
         columns = [[of[name] for of in fields] for name in made.fields]
-        records: list[asyncpg.Record] = await connection.fetch(made.sql, list(range(len(keys))), *columns)
-        hidden = await connection.fetch(statement("fanout_hidden"))
-    if hidden:  # or behind a view that reads with its owner's rights: this run tells
+        numbers = list(range(len(keys)))
+        records: list[asyncpg.Record] = await connection.fetch(made.sql, numbers, *columns)
+    if records and records[-1][0] == -1:  # or behind a view that reads with its owner's rights: this tells
         async with connection.transaction(readonly=True):
             await connection.fetchrow(statement("fanout_session"), "off")
-            records = await connection.fetch(made.sql, list(range(len(keys))), *columns)
+            records = await connection.fetch(made.plain, numbers, *columns)
     return records
 
 

@@ -32,7 +32,7 @@ class Sessions:
     async def session(self) -> AsyncIterator[Session]:
         """A session of one's own; raises `DatabaseUnavailable`, also when it breaks inside."""
         async with self._free:
-            session = self._take() or (await self._connections.open(name=self._name), Statements())
+            session = self._take() or await self._open()
             try:
                 yield session
             except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
@@ -47,6 +47,19 @@ class Sessions:
                 session[0].terminate()
             else:
                 self._idle.append(session)
+
+    async def _open(self) -> Session:
+        connection = await self._connections.open(name=self._name)
+        statements = Statements(pooled=self._connections.pooled)
+        try:
+            await statements.begin(connection)
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            connection.terminate()
+            raise DatabaseUnavailable(f"a loader got no session ({type(error).__name__})") from error
+        except BaseException:  # cancelled
+            connection.terminate()
+            raise
+        return connection, statements
 
     def _take(self) -> Session | None:
         while self._idle:

@@ -38,11 +38,14 @@ class Statement:
     """One prepared text.
 
     Attributes:
-        sql: Takes the keys' numbers, then an array of texts for each of ``fields``; returns number and JSON.
+        sql: Takes the keys' numbers, then an array of texts for each of ``fields``; returns number and JSON,
+            and number -1 with the name of a table whose policies may have hidden rows.
+        plain: The same without such names.
         fields: The fields of the key that it needs, in the order of its parameters.
     """
 
     sql: str
+    plain: str
     fields: tuple[str, ...]
 
 
@@ -78,7 +81,7 @@ async def _row(connection: Connection, loader: RowLoader) -> Statement:
             for (column, _), name in zip(loader.key, given, strict=True)
         ),
     )
-    return Statement(sql, tuple(field for _, field in loader.key))
+    return _statement(sql, tuple(field for _, field in loader.key))
 
 
 async def _query(connection: Connection, query: Query) -> Statement:
@@ -105,7 +108,11 @@ async def _query(connection: Connection, query: Query) -> Statement:
         ),
         query=query.bound(),
     )
-    return Statement(sql, query.columns)
+    return _statement(sql, query.columns)
+
+
+def _statement(sql: str, fields: tuple[str, ...]) -> Statement:
+    return Statement(fill("refresh_looked", hidden=statement("fanout_hidden"), loaded=sql), sql, fields)
 
 
 async def _column_types(connection: Connection, table: TableName) -> dict[str, str]:
