@@ -67,9 +67,10 @@ class Assembly:
         if connections is not None:
             self.subscriber = self._new_subscriber(connections)
         self.embedded: EmbeddedWorker | None = None
+        self.feed = self._new_feed()
         if settings.embedded_worker:
             if connections is None:
-                self.embedded = embedded_worker(settings, self._new_feed())
+                self.embedded = embedded_worker(settings, self.feed)
             else:
                 logger.info("no embedded worker, as there is Redis (REDIS_ENABLED); run `unstale worker`")
         self.reader = Reader(

@@ -160,8 +160,10 @@ class Cache(ManyReads):
         elif self._parts.embedded is None:
             self._near.flush()  # nothing is shared, so nothing of another process can be stale
             return
-        elif self._follower.mark is not None:
-            wanted.expect(self._follower.mark.database)
+        else:
+            if self._follower.mark is not None:
+                wanted.expect(self._follower.mark.database)
+            self._parts.embedded.hint()
         await self._parts.tokens.wait(wanted, timeout=timeout)
 
     @contextlib.asynccontextmanager

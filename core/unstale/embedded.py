@@ -28,6 +28,10 @@ class EmbeddedWorker(Protocol):
         """Begin to follow; returns at once."""
         ...
 
+    def hint(self) -> None:
+        """Somebody waits: read now rather than at the next time."""
+        ...
+
     async def close(self) -> None:
         """Stop, and close every connection."""
         ...

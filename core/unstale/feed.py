@@ -1,13 +1,20 @@
 """Feeds the caches of one process from changes that it reads itself: no Redis, no messages."""
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from unstale.following import Follower
-from unstale.messages import PublishedRules, Snapshot, Watermark
+from unstale.messages import Invalidation, PublishedRules, Snapshot, Watermark
 from unstale.names import Epoch, LogId
 from unstale.near import NearTier
 from unstale.rulebook import Rulebook
+
+MOST_RECENT: Final = 20
+"""Changes remembered for `Feed.recent`."""
+MOST_KEYS: Final = 1_000
+"""Keys of one of them; one with more is remembered as the pattern ``*``."""
 
 
 class Feed:
@@ -31,19 +38,27 @@ class Feed:
         self._on_reached = on_reached
         self.now = clock
         """The clock that `reached` wants the beginning of a read by, in seconds."""
+        self.recent: deque[Invalidation] = deque(maxlen=MOST_RECENT)
+        """The newest changes, oldest first: what the log tells where there is one."""
         self._epoch = Epoch("")
         self._rules = ""
 
     def restart(self, rules: PublishedRules) -> None:
         """Begin a history at a snapshot that was read before: drop everything, mark every read in flight."""
         self._rulebook.adopt(rules)
+        self.recent.clear()
         self._epoch, self._rules = Epoch(secrets.token_hex(16)), rules.hash
         self._follower.adopt(self._epoch, LogId(0))
 
     def drop(self, keys: Iterable[str], patterns: Iterable[str]) -> None:
         """These keys, and those that match these globs, changed."""
+        keys, patterns = tuple(keys), tuple(patterns)
         self._near.drop(keys, patterns)
-        self._follower.last = LogId(self._follower.last + 1)
+        before = self._follower.last
+        self._follower.last = LogId(before + 1)
+        if len(keys) > MOST_KEYS:
+            keys, patterns = (), ("*",)
+        self.recent.append(Invalidation(self._epoch, self._follower.last, before, keys, patterns))
 
     def reached(self, began: float, *, seen: Snapshot, lsn: str, flushed: str, database: str) -> None:
         """Everything in ``seen``, read by a read that began at ``began`` on `now`, was dropped."""

@@ -3,12 +3,13 @@
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from unstale.errors import CacheClosed, PoolClosed, RedisUnavailable, ToolError, UnstaleError
 from unstale.events import may_overlap
+from unstale.messages import Invalidation
 from unstale.names import LogId
 from unstale.user_keys import UserKeys
 
@@ -315,20 +316,22 @@ class Tools:
 
     async def _last_changes(self, cache: "Cache") -> list[Result]:
         """Newest first; keys of other users, and patterns that name them, are left out."""
-        if cache._tier is None:
-            return []
-        last = cache._follower.last
-        try:
-            replay = await cache._tier.replay(LogId(max(0, last - MOST_ENTRIES)))
-        except UnstaleError:
-            return []
         changes: list[Result] = []
-        for entry in reversed(replay.entries):
+        for entry in reversed(await self._entries(cache)):
             names = [name for key in entry.keys if (name := self._keys.name(key)) is not None]
             by_pattern = any(may_overlap(pattern, self._keys.everything) for pattern in entry.patterns)
             if names or by_pattern:
                 changes.append({"log_id": entry.id, "keys": names[:MOST_KEYS], "by_pattern": by_pattern})
         return changes[:MOST_CHANGES]
+
+    async def _entries(self, cache: "Cache") -> Sequence[Invalidation]:
+        """The newest entries of the log, or of what this process has read itself; oldest first."""
+        if cache._tier is None:
+            return tuple(cache._parts.feed.recent)
+        try:
+            return (await cache._tier.replay(LogId(max(0, cache._follower.last - MOST_ENTRIES)))).entries
+        except UnstaleError:
+            return ()
 
     def __repr__(self) -> str:
         return f"<Tools of {self._keys.prefix}*: {len(self._tools)}>"

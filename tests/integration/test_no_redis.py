@@ -15,7 +15,9 @@ from servers import Database, eventually
 from unstale import Cache, Invalidated
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
 from unstale.events import Reset
+from unstale.tools import Tools
 from unstale_worker import outbox_follower
+from unstale_worker.pace import Pace
 from workers import SCHEMA, connected
 
 KEY = "user:1:profile"
@@ -100,6 +102,16 @@ async def test_a_token_of_another_database_is_refused_and_one_of_the_future_time
         await cache.wait_for(f"{system}:{timeline}:{int(xid) + 1000}:{lsn}", timeout=0.2)
 
 
+async def test_whoever_waits_for_a_token_does_not_wait_for_the_timer(
+    cache: Cache, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "pause", property(lambda self: 3600.0))
+    reads = follower_of(cache).reads
+    await eventually(lambda: follower_of(cache).reads > reads)  # the last one by the timer
+    for _ in range(3):
+        await cache.wait_for(await change(db), timeout=20)
+
+
 async def test_max_staleness_reads_past_the_cache(cache: Cache, db: asyncpg.Connection) -> None:
     load = Loads(db)
     await cache.get_or_load(KEY, load)
@@ -164,6 +176,23 @@ async def test_rules_own_keys_and_give_ttls(cache: Cache, db: asyncpg.Connection
     assert 3600 * 0.9 - 60 < entry.expires - cache._now() <= 3600  # [ttl] "1h", shortened by up to a tenth
     assert cache._parts.rulebook.owns(KEY)
     assert not cache._parts.rulebook.owns(FREE)
+
+
+async def test_tools_tell_the_last_changes_of_their_user(cache: Cache, db: asyncpg.Connection) -> None:
+    tools = Tools(cache, user_id=1)
+    assert (await tools.run("getInvalidationStats"))["last_changes"] == []
+    for user in (1, 2):
+        await cache.wait_for(await change(db, user))
+    await db.execute("update profiles set version = 0")
+    async with db.transaction():
+        await db.execute("truncate profiles")
+        token = await db.fetchval("select unstale.token()")
+    await cache.wait_for(token)
+    told = await tools.run("getInvalidationStats")
+    assert (told["status"], told["log_id"]) == ("healthy", cache._follower.last)
+    changes = [(entry["keys"], entry["by_pattern"]) for entry in told["last_changes"]]  # type: ignore[attr-defined]
+    assert changes[-1] == (["profile", "greeting_instructions"], False)
+    assert changes[0][1]  # everything, by TRUNCATE
 
 
 async def test_fan_out_queries_run(database: Database, db: asyncpg.Connection) -> None:

@@ -5,6 +5,7 @@ memory, and only reads. It polls: the one session that commits may notify belong
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import Final
@@ -57,6 +58,7 @@ class OutboxFollower:
         self._source: Source | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._warned = ""
+        self._hinted = asyncio.Event()
         self.tried = asyncio.Event()
         self.refused: ConfigurationError | None = None
         self.reads = 0
@@ -69,6 +71,10 @@ class OutboxFollower:
             asyncio.create_task(self._follow_for_ever(), name="unstale-embedded"),
             asyncio.create_task(self._purge_for_ever(), name="unstale-embedded-purge"),
         ]
+
+    def hint(self) -> None:
+        """See `EmbeddedWorker.hint`."""
+        self._hinted.set()
 
     async def close(self) -> None:
         """See `EmbeddedWorker.close`."""
@@ -107,11 +113,15 @@ class OutboxFollower:
         )
         try:
             while True:
+                hinted = self._hinted.is_set()
+                self._hinted.clear()
                 found = await self.cycle(source)
                 self.tried.set()
                 self._warned = ""
-                pace.saw(found, now=self._feed.now())
-                await asyncio.sleep(pace.pause)
+                pace.saw(found or hinted, now=self._feed.now())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pace.pause):
+                        await self._hinted.wait()
         finally:
             await source.close()
 
