@@ -1,7 +1,7 @@
 """What the official client does at each fault when nobody supervises it: why we do, and when that may change.
 
-A double on which the client behaved otherwise than under the service's rules would be a bad one; and when a test
-here fails because the client has learnt better, a part of our supervision is needless.
+A double on which the client behaved otherwise than under the service's rules would be a bad one; and when a
+test here fails because the client has learnt better, a part of our supervision is needless.
 """
 
 from __future__ import annotations
