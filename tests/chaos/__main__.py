@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chaos.faults import FAULTS
 from chaos.report import as_json, table
 from chaos.run import run
 from unstale_worker.loop import new_event_loop
@@ -24,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--subject", choices=("unstale", "aside", "deaf"), default="unstale",
         help="what agents read through; the naive ones must fail (default unstale)",
     )  # fmt: skip
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="KIND", choices=[fault.kind for fault in FAULTS],
+        help="this kind of fault, instead of all; may be given again",
+    )  # fmt: skip
     parser.add_argument("--keep", type=Path, help="an empty folder for logs and histories; they stay")
     given = parser.parse_args(arguments)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**31)
@@ -37,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             result = runner.run(
                 run(
                     folder, seconds=given.minutes * 60, seed=seed, agents=given.agents,
-                    subject=given.subject, say=lambda line: print(line, flush=True),
+                    subject=given.subject, only=given.only, say=lambda line: print(line, flush=True),
                 )
             )  # fmt: skip
     print(table(result), flush=True)

@@ -14,6 +14,7 @@ from typing import Final
 import asyncpg
 import orjson
 
+from chaos.clocks import move_on_signal
 from chaos.commits import Commits
 from chaos.world import Value, keys, load, rows_of, some_item, some_key, statement
 from chaos.writer import LOST, change_items
@@ -147,6 +148,7 @@ class Agent:
 async def main(stop: asyncio.Event) -> None:
     """Read until ``stop`` is set, then write down what is cached."""
     folder, name = Path(os.environ["CHAOS_FOLDER"]), os.environ["CHAOS_NAME"]
+    move_on_signal(f"{os.environ['CHAOS_SEED']} {name}")
     settings = Settings.load(_env_file=None)
     with (
         (folder / f"{name}.history").open("wb") as file,

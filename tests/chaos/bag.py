@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Collection
 
 from chaos.faults import FAULTS, Fault
 from chaos.stage import Stage
@@ -10,20 +11,21 @@ from chaos.stage import Stage
 class Bag:
     """Hands out faults at random, each kind once before any comes again."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, only: Collection[str] = ()) -> None:
         self._chance = chance
+        self._faults = [fault for fault in FAULTS if not only or fault.kind in only]
         self._left: list[Fault] = []
 
     def draw(self) -> list[Fault]:
         """One fault, or two at different places that happen at once."""
         faults = [self._one(set())]
-        if self._chance.random() < 0.5:
+        if self._chance.random() < 0.5 and len({fault.place for fault in self._faults}) > 1:
             faults.append(self._one({faults[0].place}))
         return faults
 
     def _one(self, taken: set[str]) -> Fault:
         if not any(fault.place not in taken for fault in self._left):
-            more = list(FAULTS)
+            more = list(self._faults)
             self._chance.shuffle(more)
             self._left += more
         fault = next(fault for fault in self._left if fault.place not in taken)

@@ -2,13 +2,17 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.stage import MAX_SILENCE, Slot, Stage
-from chaos.world import keys
+import asyncpg
+
+from chaos.stage import MAX_SILENCE, Slot, Stage, slept_file
+from chaos.world import keys, some_item, statement
+from chaos.writer import change_items
 from proxy import Proxy
 from unstale.names import Names
 
@@ -75,6 +79,25 @@ async def kill_agent(stage: Stage, chance: random.Random) -> None:
 
 async def stop_agent(stage: Stage, chance: random.Random) -> None:
     await _pause(chance.choice(stage.agents), short(chance))
+
+
+async def sleep_worker(stage: Stage, chance: random.Random) -> None:
+    """Its machine sleeps: the worker's clock stands still, the servers' go on."""
+    slot = chance.choice(stage.workers)
+    await slot.process.ready()
+    slot.process.stop()
+    began = time.monotonic()
+    await asyncio.sleep(short(chance))
+    slept = slept_file(stage.folder, slot.process.name)
+    slept.write_text(str(float(slept.read_text()) + time.monotonic() - began))
+    slot.process.move_clock()
+    slot.process.go_on()
+
+
+async def move_agents_clock(stage: Stage, chance: random.Random) -> None:
+    process = chance.choice(stage.agents).process
+    await process.ready()
+    process.move_clock()
 
 
 # --- connections --------------------------------------------------------------------------------
@@ -171,6 +194,21 @@ async def failover(stage: Stage, chance: random.Random) -> None:
     await stage.valkeys.fail_over(held=0)
 
 
+async def split_brain(stage: Stage, chance: random.Random) -> None:
+    """Two primaries; a front leads to one of them, or, uncut, from one to the other whenever it connects."""
+    moving = {front for front in stage.valkeys.fronts if chance.random() < 0.5}
+    cut = chance.random() < 0.7
+    began, split = await stage.valkeys.split(moves=moving.__contains__, cut=cut)
+    await asyncio.sleep(short(chance))
+    uniting, reached = await stage.valkeys.unite(demoted_for=chance.choice((0.0, chance.uniform(0, 1))))
+    # Who changes over loses what only the other one was told. Uncut, that may happen at any moment.
+    if cut:
+        stage.unpromised.append((began, split + MAX_SILENCE))
+        stage.unpromised.append((uniting, reached + MAX_SILENCE))
+    else:
+        stage.unpromised.append((began, reached + MAX_SILENCE))
+
+
 async def flush(stage: Stage, chance: random.Random) -> None:
     await stage.valkeys.flush()
 
@@ -203,13 +241,42 @@ async def kill_postgres(stage: Stage, chance: random.Random) -> None:
     await stage.postgres.start()
 
 
+async def kill_postgres_after_rollbacks(stage: Stage, chance: random.Random) -> None:
+    """The crash forgets rolled-back transactions, and their numbers come again."""
+    connection = await asyncpg.connect(stage.postgres.dsn())
+    try:
+        for _ in range(20):
+            transaction = connection.transaction()
+            await transaction.start()
+            await change_items(connection, [some_item(chance)])
+            await transaction.rollback()
+    finally:
+        connection.terminate()
+    await stage.postgres.kill()
+    await stage.postgres.start()
+
+
+async def restore_postgres(stage: Stage, chance: random.Random) -> None:
+    await stage.restores.restore(age=chance.uniform(0.1, 2.0))
+
+
+async def move_postgres_clock(stage: Stage, chance: random.Random) -> None:
+    connection = await asyncpg.connect(stage.postgres.superuser_dsn)
+    try:
+        await connection.execute(statement("clock_forward"))
+    finally:
+        await connection.close()
+
+
 FAULTS: Final = (
     Fault("worker killed", "worker", kill_worker),
     Fault("both workers killed", "worker", kill_workers),
     Fault("worker ended", "worker", end_worker),
     Fault("worker stopped", "worker", stop_worker),
+    Fault("worker's machine asleep", "worker", sleep_worker),
     Fault("agent killed", "agent", kill_agent),
     Fault("agent stopped", "agent", stop_agent),
+    Fault("agent's clock jumped", "agent", move_agents_clock),
     *(
         Fault(f"agent to Redis: {how}", "agent's connection", _between_agent_and_redis(do))
         for how, do in CONNECTIONS.items()
@@ -224,10 +291,14 @@ FAULTS: Final = (
     ),
     Fault("failover, writes lost", "redis", lossy_failover),
     Fault("failover", "redis", failover),
+    Fault("split brain", "redis", split_brain),
     Fault("FLUSHALL", "redis", flush),
     Fault("Redis restarted empty", "redis", restart_empty),
     Fault("Redis restarted with older data", "redis", restart_older),
     Fault("Redis stopped", "redis", stop_redis),
     Fault("evicted", "redis", evict),
     Fault("Postgres killed", "postgres", kill_postgres),
+    Fault("Postgres killed after rollbacks", "postgres", kill_postgres_after_rollbacks),
+    Fault("Postgres restored from a copy", "postgres", restore_postgres),
+    Fault("Postgres' clock jumped", "postgres", move_postgres_clock),
 )

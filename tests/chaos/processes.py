@@ -86,6 +86,15 @@ class Process:
         """SIGUSR1: an agent changes nothing from now on, and says so in its `news`."""
         self._signal(signal.SIGUSR1)
 
+    async def ready(self) -> None:
+        """Wait until it has said something, or is over: before that, a signal would end it."""
+        while not self.news and not self.failed:  # noqa: ASYNC110  # of another process
+            await asyncio.sleep(0.02)
+
+    def move_clock(self) -> None:
+        """SIGUSR2: see `clocks`."""
+        self._signal(signal.SIGUSR2)
+
     def stop(self) -> None:
         """SIGSTOP."""
         self._signal(signal.SIGSTOP)

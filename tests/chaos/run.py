@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import orjson
 
 from chaos.bag import Bag, happen
 from chaos.commits import join
+from chaos.restores import merged
 from chaos.stage import DETACHED_TTL, MAX_SILENCE, Stage, journal, staged
 from chaos.world import rows_of, statement
 from history import Checker, Final, Limits, Record, Verdict, decode
@@ -52,14 +53,23 @@ class Result:
         return self.verdict.true and not self.trouble
 
 
-async def run(folder: Path, *, seconds: float, seed: int, agents: int, subject: str, say: Say) -> Result:
+async def run(
+    folder: Path,
+    *,
+    seconds: float,
+    seed: int,
+    agents: int,
+    subject: str,
+    say: Say,
+    only: Collection[str] = (),
+) -> Result:
     """Let faults come for so long, then judge; the histories stay in ``folder``."""
     chance = random.Random(f"{seed} faults")
     faults: Counter[str] = Counter()
     recoveries: dict[str, list[float]] = defaultdict(list)
     trouble = ""
     async with staged(folder, agents=agents, seed=seed, subject=subject) as stage:
-        bag, began = Bag(chance), time.monotonic()
+        bag, began = Bag(chance, only=only), time.monotonic()
         try:
             while (elapsed := time.monotonic() - began) < seconds:
                 drawn = bag.draw()
@@ -81,11 +91,13 @@ async def run(folder: Path, *, seconds: float, seed: int, agents: int, subject: 
             await asyncio.gather(*(slot.process.finish() for slot in stage.agents))
         except (AssertionError, BaseExceptionGroup) as error:
             trouble, contents, elapsed = _words(error), {}, time.monotonic() - began
+            say(f"trouble: {trouble}")  # now: perhaps nothing can be judged
         if not await stage.postgres.running():
             await stage.postgres.start()
         for process in (stage.writer, *(slot.process for slot in stage.agents)):
             await process.close()
-        rows, read_at = await journal(stage.postgres, statement("journal"))
+        found, read_at = await journal(stage.postgres, statement("journal"))
+        rows = merged(stage.restores.lost, found)
         faults.update({name: n for name, n in stage.writer.news.items() if name not in ("refused", "change")})
         return Result(
             seed=seed,

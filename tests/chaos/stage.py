@@ -13,6 +13,7 @@ from typing import Any, Final
 import asyncpg
 
 from chaos.processes import Process
+from chaos.restores import Restores
 from chaos.valkeys import Valkeys
 from chaos.world import RULES, fill
 from proxy import Proxy
@@ -63,6 +64,7 @@ class Stage:
     workers: list[Slot]
     agents: list[Slot]
     writer: Process
+    restores: Restores
     unpromised: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -138,12 +140,23 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             stack.push_async_callback(process.close)
             return Slot(process, redis, database)
 
+        def theirs(name: str) -> dict[str, str]:
+            slept = slept_file(folder, name)
+            slept.write_text("0")
+            return {
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "UNSTALE_CONFIG": str(RULES),
+                "CHAOS_NAME": name,
+                "CHAOS_SEED": str(seed),
+                "CHAOS_SLEPT": str(slept),
+            }
+
         workers = [
-            await slot(
-                f"worker-{n}", "unstale_worker.demo.worker", _worker, postgres.dsn(user=WORKER_ROLE), pg=True
-            )
+            await slot(f"worker-{n}", "chaos.worker", theirs, postgres.dsn(user=WORKER_ROLE), pg=True)
             for n in range(1, WORKERS + 1)
         ]
+
+        dsn = postgres.dsn()  # once: while it is restored it runs elsewhere
 
         def ours(name: str) -> dict[str, str]:
             return {
@@ -153,16 +166,13 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
                 "CHAOS_SEED": str(seed),
                 "CHAOS_SUBJECT": subject,
                 "CHAOS_COMMITS": str(folder / f"{name}.commits"),
-                "DATABASE_URL": postgres.dsn(),
+                "DATABASE_URL": dsn,
             }
 
-        crowd = [
-            await slot(f"agent-{n}", "chaos.agent", ours, postgres.dsn(), pg=False)
-            for n in range(1, agents + 1)
-        ]
+        crowd = [await slot(f"agent-{n}", "chaos.agent", ours, dsn, pg=False) for n in range(1, agents + 1)]
         writer = Process("writer", ["-m", "chaos.writer"], folder=folder, environment=ours)
         stack.push_async_callback(writer.close)
-        stage = Stage(folder, postgres, valkeys, workers, crowd, writer)
+        stage = Stage(folder, postgres, valkeys, workers, crowd, writer, Restores(postgres, folder))
         for each in (*workers, *crowd):
             await each.process.start()
         await stage.recovered()
@@ -170,9 +180,9 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
         yield stage
 
 
-def _worker(name: str) -> dict[str, str]:
-    # The demo's worker process is the real worker, and ends with the process that started it.
-    return {"UNSTALE_CONFIG": str(RULES)}
+def slept_file(folder: Path, name: str) -> Path:
+    """Holds the seconds that this life of a worker has slept."""
+    return folder / f"{name}.slept"
 
 
 async def journal(postgres: EmbeddedPostgres, text: str) -> tuple[list[tuple[str, int, bool]], float]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -97,6 +97,43 @@ class Valkeys:
         await self.replica.start()
         await self.follow()
         return began, ended
+
+    async def split(self, *, moves: Callable[[Proxy], bool], cut: bool) -> tuple[float, float]:
+        """Promote the replica, which has everything; the old primary goes on serving whoever stays with it.
+
+        Args:
+            moves: Whether new connections through this front reach the new primary.
+            cut: End the connections of those that move; else they stay with the old one while they last.
+
+        Returns the moments before and after. `unite` ends it.
+        """
+        await self.synced()
+        await self._drain()
+        began = time.monotonic()
+        async with client(self.replica) as redis:
+            await _command(redis, "REPLICAOF", "NO", "ONE")
+        async with client(self.primary) as redis:
+            await _command(redis, "CLIENT", "UNPAUSE")
+        self.primary, self.replica = self.replica, self.primary
+        for front in self.fronts:
+            if moves(front):
+                front.target = self.primary.port
+                if cut:
+                    front.cut()
+        return began, time.monotonic()
+
+    async def unite(self, *, demoted_for: float) -> tuple[float, float]:
+        """The old primary follows the new one; after so many seconds everybody is sent there.
+
+        Returns the moments before and after: what only the old one was told is lost.
+        """
+        began = time.monotonic()
+        await self.follow()
+        await asyncio.sleep(demoted_for)
+        for front in self.fronts:
+            front.target = self.primary.port
+            front.cut()
+        return began, time.monotonic()
 
     async def restart_empty(self) -> None:
         """Kill the primary and start it again: it keeps nothing on disk."""

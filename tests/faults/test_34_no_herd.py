@@ -14,11 +14,14 @@ from proxy import Proxy
 from servers import eventually
 from unstale import Cache
 from unstale.connections import Connections
-from unstale.errors import RedisUnavailable
+from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.lane import FIRST_PAUSE, LAST_PAUSE, Lane
 from unstale_worker.backoff import Backoff
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.embedded.process import free_port
+from unstale_worker.rules import Rules
+from unstale_worker.supervisor import Worker
+from workers import PROFILES, settings_for
 
 AGENTS = 20
 
@@ -101,3 +104,28 @@ def test_workers_that_failed_together_try_again_apart(monkeypatch: pytest.Monkey
     assert max(backoff.failed() for _ in range(40)) == 5.0
     backoff.succeeded()
     assert backoff.failed() == 0.05
+
+
+async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or several crashes within minutes would each keep it away for longer than the last."""
+    Drawn(monkeypatch, jitter=False)
+    monkeypatch.setattr("unstale_worker.supervisor.LASTED", 0.2)
+    bounds: list[float] = []
+    failed = Backoff.failed
+
+    def noting(backoff: Backoff) -> float:
+        bounds.append(failed(backoff))
+        return 0.001
+
+    monkeypatch.setattr(Backoff, "failed", noting)
+    works = [0.0, 0.0, 0.0, 0.4, 0.0]
+
+    async def attempt() -> bool:
+        if not works:
+            return True
+        await asyncio.sleep(works.pop(0))
+        raise DatabaseUnavailable
+
+    worker = Worker(settings_for("postgresql://nowhere", "redis://nowhere"), Rules.parse(PROFILES))
+    assert await worker._retried(attempt, asyncio.Event(), fatal=())
+    assert bounds == [0.05, 0.1, 0.2, 0.05, 0.1]

@@ -42,6 +42,11 @@ log = structlog.get_logger("unstale.worker")
 
 T = TypeVar("T")
 
+LONGEST_PAUSE: Final = 2.0
+"""Seconds, at most, between two attempts at a server that is away: below `max_silence`, so that agents do not
+detach for that."""
+LASTED: Final = 1.0
+"""Seconds after which an attempt that failed had worked, or was slow enough: pauses begin anew."""
 PURGE_EVERY: Final = 30.0
 """Seconds between two rounds of the purge: a snapshot is recorded once a minute at most."""
 LONGEST_PAUSE: Final = 2.0
@@ -283,7 +288,7 @@ class Worker:
                 pass_on_cancellation()
                 self._note(error)
                 log.exception("unexpected error; trying again")
-            if asyncio.get_running_loop().time() - began > 10.0:
+            if asyncio.get_running_loop().time() - began > LASTED:
                 backoff.succeeded()
             with suppress(TimeoutError):
                 async with asyncio.timeout(backoff.failed()):
