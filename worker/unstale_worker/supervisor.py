@@ -42,9 +42,6 @@ log = structlog.get_logger("unstale.worker")
 
 T = TypeVar("T")
 
-LONGEST_PAUSE: Final = 2.0
-"""Seconds, at most, between two attempts at a server that is away: below `max_silence`, so that agents do not
-detach for that."""
 LASTED: Final = 1.0
 """Seconds after which an attempt that failed had worked, or was slow enough: pauses begin anew."""
 PURGE_EVERY: Final = 30.0
