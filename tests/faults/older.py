@@ -11,9 +11,13 @@ class Older:
         self._files = {path.name: path.read_bytes() for path in self._folder.iterdir()}
         assert self._files
 
-    def put_back(self) -> None:
-        """In the place of what is there; the server must not run."""
+    def remove(self) -> None:
+        """Let the server find nothing when it starts; it must not run."""
         for path in self._folder.iterdir():
             path.unlink()
+
+    def put_back(self) -> None:
+        """In the place of what is there; the server must not run."""
+        self.remove()
         for name, data in self._files.items():
             (self._folder / name).write_bytes(data)

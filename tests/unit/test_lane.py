@@ -3,10 +3,26 @@
 import pytest
 from redis.asyncio.connection import Connection
 
-from unstale.lane import pack_reads
+from unstale.connections import Connections
+from unstale.errors import RedisUnavailable
+from unstale.lane import FIRST_PAUSE, Lane, pack_reads
 
 
 @pytest.mark.parametrize("keys", [["a"], ["user:42:profile", "é", "x y\r\n"], [f"k{n}" for n in range(500)]])
 def test_reads_are_packed_as_redis_py_packs_them(keys: list[str]) -> None:
     wanted = Connection(protocol=2).pack_command("GET" if len(keys) == 1 else "MGET", *keys)
     assert pack_reads(keys) == b"".join(wanted)
+
+
+async def test_pauses_between_attempts_are_drawn_at_random() -> None:
+    """Agents that lost the same Redis at the same moment do not come back at the same moment."""
+    refused = Connections("redis://127.0.0.1:1/0", timeout=1.0)
+    waits = []
+    for _ in range(40):
+        lane = Lane(refused, timeout=1.0, clock=lambda: 0.0)
+        with pytest.raises(RedisUnavailable):
+            await lane.get("key")
+        waits.append(lane._retry_at)
+        await lane.close()
+    assert all(FIRST_PAUSE / 2 <= wait <= FIRST_PAUSE for wait in waits)
+    assert max(waits) - min(waits) > FIRST_PAUSE / 5

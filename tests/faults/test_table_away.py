@@ -1,0 +1,241 @@
+"""docs/away.md, row by row: what each call does when Redis or the worker is away, or Redis went back.
+
+The clock is moved, not waited for. Each tier holds another value, so an answer tells where it came from.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from away_table import Row, rows
+from older import Older
+
+from proxy import Proxy
+from servers import eventually
+from unstale import Cache, Invalidated, Reset, WaitTimeout, clock
+from unstale.events import Subscription
+from unstale.following import Trust
+from unstale_worker.embedded import EmbeddedValkey
+from worker_double import Loader, WorkerDouble, open_cache, redis_client
+
+MAX_SILENCE, DETACHED_TTL, TIMEOUT = 600.0, 6_000.0, 0.3
+FIRST, SECOND, THIRD, FOURTH = (f"user:{n}:profile" for n in (1, 2, 3, 4))
+FREE, TOLD = "session:1", "user:9:profile"
+
+
+@dataclass
+class Hand:
+    """Moves the clock of everything that is made after it."""
+
+    ahead: float = 0.0
+
+
+@pytest.fixture
+def hand(monkeypatch: pytest.MonkeyPatch, quick: None) -> Hand:
+    real, moved = clock.now, Hand()
+    monkeypatch.setattr(clock, "now", lambda: real() + moved.ahead)
+    return moved
+
+
+@dataclass
+class Scene:
+    """A played worker, an agent behind a proxy, and values that say where they are from."""
+
+    server: EmbeddedValkey
+    proxy: Proxy
+    worker: WorkerDouble
+    cache: Cache
+    events: Subscription
+    older: Older
+    hand: Hand
+    beat: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def lead(self) -> None:
+        """The worker's watermarks come, from now on."""
+        await self.beat.enter_async_context(self.worker.beating())
+
+    async def go(self, row: Row) -> None:
+        """Take away what the row says, for as long as it says."""
+        replays = self.cache.counters().replays
+        what = row.what
+        if what != "nothing is away" and what not in ("Redis away", "Redis hangs"):
+            await self.beat.aclose()
+        if what == "subscription lost, worker away":
+            await self.worker.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        elif what in ("Redis away", "both away"):
+            await self.server.kill()
+        elif what == "Redis hangs":
+            self.proxy.half_open()
+        elif what.startswith("Redis back"):
+            await self.come_back(older="older" in what)
+        if row.when == "before `detached_ttl`" and what in ("worker away", "Redis hangs"):
+            self.hand.ahead += MAX_SILENCE + 1
+        elif row.when == "later":
+            self.hand.ahead += MAX_SILENCE + DETACHED_TTL + 1
+        if what == "Redis back with older data, worker there":
+            await self.worker.new_epoch()
+            await self.lead()
+        await eventually(
+            lambda: self._noticed(row, replays), message=f"{row} is noticed: {self.cache._follower!r}"
+        )
+
+    def _noticed(self, row: Row, replays: int) -> bool:
+        answers = row.cells["get_or_load"]
+        if row.cells["staleness"] == "bounded":
+            again = not row.what.startswith("Redis back") or self.cache._follower.epoch == self.worker.epoch
+            return self.cache.attached and again
+        wanted = Trust.BRIEFLY_DETACHED if answers == "Redis" else Trust.DETACHED
+        reachable = (
+            row.cells["delete"] == "True"
+        )  # then there is a new connection, which has looked at the log
+        return self.cache._follower.trust is wanted and (
+            not reachable or (self.cache.counters().replays > replays and self._pinged())
+        )
+
+    def _pinged(self) -> bool:
+        """The replay of this connection is over."""
+        return bool(self.cache._follower._pings) or self.cache._follower._ponged > -math.inf
+
+    async def come_back(self, *, older: bool) -> None:
+        """Redis, restarted with less than it had."""
+        await self.server.kill()
+        if older:
+            self.older.put_back()
+        else:
+            self.older.remove()
+        await self.server.start()
+        await self.worker.redis.connection_pool.disconnect()
+
+
+@asynccontextmanager
+async def scene_of(durable: EmbeddedValkey, hand: Hand) -> AsyncIterator[Scene]:
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(redis_client(durable.url))
+        proxy = await stack.enter_async_context(Proxy(durable.port))
+        worker = WorkerDouble(redis)
+        await worker.recover()
+        beat = await stack.enter_async_context(AsyncExitStack())
+        await beat.enter_async_context(worker.beating())
+        cache = await stack.enter_async_context(
+            open_cache(
+                proxy.url(durable.url),
+                max_silence=MAX_SILENCE,
+                detached_ttl=DETACHED_TTL,
+                redis_timeout=TIMEOUT,
+            )
+        )
+        await eventually(lambda: cache.attached, message="attached")
+        events = await stack.enter_async_context(cache.subscribe("*"))
+        for key in (FIRST, SECOND):
+            assert await cache.get_or_load(key, Loader("near cache")) == "near cache"
+            await redis.set(key, b'"Redis"', px=3_600_000)
+        older = Older(durable)
+        await worker.apply("user:0:profile")
+        await anext(events)
+        yield Scene(durable, proxy, worker, cache, events, older, hand, beat)
+
+
+@pytest.fixture
+async def scene(durable: EmbeddedValkey, hand: Hand) -> AsyncIterator[Scene]:
+    async with scene_of(durable, hand) as scene:
+        yield scene
+
+
+@pytest.mark.parametrize("row", rows(), ids=str)
+async def test_each_call_does_what_the_table_says(scene: Scene, row: Row) -> None:
+    await scene.go(row)
+    batches = lane_batches(scene.cache)
+    found = {
+        "staleness": "infinite" if scene.cache.staleness == math.inf else "bounded",
+        "get_or_load": await get_or_load(scene),
+        "get": await get(scene),
+    }
+    if row.cells["get_or_load"] == "loader":
+        assert lane_batches(scene.cache) == batches  # Redis is not even asked
+    found |= {
+        "subscribe": await subscribe(scene, reachable=row.cells["delete"] == "True"),
+        "set": await set_(scene, THIRD, missed=True),
+        "set, free key": await set_(scene, FREE, missed=False),
+        "delete": str(await scene.cache.delete(FOURTH)),
+        "wait_for": await wait_for(scene, working=row.cells["wait_for"] == "returns"),
+    }
+    assert found == row.cells
+
+
+def lane_batches(cache: Cache) -> int:
+    assert cache._tier is not None
+    return cache._tier.lane.batches
+
+
+async def get_or_load(scene: Scene) -> str:
+    loader = Loader("loader")
+    answers = {await scene.cache.get_or_load(FIRST, loader) for _ in range(3)}
+    assert loader.calls == ("loader" in answers), "what was loaded is kept"
+    (answer,) = answers
+    return str(answer)
+
+
+async def get(scene: Scene) -> str:
+    answer = await scene.cache.get(SECOND)
+    if answer is not None:
+        return str(answer)
+    await scene.cache.get_or_load(SECOND, Loader("own"))
+    return str(await scene.cache.get(SECOND))
+
+
+async def set_(scene: Scene, key: str, *, missed: bool) -> str:
+    cache = scene.cache
+    if missed:
+        assert await cache.get(key) is None
+    stored = await cache.set(key, "set", ttl=60)
+    if await scene.server.running():
+        assert stored is (await scene.worker.redis.get(key) == b'"set"')
+    own = await cache.get(key)
+    assert own == "set" or not stored
+    return "stored" if stored else "own" if own == "set" else "nowhere"
+
+
+async def wait_for(scene: Scene, *, working: bool) -> str:
+    token = scene.worker.token(scene.worker.xid)
+    if working:
+        await scene.worker.apply("user:0:profile")
+    try:
+        await scene.cache.wait_for(token, timeout=10.0 if working else TIMEOUT)
+    except WaitTimeout:
+        return "times out"
+    return "returns"
+
+
+async def subscribe(scene: Scene, *, reachable: bool) -> str:
+    """What comes first: what another instance deletes, what this one does afterwards, or a Reset."""
+    if await scene.server.running():
+        async with open_cache(scene.server.url) as other:
+            await other.delete(TOLD)
+    if not reachable:
+        await scene.cache.delete("user:8:profile")
+    async with asyncio.timeout(10.0):
+        event = await anext(scene.events)
+    if isinstance(event, Reset):
+        return "Reset"
+    assert isinstance(event, Invalidated)
+    return {(TOLD,): "hears", ("user:8:profile",): "own"}[event.keys]
+
+
+async def test_calls_wait_for_a_redis_that_hangs_once(scene: Scene) -> None:
+    """Attached, so reads of what is not in the near cache would ask Redis; hundreds of calls wait once."""
+    scene.proxy.half_open()
+    async with asyncio.timeout(50 * TIMEOUT):
+        for number in range(100):
+            key = f"user:{1_000 + number}:profile"
+            assert await scene.cache.get_or_load(key, Loader(number)) == number
+            assert await scene.cache.get(key) is None  # attached: nothing that Redis did not confirm is kept
+    await scene.proxy.heal()
+
+    async def stored() -> bool:
+        await scene.cache.get_or_load(FREE, Loader("again"))
+        return await scene.worker.redis.get(FREE) == b'"again"'
+
+    await eventually(stored, message="Redis is used again")
