@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Self
 
 from aiohttp import web
@@ -22,10 +23,17 @@ class SupabaseDouble:
             client = await create_async_client(project.url, project.keys.secret)
 
     Faults: ``project.realtime.faults`` and ``project.rest.faults`` while they are set, methods of
-    ``project.realtime`` for what happens once, `outage` and `back` for all of it at once.
+    ``project.realtime`` for what happens once, `outage` and `back` for all of it at once. With `tls` it
+    speaks HTTPS, as a project does.
     """
 
-    def __init__(self, database: Database | None = None, *, poll: float = POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        database: Database | None = None,
+        *,
+        poll: float = POLL_SECONDS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         superuser = rest = None
         if database is not None:
             superuser = database.superuser_dsn
@@ -34,12 +42,13 @@ class SupabaseDouble:
         self.realtime = Realtime(self.keys, dsn=superuser, poll=poll)
         self.rest = Rest(self.keys, dsn=rest)
         self.port = 0
+        self._tls = tls
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         """The base URL, ``SUPABASE_URL``."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=8 * 1024 * 1024)
@@ -70,5 +79,8 @@ class SupabaseDouble:
         """Listen again, on the same port."""
         assert self._runner is not None
         if not self._runner.sites:
-            await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+            site = web.TCPSite(
+                self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self._tls
+            )
+            await site.start()
             self.port = int(self._runner.addresses[0][1])
