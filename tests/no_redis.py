@@ -17,7 +17,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 @asynccontextmanager
 async def alone(
-    dsn: str, *, rules: str = PROFILES, attached: bool = True, **more: Any
+    dsn: str | None, *, rules: str = PROFILES, attached: bool = True, **more: Any
 ) -> AsyncIterator[Cache]:
     """A cache with an embedded worker; it polls every 50 ms at the latest, to be quick."""
     with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:

@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""
     embedded_worker: bool = False
-    """Without Redis: follow the outbox of `database_url` inside this process. With Redis: no effect."""
+    """Without Redis: follow the outbox inside this process, from `source`. With Redis: no effect."""
 
     # --- the connection pool --------------------------------------------------------------------
     pool_connections: Count = 100

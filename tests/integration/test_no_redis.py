@@ -12,6 +12,7 @@ import pytest
 from no_redis import NOWHERE, alone, follower_of
 from pooler import pooled
 from servers import Database, eventually
+from sources import way
 from unstale import Cache, Invalidated
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
 from unstale.events import Reset
@@ -325,6 +326,29 @@ async def test_behind_a_transaction_pooler(
             await cache.wait_for(await change(db), timeout=20)
         assert follower_of(cache).failures == 0
     assert capfd.readouterr().out == ""
+
+
+async def test_over_https(
+    database: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who has nothing but the project's URL and a secret key; the purge goes that way, too."""
+    monkeypatch.setattr(outbox_follower, "PURGE_EVERY", 0.05)
+    for name in ("DATABASE_URL", "SUPABASE_DB_URL"):
+        monkeypatch.delenv(name, raising=False)
+    async with way("supabase", database) as https:
+        settings = {**https.settings, "poll_max": 0.5}
+        async with alone(settings.pop("database_url"), **settings) as cache:
+            load = Loads(db)
+            for version in (1, 2, 3):
+                assert await cache.get_or_load(KEY, load) == version
+                await cache.wait_for(await change(db), timeout=20)
+            await db.execute("update unstale.horizon set retention = '0'")
+
+            async def empty() -> bool:
+                return not await db.fetchval("select count(*) from unstale.outbox")
+
+            await eventually(empty)
+            assert not await db.fetchval("select count(*) from public.unstale_wakeup")  # nobody listens
 
 
 # --- the start ------------------------------------------------------------------------------------
