@@ -24,6 +24,7 @@ from unstale.redis_client import open_redis
 from unstale.sentinels import NoPrimary
 from unstale_worker.checks import check_redis
 from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.refresh.spread import open_docket
 from workers import redis_at, running_worker, settings_for, state_of
 
 
@@ -203,3 +204,13 @@ async def test_a_url_that_leads_to_a_sentinel_itself_is_refused_with_the_right_f
         async with open_redis(settings_for("postgresql://nowhere", url)) as redis:
             with pytest.raises(UnsupportedServer, match=r"redis\+sentinel://"):
                 await check_redis(redis, state_key=Names().state)
+
+
+async def test_the_queue_of_python_loaders_takes_the_same_url() -> None:
+    """pydocket has a parser of its own; both must find the same primary."""
+    async with (
+        guarded(sentinels=1) as watched,
+        open_docket(settings_for("postgresql://nowhere", watched.url)) as docket,
+        docket.redis() as redis,
+    ):
+        assert int((await redis.info("server"))["tcp_port"]) == watched.primary.port
