@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from urllib.parse import quote
 
 import asyncpg
@@ -14,31 +15,30 @@ from realtime import AsyncRealtimeClient
 from realtime_stage import FAST, TABLE, listening
 
 from servers import Database, eventually
+from sources import publish
 from supabase_double import SupabaseDouble
+from supabase_double.changes import Change
+from supabase_double.channels import Channel
 from unstale.errors import SettingError
 from unstale_worker.realtime import RealtimeWakeUps, Target, Timing
 from unstale_worker.realtime.session import Ended
 
-WAKEUP_TABLE = """
-    create table public.unstale_wakeup (id bigint generated always as identity primary key);
-    alter table public.unstale_wakeup enable row level security;
-    grant select on public.unstale_wakeup to service_role;
-    create publication supabase_realtime for table public.unstale_wakeup;
+INSERT = """
+    insert into public.unstale_wakeup (id) select coalesce(max(id), 0) + 1 from public.unstale_wakeup
 """
-INSERT = "insert into public.unstale_wakeup default values"
 HOSTILE_KEY = "sb_secret_a+b/c d%e&f"
 
 
 @pytest.fixture
-async def sql(empty_database: Database) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(empty_database.superuser_dsn)
-    await connection.execute(WAKEUP_TABLE)
+async def sql(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    await publish(database)
+    connection = await asyncpg.connect(database.superuser_dsn)
     yield connection
     await connection.close()
 
 
-async def test_a_committed_row_is_a_hint(empty_database: Database, sql: asyncpg.Connection) -> None:
-    async with SupabaseDouble(empty_database, poll=0.02) as project, listening(project) as stage:
+async def test_a_committed_row_is_a_hint(database: Database, sql: asyncpg.Connection) -> None:
+    async with SupabaseDouble(database, poll=0.02) as project, listening(project) as stage:
         hints = stage.wakeups.hints
         await sql.execute(f"begin; {INSERT}; rollback")
         await sql.execute(INSERT)
@@ -52,9 +52,9 @@ async def test_a_committed_row_is_a_hint(empty_database: Database, sql: asyncpg.
 
 
 async def test_hints_go_on_after_a_disconnect_with_rows_in_between(
-    empty_database: Database, sql: asyncpg.Connection
+    database: Database, sql: asyncpg.Connection
 ) -> None:
-    async with SupabaseDouble(empty_database, poll=0.02) as project, listening(project) as stage:
+    async with SupabaseDouble(database, poll=0.02) as project, listening(project) as stage:
         for sessions in range(2, 7):
             await project.realtime.drop()
             stage.made += 1
@@ -66,12 +66,43 @@ async def test_hints_go_on_after_a_disconnect_with_rows_in_between(
             await eventually(lambda hints=hints: stage.wakeups.hints > hints)
 
 
+@pytest.mark.parametrize("granted", [False, True], ids=["as migrated", "opened by mistake"])
+async def test_nobody_but_the_service_role_hears_of_rows(
+    database: Database, sql: asyncpg.Connection, granted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a grant to everybody row level security is left, which has no policy."""
+    if granted:
+        await sql.execute("grant select on public.unstale_wakeup to anon, authenticated")
+    told: list[tuple[str, list[str], tuple[str, ...]]] = []
+    proper = Channel.change
+
+    async def remember(self: Channel, change: Change) -> None:
+        told.append((self.claims.role, sorted(change.record), change.errors))
+        await proper(self, change)
+
+    monkeypatch.setattr(Channel, "change", remember)
+    async with SupabaseDouble(database, poll=0.02) as project, AsyncExitStack() as stack:
+        for key in (project.keys.secret, project.keys.publishable, project.keys.token("authenticated")):
+            wakeups = RealtimeWakeUps(project.url, key, on_hint=lambda: None, timing=FAST)
+            await stack.enter_async_context(wakeups)
+            await eventually(lambda wakeups=wakeups: wakeups.healthy)
+        await sql.execute(INSERT)
+        await eventually(lambda: project.realtime.told == 1)
+        await sql.execute(INSERT)
+        await eventually(lambda: project.realtime.told == 2)  # so the first was told to all
+
+        service = ("service_role", ["at", "id"], ())
+        refused = ("Error 401: Unauthorized",)
+        others = [] if granted else [("anon", [], refused), ("authenticated", [], refused)]
+        assert sorted(told[: 1 + len(others)]) == sorted([service, *others])
+
+
 async def test_a_missing_grant_is_still_a_hint_and_one_sentence(
-    empty_database: Database, sql: asyncpg.Connection
+    database: Database, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("revoke select on public.unstale_wakeup from service_role")
     with structlog.testing.capture_logs() as logs:
-        async with SupabaseDouble(empty_database, poll=0.02) as project, listening(project) as stage:
+        async with SupabaseDouble(database, poll=0.02) as project, listening(project) as stage:
             for expected in range(1, 4):
                 hints = stage.wakeups.hints
                 await sql.execute(INSERT)
@@ -85,10 +116,10 @@ async def test_a_missing_grant_is_still_a_hint_and_one_sentence(
 
 
 async def test_a_table_that_is_not_published_is_said_and_not_asked_for_at_once_again(
-    empty_database: Database, sql: asyncpg.Connection
+    database: Database, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("alter publication supabase_realtime drop table public.unstale_wakeup")
-    async with SupabaseDouble(empty_database) as project:
+    async with SupabaseDouble(database) as project:
         wakeups = RealtimeWakeUps(project.url, project.keys.secret, on_hint=lambda: None, timing=FAST)
         async with wakeups:
             await eventually(lambda: "Unable to subscribe to changes" in wakeups.problem)
