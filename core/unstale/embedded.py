@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import Final, Protocol
 
 from unstale.errors import ConfigurationError, SettingError
@@ -43,6 +42,8 @@ Factory = Callable[[Settings, Feed], EmbeddedWorker]
 
 def embedded_worker(settings: Settings, feed: Feed) -> EmbeddedWorker:
     """The installed one; raises `ConfigurationError`."""
+    from importlib.metadata import entry_points  # 50 ms, and only those without Redis need it
+
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
         raise SettingError(

@@ -170,6 +170,21 @@ async def test_a_connection_that_fails_costs_no_position(database: Database, fau
         assert follower_of(cache).restarts == 1
 
 
+async def test_closing_while_nothing_answers(database: Database) -> None:
+    """A read that will never be answered does not keep the process from ending."""
+    async with (
+        rows(database.dsn) as db,
+        Proxy(database.server.port) as proxy,
+        alone(proxy.url(database.dsn)) as cache,
+    ):
+        assert await read(cache, db) == 1
+        proxy.half_open()
+        reads = follower_of(cache).reads
+        await eventually(lambda: follower_of(cache).reads > reads)
+        async with asyncio.timeout(5):
+            await cache.close()
+
+
 async def test_postgres_killed_and_restarted(own_postgres: EmbeddedPostgres) -> None:
     """Detached while it is away, attached again afterwards, and nothing is stale."""
     dsn = own_postgres.dsn(user="unstale_worker")
