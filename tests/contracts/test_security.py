@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from refreshing import due, filled
 from servers import Database, eventually
 from unstale import Cache
 from unstale_worker.embedded import EmbeddedValkey
@@ -82,6 +83,32 @@ async def test_each_user_can_do_its_work(
             assert await writer.invalidate_pattern("user:1:*") == 1
             # An agent that only reads may not invalidate for others, and is told so.
             assert await agent.delete("user:44:profile") is False
+
+
+REFRESHES = """
+[refresh."user:{user_id}:profile"]
+loader = "row"
+table = "public.profiles"
+key = "id"
+
+[refresh."user:{user_id}:greeting_instructions"]
+loader = "refresh_loaders:greeting"
+"""
+
+
+async def test_the_workers_user_can_refresh(
+    database: Database, valkey: EmbeddedValkey, users: dict[str, str]
+) -> None:
+    """Also what the queue of Python loaders needs: streams, its channels, its scripts."""
+    url = users["unstale-worker"]
+    async with connected(database.dsn) as connection, Redis.from_url(valkey.url) as redis:
+        await connection.execute(SCHEMA)
+        await connection.execute("insert into profiles (id, name) values (42, 'Ada')")
+        async with running_worker(database.dsn, url, rules=PROFILES + REFRESHES) as worker:
+            await due(redis, "user:42:profile", "user:42:greeting_instructions")
+            assert b"Ada" in await filled(redis, "user:42:profile")
+            assert b"Hello Ada" in await filled(redis, "user:42:greeting_instructions")
+            assert worker.status().counters.errors == 0
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)

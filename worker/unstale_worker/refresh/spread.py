@@ -46,8 +46,15 @@ def open_docket(settings: Settings) -> Docket:
 
 
 def quieten() -> None:
-    """Its log names every key at every step; what matters is said in ours."""
-    logging.getLogger("docket").setLevel(logging.CRITICAL)
+    """Below warnings its log names every key at every step; a server that is away needs no traceback."""
+    logging.getLogger("docket").setLevel(logging.WARNING)
+    logging.getLogger("docket.worker").addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], RedisError | ExceptionGroup):
+        record.msg, record.exc_info = f"{record.msg} ({type(record.exc_info[1]).__name__})", None
+    return True
 
 
 def register(docket: Docket, specs: Iterable[RefreshSpec], work: Work) -> None:
