@@ -83,13 +83,16 @@ class Follower:
 
     # --- the pub/sub connection -----------------------------------------------------------------
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, *, answered: bool = False) -> None:
         """The connection is gone, or a new one begins: no PONG of the old one counts any more.
 
         Whoever answers next may be a Redis that went back to older data, so its values are not trusted
-        either, until `recognize` or a watermark.
+        either, until `recognize` or a watermark; unless it ``answered`` to the end, and was only given up.
         """
-        self.doubt()
+        if answered:
+            self.detach()
+        else:
+            self.doubt()
         self._pings.clear()
         self._ponged = -math.inf
 

@@ -24,7 +24,10 @@ from unstale.rulebook import Rulebook
 logger = logging.getLogger("unstale")
 
 PING_INTERVAL: Final = 1.0
-"""Seconds between two PINGs; `staleness` is finer by nothing else."""
+"""Longest time in seconds between two PINGs; `staleness` is finer by nothing else."""
+PINGS_PER_SILENCE: Final = 4
+"""Fewest PINGs in ``max_silence``: with a watermark interval of half of it, the largest allowed, a quarter is
+left for the way to Redis and back."""
 FIRST_PAUSE: Final = 0.05
 """Seconds, at most, before the first attempt to connect again; doubles up to `LAST_PAUSE`. Each is shortened
 at random, so that agents do not come back together: Redis ends all their connections at the same moment."""
@@ -35,6 +38,11 @@ NEWEST: Final = LogId(2**53 - 1)
 
 class Silence(Exception):
     """Neither PONG nor watermark came for ``max_silence``; the connection is given up for a new one."""
+
+
+class NoWatermark(Silence):
+    """The connection answers, and no watermark came: no worker, or a server left behind by a failover, which
+    only a new connection tells."""
 
 
 class Moved(Exception):
@@ -100,17 +108,19 @@ class Subscriber:
     async def _run(self) -> None:
         pause = 0.0
         while True:
-            begun = self._clock()
+            begun, answered = self._clock(), False
             try:
                 await self._follow_once()
             except Exception as error:  # whatever it was, deafness ends in another attempt, never in silence
                 pass_on_cancellation()
-                self._lost(error)
+                cause = _first(error)
+                answered = isinstance(cause, NoWatermark)
+                self._lost(cause)
                 lasted = self._clock() - begun >= LAST_PAUSE
                 pause = FIRST_PAUSE if lasted else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
             finally:
                 self.subscribed = False
-                self._follower.connection_lost()
+                self._follower.connection_lost(answered=answered)
                 self.tried.set()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
@@ -124,6 +134,7 @@ class Subscriber:
             if reply[0] != b"subscribe":
                 raise RedisConnectionError("Redis did not confirm the subscription")
             self.subscribed = True
+            self._follower.doubt()  # from here on the other connections may lead elsewhere, too
             self.on_subscribed()
             await self._rulebook.load()
             await self._replay()
@@ -143,9 +154,8 @@ class Subscriber:
                 await connection.send_command("PING", str(self._follower.ping()))
             self._notice_detached()
             if self._follower.trust is not Trust.ATTACHED and self._clock() - begun > self._max_silence:
-                # No worker, or this server was left behind by a failover: only a new connection tells.
-                raise Silence(f"no watermark for {self._max_silence} s")
-            await asyncio.sleep(PING_INTERVAL)
+                raise NoWatermark(f"no watermark for {self._max_silence} s")
+            await asyncio.sleep(min(PING_INTERVAL, self._max_silence / PINGS_PER_SILENCE))
 
     async def _listen(self, connection: RedisConnection) -> None:
         while True:
@@ -260,8 +270,6 @@ class Subscriber:
             logger.warning("detached: no watermark for %.1f s; is the worker running?", self._max_silence)
 
     def _lost(self, error: BaseException) -> None:
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
         if isinstance(error, Moved):
             logger.info("another epoch at %s: connecting anew", self._connections.place)
             self._was_attached = False
@@ -284,3 +292,10 @@ class Subscriber:
 
     def __repr__(self) -> str:
         return f"<Subscriber {'subscribed' if self.subscribed else 'not subscribed'}, {self._follower!r}>"
+
+
+def _first(error: BaseException) -> BaseException:
+    """What ended a group of tasks first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

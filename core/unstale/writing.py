@@ -94,7 +94,11 @@ class Writer:
             if not self._rulebook.loaded:
                 await self._rulebook.load()
             if not self._rulebook.owns(key):
-                return await self._put(tier, key, data, seconds)
+                if await self._put(tier, key, data, seconds):
+                    return True
+                await self._rulebook.load()  # other rules are in force since a moment ago
+                if not self._rulebook.owns(key):
+                    return await self._put(tier, key, data, seconds)
             if miss is None:
                 self._warn_of_blind_set(key)
                 await self._invalidate(tier, [key])
@@ -202,12 +206,12 @@ class Writer:
 
     async def _put(self, tier: RedisTier, key: str, data: bytes, seconds: float) -> bool:
         try:
-            await tier.put(key, data, seconds=seconds)
+            stored = await tier.put(key, data, seconds=seconds, rules=self._rulebook.hash)
         finally:
             self._near.drop([key])
-        if self._follower.trust is Trust.DETACHED:
+        if stored and self._follower.trust is Trust.DETACHED:
             self._set_adrift(key, data, seconds, allowed=True)
-        return True
+        return stored
 
     def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool) -> bool:
         self._near.drop([key])

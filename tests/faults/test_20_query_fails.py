@@ -4,6 +4,8 @@ Guards: `fanout.run_queries` puts the patterns of what failed into the plan; the
 position moves.
 """
 
+import re
+
 import pytest
 
 from servers import Database, eventually
@@ -68,6 +70,11 @@ async def test_its_pattern_is_invalidated_and_the_rest_goes_on(
             assert "organizations" in worker.status().counters.last_error
             await eventually(lambda: worker.status().ready)
             if holds:
+                said = re.search(r"given up after ([0-9.]+) s", worker.status().counters.last_error)
+                assert said is not None
+                assert (
+                    float(said[1]) < fanout.TIMEOUT_SECONDS
+                )  # the connection's own limit was the shorter one
                 await change.rollback()
             await redis.delete("organization:2")
 

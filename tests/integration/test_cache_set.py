@@ -8,6 +8,7 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, Invalidated
+from unstale.messages import PublishedRules
 from unstale.names import SOFT_LEASE
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
@@ -225,3 +226,17 @@ async def test_even_a_star_leaves_unstale_and_other_types_alone(cache: Cache, do
 async def test_an_empty_pattern_is_a_mistake(cache: Cache) -> None:
     with pytest.raises(ValueError, match="empty pattern"):
         await cache.invalidate_pattern("")
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_set_under_rules_that_this_agent_has_not_heard_of(
+    cache: Cache, silent: WorkerDouble, own: bool
+) -> None:
+    """The new ones own the key, or not: a `set` by the old ones would store what nobody watches."""
+    rules = PublishedRules(hash="rules-2", patterns=("session:*" if own else "other:*",), ttl=())
+    await silent.redis.set(silent.names.rules, rules.encode())
+    await silent.redis.hset(silent.names.state, "rules", rules.hash)
+    assert cache._rulebook.hash == "rules-1"
+    assert await cache.set(FREE, 1) is not own
+    assert await silent.redis.get(FREE) == (None if own else b"1")
+    assert cache._rulebook.hash == "rules-2"

@@ -176,8 +176,15 @@ async def test_a_replay_is_complete_or_says_that_it_is_not(tier: RedisTier, sile
 
 
 async def test_a_put_is_logged(tier: RedisTier, silent: WorkerDouble) -> None:
-    await tier.put("session:1", b"1", seconds=60)
+    assert await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
     assert [entry.keys for entry in (await tier.replay(LogId(0))).entries] == [("session:1",)]
+
+
+async def test_a_put_under_other_rules_stores_nothing(tier: RedisTier, silent: WorkerDouble) -> None:
+    """They may own the key by now: nothing would say how old such a value is."""
+    assert not await tier.put("session:1", b"1", seconds=60, rules="older")
+    assert await silent.redis.get("session:1") is None
+    assert (await tier.replay(LogId(0))).last == 0
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", ""])

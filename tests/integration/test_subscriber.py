@@ -14,6 +14,7 @@ import pytest
 from servers import eventually
 from unstale import Cache, Invalidated, Reset
 from unstale.events import Subscription
+from unstale.following import Trust
 from unstale.names import LogId
 from unstale.subscriber import Silence, Subscriber
 from unstale_worker.embedded import EmbeddedValkey
@@ -237,6 +238,16 @@ async def test_a_killed_connection_detaches_and_what_was_missed_is_replayed(
         assert await cache.get_or_load(OTHER, Loader("unused")) == 1
 
 
+async def test_several_pings_fit_into_a_short_silence(
+    valkey: EmbeddedValkey, double: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the claim made of one PING runs out before the next, and agents detach while all is well."""
+    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 60.0)
+    async with open_cache(valkey.url, max_silence=8.0) as cache:
+        await eventually(lambda: cache._follower._ping_number >= 2, message="the second PING, after 2 s")
+        assert cache.counters().replays == 1  # on the first connection
+
+
 async def test_a_watermark_of_what_cannot_be_reached_does_not_count(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
@@ -287,6 +298,10 @@ async def test_a_silent_worker_detaches_though_redis_answers(
         async with following(valkey, silent, max_silence=2.1) as cache:
             assert 0 <= cache.staleness < 2.1
             await eventually(lambda: not cache.attached)
+            # A new connection is tried; while its log is being looked at, Redis is not believed.
+            await eventually(
+                lambda: cache.counters().replays > 1 and cache._follower.trust is Trust.BRIEFLY_DETACHED
+            )
             assert await cache.get_or_load(KEY, Loader("unused")) == "old"  # from Redis
             assert cache.counters().redis_hits == 1
             await eventually(lambda: "is the worker running?" in caplog.text)

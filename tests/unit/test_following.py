@@ -115,6 +115,14 @@ def test_a_lost_connection_detaches_at_once_and_its_pongs_are_worth_nothing(foll
     assert not follower.watermark(watermark())
 
 
+def test_a_connection_given_up_while_it_answered_is_no_reason_to_doubt_redis(follower: Follower) -> None:
+    attach(follower)
+    follower.connection_lost(answered=True)
+    assert follower.trust is Trust.BRIEFLY_DETACHED
+    follower.doubt()
+    assert follower.trust is Trust.DETACHED
+
+
 def test_another_epoch_takes_back_what_older_watermarks_said(follower: Follower, near: NearTier) -> None:
     attach(follower)
     near.followed.put("a", b"1", expires=9_999.0)

@@ -5,6 +5,7 @@ connection that breaks is no failure of a query: it is raised, and the batch is 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -143,6 +144,7 @@ async def _transaction(
     connection: Connection, watch: Watch, timeout: float, *, row_security: str
 ) -> AsyncIterator[None]:
     """A read-only transaction with a deadline, in which the query's own errors become `QueryFailed`."""
+    began = time.monotonic()
     try:
         async with asyncio.timeout(timeout), connection.transaction(readonly=True):
             await connection.fetchrow(statement("fanout_session"), row_security)
@@ -150,7 +152,8 @@ async def _transaction(
     except TimeoutError:
         if connection.is_closed():
             raise
-        problem = f"it took longer than {timeout:g} s"
+        # Ours, or the connection's own limit (UNSTALE_DATABASE_TIMEOUT), which may be the shorter one.
+        problem = f"it was given up after {time.monotonic() - began:.1f} s"
         raise QueryFailed(FanoutFailure(watch, problem, "Add an index for it, or make it smaller.")) from None
     except asyncpg.PostgresError as error:
         if _is_fatal(error) or connection.is_closed():
