@@ -82,7 +82,9 @@ declare
     wanted constant bigint := pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass);
 begin
     -- For 60 seconds, said again after 20: setval() writes WAL. In the far future: the clock was set back.
-    if wanted is null or wanted < now_is + 40 or wanted > now_is + 60 then
+    if (wanted is null or wanted < now_is + 40 or wanted > now_is + 60)
+        and pg_catalog.current_setting('transaction_read_only') = 'off'
+    then
         perform pg_catalog.setval('unstale.wakeups_wanted', now_is + 60);
     end if;
 end

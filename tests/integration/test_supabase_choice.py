@@ -118,7 +118,7 @@ async def test_when_neither_answers_both_are_named(project: SupabaseDouble) -> N
         ({"source": "supabase", "supabase_key": "k"}, "^SUPABASE_URL is not set"),
         (
             {"source": "supabase", "supabase_url": "x.supabase.co", "supabase_key": "k"},
-            "give the project's URL",
+            "is no address",
         ),
         ({"source": "https"}, "UNSTALE_SOURCE"),
     ],
@@ -126,6 +126,21 @@ async def test_when_neither_answers_both_are_named(project: SupabaseDouble) -> N
 async def test_settings_that_lead_nowhere(given: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingError, match=says):
         await open_source(settings_for(None, "redis://nowhere", **given))
+
+
+@pytest.mark.parametrize("key", ["", "  ", "sb_secret_a b", "sb_secret_\nx", "sb_secret_é"])
+async def test_what_is_no_key_is_refused_and_not_shown(key: str) -> None:
+    given = {"source": "supabase", "supabase_url": "https://x.supabase.co", "supabase_key": key}
+    with pytest.raises(SettingError, match="SUPABASE_SECRET_KEY") as error:
+        await open_source(settings_for(None, "redis://nowhere", **given))
+    assert "sb_secret" not in str(error.value)
+
+
+async def test_a_line_end_behind_the_key_does_no_harm(project: SupabaseDouble) -> None:
+    given = over_https(project) | {"supabase_key": f"{project.keys.secret}\n"}
+    source = await open_source(settings_of(given))
+    assert (await source.read(None)).covered
+    await source.close()
 
 
 async def test_a_query_that_was_not_pushed_stops_the_start(

@@ -12,6 +12,7 @@ from supabase import AsyncClient, AsyncClientOptions
 from unstale.cancellation import pass_on_cancellation
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
 from unstale.pools.environment import proxy_of
+from unstale_worker.realtime import Target
 
 ATTEMPTS: Final = 2
 """A kept connection that the other side has closed meanwhile costs one attempt, and no more than that."""
@@ -29,7 +30,9 @@ class Refused(DatabaseUnavailable):
 
     def __init__(self, function: str, code: str, message: str) -> None:
         self.function, self.code, self.message = function, code, message
-        super().__init__(f"Supabase refused {function} ({code}); the worker tries again")
+        # What a query of the user's says may quote row values, which do not belong in a log.
+        said = f"{code}: {message[:200]}" if message and function != "unstale_fanout" else code
+        super().__init__(f"Supabase refused {function} ({said}); the worker tries again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,17 @@ class Project:
 
 
 class Key:
-    """A key that prints as ``***``."""
+    """A key that prints as ``***``. Raises `SettingError` for what would break a header, and so be quoted."""
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = text.strip()
+        if not self._text or not self._text.isascii() or not self._text.isprintable() or " " in self._text:
+            raise SettingError(
+                "SUPABASE_SECRET_KEY is empty or holds what no key does (blanks, line ends, letters beyond "
+                "ASCII); copy it again (Project settings > API keys)"
+            )
 
     def __repr__(self) -> str:
         return "***"
@@ -73,10 +81,7 @@ class Rpc:
     """
 
     def __init__(self, project: Project) -> None:
-        if not project.url.startswith(("https://", "http://")):
-            raise SettingError(
-                f"SUPABASE_URL is {project.url!r}: give the project's URL, https://….supabase.co"
-            )
+        Target(project.url, project.key.text, schema="public", table="unstale_wakeup")  # is it an address?
         self._project = project
         self._http: httpx.AsyncClient | None = None
         self._client: AsyncClient | None = None
