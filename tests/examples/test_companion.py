@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from companion.stand_in import LABEL, StandIn
 from servers import Database, eventually
 from unstale_worker.demo.example import companion_folder
 from unstale_worker.rules import Rules
+from unstale_worker.supervisor import Worker
 from workers import applied, connected, redis_at, running_worker
 
 PROJECT = companion_folder()
@@ -91,6 +92,43 @@ async def model() -> AsyncIterator[StandIn]:
         yield running
 
 
+def worker(database: Database, redis_url: str, model: StandIn) -> AbstractAsyncContextManager[Worker]:
+    """With the least rights, and the model for its own loader."""
+    settings = {name.lower(): value for name, value in asking(model).items()}
+    return running_worker(database.worker_dsn, redis_url, rules=RULES, **settings)
+
+
+async def test_the_worker_writes_the_greeting_while_visitors_get_the_old_one(
+    seeded: Database, redis_url: str
+) -> None:
+    async with (
+        StandIn(seconds=(0.0, 0.0)) as quick,
+        StandIn(seconds=(1.0, 1.0)) as slow,
+        worker(seeded, redis_url, slow),
+        instance(seeded, redis_url, **asking(quick)) as one,
+        connected(seeded.dsn) as writer,
+        redis_at(redis_url) as redis,
+    ):
+        assert "curious" in (await one.post("/session", {"user_id": 1}))["greeting"]["text"].lower()
+        await writer.execute("update profiles set mood = 'proud' where id = 1")
+        await applied(redis, writer)
+
+        async def told() -> dict[str, Any] | None:
+            session = await one.post("/session", {"user_id": 1})
+            return session if session["profile"]["mood"] == "proud" else None
+
+        session = await eventually(told, message="the instance has heard of the change")
+        assert session["took"]["greeting_instructions"]["origin"] == "redis, from before a change"
+        assert "curious" in session["greeting"]["text"].lower()
+
+        async def new() -> bool:
+            session = await one.post("/session", {"user_id": 1})
+            return "proud" in session["greeting"]["text"].lower()
+
+        await eventually(new, timeout=30, message="the new greeting is there")
+        assert (quick.calls, slow.calls) == (1, 1)  # nobody who visited had to have it written
+
+
 def asking(model: StandIn) -> dict[str, str]:
     return {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": model.url}
 
@@ -103,7 +141,7 @@ async def test_every_instance_greets_by_what_is_true_now(
     seeded: Database, redis_url: str, model: StandIn
 ) -> None:
     async with (
-        running_worker(seeded.dsn, redis_url, rules=RULES),
+        worker(seeded, redis_url, model),
         instance(seeded, redis_url, **asking(model)) as one,
         instance(seeded, redis_url, **asking(model)) as other,
         connected(seeded.dsn) as writer,
@@ -143,7 +181,7 @@ async def test_the_model_may_use_the_tools_of_its_user(
     seeded: Database, redis_url: str, model: StandIn
 ) -> None:
     async with (
-        running_worker(seeded.dsn, redis_url, rules=RULES),
+        worker(seeded, redis_url, model),
         instance(seeded, redis_url, **asking(model)) as one,
     ):
         said = await one.post("/message", {"user_id": 1, "text": "Hello there"})
@@ -173,10 +211,31 @@ async def test_who_asks_wrongly_is_told_how(seeded: Database, redis_url: str) ->
             assert sentence in (await one.post(path, body, status=status))["error"]
 
 
-async def test_without_a_key_a_stand_in_greets_and_says_so(seeded: Database, redis_url: str) -> None:
-    async with running_worker(seeded.dsn, redis_url, rules=RULES), instance(seeded, redis_url) as one:
-        assert any(LABEL in line for line in one.said)
-        assert (await one.post("/session", {"user_id": 3}))["greeting"]["model"] == "stand-in"
+async def test_without_a_key_it_says_what_to_do(seeded: Database, redis_url: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "companion", "--port", "0",
+        cwd=PROJECT,
+        env=environment(DATABASE_URL=seeded.dsn, REDIS_URL=redis_url),
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode() == "OPENAI_API_KEY is not set. Without one: python -m companion.stand_in\n"
+
+
+async def test_the_stand_in_prints_what_makes_a_program_use_it() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-m", "companion.stand_in", "--port", "0",
+        cwd=PROJECT, env=environment(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    command = Command(process)
+    assert LABEL in await command.line("#")
+    key = (await command.line("OPENAI_API_KEY=")).partition("=")[2]
+    url = (await command.line("OPENAI_BASE_URL=")).partition("=")[2]
+    async with AsyncOpenAI(api_key=key, base_url=url) as openai:
+        assert [each.id async for each in openai.models.list()] == ["stand-in"]
+    assert await command.end(signal.SIGTERM) == 0
+    assert await command.errors() == ""
 
 
 async def test_the_seed_watches_what_the_rules_need(seeded: Database, tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
     assert numbers["greetings"] > 50
     assert 0 < numbers["model_calls"] < numbers["greetings"]
     assert numbers["model_calls_saved"] == numbers["greetings"] - numbers["model_calls"]
+    assert 0 < numbers["refreshes"] < numbers["model_calls"]
+    assert numbers["stale_hits"] > 0
+    assert numbers["waited"] < numbers["greetings"]
     assert numbers["model"] == "stand-in, no real model"
     assert any("stand-in, no real model" in line for line in before)
     assert 0 < numbers["latency_ms"]["p50"] <= numbers["latency_ms"]["p99"]

@@ -24,6 +24,7 @@ TALLY = Tally(
     redis_hits=3_000, loads=3_000, invalidations=25_000, stale_reads=0, late_reads=0, unconfirmed=0,
     outstanding=0, p50=1.234, p99=12.345, recent_ms=(1.0, 2.0, 12.0, 0.0) * 8, complaint="", agents=AGENTS,
     worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, ""), greetings=7_654, model_calls=321,
+    refreshes=205, waited=98, stale_hits=44,
     greeting="Welcome back, Ada.",
 )  # fmt: skip
 MODEL = "stand-in, no real model"
@@ -64,7 +65,8 @@ def test_nothing_is_cut_off(width: int, height: int) -> None:
         "0.25 s",
         "7,654",
         "321",
-        "7,333",
+        "205 ahead",
+        "98",
         MODEL,
         "Welcome back, Ada.",
     ):
@@ -107,10 +109,11 @@ def test_the_line_and_the_json_say_the_same() -> None:
     assert "changes 10,000 (100/s)" in line
     assert "near 95.0%" in line
     assert "p50 1.2 ms, p99 12.3 ms" in line
-    assert "greetings 7,654, model calls 321" in line
+    assert "greetings 7,654, model calls 321, waited 98" in line
     assert (data["greetings"], data["model_calls"], data["model_calls_saved"]) == (7_654, 321, 7_333)
     assert data["model"] == MODEL
-    assert data["hit_rate"] == 0.975
+    assert (data["refreshes"], data["waited"], data["stale_hits"]) == (205, 98, 44)
+    assert data["hit_rate"] == 0.9754
     assert data["latency_ms"] == {"p50": 1.234, "p99": 12.345}
     assert data["stale_reads"] == 0
 

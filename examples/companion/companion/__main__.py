@@ -2,18 +2,15 @@
 
 import argparse
 import asyncio
-import os
 import signal
+import sys
 from contextlib import AsyncExitStack
 
 from aiohttp import web
 
 from companion.agent import Companion
 from companion.service import application
-from companion.stand_in import LABEL, StandIn
 from unstale import Cache, ConnectionPool, Settings
-
-MODEL = os.environ.get("COMPANION_MODEL", "gpt-5.4-mini")
 
 
 async def serve(*, port: int) -> None:
@@ -24,13 +21,11 @@ async def serve(*, port: int) -> None:
     async with AsyncExitStack() as cleanup:
         settings = Settings.load()
         if settings.openai_api_key is None:
-            model = await cleanup.enter_async_context(StandIn())
-            settings = Settings.load(openai_api_key="none", openai_base_url=model.url)
-            print(f"OPENAI_API_KEY is not set: greetings come from a {LABEL}", flush=True)
+            sys.exit("OPENAI_API_KEY is not set. Without one: python -m companion.stand_in")
         pool = await cleanup.enter_async_context(ConnectionPool(settings))
         cache = await cleanup.enter_async_context(Cache(settings))
         await pool.warm()
-        runner = web.AppRunner(application(Companion(cache, pool, model=MODEL)))
+        runner = web.AppRunner(application(Companion(cache, pool)))
         cleanup.push_async_callback(runner.cleanup)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, cast
 
 from companion.knowledge import Knowledge, Session
-from companion.loaders import Loaders
+from companion.loaders import MODEL, Loaders
 from unstale import Cache, ConnectionPool, Tools
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ class Companion:
 
     Example:
         >>> async with ConnectionPool.from_env() as pool, Cache.from_env() as cache:
-        ...     companion = Companion(cache, pool, model="gpt-5.4-mini")
+        ...     companion = Companion(cache, pool)
         ...     session = await companion.session(42)
         ...     print(session.greeting.text)
         ...     print(await companion.reply(42, "Do you still know what I like?"))
     """
 
-    def __init__(self, cache: Cache, pool: ConnectionPool, *, model: str) -> None:
+    def __init__(self, cache: Cache, pool: ConnectionPool, *, model: str = MODEL) -> None:
         self.cache, self.pool = cache, pool
         self._model = model
         self.loaders = Loaders(pool, model=model)

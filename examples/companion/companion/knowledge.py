@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from companion.loaders import Loaders
 from companion.values import Greeting, Preferences, Profile, State
 from unstale import Cache
+from unstale.statistics import Counters
 
 V = TypeVar("V", bound=BaseModel)
 Load: TypeAlias = Callable[[int], Awaitable[V | None]]
@@ -23,6 +24,7 @@ class Origin(Enum):
 
     MEMORY = "memory"
     REDIS = "redis"
+    STALE = "redis, from before a change"
     DATABASE = "database"
     MODEL = "model"
     OTHER_REQUEST = "a load of another request"
@@ -47,7 +49,8 @@ class Session:
 
     Attributes:
         took: How each value was come by, by the last part of its key.
-        staleness: No value is older than this many seconds; None while the cache is detached.
+        staleness: No value is older than this many seconds, but for a greeting that is being written anew
+            (``serve_stale`` in unstale.toml); None while the cache is detached.
     """
 
     user_id: int
@@ -63,7 +66,7 @@ class Knowledge:
     """Reads through the cache, under the keys that ``unstale.toml`` keeps true.
 
     Example:
-        >>> session = await Knowledge(cache, Loaders(pool, model="gpt-5.4-mini")).session(42)
+        >>> session = await Knowledge(cache, Loaders(pool)).session(42)
         >>> session.took["greeting_instructions"]
         Took(origin=<Origin.MEMORY: 'memory'>, ms=0.012)
     """
@@ -119,10 +122,15 @@ class Knowledge:
         before, began = self._cache.counters(), time.perf_counter()
         value = await self._get(name, user_id, noted, model)
         seconds, after = time.perf_counter() - began, self._cache.counters()
-        if ran:
-            origin = source
-        elif (after.redis_hits, after.misses) == (before.redis_hits, before.misses):
-            origin = Origin.MEMORY  # such a hit lets nobody else run, so nobody else can have counted
-        else:
-            origin = Origin.REDIS if after.redis_hits > before.redis_hits else Origin.OTHER_REQUEST
+        origin = source if ran else _origin(before, after)
         return value, Took(origin, round(seconds * 1000, 3))
+
+
+def _origin(before: Counters, after: Counters) -> Origin:
+    """What answered, by what was counted meanwhile; of two that answered others at that moment, the older."""
+    if after.stale_hits > before.stale_hits:
+        return Origin.STALE
+    if after.redis_hits > before.redis_hits:
+        return Origin.REDIS
+    # A hit in memory lets nobody else run, so nobody else can have counted.
+    return Origin.MEMORY if after.misses == before.misses else Origin.OTHER_REQUEST

@@ -1,5 +1,6 @@
 """Loads each value from where it really comes from; called only when no cache has it."""
 
+import os
 from functools import cache
 from importlib.resources import files
 
@@ -8,6 +9,7 @@ import asyncpg
 from companion.values import Greeting, Preferences, Profile, State
 from unstale import ConnectionPool
 
+MODEL = os.environ.get("COMPANION_MODEL", "gpt-5.4-mini")
 INSTRUCTIONS = (
     "You are a warm, attentive companion. Greet the user in at most two sentences. Use the name, react to "
     "the mood, and touch on one of the memories."
@@ -17,7 +19,7 @@ INSTRUCTIONS = (
 class Loaders:
     """One method for each value; None: there is no such user, and that is worth caching, too."""
 
-    def __init__(self, pool: ConnectionPool, *, model: str) -> None:
+    def __init__(self, pool: ConnectionPool, *, model: str = MODEL) -> None:
         """``model``: the language model's name."""
         self._pool, self._model = pool, model
         self.greetings_written = 0

@@ -1,8 +1,13 @@
-"""Stands in for the OpenAI API where there is no key: real HTTP, the real shapes, no model behind it."""
+"""Stands in for the OpenAI API where there is no key: real HTTP, the real shapes, no model behind it.
 
+``python -m companion.stand_in`` prints what makes a program use it.
+"""
+
+import argparse
 import asyncio
 import json
 import random
+import signal
 import time
 from types import TracebackType
 from typing import Final, Self
@@ -45,14 +50,14 @@ class Asked(BaseModel):
 
 
 class StandIn:
-    """Listens on a loopback port of the kernel's choice; ``/v1/chat/completions`` and ``/v1/models``.
+    """Listens on a loopback port: ``/v1/chat/completions`` and ``/v1/models``.
 
     It greets by what the prompt says, calls a tool when the user names one, and reports what the tool said.
     """
 
-    def __init__(self, *, seconds: tuple[float, float] = SECONDS) -> None:
-        """``seconds``: shortest and longest time to an answer."""
-        self._seconds = seconds
+    def __init__(self, *, seconds: tuple[float, float] = SECONDS, port: int = 0) -> None:
+        """``seconds``: shortest and longest time to an answer; ``port``: 0 lets the kernel choose."""
+        self._seconds, self._port = seconds, port
         self.calls = 0
         """Completions asked for."""
         self.url = ""
@@ -64,7 +69,7 @@ class StandIn:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{host}:{port}/v1"
         return self
@@ -126,3 +131,18 @@ def _answer(asked: Asked, *, number: int) -> tuple[dict[str, object], str]:
         name=known["Name"], mood=known.get("Mood", "well"), memory=memories[0] if memories else "nothing yet"
     )
     return {"role": "assistant", "content": greeting}, "stop"
+
+
+async def _serve(*, port: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with StandIn(port=port) as model:
+        print(f"# {LABEL}; for .env:\nOPENAI_API_KEY=none\nOPENAI_BASE_URL={model.url}", flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m companion.stand_in", description=__doc__)
+    parser.add_argument("--port", type=int, default=8090, help="0: any free one")
+    asyncio.run(_serve(port=parser.parse_args().port))

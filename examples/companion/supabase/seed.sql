@@ -135,7 +135,10 @@ begin
     perform unstale.watch('public.state', '{user_id}');
     perform unstale.watch('public.members', '{user_id}');
     perform unstale.watch('public.organizations', '{id}', '{plan}');
-    grant select on public.members to unstale_worker;
+    -- The query of organizations reads members; the worker's own loader of greetings, the other two.
+    grant select on public.members, public.profiles, public.memories to unstale_worker;
     create policy unstale_worker_reads on public.members for select to unstale_worker using (true);
+    create policy unstale_worker_reads on public.profiles for select to unstale_worker using (true);
+    create policy unstale_worker_reads on public.memories for select to unstale_worker using (true);
 end
 $$;

@@ -9,20 +9,21 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
 from companion.agent import Companion
-from companion.knowledge import Session
+from companion.knowledge import Origin, Session
 from companion.service import application
 from unstale import Cache, ConnectionPool, Invalidated
 from unstale.settings import Settings
 from unstale_worker.demo import child
+from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.reports import (
     BREAK_VARIABLE,
-    MODEL_VARIABLE,
     REPORT_EVERY,
     TRACE,
     AgentReport,
@@ -30,8 +31,9 @@ from unstale_worker.demo.reports import (
     Sample,
     World,
 )
-from unstale_worker.demo.versions import FLOOR_ONLY, KINDS, Value, sources, versions_of
+from unstale_worker.demo.versions import FLOOR_ONLY, GREETING, KINDS, Value, sources, versions_of
 from unstale_worker.demo.zipf import Zipf
+from unstale_worker.rules import Rules
 
 CONVERSATIONS: Final = 12
 """Users the agent talks to at once."""
@@ -39,6 +41,10 @@ TURNS: Final = 5
 """Turns of a conversation after its greeting; each reads three values."""
 PAUSE: Final = 0.03
 """Seconds between two turns."""
+PAST: Final = 64
+"""Versions of a row remembered with the time they were heard of."""
+WAITING_MS: Final = 250.0
+"""A visitor whose greeting took longer has waited for the model, which takes half a second at least."""
 SAMPLES_A_REPORT: Final = 40
 """Reads that are compared with the staleness the cache claimed; more would only cost time."""
 MODEL_AWAY: Final = 502
@@ -56,6 +62,7 @@ class Checker:
 
     def __init__(self) -> None:
         self._floors: dict[str, int] = {}
+        self._past: dict[str, deque[tuple[float, int]]] = {}
         self._heard: list[Heard] = []
         self._recent: deque[str] = deque(maxlen=3)
         self.invalidations = 0
@@ -71,6 +78,7 @@ class Checker:
         for version, source in sorted((int(number), source) for source, _, number in traces):
             if version > self._floors.get(source, 0):
                 self._floors[source] = version
+                self._past.setdefault(source, deque(maxlen=PAST)).append((at, version))
                 if not source.startswith(FLOOR_ONLY):
                     self._heard.append(Heard(source, version, at))
         if shown:
@@ -78,9 +86,16 @@ class Checker:
                 ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
             )
 
-    def floors(self, rows: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    def floors(self, rows: tuple[str, ...]) -> dict[str, int]:
         """What a read that begins now must at least see."""
-        return tuple((row, self._floors.get(row, 0)) for row in rows)
+        return {row: self._floors.get(row, 0) for row in rows}
+
+    def floors_at(self, rows: tuple[str, ...], *, at: float) -> dict[str, int]:
+        """What had been heard of at a moment in the past; less, where it is not remembered that far."""
+        return {
+            row: max((version for heard, version in self._past.get(row, ()) if heard <= at), default=0)
+            for row in rows
+        }
 
     def judge(self, key: str, versions: Mapping[str, int], floors: Mapping[str, int]) -> None:
         """Count a stale read: a value older than what had been heard of when the read began."""
@@ -100,6 +115,19 @@ class Checker:
         return heard, recent
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a read must show.
+
+    Attributes:
+        floors: The version that each row must have at least, by what the agent had heard of.
+        before: Everything committed before this moment must be in it, by what the cache claimed.
+    """
+
+    floors: Mapping[str, int]
+    before: float
+
+
 class Agent:
     """One instance of the companion, and people who talk to it over HTTP, many at once."""
 
@@ -112,9 +140,11 @@ class Agent:
         self._chance = random.Random(f"{world.seed} {name}")  # repeatable; nothing secret
         self._users = Zipf(range(1, world.users + 1), self._chance)
         self._deaf: dict[tuple[int, str], Value] | None = {} if broken else None
-        self._reads = self._greetings = 0
+        self._reads = self._greetings = self._waited = 0
         self._greeting = ""
         self._samples: list[Sample] = []
+        spec = Rules.load(companion_folder() / "unstale.toml").refresh_of(f"user:1:{GREETING}")
+        self._serve_stale = 0.0 if spec is None else spec.serve_stale
 
     async def run(self, stop: asyncio.Event) -> None:
         """Talk until ``stop`` is set."""
@@ -141,14 +171,15 @@ class Agent:
             for _ in range(TURNS):
                 await asyncio.sleep(PAUSE * self._chance.uniform(0.5, 1.5))
                 for kind, read in reads.items():
-                    floors, before = self._begin(user, kind)
+                    expected = self._expect(user, kind)
                     value = self._remembered(user, kind) or await read(user)
                     assert value is not None
-                    self._judge(user, {kind: value}, floors, before)
+                    self._judge(user, kind, value, expected)
 
     async def _greet(self, user: int) -> None:
         """Open a session over HTTP, as an application would."""
-        floors, before = self._begin(user, *KINDS)
+        expected = {kind: self._expect(user, kind) for kind in KINDS}
+        stale = self._expect(user, GREETING, ago=self._serve_stale)
         session = await self._visit(user)
         if session is None:
             return
@@ -156,35 +187,35 @@ class Agent:
             "profile": session.profile,
             "settings": session.settings,
             "state": session.state,
-            "greeting_instructions": session.greeting,
+            GREETING: session.greeting,
         }
-        values = {kind: self._remembered(user, kind) or value for kind, value in values.items()}
-        self._judge(user, values, floors, before)
+        took = session.took[GREETING]
+        if took.origin is Origin.STALE:
+            expected[GREETING] = stale
+        for kind, value in values.items():
+            self._judge(user, kind, self._remembered(user, kind) or value, expected[kind])
         self._greetings += 1
+        self._waited += took.ms > WAITING_MS
         self._greeting = session.greeting.text
 
-    def _begin(self, user: int, *kinds: str) -> tuple[tuple[tuple[str, int], ...], float]:
-        """What reads that begin now must at least see, by what was heard of and by the claimed staleness."""
-        rows = tuple(row for kind in kinds for row in sources(kind, user))
-        return self._checker.floors(rows), time.monotonic() - self._cache.staleness
+    def _expect(self, user: int, kind: str, *, ago: float = 0.0) -> Expected:
+        """What a read that begins now must see, if it may be ``ago`` seconds older than others."""
+        rows, now = sources(kind, user), time.monotonic()
+        floors = self._checker.floors_at(rows, at=now - ago) if ago else self._checker.floors(rows)
+        return Expected(floors, now - self._cache.staleness - ago)
 
     def _remembered(self, user: int, kind: str) -> Value | None:
         """In a demo that is broken on purpose: what was read first, whatever has been changed since."""
         return None if self._deaf is None else self._deaf.get((user, kind))
 
-    def _judge(
-        self, user: int, values: Mapping[str, Value], floors: tuple[tuple[str, int], ...], before: float
-    ) -> None:
-        at_least = dict(floors)
-        for kind, value in values.items():
-            self._reads += 1
-            versions = versions_of(value, user=user)
-            wanted = {row: at_least[row] for row in sources(kind, user)}
-            self._checker.judge(f"user:{user}:{kind}", versions, wanted)
-            if self._deaf is not None:
-                self._deaf.setdefault((user, kind), value)
-            if math.isfinite(before) and len(self._samples) < SAMPLES_A_REPORT:
-                self._samples += [Sample(row, number, before) for row, number in versions.items()]
+    def _judge(self, user: int, kind: str, value: Value, expected: Expected) -> None:
+        self._reads += 1
+        versions = versions_of(value, user=user)
+        self._checker.judge(f"user:{user}:{kind}", versions, expected.floors)
+        if self._deaf is not None:
+            self._deaf.setdefault((user, kind), value)
+        if math.isfinite(expected.before) and len(self._samples) < SAMPLES_A_REPORT:
+            self._samples += [Sample(row, number, expected.before) for row, number in versions.items()]
 
     async def _report(self) -> None:
         while True:
@@ -213,6 +244,8 @@ class Agent:
             greetings=self._greetings,
             model_calls=self._companion.loaders.greetings_written,
             greeting=self._greeting,
+            waited=self._waited,
+            stale_hits=stats.stale_hits,
             url=self._visit.url,
         )
 
@@ -242,7 +275,7 @@ async def main(stop: asyncio.Event) -> None:
         settings = Settings.load()
         pool = await cleanup.enter_async_context(ConnectionPool(settings))
         cache = await cleanup.enter_async_context(Cache(settings))
-        companion = Companion(cache, pool, model=os.environ[MODEL_VARIABLE])
+        companion = Companion(cache, pool)
         runner = web.AppRunner(application(companion), access_log=None, shutdown_timeout=1.0)
         cleanup.push_async_callback(runner.cleanup)
         await runner.setup()

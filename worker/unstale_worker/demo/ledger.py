@@ -55,7 +55,10 @@ class Tally:
         agents: The newest report of each agent, by name.
         worker: The newest report of the worker.
         greetings: Greetings that agents have answered with.
-        model_calls: How often a language model was asked for one.
+        model_calls: How often a language model was asked for one, by agents or by the worker.
+        refreshes: Of those: by the worker, in the background.
+        waited: Visitors who had to wait for the model.
+        stale_hits: Reads answered with a greeting from before a change, as the rules allow for a while.
         greeting: The newest one.
     """
 
@@ -80,6 +83,9 @@ class Tally:
     worker: WorkerReport | None
     greetings: int = 0
     model_calls: int = 0
+    refreshes: int = 0
+    waited: int = 0
+    stale_hits: int = 0
     greeting: str = ""
 
     @property
@@ -90,7 +96,8 @@ class Tally:
     @property
     def hit_rate(self) -> float:
         """Share of the reads answered by either tier, 0 to 1."""
-        return min(1.0, (self.near_hits + self.redis_hits) / self.reads) if self.reads else 0.0
+        hits = self.near_hits + self.redis_hits + self.stale_hits
+        return min(1.0, hits / self.reads) if self.reads else 0.0
 
     @property
     def near_hit_rate(self) -> float:
@@ -181,6 +188,7 @@ class Ledger:
         self._judge(now)
         agents = tuple(self._agents[name] for name in sorted(self._agents))
         ordered = sorted(self._latencies)
+        refreshes = self._worker.refreshes if self._worker is not None else 0
         return Tally(
             seconds=now - self._first if self._first is not None else 0.0,
             changes=self._changes,
@@ -202,7 +210,10 @@ class Ledger:
             agents=agents,
             worker=self._worker,
             greetings=sum(agent.greetings for agent in agents),
-            model_calls=sum(agent.model_calls for agent in agents),
+            model_calls=sum(agent.model_calls for agent in agents) + refreshes,
+            refreshes=refreshes,
+            waited=sum(agent.waited for agent in agents),
+            stale_hits=sum(agent.stale_hits for agent in agents),
             greeting=self._greeting,
         )
 

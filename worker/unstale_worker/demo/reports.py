@@ -14,8 +14,8 @@ REPORT_EVERY: Final = 0.2
 BREAK_VARIABLE: Final = "UNSTALE_DEMO_BREAK"
 """Set to 1: agents answer from a memory that hears of no invalidation, so that the checks must fail."""
 WORLD_VARIABLE: Final = "DEMO_WORLD"
-MODEL_VARIABLE: Final = "DEMO_MODEL"
-"""Name of the language model."""
+MODEL_VARIABLE: Final = "COMPANION_MODEL"
+"""Name of the language model, for companions and for the worker, which refreshes greetings."""
 TRACE: Final = "trace:"
 """How keys begin that only say which version of which row an invalidation is about."""
 
@@ -104,8 +104,8 @@ class Sample:
 class AgentReport:
     """Where an agent stands, and what it heard since its last report.
 
-    ``staleness`` is None while detached. ``greeting`` is the newest one, ``url`` where the agent can be
-    visited. Totals count since the start.
+    ``staleness`` is None while detached. ``greeting`` is the newest one, ``waited`` how many visitors
+    had to wait for one, ``url`` where the agent can be visited. Totals count since the start.
     """
 
     name: str
@@ -124,6 +124,8 @@ class AgentReport:
     greetings: int = 0
     model_calls: int = 0
     greeting: str = ""
+    waited: int = 0
+    stale_hits: int = 0
     url: str = ""
 
 
@@ -147,6 +149,7 @@ class WorkerReport:
     patterns: int
     errors: int
     problem: str
+    refreshes: int = 0
 
 
 Report = WriterReport | AgentReport | WorkerReport | ModelReport

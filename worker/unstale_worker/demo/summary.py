@@ -23,6 +23,8 @@ def table(tally: Tally, *, model: str) -> RenderableType:
     )
     rows.add_row("greetings", f"{tally.greetings:,}", f"written by: {model}")
     rows.add_row("model calls", f"{tally.model_calls:,}", f"{tally.model_calls_saved:,} saved by the cache")
+    rows.add_row("… by the worker", f"{tally.refreshes:,}", "in the background, so that nobody waits")
+    rows.add_row("visitors that waited", f"{tally.waited:,}", "for a greeting: mostly those who came first")
     if tally.p50 is not None and tally.p99 is not None:
         rows.add_row("latency p50", f"{tally.p50:.1f} ms", "from commit to the last agent's near cache")
         rows.add_row("latency p99", f"{tally.p99:.1f} ms", "")
@@ -62,6 +64,9 @@ def as_json(tally: Tally, *, model: str) -> str:
             "model_calls": tally.model_calls,
             "model_calls_saved": tally.model_calls_saved,
             "model": model,
+            "refreshes": tally.refreshes,
+            "stale_hits": tally.stale_hits,
+            "waited": tally.waited,
             "seconds": round(tally.seconds, 1),
             "agents": len(tally.agents),
             "latency_ms": {

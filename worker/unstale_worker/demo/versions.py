@@ -6,7 +6,8 @@ from companion.values import Greeting, Preferences, Profile, State
 
 Value: TypeAlias = Profile | Preferences | State | Greeting
 
-KINDS: Final = ("profile", "settings", "state", "greeting_instructions")
+GREETING: Final = "greeting_instructions"
+KINDS: Final = ("profile", "settings", "state", GREETING)
 FLOOR_ONLY: Final = "plan:"
 """The writer reports an organization's change as one; its members' traces only forbid older values."""
 

@@ -45,7 +45,6 @@ class View:
             self._agents(tally),
             Text(),
             self._greetings(tally),
-            Text(tally.greeting, style="italic", no_wrap=True, overflow="ellipsis"),
             Text(),
             _latency(tally, bars=min(32, max(0, width - 58))),
             _visit(tally),
@@ -62,7 +61,7 @@ class View:
             f"reads {tally.reads:,} ({self._rate('reads'):,.0f}/s)  "
             f"hits {tally.hit_rate:.1%}, near {tally.near_hit_rate:.1%}  "
             f"commit to last agent p50 {_ms(tally.p50)}, p99 {_ms(tally.p99)}  "
-            f"greetings {tally.greetings:,}, model calls {tally.model_calls:,}  "
+            f"greetings {tally.greetings:,}, model calls {tally.model_calls:,}, waited {tally.waited:,}  "
             f"stale reads {tally.stale_reads}"
         )
 
@@ -140,21 +139,23 @@ class View:
         return table
 
     def _greetings(self, tally: Tally) -> RenderableType:
-        row = Table.grid(expand=True)
-        row.add_column(no_wrap=True)
-        row.add_column(justify="right", no_wrap=True, overflow="crop")
-        row.add_row(
+        """The numbers; below them the newest greeting and who wrote it."""
+        newest = Table.grid(expand=True, padding=(0, 1, 0, 0))
+        newest.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        newest.add_column(justify="right", no_wrap=True)
+        newest.add_row(Text(tally.greeting, "italic"), Text(f"({self._model})", "yellow"))
+        return Group(
             Text.assemble(
                 ("greetings ", "dim"),
                 (f"{tally.greetings:,}", "bold"),
                 ("   model calls ", "dim"),
                 (f"{tally.model_calls:,}", "bold"),
-                ("   saved ", "dim"),
-                (f"{tally.model_calls_saved:,}", "bold green"),
+                (f" ({tally.refreshes:,} ahead)", "dim"),
+                ("   waited ", "dim"),
+                (f"{tally.waited:,}", "bold"),
             ),
-            Text(f"({self._model})", "yellow"),
+            newest,
         )
-        return row
 
     def _rate(self, name: str) -> float:
         if len(self._looks) < 2:

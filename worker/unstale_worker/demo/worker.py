@@ -41,6 +41,7 @@ def _report(worker: Worker) -> WorkerReport:
         patterns=status.counters.patterns,
         errors=status.counters.errors,
         problem=status.problem,
+        refreshes=status.refreshed.filled + status.refreshed.overtaken,
     )
 
 

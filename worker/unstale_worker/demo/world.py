@@ -103,22 +103,25 @@ class Demo:
                 tasks.append(task)
                 return child
 
+            ledger = running.ledger
+            model = self._model.environment
+            if model is None:
+                await start("model", "model")
+                await self._wait(lambda: bool(ledger.model_url), seconds=START_SECONDS)
+                model = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": ledger.model_url}
+            model = {**model, MODEL_VARIABLE: self._model.name}
             worker = await start(
                 "worker",
                 "worker",
+                **model,
                 DATABASE_URL=servers.worker_database_url,
                 UNSTALE_CONFIG=str(rules),
                 UNSTALE_HTTP_PORT="0",
             )
-            ledger = running.ledger
-            environment = self._model.environment
-            if environment is None:
-                await start("model", "model")
-                await self._wait(lambda: bool(ledger.model_url), seconds=START_SECONDS)
-                environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": ledger.model_url}
-            environment = {**environment, MODEL_VARIABLE: self._model.name} | AGENT_SETTINGS
             agents = [
-                await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}", **environment)
+                await start(
+                    "agent", f"agent-{number}", DEMO_NAME=f"agent-{number}", **model, **AGENT_SETTINGS
+                )
                 for number in range(1, self._agents + 1)
             ]
             await self._wait(lambda: ledger.attached(reads=WARM_READS) == self._agents, seconds=START_SECONDS)

@@ -55,6 +55,8 @@ class OwnWorker:
     ) -> AsyncIterator["asyncio.Task[None]"]:
         """Take jobs inside; see `crew.working`. The pool is closed afterwards."""
         async with ConnectionPool(self._settings) as pool:
+            # Importing a client library takes a second of a core: now, and not at the first change.
+            await pool.warm()
             jobs = self._jobs = Jobs(
                 queue, self._loaders, pool, Attempts.of(self._settings), self._lifetimes.seconds, self._tally
             )
