@@ -26,6 +26,7 @@ def summary(result: Result) -> dict[str, object]:
         "worst_staleness_ms": round(verdict.worst * 1000, 1),
         "worst_detached_staleness_ms": round(verdict.worst_detached * 1000, 1),
         "unpromised_reads": verdict.unpromised,
+        "served_stale_reads": verdict.served_stale,
         "refused_reads": result.failures,
         "recovery_ms": {
             kind: {"median": round(statistics.median(times) * 1000), "worst": round(max(times) * 1000)}
@@ -57,6 +58,7 @@ def table(result: Result) -> str:
         f"wrong values in the end             {len(verdict.wrong)} of {verdict.finals}",
         f"oldest answer while attached        {verdict.worst * 1000:.0f} ms",
         f"oldest answer while detached        {verdict.worst_detached * 1000:.0f} ms",
+        f"served stale as a rule allows       {verdict.served_stale}",
         f"older where no bound is promised    {verdict.unpromised}",
         f"refused by the database             {result.failures}",
     ]

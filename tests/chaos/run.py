@@ -14,9 +14,10 @@ from chaos.bag import Bag, happen
 from chaos.commits import join
 from chaos.restores import merged
 from chaos.stage import DETACHED_TTL, MAX_SILENCE, Stage, journal, staged
-from chaos.world import rows_of, statement
+from chaos.world import RULES, rows_of, statement
 from history import Checker, Final, Limits, Record, Verdict, decode
 from history.recorder import seen_in
+from unstale_worker.rules import Rules
 
 LAG = 3.0
 """Seconds a promoted replica may have been behind, and what a busy machine adds, in the detached bound."""
@@ -87,6 +88,7 @@ async def run(
             say(f"{elapsed:7.1f} s  quiet")
             await stage.calm()
             await stage.recovered()
+            await stage.made_new()
             contents = await stage.valkeys.contents(("item:*", "view:*", "note:*"))
             await asyncio.gather(*(slot.process.finish() for slot in stage.agents))
         except (AssertionError, BaseExceptionGroup) as error:
@@ -115,7 +117,11 @@ def _judge(
     stage: Stage, rows: list[tuple[str, int, bool]], read_at: float, contents: dict[str, bytes]
 ) -> Verdict:
     writes = join(sorted(stage.folder.glob("*.commits")), rows, end=read_at)
-    limits = Limits(unpromised=tuple(stage.unpromised), detached=MAX_SILENCE + DETACHED_TTL + LAG)
+    limits = Limits(
+        unpromised=tuple(stage.unpromised),
+        detached=MAX_SILENCE + DETACHED_TTL + LAG,
+        serve_stale=[(spec.pattern, spec.serve_stale) for spec in Rules.load(RULES).refreshes],
+    )
     checker = Checker(writes, limits)
     for slot in stage.agents:
         for life in range(1, slot.process.lives + 1):

@@ -17,7 +17,7 @@ from chaos.restores import Restores
 from chaos.valkeys import Valkeys
 from chaos.world import RULES, fill
 from proxy import Proxy
-from unstale.names import WORKER_ROLE
+from unstale.names import WORKER_ROLE, Names
 from unstale_worker.embedded import EmbeddedPostgres, migrate
 
 WORKERS: Final = 2
@@ -89,6 +89,15 @@ class Stage:
         for slot in self.agents:
             slot.process.calm()
         await self._until(lambda: all(slot.process.news.get("calm") for slot in self.agents))
+
+    async def made_new(self) -> None:
+        """Wait until nothing is to be made new, and nothing stale is served, any more."""
+        names, began = Names(), time.monotonic()
+        while await self.valkeys.contents((names.stale("*"),)) or await self.valkeys.waiting(names.refresh):
+            self.check()
+            if time.monotonic() - began > RECOVERY_SECONDS:
+                raise NotRecovered("not everything that changed was made new")
+            await asyncio.sleep(0.1)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         moment = time.monotonic()

@@ -185,6 +185,11 @@ class Valkeys:
                         found[key.decode()] = value
         return found
 
+    async def waiting(self, refresh: str) -> int:
+        """How many keys are to be made new."""
+        async with client(self.primary) as redis:
+            return int(await redis.zcard(refresh))
+
     async def _drain(self) -> None:
         """No write from now on, and the replica has them all."""
         async with client(self.primary) as ours, client(self.replica) as theirs:

@@ -22,14 +22,18 @@ an event is delivered after the copies were dropped. So who has heard of ``trace
 ``item:5``, in Redis it is gone already, and no older state can come back: that is the promise. A pattern or a
 reset names no version, so it raises no floor.
 
+A key that a rule serves stale may show what was true until a change, for so many seconds after the change was
+*applied*: so at most that long after the agent has heard of it; attached, without ``max_staleness``, and not
+after the agent's own ``delete``. Such reads are counted apart, too.
+
 ``older`` and ``unreal`` hold for reads of any agent, attached or not. What the design does *not* promise
 (bounds in the `max_silence` after a failover that lost writes) is counted apart, so that it hides nothing.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -49,11 +53,13 @@ class _Agent:
     notices: int = 0
     floors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Row → (number of the notice, least state it allows), growing in both."""
-    announced: dict[str, float] = field(default_factory=dict)
-    """Trace key → when it was last heard."""
+    confirmed: dict[str, int] = field(default_factory=dict)
+    """Row → least state that a `Confirmed` allows."""
+    announced: dict[str, list[float]] = field(default_factory=dict)
+    """Trace key → when it was heard."""
     patterns: dict[str, float] = field(default_factory=dict)
     opened: float = math.inf
-    reset: float = -math.inf
+    resets: list[float] = field(default_factory=list)
     judged: int = 0
     """How many of the changes have been looked for."""
     claimed: float = 0.0
@@ -74,7 +80,7 @@ class Checker:
         self._writes = writes
         self._limits = limits if limits is not None else Limits()
         self._changes = writes.changes()
-        self._reads = self._attached = self._unpromised = self._finals = 0
+        self._reads = self._attached = self._unpromised = self._served_stale = self._finals = 0
         self._stale: Counter[str] = Counter()
         self._lost: dict[str, None] = {}
         self._wrong: dict[str, None] = {}
@@ -97,7 +103,7 @@ class Checker:
                     self._sample(known, record)
                 case Reset():
                     known.notices += 1
-                    known.reset = max(known.reset, record.at)
+                    known.resets.append(record.at)
                 case Opened():
                     known.opened = record.at
                 case Final():
@@ -110,6 +116,7 @@ class Checker:
             reads=self._reads,
             attached_reads=self._attached,
             stale=dict(self._stale),
+            served_stale=self._served_stale,
             unpromised=self._unpromised,
             lost=tuple(self._lost),
             wrong=tuple(self._wrong),
@@ -125,9 +132,11 @@ class Checker:
         known.notices += 1
         for row, version in record.versions:
             if isinstance(record, Heard):
-                known.announced[trace(row, version)] = record.at
+                known.announced.setdefault(trace(row, version), []).append(record.at)
             floors = known.floors.setdefault(row, [])
             least = self._writes.at_least(row, version)
+            if isinstance(record, Confirmed):
+                known.confirmed[row] = max(least, known.confirmed.get(row, 0))
             if not floors or least > floors[-1][1]:
                 floors.append((known.notices, least))
         if isinstance(record, Heard):
@@ -148,9 +157,9 @@ class Checker:
         known.judged = max(known.judged, reach)
 
     def _told(self, known: _Agent, change: Change) -> bool:
-        if known.reset >= change.before:
-            return True
-        if any(known.announced.get(key, -math.inf) >= change.before for key in change.traces):
+        if _first(known.resets, change.before) is not None or any(
+            _first(known.announced.get(key, ()), change.before) is not None for key in change.traces
+        ):
             return True
         return any(
             at >= change.before and any(matches(pattern, key) for key in change.traces)
@@ -170,6 +179,11 @@ class Checker:
             for fault, words in self._faults(known, read, row, version)
         }
         if not faults:
+            return
+        if faults.keys() <= {"older", "late"} and all(
+            self._may_be_stale(known, read, row, version) for row, version in read.seen
+        ):
+            self._served_stale += 1
             return
         if "unreal" not in faults and self._is_unpromised(read):
             self._unpromised += 1
@@ -217,6 +231,29 @@ class Checker:
         elif age > self._limits.detached + known.claimed:
             yield "unbounded", f"showed version {version} of {row} {age:.1f} s after it was replaced"
 
+    def _may_be_stale(self, known: _Agent, read: Read, row: str, version: int | None) -> bool:
+        """Whether a rule allows ``read`` to show this state of a row although it was replaced."""
+        bound = next((s for pattern, s in self._limits.serve_stale if matches(pattern, read.key)), None)
+        shown = (
+            self._writes.ordinal(row, version)
+            if version is not None
+            else self._writes.absent(row, until=read.ended)
+        )
+        if bound is None or shown is None or not read.attached or read.bound is not None:
+            return False
+        if shown < known.confirmed.get(row, 0):
+            return False
+        change = self._writes.change(row, shown + 1)
+        if change is None:
+            return True  # it is the last one
+        heard = [_first(known.announced.get(key, ()), change.before) for key in change.traces]
+        heard.append(_first(known.resets, change.before))
+        if change.before < known.opened:
+            heard.append(known.opened)  # before that it heard nothing
+        at = min((at for at in heard if at is not None), default=None)
+        # Not heard of yet: then its own claim is what bounds it.
+        return at is not None and read.began <= at + bound
+
     def _floor(self, known: _Agent, row: str, notices: int) -> int:
         floors = known.floors.get(row)
         if not floors:
@@ -243,3 +280,9 @@ class Checker:
     def _complain(self, words: str) -> None:
         if len(self._complaints) < MOST_COMPLAINTS:
             self._complaints.append(words)
+
+
+def _first(moments: Sequence[float], since: float) -> float | None:
+    """The first of ``moments``, which grow, that is not before ``since``."""
+    place = bisect_left(moments, since)
+    return moments[place] if place < len(moments) else None

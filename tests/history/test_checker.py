@@ -112,6 +112,45 @@ def test_a_read_that_breaks_a_promise(kind: str, records: list[Record]) -> None:
     assert not verdict.true
 
 
+STALE = Limits(serve_stale=[("item:*", 2.0)])
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [HEARD, read(1, 12.1, notices=1)],  # announced at 10.2
+        [HEARD, heard(11.0, 4), read(1, 12.1, notices=2)],
+        [Opened(1.0), Reset(10.3), read(1, 12.2)],
+        [Opened(10.5), read(1, 12.4)],
+        [HEARD, heard(20.2, 4), read(4, 22.1, notices=2)],  # a deletion is announced by its old state
+    ],
+)
+def test_a_key_that_is_served_stale_may_show_what_was_true_until_the_change(records: list[Record]) -> None:
+    verdict = judged(*records, limits=STALE)
+    assert verdict.true, verdict.complaints
+    assert verdict.served_stale == 1
+    assert judged(*records).stale  # without that rule
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [HEARD, read(1, 12.3, notices=1)],  # too late, counted from the first announcement
+        [HEARD, heard(12.2, 4), read(1, 12.3, notices=2)],
+        [HEARD, read(1, 10.7, notices=1, bound=0.3)],
+        [HEARD, read(1, 10.7, notices=1, staleness=None)],
+        [HEARD, Confirmed(10.3, ((ROW, 4),)), read(1, 10.7, notices=2)],
+        [Opened(1.0), read(1, 10.7)],  # not announced yet: its own claim counts
+        [HEARD, heard(20.2, 4), heard(30.1, 9), read(4, 30.7, notices=3)],  # two changes ago
+        [Opened(1.0), Reset(10.3), read(1, 12.4)],
+    ],
+)
+def test_and_not_a_moment_longer_nor_for_who_asked_for_more(records: list[Record]) -> None:
+    verdict = judged(*records, limits=STALE)
+    assert sum(verdict.stale.values()) == 1, verdict
+    assert verdict.served_stale == 0
+
+
 def test_while_detached_an_answer_is_bounded_all_the_same() -> None:
     limits = Limits(detached=5.0)
     assert judged(read(1, 15.0, staleness=None), limits=limits).true

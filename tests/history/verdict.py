@@ -13,10 +13,12 @@ class Limits:
         unpromised: Intervals in which bounds on reads are not promised. Reads that overlap one are counted in
             `Verdict.unpromised` when they break a bound.
         detached: Seconds a value may be old while detached, beyond the largest staleness the agent claimed.
+        serve_stale: Glob of keys, and seconds that their values may be served after a change was announced.
     """
 
     unpromised: Sequence[tuple[float, float]] = ()
     detached: float = math.inf
+    serve_stale: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Verdict:
         reads: Reads checked.
         attached_reads: Those that began attached.
         stale: Wrong reads by kind: ``older``, ``late``, ``unbounded``, ``unreal``.
+        served_stale: Reads that showed a replaced state as `Limits.serve_stale` allows.
         unpromised: Reads that broke a bound inside an interval where none is promised.
         lost: Changes some agent was not told of, as ``row@version``.
         wrong: Places and keys that differ from the database in the end.
@@ -39,6 +42,7 @@ class Verdict:
     reads: int
     attached_reads: int
     stale: dict[str, int]
+    served_stale: int
     unpromised: int
     lost: tuple[str, ...]
     wrong: tuple[str, ...]

@@ -122,12 +122,22 @@ class Writes:
         """Every step of every row but its first state, by the moment it was surely committed."""
         return sorted(self._changes(), key=lambda change: change.after)
 
+    def change(self, row: str, ordinal: int) -> Change | None:
+        """What made that state of the row, or None for the first one and those that never were."""
+        states = self._rows.get(row, [])
+        if not 0 < ordinal < len(states):
+            return None
+        state = states[ordinal]
+        told = state if state.present else states[ordinal - 1]
+        traces = (trace(row, told.version),)
+        return Change(row, state.version, traces, self._began[row][ordinal], self._surely[row][ordinal])
+
     def _changes(self) -> Iterator[Change]:
         for row, states in self._rows.items():
-            for n in range(1, len(states)):
-                told = states[n] if states[n].present else states[n - 1]
-                traces = (trace(row, told.version),)
-                yield Change(row, states[n].version, traces, self._began[row][n], self._surely[row][n])
+            for ordinal in range(1, len(states)):
+                change = self.change(row, ordinal)
+                assert change is not None
+                yield change
 
     @property
     def rows(self) -> Iterable[str]:

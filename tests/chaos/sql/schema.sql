@@ -34,3 +34,5 @@ create table public.note_locks (
 
 -- For the fan-out query of the rules.
 grant select on public.items to unstale_worker;
+-- For the loader of the rules.
+grant select on public.notes to unstale_worker;
