@@ -5,9 +5,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from servers import eventually
 from unstale import Cache
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache, redis_client
+from workers import redis_at
 
 
 @pytest.fixture
@@ -39,3 +41,16 @@ async def durable() -> AsyncIterator[EmbeddedValkey]:
     """A Valkey that keeps an append-only file, so that it can come back with older data."""
     async with EmbeddedValkey(args=["--appendonly", "yes", "--appendfsync", "always"]) as server:
         yield server
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[EmbeddedValkey, EmbeddedValkey]]:
+    """A primary and its replica, in sync."""
+    async with EmbeddedValkey() as primary, EmbeddedValkey(replica_of=primary) as replica:
+        async with redis_at(replica.url) as client:
+
+            async def in_sync() -> bool:
+                return (await client.info("replication")).get("master_link_status") == "up"
+
+            await eventually(in_sync)
+        yield primary, replica

@@ -21,19 +21,6 @@ from unstale_worker.state import State
 from workers import redis_at, running_worker, state_of
 
 
-@pytest.fixture
-async def pair() -> AsyncIterator[tuple[EmbeddedValkey, EmbeddedValkey]]:
-    """A primary and its replica, in sync."""
-    async with EmbeddedValkey() as primary, EmbeddedValkey(replica_of=primary) as replica:
-        async with redis_at(replica.url) as client:
-
-            async def in_sync() -> bool:
-                return (await client.info("replication")).get("master_link_status") == "up"
-
-            await eventually(in_sync)
-        yield primary, replica
-
-
 @asynccontextmanager
 async def cut_off(replica: EmbeddedValkey) -> AsyncIterator[Redis]:
     """Stop replication: what the primary acknowledges from now on the replica never sees."""
