@@ -205,6 +205,35 @@ async def test_a_detached_agent_never_serves_it(agent: Cache, keeper: WorkerDoub
     assert agent.counters().stale_hits == 0
 
 
+async def test_detached_for_long_redis_is_not_asked_at_all(agent: Cache, keeper: WorkerDouble) -> None:
+    await keeper.redis.set(KEY, '"whatever Redis holds"', px=60_000)
+    agent._near.followed.trusted_until = -1e9
+    agent._follower._muted_until = float("inf")
+    assert await agent.get_or_load(KEY, Loader("loaded")) == "loaded"
+
+
+async def test_detached_while_redis_answers(
+    agent: Cache, keeper: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Loader("old")
+    await agent.get_or_load(KEY, loader)
+    await changed(agent, keeper)
+    tier = agent._reader._tier
+    assert tier is not None
+    ask = tier.read_or_stale
+
+    async def slow(key: str) -> tuple[bytes | None, bytes | None]:
+        found = await ask(key)
+        agent._near.followed.trusted_until = agent._now()
+        agent._follower._muted_until = float("inf")
+        return found
+
+    monkeypatch.setattr(tier, "read_or_stale", slow)
+    loader.value = "new"
+    assert await agent.get_or_load(KEY, loader) == "new"
+    assert agent.counters().stale_hits == 0
+
+
 class Profile(BaseModel):
     name: str
 
