@@ -32,7 +32,9 @@ async def apply_unheard(worker: WorkerDouble, *keys: str, patterns: Sequence[str
         worker.names = names
 
 
-async def fill_anyway(self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float) -> bool:
+async def fill_anyway(
+    self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+) -> bool:
     """In the place of `RedisTier.fill`: what a cache without leases does."""
     await self.lane.execute_command("SET", key, value, "PX", round(seconds * 1000))
     return True

@@ -16,7 +16,9 @@ from worker_double import Loader, WorkerDouble, attached_cache
 KEY = "user:42:profile"
 
 
-async def fill_if_absent(self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float) -> bool:
+async def fill_if_absent(
+    self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+) -> bool:
     """In the place of `RedisTier.fill`: what a cache does that takes an absent key for its own."""
     return bool(await self.lane.execute_command("SET", key, value, "NX", "PX", round(seconds * 1000)))
 

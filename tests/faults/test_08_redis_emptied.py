@@ -154,7 +154,7 @@ async def test_the_snapshot_comes_before_the_drop(
             patterns: Iterable[str],
             snapshot: Callable[[], Awaitable[Page]],
         ) -> Seen:
-            await self._drop(state, sorted(patterns), lsn="0/0")
+            await self._drop(state, sorted(patterns), lsn="0/0", stale=True)
             await meanwhile()
             return await recover(
                 self, state, rules=rules, published=published, patterns=[], snapshot=snapshot
