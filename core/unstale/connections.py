@@ -49,6 +49,7 @@ class Connections:
         parsed = RedisUrl.parse(url)
         self._class, self._options = connection_class(parsed, timeout=timeout)
         self._timeout = timeout
+        self._sentinels = Sentinels(parsed, timeout=timeout)
         self.asks_sentinels: bool = bool(parsed.sentinels)
         """Whether each new connection asks sentinels for the primary."""
         self.place: str = parsed.place
@@ -73,6 +74,16 @@ class Connections:
         await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
         if not self.asks_sentinels:
             await expect_primary(connection)
+
+    async def led_elsewhere(self, connection: RedisConnection) -> bool:
+        """Whether the sentinels name another primary by now than the one this connection leads to."""
+        if not self.asks_sentinels:
+            return False
+        try:
+            named = await self._sentinels.get_master_address()
+        except NoPrimary:
+            return False
+        return named != (getattr(connection, "host", None), getattr(connection, "port", None))
 
     def __repr__(self) -> str:
         return f"<Connections {self.place}>"

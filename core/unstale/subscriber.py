@@ -32,6 +32,8 @@ FIRST_PAUSE: Final = 0.05
 """Seconds, at most, before the first attempt to connect again; doubles up to `LAST_PAUSE`. Each is shortened
 at random, so that agents do not come back together: Redis ends all their connections at the same moment."""
 LAST_PAUSE: Final = 2.0
+LATE: Final = 2.0
+"""Seconds without a watermark after which the sentinels are asked whether another server leads by now."""
 NEWEST: Final = LogId(2**53 - 1)
 """Replay after this id brings epoch and newest id, and no entries."""
 
@@ -153,6 +155,8 @@ class Subscriber:
             async with asyncio.timeout(self._max_silence):
                 await connection.send_command("PING", str(self._follower.ping()))
             self._notice_detached()
+            if self._follower.watermark_age > LATE and await self._connections.led_elsewhere(connection):
+                raise Silence("the sentinels name another primary")
             if self._follower.trust is not Trust.ATTACHED and self._clock() - begun > self._max_silence:
                 raise NoWatermark(f"no watermark for {self._max_silence} s")
             await asyncio.sleep(min(PING_INTERVAL, self._max_silence / PINGS_PER_SILENCE))

@@ -90,6 +90,35 @@ async def test_worker_and_agents_follow_to_the_new_primary(
             await eventually(left, message="nobody listens to the old primary")
 
 
+async def test_a_subscription_leaves_a_primary_that_nobody_demotes(
+    database: Database, watched: Guarded, quick: None
+) -> None:
+    """Guards: `Connections.led_elsewhere`, asked when watermarks are late; silence would take a minute."""
+    async with (
+        staged(database.dsn, watched.primary.url) as (stage, _),
+        running_worker(database.worker_dsn, watched.url, max_silence=60),
+    ):
+        cache = await stage.open_agent(watched.url, max_silence=60)
+        await stage.warm()
+        await watched.fail_over()
+        await watched.promoted()
+        async with redis_at(watched.primary.url) as old, redis_at(watched.replica.url) as redis:
+            # The sentinels cannot log in any more; nor can anybody else but who listens already.
+            await old.config_set("requirepass", "another")
+            await old.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+            async def left() -> bool:
+                ((_, subscribers),) = await old.pubsub_numsub(Names().channel)
+                return int(subscribers) == 0
+
+            await eventually(left, timeout=30, message="nobody listens to the old primary")
+            assert (await old.info("replication"))["role"] == "master"
+            await stage.write(1)
+            await eventually(lambda: cache.attached, timeout=30)
+            await stage.settled(redis)
+            assert await stage.read(1) == 2
+
+
 async def test_a_server_that_was_demoted_without_the_sentinels_knowing_is_refused() -> None:
     """One sentinel alone cannot fail over, so it goes on naming a server that is a replica now."""
     async with guarded(sentinels=1) as watched, redis_at(watched.primary.url) as redis:
