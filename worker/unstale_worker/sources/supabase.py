@@ -22,6 +22,8 @@ LEAST_ENTRIES: Final = 50
 """A page that does not fit the API's 8 s is asked for in smaller pieces, down to these."""
 GROW_AFTER: Final = 20
 """Good answers after which pages grow again."""
+ENTRIES: Final = frozenset({(int, int, list), (int, int, type(None))})
+"""What the parts of an entry are."""
 
 
 class SupabaseSource:
@@ -152,9 +154,9 @@ def page_of(answer: Any, *, began: float) -> Page:
     """The page in an answer of ``unstale_read``; raises `DatabaseUnavailable` when it is none."""
     try:
         snapshot, xid, number = _text(answer["snapshot"]), answer["last_xid"], answer["last_id"]
-        entries = [Entry(int(watch), int(version), keys) for watch, version, keys in answer["entries"]]
-        if any(not isinstance(entry.keys, list | None) for entry in entries):
-            raise TypeError("keys")
+        entries = list(map(Entry._make, answer["entries"]))
+        if not {(type(entry.watch), type(entry.version), type(entry.keys)) for entry in entries} <= ENTRIES:
+            raise TypeError("entries")
         return Page(
             database=_text(answer["database"]),
             snapshot=snapshot,
