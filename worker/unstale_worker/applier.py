@@ -19,7 +19,7 @@ from unstale.lane import Lane
 from unstale.names import Names
 from unstale.scripts import Argument, Script
 from unstale_worker.applier_scan import scan
-from unstale_worker.applier_scripts import BEFORE_GROUPS, Body, renewed, split
+from unstale_worker.applier_scripts import BEFORE_GROUPS, RENEWED_WEIGHT, Body, renewed, split
 from unstale_worker.rules import Renewal
 from unstale_worker.sources import Page
 from unstale_worker.state import Seen, State
@@ -103,7 +103,8 @@ class Applier:
         if say is not None:
             final += [say.snapshot, state.rules, say.age_ms(time.monotonic()), say.primary_until]
             final += self._began(say)
-        bodies = list(split(wanted, patterns, most_keys=self._script_keys))
+        most = max(1, self._script_keys // RENEWED_WEIGHT) if renewals else self._script_keys
+        bodies = list(split(wanted, patterns, most_keys=most))
         if store and not bodies:
             bodies.append(Body([], b"[]", b"[]"))
         last = len(bodies) - 1 if store else len(bodies)

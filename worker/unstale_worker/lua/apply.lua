@@ -24,25 +24,29 @@ if ARGV[17] then
   if not has_type(set, 'zset') then redis.call('UNLINK', set) end
   for group = 19, #ARGV, 4 do
     local serve, due = tonumber(ARGV[group + 1]), string.format('%.0f', now + tonumber(ARGV[group + 2]))
-    local always = ARGV[group + 3] ~= '1'
+    local always, wanted = ARGV[group + 3] ~= '1', {}
     for _ = 1, tonumber(ARGV[group]) do
       local key, stale = KEYS[at], KEYS[at + 1]
       at = at + 2
-      local found = redis.call('TYPE', key)['ok']
-      local value = found == 'string' and redis.call('GETRANGE', key, 0, 0) ~= '\0' -- a lease begins with NUL
+      local first = redis.pcall('GETRANGE', key, 0, 0) -- '' when there is none, an error when it is no string
+      local value = type(first) == 'string' and first ~= '' and first ~= '\0' -- a lease begins with NUL
       if value and serve > 0 then
         redis.call('RENAME', key, stale)
         redis.call('PEXPIRE', stale, serve) -- from now: it was true until this change
         unlinked = unlinked + 1
-      elseif found ~= 'none' then
+      else
         unlinked = unlinked + redis.call('UNLINK', key)
       end
       if serve < 0 then
         unlinked = unlinked + redis.call('UNLINK', stale)
         redis.call('ZREM', set, key)
       elseif value or always or redis.call('EXISTS', stale) == 1 then
-        redis.call('ZADD', set, 'NX', due, key) -- a burst is due when its first change is
+        wanted[#wanted + 1] = due
+        wanted[#wanted + 1] = key
       end
+    end
+    for from = 1, #wanted, 1000 do -- NX: a burst is due when its first change is
+      redis.call('ZADD', set, 'NX', unpack(wanted, from, math.min(from + 999, #wanted)))
     end
   end
   local over = redis.call('ZCARD', set) - tonumber(ARGV[18])
