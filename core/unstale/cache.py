@@ -149,7 +149,8 @@ class Cache(ManyReads):
     async def wait_for(self, token: str, *, timeout: float = 5.0) -> None:
         """Wait until the transaction that ``select unstale.token()`` named is applied here.
 
-        Afterwards this process serves nothing older. Raises `WaitTimeout` after ``timeout`` seconds, and
+        Afterwards this process serves nothing older, of keys with ``serve_stale`` only where a read asks for
+        ``fresh=True`` or ``max_staleness``. Raises `WaitTimeout` after ``timeout`` seconds, and
         ValueError for a token that is none or comes from another database.
         """
         self._check_open()

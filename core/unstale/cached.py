@@ -30,7 +30,7 @@ class Cached(Generic[P, R]):
         >>> @cache.cached("user:{user_id}:profile")
         ... async def profile(user_id: int) -> Profile: ...
         >>> await profile(42)            # from the cache, or from the function, once
-        >>> await profile.fresh(42)      # from the function, and into the cache
+        >>> await profile.fresh(42)      # from the function, past every cache
         >>> await profile.invalidate(42)
         >>> profile.key(42)
         'user:42:profile'
@@ -61,7 +61,7 @@ class Cached(Generic[P, R]):
         return await self._ask(args, kwargs, fresh=False)
 
     async def fresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The function's answer of now, which also goes into the cache."""
+        """The function's answer of now; stored where no value stands, else the cached one stays."""
         return await self._ask(args, kwargs, fresh=True)
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:

@@ -1,4 +1,4 @@
-"""34: values served stale while they are made new: bounded, purged, and gone with everything else.
+"""37: values served stale while they are made new: bounded, purged, and gone with everything else.
 
 Guards: the bound is counted by Redis from the change that made the value untrue (`apply.lua`), a purge wins
 over whatever else concerns its key (`PURGED`), and recovery, patterns and other rules drop stale values like
