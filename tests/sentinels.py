@@ -34,9 +34,12 @@ class EmbeddedSentinel(Server):
     stop_seconds = 5.0
     last_signal = signal.SIGKILL
 
-    def __init__(self, primary: EmbeddedValkey, *, quorum: int, password: str) -> None:
+    def __init__(
+        self, primary: EmbeddedValkey, *, quorum: int, password: str, primary_port: int | None = None
+    ) -> None:
         super().__init__(directory=None, password=password, user=None)
         self._primary, self._quorum = primary, quorum
+        self._primary_port = primary_port
         self._executable = Path("valkey")
 
     @asynccontextmanager
@@ -66,7 +69,7 @@ class EmbeddedSentinel(Server):
             f"""
 requirepass {self.password}
 sentinel sentinel-pass {self.password}
-sentinel monitor {SERVICE} 127.0.0.1 {self._primary.port} {self._quorum}
+sentinel monitor {SERVICE} 127.0.0.1 {self._primary_port or self._primary.port} {self._quorum}
 sentinel auth-pass {SERVICE} {self._primary.password}
 sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}
 sentinel failover-timeout {SERVICE} 3000

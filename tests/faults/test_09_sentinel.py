@@ -7,11 +7,16 @@ that says it is a primary (`expect_primary`); then ``run`` and epoch do the rest
 import asyncio
 import os
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import trustme
 from stage import staged
+from tls_front import TlsFront
 
 from sentinels import SERVICE, EmbeddedSentinel, Guarded, guarded, sentinel_url
 from servers import Database, eventually
@@ -243,3 +248,29 @@ async def test_the_queue_of_python_loaders_takes_the_same_url() -> None:
         docket.redis() as redis,
     ):
         assert int((await redis.info("server"))["tcp_port"]) == watched.primary.port
+
+
+async def test_with_tls_to_sentinels_and_servers(tmp_path: Path) -> None:
+    """Both are believed only with a certificate of the authority that the URL names."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(file))
+    async with EmbeddedValkey() as primary:
+        with TlsFront(primary.port, context) as front:
+            sentinel = EmbeddedSentinel(primary, quorum=1, password="s", primary_port=front.port)
+            async with sentinel:
+                with TlsFront(sentinel.port, context) as asked:
+                    url = (
+                        f"rediss+sentinel://:{primary.password}@127.0.0.1:{asked.port}/{SERVICE}/0"
+                        "?sentinel_password=s"
+                    )
+                    with pytest.raises(NoPrimary, match="CERTIFICATE_VERIFY_FAILED"):
+                        await port_of(url)
+                    trusting = f"{url}&ssl_ca_certs={quote(str(file))}"
+                    assert await port_of(trusting) == front.port
+                    async with open_redis(settings_for("postgresql://nowhere", trusting)) as redis:
+                        assert await redis.ping()
+                    assert front.encrypted == 2
+                    assert asked.encrypted >= 2

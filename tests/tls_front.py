@@ -1,0 +1,67 @@
+"""A front that speaks TLS to who speaks TLS, and plainly to who does not: the wheels' servers cannot."""
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Self
+
+HANDSHAKE = b"\x16"
+"""First byte of a TLS connection; no Redis command begins so."""
+
+
+class TlsFront:
+    """Forwards to a port of this machine, a thread for each connection.
+
+    with TlsFront(server.port, context) as front: ...
+    """
+
+    def __init__(self, target: int, context: ssl.SSLContext) -> None:
+        self._target, self._context = target, context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+        self._closed = threading.Event()
+        self.port: int = self._listener.getsockname()[1]
+        self.encrypted = 0
+        """TLS connections so far."""
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            if select.select([self._listener], [], [], 0.05)[0]:
+                taken, _ = self._listener.accept()
+                self._start(lambda taken=taken: self._serve(taken))  # type: ignore[misc]
+
+    def _serve(self, taken: socket.socket) -> None:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # also what TLS refuses
+            stack.callback(lambda: outer.close())
+            outer = taken
+            taken.settimeout(5)
+            if taken.recv(1, socket.MSG_PEEK) == HANDSHAKE:
+                outer = self._context.wrap_socket(taken, server_side=True)
+                self.encrypted += 1
+            inner = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
+            while not self._closed.is_set():
+                pending = isinstance(outer, ssl.SSLSocket) and outer.pending()
+                ready = [outer] if pending else select.select([outer, inner], [], [], 0.05)[0]
+                for source in ready:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    (inner if source is outer else outer).sendall(data)
