@@ -16,10 +16,10 @@ from urllib.parse import quote
 import pytest
 import trustme
 from stage import staged
-from tls_front import TlsFront
 
 from sentinels import SERVICE, EmbeddedSentinel, Guarded, guarded, sentinel_url
 from servers import Database, eventually
+from tls_front import TlsFront
 from unstale import connections
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import RedisUnavailable, UnsupportedServer
@@ -214,19 +214,20 @@ async def test_what_is_wrong_with_the_url_is_named(wrong: dict[str, str], said: 
 async def test_no_sentinel_answers_and_that_is_said_in_time() -> None:
     async with guarded(sentinels=1) as watched:
         (sentinel,) = watched.sentinels
-        settings = settings_for("postgresql://nowhere", watched.url, redis_timeout=0.5)
-        async with open_redis(settings) as redis:
+        impatient = settings_for("postgresql://nowhere", watched.url, redis_timeout=0.5)
+        patient = settings_for("postgresql://nowhere", watched.url, redis_timeout=20)
+        async with open_redis(patient) as redis:
             assert await redis.ping()
         os.kill(sentinel.pid, signal.SIGSTOP)
         try:
             async with asyncio.timeout(10):
-                async with open_redis(settings) as redis:
+                async with open_redis(impatient) as redis:
                     with pytest.raises(NoPrimary, match="1 did not answer within"):
                         await redis.ping()
         finally:
             os.kill(sentinel.pid, signal.SIGCONT)
         await sentinel.kill()
-        async with open_redis(settings) as redis:
+        async with open_redis(patient) as redis:
             with pytest.raises(NoPrimary, match="one cannot be reached"):
                 await redis.ping()
 
