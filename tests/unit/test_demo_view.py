@@ -65,7 +65,7 @@ def test_nothing_is_cut_off(width: int, height: int) -> None:
         "0.25 s",
         "7,654",
         "321",
-        "205 ahead",
+        "205 in advance",
         "98",
         MODEL,
         "Welcome back, Ada.",

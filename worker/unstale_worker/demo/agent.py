@@ -1,4 +1,4 @@
-"""The demo's agent process: the companion and its service, its visitors, and a check of every read."""
+"""The demo's agent process: the companion, its service, and visitors who have every answer checked."""
 
 import asyncio
 import logging
@@ -6,10 +6,7 @@ import math
 import os
 import random
 import time
-from collections import deque
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -21,17 +18,16 @@ from companion.service import application
 from unstale import Cache, ConnectionPool, Invalidated
 from unstale.settings import Settings
 from unstale_worker.demo import child
+from unstale_worker.demo.checker import Checker, Expected
 from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.reports import (
     BREAK_VARIABLE,
     REPORT_EVERY,
-    TRACE,
     AgentReport,
-    Heard,
     Sample,
     World,
 )
-from unstale_worker.demo.versions import FLOOR_ONLY, GREETING, KINDS, Value, sources, versions_of
+from unstale_worker.demo.versions import GREETING, KINDS, Value, sources, versions_of
 from unstale_worker.demo.zipf import Zipf
 from unstale_worker.rules import Rules
 
@@ -41,8 +37,6 @@ TURNS: Final = 5
 """Turns of a conversation after its greeting; each reads three values."""
 PAUSE: Final = 0.03
 """Seconds between two turns."""
-PAST: Final = 64
-"""Versions of a row remembered with the time they were heard of."""
 WAITING_MS: Final = 250.0
 """A visitor whose greeting took longer has waited for the model, which takes half a second at least."""
 SAMPLES_A_REPORT: Final = 40
@@ -52,80 +46,6 @@ MODEL_AWAY: Final = 502
 SESSION: Final = TypeAdapter(Session)
 
 logger = logging.getLogger(__name__)
-
-
-class Checker:
-    """Remembers of which versions the agent has heard, and judges reads by it.
-
-    It knows nothing of the cache: an invalidation names row and version in a ``trace:`` key of its own.
-    """
-
-    def __init__(self) -> None:
-        self._floors: dict[str, int] = {}
-        self._past: dict[str, deque[tuple[float, int]]] = {}
-        self._heard: list[Heard] = []
-        self._recent: deque[str] = deque(maxlen=3)
-        self.invalidations = 0
-        self.stale_reads = 0
-        self.complaint = ""
-
-    def process(self, event: Invalidated, *, at: float) -> None:
-        """The near cache has dropped what ``event`` names; from now on older versions are stale."""
-        shown = [key for key in event.keys if not key.startswith(TRACE)]
-        self.invalidations += len(shown)
-        # Old and new row are both named, in any order; the old one was heard of before.
-        traces = [key.removeprefix(TRACE).rpartition(":") for key in event.keys if key.startswith(TRACE)]
-        for version, source in sorted((int(number), source) for source, _, number in traces):
-            if version > self._floors.get(source, 0):
-                self._floors[source] = version
-                self._past.setdefault(source, deque(maxlen=PAST)).append((at, version))
-                if not source.startswith(FLOOR_ONLY):
-                    self._heard.append(Heard(source, version, at))
-        if shown:
-            self._recent.append(
-                ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
-            )
-
-    def floors(self, rows: tuple[str, ...]) -> dict[str, int]:
-        """What a read that begins now must at least see."""
-        return {row: self._floors.get(row, 0) for row in rows}
-
-    def floors_at(self, rows: tuple[str, ...], *, at: float) -> dict[str, int]:
-        """What had been heard of at a moment in the past; less, where it is not remembered that far."""
-        return {
-            row: max((version for heard, version in self._past.get(row, ()) if heard <= at), default=0)
-            for row in rows
-        }
-
-    def judge(self, key: str, versions: Mapping[str, int], floors: Mapping[str, int]) -> None:
-        """Count a stale read: a value older than what had been heard of when the read began."""
-        for row, floor in floors.items():
-            if versions[row] < floor:
-                self.stale_reads += 1
-                self.complaint = self.complaint or (
-                    f"{key} came with version {versions[row]} of {row} in a read that began after the "
-                    f"invalidation of version {floor}"
-                )
-
-    def taken(self) -> tuple[tuple[Heard, ...], tuple[str, ...]]:
-        """What was heard since the last call, and its newest keys as text."""
-        heard, self._heard = tuple(self._heard), []
-        recent = tuple(self._recent)
-        self._recent.clear()
-        return heard, recent
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a read must show.
-
-    Attributes:
-        floors: The version that each row must have at least, by what the agent had heard of.
-        before: Everything committed before this moment must be in it, by what the cache claimed.
-    """
-
-    floors: Mapping[str, int]
-    before: float
 
 
 class Agent:

@@ -150,7 +150,7 @@ class View:
                 (f"{tally.greetings:,}", "bold"),
                 ("   model calls ", "dim"),
                 (f"{tally.model_calls:,}", "bold"),
-                (f" ({tally.refreshes:,} ahead)", "dim"),
+                (f" ({tally.refreshes:,} in advance)", "dim"),
                 ("   waited ", "dim"),
                 (f"{tally.waited:,}", "bold"),
             ),
