@@ -6,6 +6,7 @@ as the last effects, never before (`Applier.apply`). Storing it first is shown t
 
 import signal
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from stage import Stage, staged
@@ -89,6 +90,7 @@ async def test_a_position_stored_before_the_effects_would_lose_them(
         patterns: Sequence[str],
         store: bool,
         say: Seen | None = None,
+        **options: Any,
     ) -> tuple[State, str]:
         state, pending = await apply(self, state, page, keys=[], patterns=[], store=store, say=say)
         if keys:
