@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,8 @@ from commands import Command, environment, run, started
 from companion.stand_in import LABEL, StandIn
 from servers import Database, eventually
 from unstale_worker.demo.example import companion_folder
+from unstale_worker.embedded import apply_migrations, migrations_folder
+from unstale_worker.migration import write_migration
 from unstale_worker.rules import Rules
 from unstale_worker.supervisor import Worker
 from workers import applied, connected, redis_at, running_worker
@@ -249,6 +252,24 @@ async def test_the_seed_watches_what_the_rules_need(seeded: Database, tmp_path: 
     } == {
         name: (sorted(need.keys), need.columns and sorted(need.columns)) for (_, name), need in needs.items()
     }
+
+
+async def test_a_project_of_ones_own_by_the_page(empty_database: Database, tmp_path: Path) -> None:
+    """The tables first, then what `unstale migration` writes, then the rights that the page names."""
+    page = (PROJECT / "README.md").read_text()
+    (rights,) = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    rules = Rules.parse(RULES)
+    write_migration(rules, tmp_path, base=migrations_folder())
+    async with connected(empty_database.dsn) as connection:
+        await connection.execute((PROJECT / "supabase" / "seed.sql").read_text())
+        await apply_migrations(empty_database.dsn, tmp_path)
+        await connection.execute(rights)
+        watched = await connection.fetchval("select count(*) from unstale.watched where state = 'watched'")
+        assert watched == len(rules.tables)
+    async with connected(empty_database.superuser_dsn) as connection:
+        await connection.execute("set role unstale_worker")
+        for table in ("members", "profiles", "memories"):
+            assert await connection.fetchval(COUNT[table]) >= 3
 
 
 async def test_everybody_sees_only_their_own_rows(seeded: Database) -> None:
