@@ -55,7 +55,7 @@ class Companion:
             message = answer.choices[0].message
             if not message.tool_calls:
                 return message.content or ""
-            messages.append(cast("ChatCompletionMessageParam", message.model_dump(exclude_none=True)))
+            messages.append(cast("ChatCompletionMessageParam", message))  # the client takes its own objects
             calls = [call for call in message.tool_calls if call.type == "function"]
             messages += cast("list[ChatCompletionMessageParam]", await tools.answer(calls))
         raise AssertionError("without tools to choose from a model cannot call one")

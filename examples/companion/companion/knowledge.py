@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from companion.loaders import Loaders
 from companion.values import Greeting, Preferences, Profile, State
 from unstale import Cache
-from unstale.statistics import Counters
 
 V = TypeVar("V", bound=BaseModel)
 Load: TypeAlias = Callable[[int], Awaitable[V | None]]
@@ -122,15 +121,15 @@ class Knowledge:
         before, began = self._cache.counters(), time.perf_counter()
         value = await self._get(name, user_id, noted, model)
         seconds, after = time.perf_counter() - began, self._cache.counters()
-        origin = source if ran else _origin(before, after)
+        # What was counted meanwhile tells; of two that answered others at that moment, the older is named.
+        if ran:
+            origin = source
+        elif after.stale_hits > before.stale_hits:
+            origin = Origin.STALE
+        elif after.redis_hits > before.redis_hits:
+            origin = Origin.REDIS
+        elif after.misses > before.misses:
+            origin = Origin.OTHER_REQUEST
+        else:
+            origin = Origin.MEMORY  # such a hit lets nobody else run, so nobody else can have counted
         return value, Took(origin, round(seconds * 1000, 3))
-
-
-def _origin(before: Counters, after: Counters) -> Origin:
-    """What answered, by what was counted meanwhile; of two that answered others at that moment, the older."""
-    if after.stale_hits > before.stale_hits:
-        return Origin.STALE
-    if after.redis_hits > before.redis_hits:
-        return Origin.REDIS
-    # A hit in memory lets nobody else run, so nobody else can have counted.
-    return Origin.MEMORY if after.misses == before.misses else Origin.OTHER_REQUEST

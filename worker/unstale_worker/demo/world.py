@@ -27,8 +27,8 @@ WARM_READS: Final = 500
 START_SECONDS: Final = 30.0
 """How long worker and agents may take until the agents are attached."""
 
-AGENT_SETTINGS: Final = {"UNSTALE_POOL_DATABASE_CONNECTIONS": "4"}
-"""The embedded Postgres takes 100 connections, and a demo has up to 12 agents."""
+SMALL_POOL: Final = {"UNSTALE_POOL_DATABASE_CONNECTIONS": "4"}
+"""For agents and worker: the embedded Postgres takes 100 connections, and a demo has up to 12 agents."""
 TRACES: Final = Path(__file__).with_name("traces.toml")
 
 Say = Callable[[str], None]
@@ -114,14 +114,13 @@ class Demo:
                 "worker",
                 "worker",
                 **model,
+                **SMALL_POOL,
                 DATABASE_URL=servers.worker_database_url,
                 UNSTALE_CONFIG=str(rules),
                 UNSTALE_HTTP_PORT="0",
             )
             agents = [
-                await start(
-                    "agent", f"agent-{number}", DEMO_NAME=f"agent-{number}", **model, **AGENT_SETTINGS
-                )
+                await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}", **model, **SMALL_POOL)
                 for number in range(1, self._agents + 1)
             ]
             await self._wait(lambda: ledger.attached(reads=WARM_READS) == self._agents, seconds=START_SECONDS)
