@@ -152,7 +152,7 @@ class PublishedRules:
         patterns: A glob for every key template: the keys that the rules own.
         ttl: Pattern and seconds, in file order; the first match counts.
         refresh: Pattern, and seconds that an old value may be served after a change (0: not at all), of the
-            keys that are made new when they change; in file order, the first match counts.
+            keys that are made new when they change. A glob may match keys of another refresh, too.
     """
 
     hash: str = ""
@@ -196,11 +196,15 @@ class PublishedRules:
         return next((seconds for pattern, seconds in self.ttl if glob_regex(pattern).match(data)), None)
 
     def refresh_of(self, key: str) -> float | None:
-        """Seconds ``key`` may be served after a change while it is made new; None: it is not made new."""
+        """Most seconds ``key`` may be served after a change while it is made new; None: it is not made new.
+
+        The worker tells refreshes apart by segments of the key, and globs do not. To look for a stale value
+        that the worker did not keep costs nothing; not to look for one that it did would cost a wait.
+        """
         if not self.refresh:
             return None
         data = key.encode("utf-8", "surrogatepass")
-        return next((seconds for pattern, seconds in self.refresh if glob_regex(pattern).match(data)), None)
+        return max((most for pattern, most in self.refresh if glob_regex(pattern).match(data)), default=None)
 
 
 def key_list(items: list[str]) -> bytes:

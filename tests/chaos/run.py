@@ -117,10 +117,11 @@ def _judge(
     stage: Stage, rows: list[tuple[str, int, bool]], read_at: float, contents: dict[str, bytes]
 ) -> Verdict:
     writes = join(sorted(stage.folder.glob("*.commits")), rows, end=read_at)
+    rules = Rules.load(RULES)
     limits = Limits(
         unpromised=tuple(stage.unpromised),
         detached=MAX_SILENCE + DETACHED_TTL + LAG,
-        serve_stale=[(spec.pattern, spec.serve_stale) for spec in Rules.load(RULES).refreshes],
+        serve_stale=lambda key: spec.serve_stale if (spec := rules.refresh_of(key)) is not None else 0.0,
     )
     checker = Checker(writes, limits)
     for slot in stage.agents:

@@ -233,13 +233,13 @@ class Checker:
 
     def _may_be_stale(self, known: _Agent, read: Read, row: str, version: int | None) -> bool:
         """Whether a rule allows ``read`` to show this state of a row although it was replaced."""
-        bound = next((s for pattern, s in self._limits.serve_stale if matches(pattern, read.key)), None)
+        bound = self._limits.serve_stale(read.key)
         shown = (
             self._writes.ordinal(row, version)
             if version is not None
             else self._writes.absent(row, until=read.ended)
         )
-        if bound is None or shown is None or not read.attached or read.bound is not None:
+        if not bound or shown is None or not read.attached or read.bound is not None:
             return False
         if shown < known.confirmed.get(row, 0):
             return False

@@ -112,7 +112,7 @@ def test_a_read_that_breaks_a_promise(kind: str, records: list[Record]) -> None:
     assert not verdict.true
 
 
-STALE = Limits(serve_stale=[("item:*", 2.0)])
+STALE = Limits(serve_stale={"item:5": 2.0}.__getitem__)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the checker is told and what it says."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -13,12 +13,12 @@ class Limits:
         unpromised: Intervals in which bounds on reads are not promised. Reads that overlap one are counted in
             `Verdict.unpromised` when they break a bound.
         detached: Seconds a value may be old while detached, beyond the largest staleness the agent claimed.
-        serve_stale: Glob of keys, and seconds that their values may be served after a change was announced.
+        serve_stale: Seconds that the value of a key may be served after a change was announced; or 0.
     """
 
     unpromised: Sequence[tuple[float, float]] = ()
     detached: float = math.inf
-    serve_stale: Sequence[tuple[str, float]] = ()
+    serve_stale: Callable[[str], float] = lambda key: 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,11 @@ def test_agents_hear_the_patterns_and_how_long_a_stale_value_serves() -> None:
     assert published.refresh_of("user:42:greeting") == 60.0
     assert published.refresh_of("user:42:profile") == 0.0
     assert published.refresh_of("user:42:settings") is None
+    # Its glob matches deeper keys, too: what they may do is not forgotten over it.
+    assert (
+        PublishedRules(refresh=(("user:*", 0.0), ("user:*:greeting", 60.0))).refresh_of("user:1:greeting")
+        == 60
+    )
 
 
 def test_without_refreshes_hash_and_published_rules_are_what_they_were() -> None:
