@@ -15,13 +15,13 @@ create table if not exists public.unstale_wakeup (
 comment on table public.unstale_wakeup is
     'Hints for a worker that reads over HTTPS, told by Supabase Realtime; purged after a minute. In public, because '
     'Realtime reads it as service_role; nobody else may.';
-comment on column public.unstale_wakeup.id is 'Milliseconds since 1970, or one more than the row before.';
+comment on column public.unstale_wakeup.id is 'Milliseconds since 1970.';
 
 -- Sequences, because setval() is seen by every session at once and reading one costs a capture less than a microsecond.
 create sequence if not exists unstale.wakeups_wanted as bigint;
 comment on sequence unstale.wakeups_wanted is 'Until when captures tell of changes: seconds since 1970.';
 create sequence if not exists unstale.wakeups_told as bigint;
-comment on sequence unstale.wakeups_told is 'The highest id in public.unstale_wakeup so far: milliseconds since 1970.';
+comment on sequence unstale.wakeups_told is 'The newest id in public.unstale_wakeup so far: milliseconds since 1970.';
 
 do $$
 begin
@@ -99,8 +99,8 @@ declare
     last   bigint := pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass);
     taken  bigint[];
 begin
-    -- A clock that was set back far starts anew behind the last id.
-    if now_is >= last and now_is < last + 100 or now_is < last and now_is > last - 10000 then
+    -- A clock that was set back starts anew where it stands.
+    if pg_catalog.abs(now_is - last) < 100 then
         return;
     end if;
     -- One expression, and the lock is given back inside it: held to the end of the transaction, it would silence
@@ -109,7 +109,7 @@ begin
         case
             when pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass) is distinct from last
                 then null
-            else pg_catalog.setval('unstale.wakeups_told', greatest(now_is, last + 1))
+            else pg_catalog.setval('unstale.wakeups_told', now_is)
         end,
         pg_catalog.pg_advisory_unlock(1970496884, 4)::integer
     ] end;

@@ -245,7 +245,13 @@ $q$;
     if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
         operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
     then
-        perform unstale.tell();
+        -- Asked here too, because tell() begins a subtransaction. Also where the clock was set back.
+        if coalesce(pg_catalog.abs(
+            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000
+            operator(pg_catalog.-) pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass)
+        ) operator(pg_catalog.>=) 100, true) then
+            perform unstale.tell();
+        end if;
     end if;
     if pg_catalog.hashint8(_id) operator(pg_catalog.%) 1000 operator(pg_catalog.=) 0 then
         perform unstale.maintain();
