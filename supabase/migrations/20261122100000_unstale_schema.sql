@@ -5,7 +5,8 @@
 -- Locks:  none on existing tables. Re-running changes nothing.
 -- Undo:   see "Taking it out" in docs/operations.md: select unstale.unwatch(relation) from unstale.watched;
 --         drop what public has of it (unstale_rpc, unstale_wakeups); drop schema unstale cascade;
---         (drop event trigger unstale_ddl, unstale_drop first, where they exist); drop role unstale_worker.
+--         (drop event trigger unstale_ddl, unstale_drop first, where they exist); drop owned by unstale_worker;
+--         drop role unstale_worker.
 
 do $$
 begin

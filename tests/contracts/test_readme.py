@@ -14,6 +14,8 @@ import pytest
 
 from commands import SECONDS, environment, run, started
 from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.migration import write_migration
+from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
@@ -108,14 +110,34 @@ def test_the_first_sixty_lines_hold_what_somebody_choosing_wants() -> None:
     assert max(map(len, first.splitlines()[:10])) <= 125
 
 
-async def test_taking_it_out_leaves_nothing_of_it(own_postgres: EmbeddedPostgres) -> None:
-    """The SQL of docs/operations.md, on a database with a watch, a fan-out table and some changes."""
+async def _administers(server: EmbeddedPostgres) -> None:
+    """``postgres`` may grant and drop the role, as who has made one may: here it made it as a superuser."""
+    connection = await asyncpg.connect(server.superuser_dsn)
+    try:
+        await connection.execute("grant unstale_worker to postgres with admin option, inherit false")
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("role", ["postgres", "superuser"])
+async def test_taking_it_out_leaves_nothing_of_it(
+    own_postgres: EmbeddedPostgres, tmp_path: Path, role: str
+) -> None:
+    """The SQL of docs/operations.md, on a database that `unstale migration` wrote for: a watch, a fan-out."""
     page = (ROOT / "docs" / "operations.md").read_text()
     out = page.partition("## Taking it out")[2].partition("```sql\n")[2].partition("```")[0]
-    connection = await asyncpg.connect(own_postgres.superuser_dsn)
+    (rules,) = blocks("toml")
+    written = write_migration(Rules.parse(rules), tmp_path).path
+    assert written is not None
+    await _administers(own_postgres)
+    connection = await asyncpg.connect(
+        own_postgres.dsn() if role == "postgres" else own_postgres.superuser_dsn
+    )
     try:
-        await connection.execute(TABLES + "select unstale.watch('public.profiles', '{id}');")
+        await connection.execute(TABLES)
+        await connection.execute(written.read_text())
         await connection.execute("update profiles set name = 'Grace'")
+        assert await connection.fetchval("select count(*) from pg_policy") > 0
 
         await connection.execute(out)
 
@@ -124,6 +146,10 @@ async def test_taking_it_out_leaves_nothing_of_it(own_postgres: EmbeddedPostgres
             "where n.nspname = 'unstale' or p.proname like 'unstale%'"
         )
         assert left == 0
+        assert await connection.fetchval("select count(*) from pg_policy") == 0
+        assert (
+            await connection.fetchval("select count(*) from pg_roles where rolname = 'unstale_worker'") == 0
+        )
         triggers = await connection.fetchval("select count(*) from pg_trigger where not tgisinternal")
         assert triggers == 0
         await connection.execute("update profiles set name = 'Ada'")
