@@ -76,8 +76,11 @@ class Process:
     async def finish(self) -> None:
         """SIGTERM, and wait until it has done what it does then.
 
-        Raises `AssertionError` with its log when it does not end well.
+        Raises `AssertionError` with its log when it does not end well. One that has only just been started is
+        waited for first: until it listens to the signal, that is a kill.
         """
+        while not self.failed and not self._listens_to(signal.SIGTERM):  # noqa: ASYNC110  # of another process
+            await asyncio.sleep(0.02)
         await self._end(signal.SIGTERM)
         assert self._process is not None
         assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
@@ -114,6 +117,15 @@ class Process:
         """The end of what it wrote to stderr."""
         log = self._folder / f"{self.base}.log"
         return log.read_text("utf-8", "replace")[-6000:] if log.exists() else "(nothing)"
+
+    def _listens_to(self, number: signal.Signals) -> bool:
+        """Whether the process has a handler for it (Linux tells; elsewhere it is supposed)."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status")
+        if self._process.returncode is not None or not status.exists():
+            return True
+        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> number - 1 & 1)
 
     async def _end(self, number: signal.Signals) -> None:
         self._expected = True
