@@ -48,7 +48,8 @@ class Load:
         """
         from unstale.replicas import connection_for  # asyncpg is loaded where it is used
 
-        return connection_for(self, primary=primary, replica=replica, timeout=timeout)
+        need_lsn = None if self.primary else self.need_lsn
+        return connection_for(need_lsn, self.database, primary=primary, replica=replica, timeout=timeout)
 
 
 Loader: TypeAlias = Callable[[], Any] | Callable[[Load], Any]

@@ -10,8 +10,6 @@ from typing import Any, Final
 
 import asyncpg
 
-from unstale.loads import Load
-
 logger = logging.getLogger("unstale")
 
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
@@ -20,12 +18,17 @@ FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Timeo
 
 @asynccontextmanager
 async def connection_for(
-    load: Load, *, primary: "asyncpg.Pool[Any]", replica: "asyncpg.Pool[Any]", timeout: float
+    need_lsn: str | None,
+    database: str | None,
+    *,
+    primary: "asyncpg.Pool[Any]",
+    replica: "asyncpg.Pool[Any]",
+    timeout: float,
 ) -> AsyncIterator[Any]:
-    """See `Load.connection`, which is its public name."""
-    if not load.primary and load.need_lsn is not None and load.database is not None:
+    """See `Load.connection`, which is its public name. Without LSN or database: the primary's."""
+    if need_lsn is not None and database is not None:
         async with AsyncExitStack() as stack:
-            connection = await _ready(stack, load.need_lsn, load.database, replica, timeout)
+            connection = await _ready(stack, need_lsn, database, replica, timeout)
             if connection is not None:
                 yield connection
                 return

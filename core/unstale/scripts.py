@@ -7,12 +7,9 @@ which also loads it. Nothing else is retried here.
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from redis.exceptions import NoScriptError
-
-if TYPE_CHECKING:
-    pass
 
 HEADER: Final = "#!lua flags=allow-oom\n"
 """An invalidation is never refused because Redis is out of memory: it only frees some."""

@@ -8,7 +8,7 @@ import pytest
 from stage import staged
 
 from servers import Database, eventually
-from unstale_worker.notify import NotifyWakeUps
+from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.wakeups import WakeUps
 from workers import running_worker
 

@@ -17,8 +17,8 @@ from unstale_worker.refresh.jobs import Jobs
 from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.python_loader import resolve
 from unstale_worker.refresh.refresher import open_queue
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules import Rules
+from unstale_worker.tally import Tally
 from workers import applied, connected, redis_at, running_worker, settings_for
 
 SCHEMA = """

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from unstale_worker.refresh.tally import Tally
+from unstale_worker.tally import Tally
 
 
 class Role(StrEnum):

@@ -31,11 +31,11 @@ from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
 from unstale_worker.refresh.refresher import Refresher
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
 from unstale_worker.status import Counters, Role, Status, seconds_since
+from unstale_worker.tally import Tally
 from unstale_worker.wakeups import WakeUps
 
 log = structlog.get_logger("unstale.worker")

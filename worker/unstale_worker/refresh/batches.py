@@ -10,8 +10,8 @@ from unstale_worker.refresh.keeping import kept
 from unstale_worker.refresh.queue import RefreshQueue, Verdict, new_lease
 from unstale_worker.refresh.reading import load
 from unstale_worker.refresh.sessions import Sessions
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.tally import Tally
 
 Lifetime = Callable[[str, RefreshSpec], float]
 """Seconds that a value of this key lives."""

@@ -14,11 +14,11 @@ from unstale_worker.refresh.lines import Lost, run_batches
 from unstale_worker.refresh.queue import RefreshQueue
 from unstale_worker.refresh.reading import check
 from unstale_worker.refresh.sessions import Sessions
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.refresh.waiting import Waiting
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.pooler import is_transaction_pooler
+from unstale_worker.tally import Tally
 
 log = structlog.get_logger("unstale.refresh")
 

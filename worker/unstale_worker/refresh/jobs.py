@@ -16,8 +16,8 @@ from unstale_worker.refresh.attempts import Attempts
 from unstale_worker.refresh.keeping import kept
 from unstale_worker.refresh.queue import RefreshQueue, Verdict, new_lease
 from unstale_worker.refresh.rate_limits import pause_for
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.tally import Tally
 
 log = structlog.get_logger("unstale.refresh")
 

@@ -10,9 +10,9 @@ from unstale_worker.refresh import spread
 from unstale_worker.refresh.allowance import Allowance
 from unstale_worker.refresh.batches import Batches
 from unstale_worker.refresh.queue import RefreshQueue
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.refresh.waiting import Waiting
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.tally import Tally
 
 if TYPE_CHECKING:
     from docket import Docket

@@ -15,9 +15,9 @@ from unstale_worker.refresh.jobs import Jobs
 from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.python_loader import make_importable, resolve
 from unstale_worker.refresh.queue import RefreshQueue
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.tally import Tally
 
 
 class OwnWorker:

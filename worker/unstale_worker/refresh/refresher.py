@@ -18,10 +18,10 @@ from unstale_worker.refresh.here import load_here
 from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.lines import run_jobs
 from unstale_worker.refresh.queue import CLAIM_MOST, RefreshQueue
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.refresh.waiting import Waiting
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
+from unstale_worker.tally import Tally
 
 log = structlog.get_logger("unstale.refresh")
 

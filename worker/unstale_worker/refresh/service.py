@@ -19,11 +19,11 @@ from unstale_worker.loop import stopped_within
 from unstale_worker.refresh.own_worker import OwnWorker
 from unstale_worker.refresh.queue import RefreshQueue
 from unstale_worker.refresh.refresher import open_queue
-from unstale_worker.refresh.tally import Tally
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.server import serving
 from unstale_worker.status import Counters, Role, Status
+from unstale_worker.tally import Tally
 
 log = structlog.get_logger("unstale.refresh")
 

@@ -14,10 +14,10 @@ from unstale.errors import DatabaseUnavailable, UnstaleError
 from unstale.names import APPLICATION_NAME
 from unstale_worker import fanout
 from unstale_worker.fanout_failure import FanoutFailure
-from unstale_worker.notify import NotifyWakeUps
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
 from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, translated
+from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.sql import statement
 
 logger = logging.getLogger("unstale.source")  # an agent process may read, too: it need not know structlog
