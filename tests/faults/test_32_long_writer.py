@@ -10,7 +10,7 @@ import pytest
 from stage import staged
 
 from servers import Database, eventually
-from unstale_worker import notify
+from unstale_worker.sources import notify
 from workers import connected, running_worker
 
 
