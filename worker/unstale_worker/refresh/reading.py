@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from unstale.errors import DatabaseUnavailable
 from unstale_worker.refresh.statements import Connection, LoaderProblem, Statement, statement_for
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.sql import statement
@@ -52,7 +53,9 @@ class Statements:
             yield
             return
         async with connection.transaction(readonly=True):
-            await connection.fetchrow(statement("refresh_session"), True)
+            session = await connection.fetchrow(statement("refresh_session"), True)
+            if session is not None and session["standby"]:
+                raise DatabaseUnavailable("the pooler led a loader to a standby; it must lead to the primary")
             yield
 
     async def get(self, connection: Connection, spec: RefreshSpec) -> Statement:
@@ -77,6 +80,7 @@ async def load(
 
     Raises:
         asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: The session is of no more use.
+        DatabaseUnavailable: A pooler led to a standby.
     """
     loaded = Loaded({}, {})
     try:

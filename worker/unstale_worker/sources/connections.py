@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from unstale.errors import DatabaseUnavailable, MigrationMissing
 from unstale.names import APPLICATION_NAME
@@ -51,13 +52,15 @@ class Connections:
     pooled: bool = False
 
     async def open(self, *, name: str = "standby") -> asyncpg.Connection:
-        """Connect; raises `DatabaseUnavailable`."""
+        """Connect to the primary, of several hosts to whichever is; raises `DatabaseUnavailable`."""
         try:
             connection: asyncpg.Connection = await asyncpg.connect(
                 self.dsn,
                 timeout=self.timeout,
                 command_timeout=self.timeout,
                 statement_cache_size=0 if self.pooled else 100,
+                # A standby lags: what a loader read there would be stored after its invalidation, for good.
+                target_session_attrs=SessionAttribute.primary,
                 ssl=postgres_tls(self.dsn),
             )
             if not self.pooled:
@@ -72,6 +75,11 @@ class Connections:
         except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
             raise DatabaseUnavailable(
                 "Postgres refused the user or password of DATABASE_URL; check both and the role's LOGIN right"
+            ) from error
+        except asyncpg.TargetServerAttributeNotMatched as error:
+            raise DatabaseUnavailable(
+                "Postgres is a standby there, and changes and their values are read from the primary; "
+                "name the primary in DATABASE_URL, or all hosts: postgresql://...@host1:5432,host2:5432/db"
             ) from error
         except ssl.SSLCertVerificationError as error:
             raise DatabaseUnavailable(untrusted(error)) from error

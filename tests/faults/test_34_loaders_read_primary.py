@@ -1,0 +1,55 @@
+"""34: the worker's sessions, its loaders' too, end at a standby of a URL that names both servers.
+
+Guards: `Connections.open`, which takes only a primary. Without it a ``row`` refresh after a failover, or over
+an address that leads to either server, reads the standby, which lags, and stores what is old for good.
+"""
+
+import json
+
+import pytest
+
+from refreshing import due, filled
+from standby import pause, resume, standby_of
+from unstale.errors import DatabaseUnavailable
+from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.sources.connections import Connections
+from workers import connected, redis_at, running_worker
+
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile"]
+
+[refresh."user:{user_id}:profile"]
+loader = "row"
+table = "public.profiles"
+key = "id"
+"""
+
+SCHEMA = """
+create table public.profiles (id bigint primary key, name text);
+insert into public.profiles values (1, 'Ada');
+select unstale.watch('public.profiles', '{id}');
+"""
+
+
+async def test_a_loader_passes_a_standby_by(own_postgres: EmbeddedPostgres, redis_url: str) -> None:
+    async with connected(own_postgres.dsn()) as db:
+        await db.execute(SCHEMA)
+    async with standby_of(own_postgres) as standby, connected(standby.superuser_dsn) as control:
+        await pause(control)
+        with pytest.raises(DatabaseUnavailable, match="standby"):
+            await Connections(standby.dsn()).open()
+
+        before = f"127.0.0.1:{own_postgres.port}"
+        both = own_postgres.dsn().replace(before, f"127.0.0.1:{standby.port},{before}")
+        assert both != own_postgres.dsn()
+        async with (
+            connected(own_postgres.dsn()) as db,
+            redis_at(redis_url) as redis,
+            running_worker(both, redis_url, rules=RULES),
+        ):
+            await db.execute("update public.profiles set name = 'Grace'")
+            await due(redis, "user:1:profile")
+            assert json.loads(await filled(redis, "user:1:profile"))["name"] == "Grace"
+        await resume(control)
