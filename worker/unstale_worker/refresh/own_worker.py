@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
 from docket import Docket
 
+from unstale.errors import RedisUnavailable
 from unstale.pools import ConnectionPool
 from unstale.settings import Settings
 from unstale_worker.refresh import spread
@@ -14,10 +16,13 @@ from unstale_worker.refresh.crew import working
 from unstale_worker.refresh.jobs import Jobs
 from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.python_loader import make_importable, resolve
-from unstale_worker.refresh.queue import RefreshQueue
+from unstale_worker.refresh.queue import VISIBILITY, RefreshQueue
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.tally import Tally
+
+REDIS_PAUSE: Final = 0.2
+"""Seconds until a job is begun again while Redis does not answer."""
 
 
 class OwnWorker:
@@ -70,8 +75,17 @@ class OwnWorker:
                 yield task
 
     async def _refresh(self, spec: RefreshSpec, key: str) -> None:
+        """One job; it may be begun again, as nothing of it is lost and nothing done twice."""
         assert self._jobs is not None
-        await self._jobs.refresh(spec, key)
+        until = asyncio.get_running_loop().time() + VISIBILITY
+        while True:
+            try:
+                await self._jobs.refresh(spec, key)
+                return
+            except RedisUnavailable:  # pydocket's connection may be up again before ours is
+                if asyncio.get_running_loop().time() > until:
+                    raise
+                await asyncio.sleep(REDIS_PAUSE)
 
     def __repr__(self) -> str:
         return f"<OwnWorker {self.name} loaders={len(self._loaders)} running={self.running}>"

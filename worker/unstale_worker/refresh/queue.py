@@ -23,7 +23,7 @@ RELEASE: Final = Script("unstale_worker", "refresh_release")
 FAILED: Final = Script("unstale_worker", "refresh_failed")
 ADOPT: Final = Script("unstale_worker", "refresh_adopt")
 
-VISIBILITY: Final = 60.0
+VISIBILITY: Final = 20.0
 """Seconds after which a claimed key that nobody finished is due again; a running refresh prolongs it."""
 CLAIM_MOST: Final = 1_000
 """Keys in one claim, lease or release: about a millisecond of the server's time."""

@@ -52,8 +52,13 @@ class RefreshWorker:
         self._own = OwnWorker(settings, rules, specs, self._tally)
         self._role, self._redis_up, self._problem = Role.STARTING, False, ""
 
+    @property
+    def name(self) -> str:
+        """What it is called in the queue."""
+        return self._own.name
+
     def __repr__(self) -> str:
-        return f"<RefreshWorker {self._own.name} {self._role}>"
+        return f"<RefreshWorker {self.name} {self._role}>"
 
     def status(self) -> Status:
         """One frozen picture of now."""
