@@ -143,6 +143,20 @@ async def test_a_table_may_change_meanwhile(database: Database, redis_url: str, 
             assert json.loads(await filled(redis, "user:1:whole"))["mood"] == "well"
 
 
+async def test_postgres_ends_the_sessions_again_and_again(database: Database, redis_url: str) -> None:
+    async with connected(database.superuser_dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url, rules=RULES):
+            for _ in range(6):
+                await due(redis, "user:1:profile", "user:2:friends")
+                await db.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where application_name like 'unstale-worker:%' and datname = current_database()"
+                )
+                await filled(redis, "user:1:profile", timeout=60)
+                await filled(redis, "user:2:friends", timeout=60)
+
+
 async def test_behind_a_transaction_pooler(database: Database, redis_url: str) -> None:
     """Nothing of a session lasts there: no prepared statement, no search path, no setting."""
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:

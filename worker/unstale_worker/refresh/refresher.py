@@ -2,22 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
 
-from unstale.cancellation import pass_on_cancellation
 from unstale.connections import Connections as RedisConnections
-from unstale.errors import RuleError, UnstaleError
+from unstale.errors import RuleError
 from unstale.lane import Lane
 from unstale.settings import Settings
-from unstale_worker.backoff import Backoff
 from unstale_worker.refresh.here import load_here
 from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.lines import run_jobs
 from unstale_worker.refresh.queue import CLAIM_MOST, RefreshQueue
+from unstale_worker.refresh.surviving import forever
 from unstale_worker.refresh.waiting import Waiting
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
@@ -76,11 +75,12 @@ class Refresher:
         lane, queue = open_queue(self._settings)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._forever(lambda: self._claim(queue)), name="refresh claims")
+                group.create_task(forever(lambda: self._claim(queue), self._failed), name="refresh claims")
                 if self._sql:
-                    group.create_task(self._forever(lambda: self._load_here(queue)), name="refresh batches")
+                    here = forever(lambda: self._load_here(queue), self._failed)
+                    group.create_task(here, name="refresh batches")
                 if self._python:
-                    group.create_task(self._forever(lambda: self._spread(queue)), name="refresh jobs")
+                    group.create_task(forever(lambda: self._spread(queue), self._failed), name="refresh jobs")
         finally:
             await lane.close()
 
@@ -164,33 +164,3 @@ class Refresher:
                         await asyncio.wait([task], timeout=LOOK_FOR_OTHERS)
                 if task.done() and not task.cancelled():
                     task.result()
-
-    # --- surviving ------------------------------------------------------------------------------
-
-    async def _forever(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(first=0.05, most=5.0)
-        while True:
-            began = time.monotonic()
-            try:
-                await attempt()
-                return
-            except Exception as error:
-                pass_on_cancellation()
-                self._report(error)
-            if time.monotonic() - began > 10.0:
-                backoff.succeeded()
-            await asyncio.sleep(backoff.failed())
-
-    def _report(self, error: Exception) -> None:
-        for single in _singles(error):
-            self._failed(str(single) or type(single).__name__)
-            if isinstance(single, UnstaleError):
-                log.warning("refreshes are tried again", error=str(single))
-            else:
-                log.error("unexpected error in a refresh; trying again", exc_info=single)
-
-
-def _singles(error: Exception) -> list[Exception]:
-    if isinstance(error, ExceptionGroup):
-        return [single for inner in error.exceptions for single in _singles(inner)]
-    return [error]

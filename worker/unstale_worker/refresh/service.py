@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from unstale.cancellation import cancelled, pass_on_cancellation
+from unstale.cancellation import cancelled
 from unstale.errors import ConfigurationError, RedisUnavailable, UnstaleError
 from unstale.redis_client import open_redis
 from unstale.settings import Settings
@@ -19,6 +19,7 @@ from unstale_worker.loop import stopped_within
 from unstale_worker.refresh.own_worker import OwnWorker
 from unstale_worker.refresh.queue import RefreshQueue
 from unstale_worker.refresh.refresher import open_queue
+from unstale_worker.refresh.surviving import outcome, singles
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.server import serving
@@ -88,14 +89,13 @@ class RefreshWorker:
         try:
             while not stop.is_set():
                 began = time.monotonic()
-                try:
-                    await self._work(queue, stop)
-                except Exception as error:
-                    pass_on_cancellation()
-                    self._report(error)
-                    if time.monotonic() - began > 10.0:
-                        backoff.succeeded()
-                    await stopped_within(stop, seconds=backoff.failed())
+                if (error := await outcome(self._work(queue, stop))) is None:
+                    continue
+                for single in singles(error):
+                    self._report(single)
+                if time.monotonic() - began > 10.0:
+                    backoff.succeeded()
+                await stopped_within(stop, seconds=backoff.failed())
         finally:
             self._role = Role.STOPPING
             await cancelled(looking)
