@@ -93,7 +93,7 @@ def original_operations(server: FarServer) -> list[Callable[[], Awaitable[object
     return [
         *(lambda table=table: rows(table) for table in ("profiles", "settings", "states", "memories")),
         completion,
-    ]  # type: ignore[misc]
+    ]
 
 
 def pooled_operations(pool: ConnectionPool) -> list[Callable[[], Awaitable[object]]]:
@@ -106,7 +106,7 @@ def pooled_operations(pool: ConnectionPool) -> list[Callable[[], Awaitable[objec
     return [
         *(lambda table=table: rows(table) for table in ("profiles", "settings", "states", "memories")),
         completion,
-    ]  # type: ignore[misc]
+    ]
 
 
 async def ask(openai: AsyncOpenAI) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -43,3 +44,10 @@ def test_the_plot_can_be_made_of_it(tmp_path: Path) -> None:
 def test_a_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="seed-tables"):
         SEED.with_tables("no markers", SEED.ALL, RUN)
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    """All but the races, which take arguments of their own and are told of in docs/reliability.md."""
+    (listed,) = re.findall(r"for bench in (.+?);", (ROOT / "Makefile").read_text())
+    texts = {path.stem: path.read_text() for path in (ROOT / "bench").glob("*.py") if path.stem != "harness"}
+    assert set(listed.split()) == {name for name, text in texts.items() if re.search(r"\bfinish\(", text)}
