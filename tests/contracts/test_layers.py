@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +42,41 @@ def test_no_contract_ignores_anything() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     assert len(contracts) >= 2
     assert not any("ignore_imports" in contract for contract in contracts)
+
+
+def imported(source: str) -> set[str]:
+    """First names of the modules that a file imports, apart from those for the type checker only."""
+    tree = ast.parse(source)
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A package that only comes along with another one may go with its next release."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(one for name in ("livekit", "mcp") for one in extras[name])]
+    declared = {re.split(r"[^\w.-]", one)[0].lower() for one in wanted}
+    ours = {"unstale", "unstale_worker", "companion"}
+    distributions = packages_distributions()
+    for folder in ("core", "worker", "examples/companion"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for name in imported(path.read_text()) - ours - set(sys.stdlib_module_names):
+                names = {one.lower().replace("_", "-") for one in distributions[name]}
+                assert names & declared, (path, name, names)
 
 
 def test_a_contract_that_is_broken_is_noticed(tmp_path: Path) -> None:
