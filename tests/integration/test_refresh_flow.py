@@ -79,7 +79,7 @@ async def test_many_rows_of_one_transaction_are_all_written_through(
             await settled(redis, timeout=60)
             values = [json.loads(value) for value in await redis.mget(keys)]
             assert values == [{"name": f"User {n}", "version": 1} for n in range(1, 3001)]
-            assert worker.status().refreshed.filled == 3000
+            await eventually(lambda: worker.status().refreshed.filled == 3000)
 
 
 async def test_a_hot_key_is_loaded_at_the_pace_of_its_loader_and_ends_right(
