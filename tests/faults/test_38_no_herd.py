@@ -1,4 +1,4 @@
-"""Beyond the list: everybody loses Redis at the same moment, and nobody comes back at the same moment.
+"""38: everybody loses Redis at the same moment, and nobody comes back at the same moment.
 
 Guards: the jitter in the pauses of `Subscriber`, `Lane` and the worker's `Backoff`.
 """

@@ -1,4 +1,4 @@
-"""35: an agent that lost its connection meets a Redis with older data, and no worker tells it so.
+"""39: an agent that lost its connection meets a Redis with older data, and no worker tells it so.
 
 Guards: after a lost connection nothing of Redis is believed (`Follower.doubt`) until a replay finds the epoch
 that was followed, a log no shorter than what was seen, and the run that the epoch belongs to
