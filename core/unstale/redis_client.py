@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from unstale.settings import Settings
 
 
-def open_redis(settings: "Settings", *, connections: int | None = None) -> "Redis":
+def open_redis(settings: "Settings", *, connections: int = 1) -> "Redis":
     """A client for ``settings.redis_url``; connects on first use, and is closed by its owner.
 
     redis-py by itself retries ten times with growing pauses and reconnects without a word. Here a command
@@ -29,7 +29,7 @@ def open_redis(settings: "Settings", *, connections: int | None = None) -> "Redi
     return Redis.from_pool(
         BlockingConnectionPool(
             connection_class=kind,
-            max_connections=connections or settings.redis_connections,
+            max_connections=connections,
             timeout=timeout,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,

@@ -56,8 +56,6 @@ class Settings(BaseSettings):
     """First part of unstale's own Redis keys; two systems on one Redis need two."""
     redis_timeout: Seconds = 1.0
     """Seconds to wait for a Redis connection or reply before it counts as unavailable."""
-    redis_connections: Count = 50
-    """Most connections one process opens to Redis."""
     log: Literal["debug", "info", "warning", "error"] = "info"
     """What the worker's log says at least; the core logs through the standard library as ``unstale``."""
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 32 * 1024 * 1024

@@ -126,6 +126,19 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_blank_line_cuts_a_table(page: Path) -> None:
+    """What stands behind it has no head, and is shown as bars and text."""
+    lines = [
+        "",
+        *re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL).splitlines(),
+        "",
+    ]
+    for above, line, below in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("|") and not above.startswith("|"):
+            assert re.fullmatch(r"[|: -]+", below), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_rules_on_pages_are_rules(page: Path) -> None:
     for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         if "[[watch]]" in block:

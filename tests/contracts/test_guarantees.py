@@ -24,12 +24,6 @@ def test_every_named_test_exists() -> None:
         assert re.search(rf"^(async )?def {function or 'test_'}", text, re.MULTILINE), (file, function)
 
 
-def test_the_promises_are_one_table() -> None:
-    """A blank line ends a table: what stands behind it is shown as bars and text."""
-    table = GUARANTEES.partition("## Promised")[2].partition("## Not promised")[0].strip()
-    assert all(line.startswith("| ") for line in table.splitlines())
-
-
 def test_every_promise_names_a_test() -> None:
     rows = promises()
     assert len(rows) > 10

@@ -148,13 +148,11 @@ async def test_get_or_load_and_lock(redis_cache: RedisCache) -> None:
         assert lock.held
 
 
-async def test_many_at_once_stay_within_a_pool_of_fifty(
-    redis_cache: RedisCache, valkey: EmbeddedValkey
-) -> None:
+async def test_many_at_once_need_no_pool_of_fifty(redis_cache: RedisCache, valkey: EmbeddedValkey) -> None:
     await asyncio.gather(*(redis_cache.set(f"note:{n}", n) for n in range(500)))
     assert await asyncio.gather(*(redis_cache.get(f"note:{n}") for n in range(500))) == list(range(500))
     async with redis_client(valkey.url) as redis:
-        assert len(await redis.client_list(_type="normal")) <= 50
+        assert len(await redis.client_list(_type="normal")) <= 5  # this one, the cache's, and the worker's
 
 
 async def test_disabled_it_remembers_in_this_process() -> None:

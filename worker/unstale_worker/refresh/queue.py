@@ -210,13 +210,6 @@ class RefreshQueue:
         left = int(await self._command("PTTL", self._names.refresh_pause(loader)))
         return max(0, left) / 1000
 
-    async def scores(self, keys: Sequence[str]) -> list[float | None]:
-        """When each key is due, in ms of the server's clock; None: it is not in the set."""
-        if not keys:
-            return []
-        reply = await self._command("ZMSCORE", self._names.refresh, *keys)
-        return [None if score is None else float(score) for score in reply]
-
     async def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Send several commands that only read, in one batch."""
         replies = await self._lane.pipeline(*commands)
