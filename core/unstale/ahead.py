@@ -60,6 +60,8 @@ class Ahead:
             raise ValueError(f"refresh_ahead is {share!r}: expected a share of the life, 0 to {MOST_SHARE}")
         entry = self._near.followed.peek(key)
         whole = self._rulebook.ttl(key) if ttl is None else ttl
+        if entry is not None and codec.is_nothing(entry.data):
+            whole = self._rulebook.bounded(whole, negative_ttl)
         if (
             entry is None
             or entry.expires - self._clock() >= whole * share
@@ -139,7 +141,7 @@ class Ahead:
         """The new value and its life; with a mark it is kept here at once, as there is no Redis."""
         self.loads += 1
         data = codec.encode(key, await call(loader, load))
-        seconds = self._rulebook.ttl_of_load(key, ttl, negative_ttl, negative=data == codec.NOTHING)
+        seconds = self._rulebook.ttl_of_load(key, ttl, negative_ttl, negative=codec.is_nothing(data))
         if mark is not None:
             self._keep(key, data, mark, seconds)
         return data, seconds

@@ -67,7 +67,7 @@ def decode(data: bytes, model: "Model | None") -> Any:
 
     Raises ValueError (pydantic's ValidationError is one) when the bytes are not such a value.
     """
-    if model is None or data.startswith(NOTHING):
+    if model is None or is_nothing(data):
         return orjson.loads(data)
     if isinstance(model, TypeAdapter):
         return model.validate_json(data)
@@ -77,6 +77,11 @@ def decode(data: bytes, model: "Model | None") -> Any:
 def is_value(data: bytes) -> bool:
     """Whether what stands at a key is a value; else it is a lease."""
     return not data.startswith(_MARKER)
+
+
+def is_nothing(data: bytes) -> bool:
+    """Whether a value is None, also one that is being renewed: no other JSON text begins like that."""
+    return data.startswith(NOTHING)
 
 
 def being_renewed(data: bytes, token: int) -> bytes:

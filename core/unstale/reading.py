@@ -127,7 +127,7 @@ class Reader:
         """Into the near cache, if nothing happened to the key since the mark and what happens is heard."""
         near = self._near.followed
         now = self._clock()
-        if data == codec.NOTHING:
+        if codec.is_nothing(data):
             seconds = self._rulebook.bounded(seconds)
         if mark.clean and now < near.trusted_until:
             near.put(key, data, expires=now + seconds)
@@ -169,7 +169,7 @@ class Reader:
 
     def _ttl(self, flight: Flight, data: bytes) -> float:
         return self._rulebook.ttl_of_load(
-            flight.key, flight.ttl, flight.negative_ttl, negative=data == codec.NOTHING
+            flight.key, flight.ttl, flight.negative_ttl, negative=codec.is_nothing(data)
         )
 
     async def _load_and_fill(self, tier: RedisTier, flight: Flight, claim: Claim) -> bytes:

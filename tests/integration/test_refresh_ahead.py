@@ -156,3 +156,30 @@ async def test_the_settings_bound_holds_for_what_others_stored(cache: Cache, val
         entry = other._followed.peek(KEY)
         assert entry is not None
         assert entry.expires - other._now() <= 5
+
+
+async def test_not_found_is_made_new_late_in_its_own_life_only(cache: Cache, double: WorkerDouble) -> None:
+    """Its life is what counts, not that of a value: else every hit would begin a load."""
+    loader = Loader(None)
+    for _ in range(3):
+        options = {"ttl": 100, "negative_ttl": 5, "refresh_ahead": 0.2}
+        assert await cache.get_or_load(KEY, loader, **options) is None
+        await eventually(lambda: not cache._parts.ahead._running)
+    assert loader.calls == 1
+    entry = cache._followed.peek(KEY)
+    assert entry is not None
+    entry.expires = cache._now() + 0.5
+    await double.redis.pexpire(KEY, 500)
+    assert await cache.get_or_load(KEY, loader, **options) is None
+    await eventually(lambda: loader.calls == 2)
+
+
+async def test_not_found_that_is_being_made_new_is_still_not_found(
+    cache: Cache, double: WorkerDouble, valkey: EmbeddedValkey
+) -> None:
+    await double.redis.set(KEY, codec.being_renewed(b"null", 7), ex=100)
+    async with attached_cache(valkey.url, negative_ttl=5) as other:
+        assert await other.get_or_load(KEY, lambda: "unused") is None
+        entry = other._followed.peek(KEY)
+        assert entry is not None
+        assert entry.expires - other._now() <= 5
