@@ -16,6 +16,16 @@ async def due(redis: Redis, *keys: str) -> None:
     await redis.zadd(NAMES.refresh, {key: time.time() * 1000 for key in keys})
 
 
+async def rules_in_force(redis: Redis) -> str:
+    """Their hash, once a leader has stored it."""
+
+    async def found() -> bytes | None:
+        rules: bytes | None = await redis.hget(NAMES.state, "rules")
+        return rules
+
+    return (await eventually(found, timeout=20.0, message="a leader stored its rules") or b"").decode()
+
+
 async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
     """The value of ``key``, once there is one."""
 

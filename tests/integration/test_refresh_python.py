@@ -3,21 +3,29 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 
 import pytest
 
 import refresh_loaders
-from refreshing import NAMES, counts, due, filled, settled
+from refreshing import NAMES, counts, due, filled, rules_in_force, settled
 from servers import Database, eventually
 from unstale import ConnectionPool
+from unstale.cancellation import cancelled
 from unstale.errors import RuleError
 from unstale_worker.refresh.attempts import Attempts
+from unstale_worker.refresh.batches import Batches
 from unstale_worker.refresh.dead_letters import drop_dead, list_dead, retry_dead
 from unstale_worker.refresh.jobs import Jobs
 from unstale_worker.refresh.lifetime import Lifetimes
+from unstale_worker.refresh.lines import run_batches
 from unstale_worker.refresh.python_loader import resolve
+from unstale_worker.refresh.queue import Verdict, new_lease
 from unstale_worker.refresh.refresher import open_queue
+from unstale_worker.refresh.service import RefreshWorker
+from unstale_worker.refresh.waiting import Waiting
 from unstale_worker.rules import Rules
+from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.tally import Tally
 from workers import applied, connected, redis_at, running_worker, settings_for
 
@@ -198,10 +206,10 @@ async def test_a_job_that_comes_back_fills_nothing_twice(database: Database, red
     settings = settings_for(database.dsn, redis_url)
     given = Rules.parse(rules())
     (spec,) = given.refreshes
-    lane, queue = open_queue(settings)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
+            lane, queue = open_queue(settings, rules=await rules_in_force(redis))
             loaders = {spec.template.text: refresh_loaders.greeting}
             lifetime = Lifetimes.of(given, settings).seconds
             jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, tally := Tally())
@@ -215,17 +223,17 @@ async def test_a_job_that_comes_back_fills_nothing_twice(database: Database, red
             await jobs.refresh(spec, key)
             assert not await redis.exists(key)
             assert refresh_loaders.calls[key] == 1
-    await lane.close()
+            await lane.close()
 
 
 async def test_two_jobs_of_one_key_call_the_loader_once(database: Database, redis_url: str) -> None:
     settings = settings_for(database.dsn, redis_url)
     given = Rules.parse(rules())
     (spec,) = given.refreshes
-    lane, queue = open_queue(settings)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
+            lane, queue = open_queue(settings, rules=await rules_in_force(redis))
             loaders = {spec.template.text: refresh_loaders.greeting}
             lifetime = Lifetimes.of(given, settings).seconds
             jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, Tally())
@@ -233,7 +241,79 @@ async def test_two_jobs_of_one_key_call_the_loader_once(database: Database, redi
             await asyncio.gather(*(jobs.refresh(spec, "user:1:greeting") for _ in range(5)))
             assert refresh_loaders.calls["user:1:greeting"] == 1
             await filled(redis, "user:1:greeting")
-    await lane.close()
+            await lane.close()
+
+
+async def test_a_process_with_other_rules_calls_no_loader_and_stores_nothing(
+    database: Database, redis_url: str
+) -> None:
+    """Its loader may be the one of before: what it returns would stay until the next change."""
+    settings = settings_for(database.dsn, redis_url)
+    given = Rules.parse(rules())
+    (spec,) = given.refreshes
+    key = "user:1:greeting"
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
+            current = await rules_in_force(redis)
+            assert current != given.hash
+            lane, queue = open_queue(settings, rules=given.hash)
+            loaders = {spec.template.text: refresh_loaders.greeting}
+            lifetime = Lifetimes.of(given, settings).seconds
+            jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, Tally())
+            await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})  # not due: the worker's
+            assert not await queue.in_force()
+            await jobs.refresh(spec, key)
+            assert refresh_loaders.calls[key] == 0
+            assert not await redis.exists(key)
+            score = await redis.zscore(NAMES.refresh, key)
+            assert score is not None
+            assert score < (time.time() + 60) * 1_000, "due again soon"
+            await lane.close()
+
+            lane, queue = open_queue(settings, rules=current)
+            assert await queue.in_force()
+            await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
+            assert await queue.take([key], lease := new_lease()) == [Verdict.TAKEN]
+            await redis.hset(NAMES.state, "rules", "other")  # between the lease and the fill
+            assert await queue.fill([(key, b'"old"', 60.0)], lease, again=3_600.0) == 0
+            assert not await redis.exists(key), "the lease is given up, too"
+            await lane.close()
+
+
+async def test_a_refresh_worker_says_that_its_rules_are_others(database: Database, redis_url: str) -> None:
+    settings = settings_for(database.dsn, redis_url)
+    worker, stop = RefreshWorker(settings, Rules.parse(rules())), asyncio.Event()
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url):
+            task = asyncio.create_task(worker.run(stop=stop))
+            await eventually(lambda: "same unstale.toml" in worker.status().problem, timeout=30)
+        await redis.hset(NAMES.state, "rules", Rules.parse(rules()).hash)
+        await eventually(lambda: worker.status().problem == "", timeout=30)
+        stop.set()
+        await task
+
+
+async def test_keys_of_a_batch_that_is_cancelled_are_not_forgotten() -> None:
+    """One batch whose server does not answer ends the others; theirs are due again, not in a minute."""
+    (spec,) = Rules.parse(rules()).refreshes
+    lost: list[str] = []
+    begun = asyncio.Event()
+
+    class Hanging(Batches):
+        def __init__(self) -> None: ...
+
+        async def refresh(self, spec: RefreshSpec, keys: Sequence[str]) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    waiting = Waiting()
+    waiting.put(["user:1:greeting", "user:2:greeting"])
+    task = asyncio.create_task(run_batches(spec, waiting, Hanging(), None, lost.extend))
+    await begun.wait()
+    await cancelled(task)
+    assert lost == ["user:1:greeting", "user:2:greeting"]
 
 
 @pytest.mark.parametrize(

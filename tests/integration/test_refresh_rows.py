@@ -157,6 +157,19 @@ async def test_postgres_ends_the_sessions_again_and_again(database: Database, re
                 await filled(redis, "user:2:friends", timeout=60)
 
 
+async def test_a_row_that_is_not_there_lives_as_long_as_not_found_may(
+    database: Database, redis_url: str
+) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url, rules=RULES, negative_ttl=5.0):
+            await due(redis, "user:1:profile", "user:9:profile")
+            assert await filled(redis, "user:9:profile") == b"null"
+            await filled(redis, "user:1:profile")
+            assert 0 < await redis.pttl("user:9:profile") <= 5_000
+            assert await redis.pttl("user:1:profile") > 3_000_000
+
+
 async def test_behind_a_transaction_pooler(database: Database, redis_url: str) -> None:
     """Nothing of a session lasts there: no prepared statement, no search path, no setting."""
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:

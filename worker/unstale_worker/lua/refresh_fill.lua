@@ -1,16 +1,19 @@
 -- Stores refreshed values, each only if the lease taken for it still stands, and then ends its refresh.
 -- A key whose lease is gone was invalidated meanwhile: it is due again.
--- KEYS: refresh, dead letters, counts, then for each key: key, stale, failures
--- ARGV: lease, milliseconds until a refused one is due again, then for each key: value, milliseconds to live
+-- Under other rules, which may name another loader, all leases are given up.
+-- KEYS: refresh, dead letters, counts, state, then for each key: key, stale, failures
+-- ARGV: lease, milliseconds until a refused one is due again, hash of the rules, then for each key: value, milliseconds to live
 -- Reply: for each key 1 stored, 0 the lease is gone
-local refresh, dead, counts = KEYS[1], KEYS[2], KEYS[3]
+local refresh, dead, counts, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local current = has_type(state, 'hash') and redis.call('HGET', state, 'rules') == ARGV[3]
 local wanted = has_type(refresh, 'zset')
 local buried = has_type(dead, 'hash') and redis.call('HLEN', dead) > 0
 local again = string.format('%.0f', math.floor(clock_ms()) + tonumber(ARGV[2]))
 local replies, filled = {}, 0
-for at = 4, #KEYS, 3 do
-  local key, argument = KEYS[at], 3 + (at - 4) / 3 * 2
-  if redis.call('TYPE', key)['ok'] == 'string' and redis.call('GET', key) == ARGV[1] then
+for at = 5, #KEYS, 3 do
+  local key, argument = KEYS[at], 4 + (at - 5) / 3 * 2
+  local ours = redis.call('TYPE', key)['ok'] == 'string' and redis.call('GET', key) == ARGV[1]
+  if ours and current then
     redis.call('SET', key, ARGV[argument], 'PX', ARGV[argument + 1])
     redis.call('UNLINK', KEYS[at + 1], KEYS[at + 2])
     if wanted then redis.call('ZREM', refresh, key) end
@@ -18,6 +21,7 @@ for at = 4, #KEYS, 3 do
     filled = filled + 1
     replies[#replies + 1] = 1
   else
+    if ours then redis.call('UNLINK', key) end
     if wanted then redis.call('ZADD', refresh, 'XX', again, key) end
     replies[#replies + 1] = 0
   end

@@ -1,12 +1,14 @@
 -- Takes the leases of claimed keys, as a loader takes one, and only of those whose refresh is still wanted.
 -- KEYS: refresh, state, keys...
 -- ARGV: lease, milliseconds it lives, first bytes of a soft lease, first byte of a marker, milliseconds to wait without an
---       epoch, most milliseconds to wait for another's lease
+--       epoch, most milliseconds to wait for another's lease, hash of the rules that name the loader
 -- Reply: for each key 1: the lease is ours · 0: no longer wanted, or a value stands there · -n: due again in n ms, because
--- another loader holds the lease, or there is no live epoch (nothing may be stored then)
+-- another loader holds the lease, there is no live epoch (nothing may be stored then), or other rules are in force, which may
+-- name another loader
 local refresh, state = KEYS[1], KEYS[2]
 local now = math.floor(clock_ms())
-local epoch = has_type(state, 'hash') and redis.call('HGET', state, 'epoch')
+local known = has_type(state, 'hash') and redis.call('HMGET', state, 'epoch', 'rules') or {}
+local live = known[1] and known[1] ~= '' and known[2] == ARGV[7]
 local wanted = has_type(refresh, 'zset')
 local verdicts = {}
 local function later(key, wait)
@@ -16,7 +18,7 @@ end
 for at = 3, #KEYS do
   local key, verdict = KEYS[at], 0
   if wanted and redis.call('ZSCORE', refresh, key) then
-    if not epoch or epoch == '' then
+    if not live then
       verdict = later(key, tonumber(ARGV[5]))
     else
       local kind = redis.call('TYPE', key)['ok']

@@ -13,7 +13,7 @@ from unstale_worker.refresh.sessions import Sessions
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.tally import Tally
 
-Lifetime = Callable[[str, RefreshSpec], float]
+Lifetime = Callable[[str, RefreshSpec, bytes], float]
 """Seconds that a value of this key lives."""
 
 DATABASE_PAUSE = 1.0
@@ -53,7 +53,7 @@ class Batches:
         except asyncio.CancelledError:
             await asyncio.shield(self._queue.postpone(ours, seconds=0.0, lease=lease))
             raise
-        values = [(key, value, self._lifetime(key, spec)) for key, value in loaded.values.items()]
+        values = [(key, value, self._lifetime(key, spec, value)) for key, value in loaded.values.items()]
         stored = await self._queue.fill(values, lease, again=spec.debounce)
         self._tally.filled += stored
         self._tally.overtaken += len(values) - stored

@@ -21,7 +21,7 @@ from unstale_worker.tally import Tally
 
 log = structlog.get_logger("unstale.refresh")
 
-Lifetime = Callable[[str, RefreshSpec], float]
+Lifetime = Callable[[str, RefreshSpec, bytes], float]
 ERROR_CHARACTERS: Final = 200
 """Most characters of a loader's own message that are kept."""
 FILL_FOR: Final = 10.0
@@ -120,7 +120,7 @@ class Jobs:
         while True:
             try:
                 return await self._queue.fill(
-                    [(key, value, self._lifetime(key, spec))], lease, again=spec.debounce
+                    [(key, value, self._lifetime(key, spec, value))], lease, again=spec.debounce
                 )
             except RedisUnavailable:
                 if asyncio.get_running_loop().time() > until:

@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from unstale import codec
 from unstale.names import matches
 from unstale.settings import Settings
 from unstale_worker.rules import Rules
@@ -17,20 +18,24 @@ class Lifetimes:
         ttl: Pattern and seconds, in file order; the first match counts.
         default: Seconds for a key that nothing names.
         jitter: Share by which a TTL is shortened at random.
+        negative: Most seconds for a value that is null; None: as long as any other.
     """
 
     ttl: tuple[tuple[str, float], ...]
     default: float
     jitter: float
+    negative: float | None
 
     @classmethod
     def of(cls, rules: Rules, settings: Settings) -> "Lifetimes":
         """What these rules and settings say."""
-        return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter)
+        return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter, settings.negative_ttl)
 
-    def seconds(self, key: str, spec: RefreshSpec) -> float:
-        """Seconds that a value of ``key`` lives, shortened at random so that they do not expire together."""
+    def seconds(self, key: str, spec: RefreshSpec, value: bytes) -> float:
+        """Seconds that ``value`` of ``key`` lives; shortened at random, so they do not expire together."""
         ttl = spec.ttl
         if ttl is None:
             ttl = next((seconds for pattern, seconds in self.ttl if matches(pattern, key)), self.default)
+        if self.negative is not None and codec.is_nothing(value):
+            ttl = min(ttl, self.negative)
         return ttl * (1 - self.jitter * random.random())

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.allowance import Allowance
 from unstale_worker.refresh.batches import Batches
@@ -43,7 +42,7 @@ async def run_batches(
                 continue
         try:
             await batches.refresh(spec, keys)
-        except (RedisUnavailable, DatabaseUnavailable):
+        except BaseException:  # cancelled, too, as another batch's server did not answer
             lost(keys)
             raise
 
@@ -73,7 +72,7 @@ async def run_jobs(
             busy = await spread.add(docket, queue, spec, keys)
             if busy:
                 await queue.postpone(busy, seconds=BUSY)
-        except RedisUnavailable:
+        except BaseException:
             lost(keys)
             raise
         tally.dispatched += len(keys) - len(busy)

@@ -86,6 +86,7 @@ class RefreshQueue:
     """The refresh set, the leases of refreshes and the dead letters.
 
     Every method is one atomic step and raises `RedisUnavailable`; each may be repeated after a lost reply.
+    Leases are taken and values stored only while the rules of the hash ``rules`` are in force.
 
     Example:
         >>> claimed = await queue.claim()
@@ -93,8 +94,8 @@ class RefreshQueue:
         >>> verdicts = await queue.take(claimed.keys, lease)
     """
 
-    def __init__(self, lane: Lane, names: Names, *, lease_ttl: float) -> None:
-        self._lane, self._names, self._lease_ttl = lane, names, lease_ttl
+    def __init__(self, lane: Lane, names: Names, *, lease_ttl: float, rules: str) -> None:
+        self._lane, self._names, self._lease_ttl, self._rules = lane, names, lease_ttl, rules
 
     @property
     def extend_every(self) -> float:
@@ -134,7 +135,15 @@ class RefreshQueue:
             reply = await self._run(
                 TAKE,
                 [self._names.refresh, self._names.state, *keys[start : start + CLAIM_MOST]],
-                [lease, _ms(self._lease_ttl), SOFT_LEASE, SOFT_LEASE[:1], _ms(WITHOUT_EPOCH), _ms(HELD_MOST)],
+                [
+                    lease,
+                    _ms(self._lease_ttl),
+                    SOFT_LEASE,
+                    SOFT_LEASE[:1],
+                    _ms(WITHOUT_EPOCH),
+                    _ms(HELD_MOST),
+                    self._rules,
+                ],
             )
             verdicts += (
                 Verdict.TAKEN if code == 1 else Verdict.LATER if code < 0 else Verdict.UNWANTED
@@ -162,8 +171,8 @@ class RefreshQueue:
         """
         names, stored = self._names, 0
         for chunk in _chunks(values):
-            keys = [names.refresh, names.dead_letters, names.refresh_counts]
-            arguments: list[Argument] = [lease, _ms(again)]
+            keys = [names.refresh, names.dead_letters, names.refresh_counts, names.state]
+            arguments: list[Argument] = [lease, _ms(again), self._rules]
             for key, value, seconds in chunk:
                 keys += (key, names.stale(key), names.refresh_failures(key))
                 arguments += (value, max(1, _ms(seconds)))
@@ -209,6 +218,11 @@ class RefreshQueue:
         """Seconds that ``loader`` must not be called for; 0 when it may be."""
         left = int(await self._command("PTTL", self._names.refresh_pause(loader)))
         return max(0, left) / 1000
+
+    async def in_force(self) -> bool:
+        """Whether the rules are those that the leader has; also before there was one."""
+        found = await self._command("HGET", self._names.state, "rules")
+        return found is None or _text(found) == self._rules
 
     async def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Send several commands that only read, in one batch."""

@@ -32,12 +32,12 @@ LEADER_GRACE: Final = 0.0
 """Seconds that loaders in a leader may still run when it stops: the next leader takes them up."""
 
 
-def open_queue(settings: Settings) -> tuple[Lane, RefreshQueue]:
-    """The refresh set over a connection of its own, to be closed by the caller."""
+def open_queue(settings: Settings, *, rules: str) -> tuple[Lane, RefreshQueue]:
+    """The refresh set over a connection of its own, to be closed by the caller; ``rules`` is their hash."""
     timeout = settings.redis_timeout
     connections = RedisConnections(settings.redis_url.get_secret_value(), timeout=timeout)
     lane = Lane(connections, timeout=timeout, clock=time.monotonic)
-    return lane, RefreshQueue(lane, settings.names, lease_ttl=settings.lease_ttl)
+    return lane, RefreshQueue(lane, settings.names, lease_ttl=settings.lease_ttl, rules=rules)
 
 
 class Refresher:
@@ -72,7 +72,7 @@ class Refresher:
         """Work until cancelled; errors are counted, logged and survived."""
         if not self._rules.refreshes:
             return
-        lane, queue = open_queue(self._settings)
+        lane, queue = open_queue(self._settings, rules=self._rules.hash)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(forever(lambda: self._claim(queue), self._failed), name="refresh claims")

@@ -28,6 +28,9 @@ from unstale_worker.tally import Tally
 
 log = structlog.get_logger("unstale.refresh")
 
+OTHER_RULES: Final = (
+    "the leader has other rules than this process; start both with the same unstale.toml, the leader first"
+)
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks whether Redis answers; between, readiness says what was found last."""
 
@@ -83,7 +86,7 @@ class RefreshWorker:
         Raises `UnsupportedServer` at the start; everything else is retried for ever.
         """
         await self._check(stop)
-        lane, queue = open_queue(self._settings)
+        lane, queue = open_queue(self._settings, rules=self._rules.hash)
         looking = asyncio.create_task(self._look(queue), name="refresh readiness")
         backoff = Backoff(first=0.05, most=5.0)
         try:
@@ -136,8 +139,12 @@ class RefreshWorker:
     async def _look(self, queue: RefreshQueue) -> None:
         while True:
             try:
-                await queue.ask(("PING",))
+                current = await queue.in_force()
                 self._redis_up = True
+                if not current and self._problem != OTHER_RULES:
+                    log.warning("calling no loader", problem=OTHER_RULES, rules=self._rules.hash[:8])
+                if self._problem == OTHER_RULES or not current:
+                    self._problem = "" if current else OTHER_RULES
             except RedisUnavailable as error:
                 self._redis_up, self._problem = False, str(error)
             await asyncio.sleep(LOOK_EVERY)
