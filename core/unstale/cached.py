@@ -56,6 +56,7 @@ class Cached(Generic[P, R]):
         self._signature = inspect.signature(function)
         self._ignore = ignore
         self._names = _placeholders(template, function, self._signature, ignore)
+        self._between = _between(template)
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._ask(args, kwargs, fresh=False)
@@ -70,7 +71,7 @@ class Cached(Generic[P, R]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key for these arguments; raises TypeError for arguments that the function would not take, and
-        ValueError for a None in the key."""
+        ValueError for a None in the key, or a value that makes it the key of other arguments, too."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = {name: bound.arguments[name] for name in self._names}
@@ -78,7 +79,14 @@ class Cached(Generic[P, R]):
             if value is None:
                 raise ValueError(f"{name} is None: there is no key {self._template!r} for it")
         # As a rule writes a column's value, so that both sides meet: with str().
-        return self._template.format_map({name: str(value) for name, value in values.items()})
+        texts = {name: str(value) for name, value in values.items()}
+        for name, literal in self._between:  # read from the left, the key then has one meaning
+            if (texts[name] + literal).find(literal) != len(texts[name]):
+                raise ValueError(
+                    f"{name} is {texts[name][:60]!r} and holds {literal!r}, so other arguments have the same "
+                    f"key {self._template!r}; put {{{name}}} last, or give it without that"
+                )
+        return self._template.format_map(texts)
 
     async def _ask(self, args: Any, kwargs: Any, *, fresh: bool) -> R:
         if not self._inferred:
@@ -151,10 +159,12 @@ def _placeholders(
         parts = list(Formatter().parse(template))
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None
-    names = []
-    for _, name, form, conversion in parts:
+    names: list[str] = []
+    for literal, name, form, conversion in parts:
         if name is None:
             continue
+        if names and not literal:
+            raise ConfigurationError(f"{where}: nothing stands between {{{names[-1]}}} and {{{name}}}")
         if not name.isidentifier() or form or conversion:
             raise ConfigurationError(f"{where}: {{{name}}} is no plain parameter name, like {{user_id}}")
         if name not in signature.parameters:
@@ -174,3 +184,10 @@ def _placeholders(
             "name it in the template, or in ignore="
         )
     return tuple(dict.fromkeys(names))
+
+
+def _between(template: str) -> tuple[tuple[str, str], ...]:
+    """Each placeholder but the last, and the text behind it."""
+    parts = [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
+    named = [(at, name) for at, (_, name) in enumerate(parts) if name is not None]
+    return tuple((name, parts[at + 1][0]) for at, name in named[:-1])

@@ -124,6 +124,7 @@ async def test_methods_keep_their_self(cache: Cache) -> None:
         ("user:{}", "no plain parameter name"),
         ("user:{user_id", "expected '}'"),
         ("user", "user_id is not part of the key"),
+        ("user:{user_id}{user_id}", "nothing stands between {user_id} and {user_id}"),
     ],
 )
 async def test_a_template_that_does_not_fit_is_refused_where_it_stands(
@@ -148,6 +149,30 @@ async def test_wrong_arguments_are_the_functions_own_errors(cache: Cache) -> Non
         await profile()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="user_id is None"):
         await profile(None)
+
+
+async def test_different_arguments_never_have_the_same_key(cache: Cache) -> None:
+    """Else one caller would be answered with what was found for another."""
+
+    @cache.cached("found:{tenant}:in::{text}")
+    async def found(tenant: str, text: str) -> str:
+        return f"{text} of {tenant}"
+
+    assert await found("a", "b:in::c") == "b:in::c of a"
+    with pytest.raises(ValueError, match=r"tenant .* holds ':in::'"):
+        await found("a:in::b", "c")
+    assert found.key("a:in", "b") == "found:a:in:in::b"
+    for tenant in ("a:in:", "a:in::", "a:in:in::", ":in::"):
+        with pytest.raises(ValueError, match="tenant"):
+            found.key(tenant, "x")
+
+    @cache.cached("{text}:::{more}")
+    async def overlapping(text: str, more: str) -> str:
+        return text
+
+    assert overlapping.key("a", ":b") == "a::::b"
+    with pytest.raises(ValueError, match="text"):
+        overlapping.key("a:", "b")
 
 
 async def test_an_annotation_that_pydantic_cannot_read_is_named(cache: Cache) -> None:
