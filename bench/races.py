@@ -44,7 +44,9 @@ PAUSES: Final = (0.0, 0.0, 0.0, 0.0005, 0.002)
 class PlainSet(RedisTier):
     """The tier without its defence: what was loaded is stored, whatever happened meanwhile."""
 
-    async def fill(self, key: str, lease: bytes, value: bytes, *, seconds: float) -> bool:
+    async def fill(
+        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+    ) -> bool:
         await self._command("SET", key, value, "PX", round(seconds * 1000))
         return True
 

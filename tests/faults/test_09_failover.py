@@ -168,7 +168,7 @@ async def test_an_old_primary_that_lives_on_apart_is_left(
     async with Proxy(primary.port) as proxy, Proxy(primary.port) as agents_proxy:
         url = proxy.url(primary.url)
         async with staged(database.dsn, url) as (stage, redis), running_worker(database.worker_dsn, url):
-            cache = await stage.open_agent(agents_proxy.url(primary.url), max_silence=1.0, leader_ttl=0.5)
+            cache = await stage.open_agent(agents_proxy.url(primary.url), max_silence=3.0, leader_ttl=0.5)
             await stage.warm()
             before = (await state_of(redis))["epoch"]
             await caught_up(redis, replica)

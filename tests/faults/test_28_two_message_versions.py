@@ -46,7 +46,7 @@ async def test_it_is_said_once_and_ends_when_the_older_release_leads_again(
 ) -> None:
     loader = Loader("old")
     caplog.set_level(logging.WARNING, "unstale")
-    async with silent.beating(), attached_cache(valkey.url, max_silence=1.0, leader_ttl=0.5) as cache:
+    async with silent.beating(), attached_cache(valkey.url, max_silence=3.0, leader_ttl=0.5) as cache:
         assert await cache.get_or_load(KEY, loader) == "old"
         loader.value = "new"
         for _ in range(3):

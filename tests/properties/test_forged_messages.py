@@ -132,7 +132,7 @@ async def test_forged_messages_cost_misses_and_nothing_else(
         await redis.flushall()
         worker = WorkerDouble(redis)
         await worker.recover()
-        async with worker.beating(), attached_cache(valkey.url, max_silence=1.0, leader_ttl=0.5) as cache:
+        async with worker.beating(), attached_cache(valkey.url, max_silence=3.0, leader_ttl=0.5) as cache:
             world = World(worker, cache)
             listener = asyncio.create_task(world.recorder.listen())
             await world.recorder.listening.wait()
@@ -155,7 +155,7 @@ async def test_what_is_forged_under_another_version_ends_by_itself(valkey: Embed
     async with redis_client(valkey.url) as redis:
         worker = WorkerDouble(redis)
         await worker.recover()
-        async with worker.beating(), attached_cache(valkey.url, max_silence=1.0, leader_ttl=0.5) as cache:
+        async with worker.beating(), attached_cache(valkey.url, max_silence=3.0, leader_ttl=0.5) as cache:
             await worker.publish(orjson.dumps({"v": 2}))
             await eventually(lambda: not cache.attached)
             await eventually(lambda: cache.attached)
