@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
         "SUPABASE_ANON_KEY": key("anon", jwt_secret),
         # Inside the stack's own network nothing is encrypted.
         "DATABASE_URL": f"postgresql://unstale_worker:{password}@db:5432/postgres?sslmode=disable",
-        "RULES_FILE": "./examples/companion/unstale.toml",
+        "RULES_FOLDER": "./examples/companion",
     }
 
 
