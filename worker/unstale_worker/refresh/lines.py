@@ -60,7 +60,10 @@ async def run_jobs(
     while True:
         await waiting.filled()
         if len(given) >= most:
-            given = await spread.unfinished(docket, queue, sorted(given))
+            # Not those that wait again: nobody finished them in time, so their job may be lost.
+            given = {
+                key for key in await spread.unfinished(docket, queue, sorted(given)) if key not in waiting
+            }
             if len(given) >= most:
                 await asyncio.sleep(LOOK_AGAIN)
                 continue

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from docket import ConcurrencyLimit, Docket, RateLimit, Worker
+from docket import ConcurrencyLimit, Docket, Execution, RateLimit, Worker
 from docket.execution import Disposition
 from redis.exceptions import RedisError
 
@@ -110,20 +110,34 @@ def open_worker(
 async def add(docket: Docket, queue: RefreshQueue, spec: RefreshSpec, keys: Sequence[str]) -> list[str]:
     """Add a job for each key; returns those whose job runs at this moment, so that none was added.
 
-    A key whose job still waits is left alone. Raises `RedisUnavailable`.
+    A job that is known but does not run gets another in its place, and so does one whose process is not heard
+    of: Redis may have evicted what the queue holds, and keep the record of it. Raises `RedisUnavailable`.
     """
-    calls = [docket.call(task_name(spec), key=key)(key=key) for key in keys]
+    calls = {key: docket.call(task_name(spec), key=key)(key=key) for key in keys}
     try:
-        executions = await docket.add_many(calls)
-        for run in executions:
-            if run.schedule_exception is not None:
-                raise run.schedule_exception
+        executions = _added(await docket.add_many(calls.values()))
+        known = [run.key for run in executions if run.disposition is Disposition.ALREADY_SCHEDULED]
+        if not known:
+            return []
+        records = await queue.ask(*(("HMGET", docket.runs_key(key), "state", "worker") for key in known))
+        heard = {worker.name.encode() for worker in await docket.workers()}
+        # No record at all: it ended between the two questions.
+        busy = [
+            key
+            for key, (state, worker) in zip(known, records, strict=True)
+            if state is None or (state == b"running" and worker in heard)
+        ]
+        _added(await docket.replace_many(calls[key] for key in known if key not in busy))
     except RedisError as error:
         raise unavailable(error) from error
-    known = [run.key for run in executions if run.disposition is Disposition.ALREADY_SCHEDULED]
-    states = await queue.ask(*(("HGET", docket.runs_key(key), "state") for key in known)) if known else []
-    # No record at all: it ended between the two questions.
-    return [key for key, state in zip(known, states, strict=True) if state in (b"running", None)]
+    return busy
+
+
+def _added(executions: list[Execution]) -> list[Execution]:
+    for run in executions:
+        if run.schedule_exception is not None:
+            raise run.schedule_exception
+    return executions
 
 
 async def unfinished(docket: Docket, queue: RefreshQueue, keys: Sequence[str]) -> set[str]:

@@ -22,6 +22,9 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
     def put(self, keys: Iterable[str]) -> None:
         """Add keys at the end; those that wait already keep their place."""
         for key in keys:

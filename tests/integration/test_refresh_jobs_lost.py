@@ -1,0 +1,99 @@
+"""The queue between leader and refresh workers loses what it holds, as Redis may evict any key of it."""
+
+import asyncio
+import time
+
+from refreshing import due, filled, settled
+from servers import Database, eventually
+from unstale.cancellation import cancelled
+from unstale_worker.refresh import spread
+from unstale_worker.refresh.lines import run_jobs
+from unstale_worker.refresh.refresher import open_queue
+from unstale_worker.refresh.waiting import Waiting
+from unstale_worker.rules import Rules
+from unstale_worker.tally import Tally
+from workers import connected, redis_at, running_worker, settings_for
+
+KEY = "user:1:greeting"
+SCHEMA = """
+create table public.profiles (id bigint primary key, name text);
+insert into public.profiles values (1, 'Ada'), (2, 'Grace');
+select unstale.watch('public.profiles', '{id}');
+"""
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:greeting"]
+
+[refresh."user:{user_id}:greeting"]
+loader = "refresh_loaders:greeting"
+concurrency = 1
+"""
+
+
+async def test_a_key_whose_job_was_lost_gets_another(database: Database, redis_url: str) -> None:
+    """A record of it is left, which says that it waits; or that it runs, at a worker that is dead."""
+    settings = settings_for(database.dsn, redis_url)
+    rules = Rules.parse(RULES)
+    (spec,) = rules.refreshes
+    lane, queue = open_queue(settings, rules=rules.hash)
+    async with redis_at(redis_url) as redis, spread.open_docket(settings) as docket:
+        spread.register(docket, rules.refreshes, spread.nothing)
+        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await redis.xlen(docket.stream_key) == 1
+        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await redis.xlen(docket.stream_key) == 1, "no second one"
+        await redis.unlink(docket.stream_key)
+        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await redis.xlen(docket.stream_key) == 1
+
+        await redis.unlink(docket.stream_key)
+        await redis.hset(docket.runs_key(KEY), mapping={"state": "running", "worker": "alive"})
+        await redis.hdel(docket.runs_key(KEY), "known")
+        await redis.zadd(docket.workers_set, {"alive": time.time()})
+        assert await spread.add(docket, queue, spec, [KEY]) == [KEY]
+        assert not await redis.exists(docket.stream_key)
+        await redis.zrem(docket.workers_set, "alive")
+        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await redis.xlen(docket.stream_key) == 1
+        await redis.unlink(docket.stream_key, docket.runs_key(KEY))
+    await lane.close()
+
+
+async def test_a_lost_job_does_not_keep_its_place_for_ever(database: Database, redis_url: str) -> None:
+    settings = settings_for(database.dsn, redis_url)
+    rules = Rules.parse(RULES)
+    (spec,) = rules.refreshes
+    lane, queue = open_queue(settings, rules=rules.hash)
+    lost: list[str] = []
+    async with redis_at(redis_url) as redis, spread.open_docket(settings) as docket:
+        spread.register(docket, rules.refreshes, spread.nothing)
+        waiting = Waiting()
+        task = asyncio.create_task(run_jobs(spec, waiting, docket, queue, Tally(), lost.extend))
+        waiting.put([KEY])
+        await eventually(lambda: redis.xlen(docket.stream_key))
+        await redis.unlink(docket.stream_key)
+        waiting.put([KEY])  # nobody finished it, so it was claimed again
+        await eventually(lambda: redis.xlen(docket.stream_key), message="it has a job again")
+        await cancelled(task)
+        await redis.unlink(docket.stream_key, docket.runs_key(KEY))
+    await lane.close()
+
+
+async def test_it_is_made_new_all_the_same(database: Database, redis_url: str) -> None:
+    settings = settings_for(database.dsn, redis_url)
+    rules = Rules.parse(RULES)
+    (spec,) = rules.refreshes
+    lane, queue = open_queue(settings, rules=rules.hash)
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with spread.open_docket(settings) as docket:
+            spread.register(docket, rules.refreshes, spread.nothing)
+            await spread.add(docket, queue, spec, [KEY])
+            await redis.unlink(docket.stream_key)
+        async with running_worker(database.dsn, redis_url, rules=RULES):
+            await due(redis, KEY, "user:2:greeting")
+            await filled(redis, KEY)
+            await filled(redis, "user:2:greeting")
+            await settled(redis)
+    await lane.close()
