@@ -157,6 +157,19 @@ async def test_postgres_ends_the_sessions_again_and_again(database: Database, re
                 await filled(redis, "user:2:friends", timeout=60)
 
 
+async def test_what_can_be_no_key_is_taken_out_and_holds_up_nobody(
+    database: Database, redis_url: str
+) -> None:
+    """An agent's Redis user may write to the refresh set."""
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url, rules=RULES):
+            await redis.zadd(NAMES.refresh, {b"\xff": 1, b"user:\xff:profile": 2, b"": 3, b"user:1:none": 4})
+            await due(redis, "user:1:profile")
+            await filled(redis, "user:1:profile")
+            await settled(redis)
+
+
 async def test_a_row_that_is_not_there_lives_as_long_as_not_found_may(
     database: Database, redis_url: str
 ) -> None:

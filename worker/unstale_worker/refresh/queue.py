@@ -103,11 +103,15 @@ class RefreshQueue:
         return self._lease_ttl / 3
 
     async def claim(self, *, most: int = CLAIM_MOST, visibility: float = VISIBILITY) -> Claimed:
-        """Claim keys that are due; after ``visibility`` seconds they are due again."""
-        keys, following = await self._run(CLAIM, [self._names.refresh], [most, _ms(visibility)])
-        return Claimed(
-            tuple(_text(key) for key in keys), None if int(following) < 0 else int(following) / 1000
-        )
+        """Claim keys that are due; after ``visibility`` seconds they are due again.
+
+        What is no UTF-8 was put there by somebody else, can be nobody's key, and is taken out.
+        """
+        found, following = await self._run(CLAIM, [self._names.refresh], [most, _ms(visibility)])
+        keys, strange = _decoded(found)
+        if strange:
+            await self._command("ZREM", self._names.refresh, *strange)
+        return Claimed(tuple(keys), None if int(following) < 0 else int(following) / 1000)
 
     async def adopt(self, *, after: float) -> int:
         """Make due at once what an earlier leader claimed: keys due in more than ``after`` seconds."""
@@ -222,7 +226,7 @@ class RefreshQueue:
     async def in_force(self) -> bool:
         """Whether the rules are those that the leader has; also before there was one."""
         found = await self._command("HGET", self._names.state, "rules")
-        return found is None or _text(found) == self._rules
+        return found is None or found == self._rules.encode()
 
     async def ask(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Send several commands that only read, in one batch."""
@@ -264,5 +268,13 @@ def _ms(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "surrogateescape")
+def _decoded(members: Sequence[bytes]) -> tuple[list[str], list[bytes]]:
+    """The keys among them, and what is none."""
+    keys: list[str] = []
+    strange: list[bytes] = []
+    for member in members:
+        try:
+            keys.append(member.decode())
+        except UnicodeDecodeError:
+            strange.append(member)
+    return keys, strange
