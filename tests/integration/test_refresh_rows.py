@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from redis.asyncio import Redis
 
 from pooler import pooled
 from refreshing import NAMES, counts, due, filled, settled
@@ -155,6 +156,23 @@ async def test_postgres_ends_the_sessions_again_and_again(database: Database, re
                 )
                 await filled(redis, "user:1:profile", timeout=60)
                 await filled(redis, "user:2:friends", timeout=60)
+
+
+async def test_a_value_of_who_knew_no_stale_one_ends_it(database: Database, redis_url: str) -> None:
+    """An agent that has not read the newest rules fills so: the older value must not outlive the newer."""
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url, rules=RULES):
+            stale = NAMES.stale("user:1:profile")
+            await redis.set(stale, b'"older"', px=600_000)
+            await redis.set("user:1:profile", b'"newer"', px=60_000)
+            await redis.zadd(NAMES.refresh, {"user:1:profile": 1})
+            await eventually(lambda: _is_gone(redis, stale))
+            assert await redis.get("user:1:profile") == b'"newer"'
+
+
+async def _is_gone(redis: Redis, key: str) -> bool:
+    return not await redis.exists(key)
 
 
 async def test_what_can_be_no_key_is_taken_out_and_holds_up_nobody(

@@ -2,7 +2,7 @@
 -- KEYS: refresh, state, keys...
 -- ARGV: lease, milliseconds it lives, first bytes of a soft lease, first byte of a marker, milliseconds to wait without an
 --       epoch, most milliseconds to wait for another's lease, hash of the rules that name the loader
--- Reply: for each key 1: the lease is ours · 0: no longer wanted, or a value stands there · -n: due again in n ms, because
+-- Reply: for each key 1: the lease is ours · 0: no longer wanted · 2: nor any more, since a value stands there · -n: due again in n ms, because
 -- another loader holds the lease, there is no live epoch (nothing may be stored then), or other rules are in force, which may
 -- name another loader
 local refresh, state = KEYS[1], KEYS[2]
@@ -34,6 +34,7 @@ for at = 3, #KEYS do
         verdict = later(key, (life < 1 or life > most) and most or life)
       else
         redis.call('ZREM', refresh, key)
+        verdict = 2
       end
     end
   end

@@ -149,6 +149,10 @@ class RefreshQueue:
                     self._rules,
                 ],
             )
+            # Filled by somebody who knew of no stale value: once the fill expires, that would be served.
+            filled = [key for key, code in zip(keys[start:], reply, strict=False) if code == 2]
+            if filled:
+                await self._command("UNLINK", *map(self._names.stale, filled))
             verdicts += (
                 Verdict.TAKEN if code == 1 else Verdict.LATER if code < 0 else Verdict.UNWANTED
                 for code in reply
