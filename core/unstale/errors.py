@@ -51,7 +51,8 @@ class RuleError(ConfigurationError):
         self.file, self.line, self.field, self.problem, self.remedy = file, line, field, problem, remedy
         text = repr(value)
         self.value = text if len(text) <= 120 else text[:117] + "..."
-        super().__init__(f"{file}:{line}: {field} = {self.value}: {problem}. {remedy}")
+        where = f"{file}:{line}: {field} = {self.value}" if line else file
+        super().__init__(f"{where}: {problem}. {remedy}")
 
 
 class RuleErrors(ConfigurationError):

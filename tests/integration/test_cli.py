@@ -60,7 +60,7 @@ def test_wrong_usage_exits_2(tmp_path: Path, arguments: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("command", "settings", "said"),
     [
-        ("worker", {}, "no rules found"),
+        ("worker", {}, "unstale.toml: no rules found in /"),
         ("stats", {"REDIS_URL": "nonsense"}, "REDIS_URL"),
         ("stats", {"UNSTALE_LEADER_TTL": "never"}, "UNSTALE_LEADER_TTL"),
         ("worker", {"UNSTALE_HTTP_HOST": "0.0.0.0"}, "UNSTALE_HTTP_TOKEN"),
@@ -83,6 +83,14 @@ def test_a_worker_without_a_database_says_what_to_set(tmp_path: Path) -> None:
 
     assert ended.code == 2
     assert "DATABASE_URL is not set" in ended.err
+
+
+def test_a_worker_with_another_servers_url_says_what_it_should_be(tmp_path: Path) -> None:
+    ended = run("worker", cwd=project(tmp_path), settings={"DATABASE_URL": "mysql://a:s3cr3t@127.0.0.1/b"})
+
+    assert ended.code == 2
+    assert "DATABASE_URL begins with mysql://; expected one that begins with postgresql://" in ended.err
+    assert "s3cr3t" not in ended.err
 
 
 def test_a_server_that_is_away_exits_1_and_its_password_stays_hidden(tmp_path: Path) -> None:
@@ -229,6 +237,21 @@ async def test_dev_says_what_its_migrations_lack(tmp_path: Path, migration: str,
     assert ended.code == 2
     assert said in ended.err
     assert "DATABASE_URL=" not in ended.out
+
+
+async def test_dev_ends_at_once_while_it_starts(tmp_path: Path) -> None:
+    project(tmp_path)
+    (tmp_path / "supabase").mkdir()
+    (tmp_path / "supabase" / "seed.sql").write_text("select pg_sleep(3600)")
+    async with started("dev", cwd=tmp_path) as dev:
+        await eventually(lambda: len(dev.family()) > 1, timeout=30)
+        family = dev.family()
+
+        assert await dev.end(signal.SIGINT) == 0
+
+        assert "DATABASE_URL=" not in "\n".join(dev.lines)
+        assert await dev.errors() == ""
+        await all_gone(family)
 
 
 async def test_a_killed_dev_leaves_nothing(tmp_path: Path) -> None:

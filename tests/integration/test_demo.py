@@ -10,10 +10,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from commands import COMMAND, SECONDS, all_gone, environment, run, started
 from companion.stand_in import StandIn
+from servers import eventually
 
 
 def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
@@ -118,6 +120,21 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
         agent.resume()
         await all_gone(family)
+
+
+async def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
+    async with started("demo", cwd=tmp_path) as demo:
+
+        def agents() -> list[psutil.Process]:
+            return [process for process in demo.family() if "demo.agent" in " ".join(process.cmdline())]
+
+        await demo.line("starting the worker")
+        await eventually(agents, timeout=30)
+        agents()[0].suspend()  # so that it never attaches
+
+        assert await demo.end(signal.SIGINT) == 1
+
+        assert "ended before anything was changed" in await demo.errors()
 
 
 async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:

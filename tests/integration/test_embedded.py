@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 
 from servers import eventually, run_apart
 from unstale.errors import EmbeddedServerError
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, installs, places, server
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, installs, places, process, server
 
 UNSAFE = {"fsync": "off"}
 
@@ -318,3 +318,25 @@ if sys.platform == "linux":
             await postgres.kill()
         segments = await asyncio.to_thread(Path("/proc/sysvipc/shm").read_text)
         assert all(line.split()[4] != str(pid) for line in segments.splitlines()[1:])
+
+
+async def test_a_ctrl_c_cannot_meet_a_guard_that_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked: list[set[signal.Signals]] = []
+    popen = process.subprocess.Popen
+
+    def watched(*given: object, **named: object) -> object:
+        blocked.append({signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())})
+        return popen(*given, **named)  # type: ignore[call-overload]  # handed on as it came
+
+    monkeypatch.setattr(process.subprocess, "Popen", watched)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    async with EmbeddedValkey() as valkey:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        assert blocked
+        assert all({signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= each for each in blocked)
+        psutil.Process(valkey.pid).terminate()  # the server itself blocks nothing
+
+        async def ended() -> bool:
+            return not await valkey.running()
+
+        await eventually(ended)

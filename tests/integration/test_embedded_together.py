@@ -41,6 +41,9 @@ async def test_the_stack_is_ready_to_work(tmp_path: Path) -> None:
         for url in (both.database_url, both.worker_database_url):
             rights = "select rolsuper from pg_roles where rolname = current_user"
             assert await one_value(url, rights) is False
+        await one_value(both.database_url, "alter role unstale_worker password 'mine'")  # as the README says
+        mine = both.worker_database_url.replace(both.postgres.password, "mine")
+        assert await one_value(mine, "select current_user") == "unstale_worker"
 
 
 async def test_our_migrations_work_with_and_without_event_triggers(

@@ -239,11 +239,14 @@ def test_a_pyproject_without_rules_is_passed_by(tmp_path: Path) -> None:
 
 
 def test_no_file_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(RuleError, match=r"cannot be read \(No such file"):
+    with pytest.raises(RuleError, match=r"^[^:]*: cannot be read \(No such file"):
         Rules.load(tmp_path / "missing.toml")
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
     with pytest.raises(RuleError, match="not UTF-8 at byte 2"):
         Rules.load(tmp_path / "latin.toml")
+    (tmp_path / "folder" / "unstale.toml").mkdir(parents=True)
+    with pytest.raises(RuleError, match=r"unstale.toml: cannot be read \(Is a directory\)"):
+        Rules.load(root=tmp_path / "folder")
 
 
 # --- lines ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import asyncpg
 from unstale.errors import ConfigurationError
 from unstale.settings import Settings
 from unstale_worker.embedded import stack
+from unstale_worker.loop import begun
 from unstale_worker.rules import Rules
 from unstale_worker.server import serving
 from unstale_worker.status import Role
@@ -27,9 +28,24 @@ async def run_dev(
     """Serve until ``stop`` is set, then end and remove everything.
 
     Unstale's migrations are applied, then those in `MIGRATIONS`, then `SEED`. ``say`` gets the servers' URLs
-    as lines of an ``.env`` file, once the worker has found all it needs. Raises `ConfigurationError` when a
-    file of SQL fails or a watch is missing.
+    as lines of an ``.env`` file, once the worker has found all it needs; what is stopped before that says
+    nothing. Raises `ConfigurationError` when a file of SQL fails or a watch is missing.
     """
+
+    async def work(ready: Callable[[], None]) -> None:
+        await _serve(rules, config=config, stop=stop, say=say, ready=ready)
+
+    await begun(work, stop=stop)
+
+
+async def _serve(
+    rules: Rules,
+    *,
+    config: Path | None,
+    stop: asyncio.Event,
+    say: Callable[[str], None],
+    ready: Callable[[], None],
+) -> None:
     folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
     seed = SEED.read_text("utf-8") if SEED.is_file() else ""
     try:
@@ -44,6 +60,7 @@ async def run_dev(
                 working = asyncio.create_task(worker.run(stop=stop))
                 try:
                     await _accepted(worker, working)
+                    ready()
                     applied = [*map(str, folders), *([str(SEED)] if seed else [])]
                     say(f"# {rules.file}; applied: {', '.join(applied) or 'only what unstale brings'}")
                     say(f"DATABASE_URL={servers.database_url}")

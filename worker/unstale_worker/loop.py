@@ -6,6 +6,9 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -38,6 +41,31 @@ def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(guarded())
+
+
+async def begun(work: Callable[[Callable[[], None]], Awaitable[T]], *, stop: asyncio.Event) -> T | None:
+    """Run ``work(ready)``; when ``stop`` is set before it has called ``ready``, cancel it and return None.
+
+    For work that looks at ``stop`` by itself from then on. What it raises is raised.
+    """
+    ready = asyncio.Event()
+
+    async def working() -> T:
+        return await work(ready.set)
+
+    task = asyncio.create_task(working())
+    waits = [asyncio.create_task(event.wait()) for event in (stop, ready)]
+    try:
+        await asyncio.wait([task, *waits], return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set() and not ready.is_set():
+            task.cancel()
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+        return await task
+    finally:
+        for each in (task, *waits):
+            each.cancel()
+        await asyncio.wait([task, *waits])
 
 
 async def stopped_within(stop: asyncio.Event, *, seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
@@ -15,7 +16,7 @@ from unstale_worker.demo.model import Model, choose_model
 from unstale_worker.demo.reports import World
 from unstale_worker.demo.view import View
 from unstale_worker.demo.world import Demo, Running
-from unstale_worker.loop import stopped_within
+from unstale_worker.loop import begun, stopped_within
 
 LOOK_EVERY: Final = 0.25
 """Seconds between two pictures."""
@@ -60,10 +61,14 @@ async def show(
             else:
                 console.print(text, highlight=False)
 
-        async with demo.running(say=say) as running:
-            if spinner is not None:
-                spinner.stop()
-            await _watch(running, demo, model, seconds=seconds, stop=stop, console=console)
+        async def work(ready: Callable[[], None]) -> None:
+            async with demo.running(say=say) as running:
+                ready()
+                if spinner is not None:
+                    spinner.stop()
+                await _watch(running, demo, model, seconds=seconds, stop=stop, console=console)
+
+        await begun(work, stop=stop)
     tally = demo.tally
     if tally is None or not tally.changes:
         raise UnstaleError("the demo was ended before anything was changed; let it run for longer")

@@ -87,6 +87,7 @@ class Demo:
             running = Running(servers, Ledger(agents=self._agents))
             tasks: list[asyncio.Task[None]] = []
             cleanup.push_async_callback(_cancelled, tasks)
+            children: list[Child] = []
 
             async def start(module: str, name: str, **environment: str) -> Child:
                 child = await Child.start(
@@ -97,7 +98,9 @@ class Demo:
                     | {"REDIS_URL": servers.redis_url, "DATABASE_URL": servers.database_url}
                     | environment,
                 )
+                children.append(child)
                 cleanup.push_async_callback(child.end)
+                cleanup.callback(_closed, children)  # all at once: each may take a while to end
                 task = asyncio.create_task(child.follow(self._receiver(running.ledger)), name=name)
                 task.add_done_callback(self._ended)
                 tasks.append(task)
@@ -175,6 +178,11 @@ class Demo:
             raise UnstaleError(f"the demo's tables could not be made: {error}") from error
         finally:
             await connection.close()
+
+
+def _closed(children: list[Child]) -> None:
+    for child in children:
+        child.close()
 
 
 async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:

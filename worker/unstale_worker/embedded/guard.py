@@ -37,6 +37,7 @@ def main() -> None:
     parent, directory = int(sys.argv[1]), sys.argv[2]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _outlive)  # a handler, not SIG_IGN: the server would inherit that
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were blocked until now, for the same reason
     if LINUX:
         # Whatever the server leaves behind becomes our child, so that we can find and reap it.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -30,14 +30,19 @@ class Guard:
     def __init__(self, *, owned: Path | None) -> None:
         self._lock = threading.Lock()
         self._owned = owned
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(owned or "")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-            env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
-        )
+        # Until it has its own session and handlers, a Ctrl-C would end it: blocked, until it unblocks them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(owned or "")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                cwd="/",
+                env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __repr__(self) -> str:
         return f"<Guard pid={self._process.pid}{'' if self._process.returncode is None else ' ended'}>"

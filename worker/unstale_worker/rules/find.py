@@ -37,11 +37,11 @@ def read(path: Path | None, *, root: Path) -> Found:
         return Found(str(path), _text(path), base)
     for folder in (start := root.resolve(), *start.parents):
         rules, project = folder / FILE, folder / PROJECT
-        if rules.is_file():
+        if rules.exists():
             return Found(_display(rules, root), _text(rules), ())
         if project.is_file() and _has_rules(text := _text(project)):
             return Found(_display(project, root), text, ("tool", "unstale"))
-    raise _error(FILE, str(root), "no rules found here or above")
+    raise _error(FILE, str(root), f"no rules found in {start} or above")
 
 
 def _has_rules(text: str) -> bool:

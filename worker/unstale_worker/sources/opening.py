@@ -1,7 +1,7 @@
 """Decides where changes come from, and opens that source."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
 from unstale.settings import Settings
@@ -14,11 +14,18 @@ from unstale_worker.sources.pooler import is_transaction_pooler
 if TYPE_CHECKING:
     from unstale_worker.sources.rpc import Project
 
+POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
+
 log = get_logger("unstale.source")
 
 
 def check_settings(settings: Settings) -> None:
     """Raise `SettingError` when no source can be opened with these settings."""
+    url = "" if settings.database_url is None else settings.database_url.get_secret_value()
+    if settings.source != "supabase" and url and not url.startswith(POSTGRES_SCHEMES):
+        scheme = url.partition("://")[0] if "://" in url else ""
+        begins = f"begins with {scheme}://" if scheme.isalnum() else "is no URL"
+        raise SettingError(f"DATABASE_URL {begins}; expected one that begins with postgresql://")
     missing_project = [
         name
         for name, value in (
