@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from servers import Database, eventually
@@ -194,6 +195,32 @@ async def test_sigterm_ends_a_worker_with_exit_code_0_and_hands_over(
                 await eventually(lambda: standby.status().role is Role.LEADING)
                 await db.execute("insert into profiles values (1, 'x')")
                 await applied(redis, db)
+
+
+async def test_a_standby_says_that_it_stands_by(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as connection:
+        await connection.execute(SCHEMA)
+    async with running_worker(database.worker_dsn, redis_url):
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(database.worker_dsn, redis_url, leading=False) as standby:
+                await eventually(lambda: standby.status().role is Role.STANDBY)
+                await eventually(lambda: any("standing by" in line["event"] for line in logs))
+
+
+async def test_a_server_that_stays_away_is_said_once(redis_url: str) -> None:
+    settings = settings_for("postgresql://nobody@127.0.0.1:1/none", redis_url)
+    stop = asyncio.Event()
+    with structlog.testing.capture_logs() as logs:
+        worker = Worker(settings, Rules.parse(PROFILES))
+        running = asyncio.create_task(worker.run(stop=stop))
+        await eventually(lambda: worker.status().counters.errors >= 4)
+        stop.set()
+        await running
+
+    said = [line for line in logs if line["event"] == "trying again"]
+    assert [line["error"] for line in said] == [
+        "Postgres accepts no connection (ConnectionRefusedError); check DATABASE_URL and the server"
+    ]
 
 
 async def test_a_paused_leader_that_wakes_up_changes_nothing(database: Database, redis_url: str) -> None:

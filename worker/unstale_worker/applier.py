@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from unstale import failpoints
@@ -274,4 +275,6 @@ def accepted(reply: Sequence[Any]) -> None:
 
 def unavailable(error: RedisError) -> RedisUnavailable:
     """Our error for redis-py's; the text names the kind, never the URL."""
-    return RedisUnavailable(f"Redis did not carry out a command ({type(error).__name__}: {str(error)[:200]})")
+    check = "; check REDIS_URL and the server" if isinstance(error, RedisConnectionError) else ""
+    said = f"{type(error).__name__}: {str(error)[:200]}"
+    return RedisUnavailable(f"Redis did not carry out a command ({said}){check}")

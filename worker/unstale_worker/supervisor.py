@@ -1,6 +1,7 @@
 """Owns every task of a worker: leads or stands by, retries for ever, drains on stop."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -32,6 +33,7 @@ from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
 from unstale_worker.refresh.refresher import Refresher
 from unstale_worker.rules import Plan, Rules
+from unstale_worker.said import Said
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
 from unstale_worker.status import Counters, Role, Status, seconds_since
@@ -46,6 +48,8 @@ LASTED: Final = 1.0
 """Seconds after which an attempt that failed had worked, or was slow enough: pauses begin anew."""
 PURGE_EVERY: Final = 30.0
 """Seconds between two rounds of the purge: a snapshot is recorded once a minute at most."""
+SAY_EVERY: Final = 30.0
+"""Seconds after which the log repeats why attempts still fail."""
 LONGEST_PAUSE: Final = 2.0
 """Seconds between two attempts at most: once a server is back, changes wait no longer than that."""
 PURGE_STEP: Final = 5_000
@@ -160,12 +164,15 @@ class Worker:
             await self._retried(term, stop, fatal=())
 
     async def _stand_by(self, leadership: Leadership, stop: asyncio.Event) -> int:
+        said = Said(every=math.inf)
         while not stop.is_set():
             fence = await leadership.try_acquire()
             self._redis_up = True
             if fence:
                 log.info("leading", fence=fence)
                 return fence
+            if said.anew("standing by"):
+                log.info("standing by: another worker leads")
             with suppress(TimeoutError):
                 async with asyncio.timeout(leadership.pause):
                     await stop.wait()
@@ -267,6 +274,7 @@ class Worker:
     ) -> T | None:
         """Attempt until it succeeds or ``stop`` is set (None); only ``fatal`` errors get out."""
         backoff = Backoff(first=0.05, most=LONGEST_PAUSE)
+        said = Said(every=SAY_EVERY)
         while not stop.is_set():
             began = asyncio.get_running_loop().time()
             try:
@@ -280,7 +288,8 @@ class Worker:
             except UnstaleError as error:
                 pass_on_cancellation()
                 self._note(error)
-                log.warning("trying again", error=str(error))
+                if said.anew(str(error)):
+                    log.warning("trying again", error=str(error))
             except Exception as error:
                 pass_on_cancellation()
                 self._note(error)

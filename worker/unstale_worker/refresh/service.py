@@ -22,6 +22,7 @@ from unstale_worker.refresh.refresher import open_queue
 from unstale_worker.refresh.surviving import outcome, singles
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
+from unstale_worker.said import Said
 from unstale_worker.server import serving
 from unstale_worker.status import Counters, Role, Status
 from unstale_worker.tally import Tally
@@ -55,6 +56,7 @@ class RefreshWorker:
         self._tally, self._counters = Tally(), Counters()
         self._own = OwnWorker(settings, rules, specs, self._tally)
         self._role, self._redis_up, self._problem = Role.STARTING, False, ""
+        self._said = Said(every=30.0)
 
     @property
     def name(self) -> str:
@@ -155,7 +157,8 @@ class RefreshWorker:
         if isinstance(error, RedisUnavailable):
             self._redis_up = False
         if isinstance(error, UnstaleError):
-            log.warning("trying again", error=self._problem)
+            if self._said.anew(self._problem):
+                log.warning("trying again", error=self._problem)
         else:
             log.error("unexpected error; trying again", exc_info=error)
 
