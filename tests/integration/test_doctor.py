@@ -313,6 +313,33 @@ async def test_a_worker_with_other_rules(tmp_path: Path, database: Database, red
     assert "other rules" in finding.finding
 
 
+async def test_loaders_that_do_not_run_are_found(tmp_path: Path, database: Database, redis_url: str) -> None:
+    await execute(database, SCHEMA + "grant select on public.profiles to unstale_worker")
+    wrong = (
+        PROFILES
+        + """
+[refresh."user:{user_id}:profile"]
+loader = "row"
+table = "public.profiles"
+key = "idd"
+[refresh."user:{user_id}:greeting"]
+loader = "nowhere_at_all:greeting"
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:greeting"]
+"""
+    )
+    findings = about(await examine(settings_of(tmp_path, database, redis_url, wrong)), "refreshes")
+    assert {finding.severity for finding in findings} == {Severity.WARNING, Severity.ERROR}
+    said = " ".join(finding.finding for finding in findings)
+    assert "public.profiles has no column idd" in said
+    assert "No module named 'nowhere_at_all'" in said
+
+    right = wrong.replace('"idd"', '"id"').replace("nowhere_at_all:greeting", "asyncio:sleep")
+    findings = about(await examine(settings_of(tmp_path, database, redis_url, right)), "refreshes")
+    assert [finding.severity for finding in findings] == [Severity.OK] * 2, findings
+
+
 # --- the command --------------------------------------------------------------------------------
 
 

@@ -136,7 +136,7 @@ def worker(
     role: Annotated[
         WorkerRole,
         typer.Option(
-            help="lead: apply changes, or stand by; refresh: call Python loaders of [refresh] tables."
+            help="lead: apply changes, or stand by; refresh: call the Python loaders that the rules name."
         ),
     ] = WorkerRole.LEAD,
 ) -> None:

@@ -23,10 +23,10 @@ def table(tally: Tally, *, model: str) -> RenderableType:
     )
     rows.add_row("greetings", f"{tally.greetings:,}", f"written by: {model}")
     rows.add_row("model calls", f"{tally.model_calls:,}", f"{tally.model_calls_saved:,} saved by the cache")
-    rows.add_row("… by the worker", f"{tally.refreshes:,}", "in the background, so that nobody waits")
-    rows.add_row("visitors that waited", f"{tally.waited:,}", "for a greeting: mostly those who came first")
+    rows.add_row("… by the worker", f"{tally.refreshes:,}", "in the background: nobody waits")
+    rows.add_row("visitors who waited", f"{tally.waited:,}", "mostly those who came first")
     if tally.p50 is not None and tally.p99 is not None:
-        rows.add_row("latency p50", f"{tally.p50:.1f} ms", "from commit to the last agent's near cache")
+        rows.add_row("latency p50", f"{tally.p50:.1f} ms", "from commit to the last agent's memory")
         rows.add_row("latency p99", f"{tally.p99:.1f} ms", "")
     if tally.unconfirmed or tally.outstanding:
         rows.add_row(
@@ -36,12 +36,12 @@ def table(tally: Tally, *, model: str) -> RenderableType:
     rows.add_row(
         Text("stale reads", color),
         Text(f"{tally.stale_reads:,}", f"bold {color}"),
-        Text("older than what the agent had been told of", "dim"),
+        Text("older than the agent had been told of", "dim"),
     )
     rows.add_row(
         Text("late reads", color),
         Text(f"{tally.late_reads:,}", f"bold {color}"),
-        Text("older than the staleness the cache claimed", "dim"),
+        Text("older than `cache.staleness` said", "dim"),
     )
     if tally.complaint:
         rows.add_row("first wrong read", "", Text(tally.complaint, "red"))

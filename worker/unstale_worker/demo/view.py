@@ -19,7 +19,7 @@ BARS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 96
 MOST_NEWS: Final = 12
 """Invalidations shown on a high terminal."""
-FIXED_LINES: Final = 20
+FIXED_LINES: Final = 18
 """Lines that the view takes besides one for each agent and invalidation."""
 
 
@@ -47,7 +47,7 @@ class View:
             self._greetings(tally),
             Text(),
             _latency(tally, bars=min(32, max(0, width - 58))),
-            _visit(tally),
+            _visit(tally, gap=10 if width == WIDTH else 3),
         ]
         lines = min(MOST_NEWS, height - FIXED_LINES - len(tally.agents))
         if lines > 0:
@@ -197,11 +197,11 @@ def _latency(tally: Tally, *, bars: int) -> RenderableType:
     return row
 
 
-def _visit(tally: Tally) -> RenderableType:
+def _visit(tally: Tally, *, gap: int) -> RenderableType:
     if not tally.agents or not tally.agents[0].url:
         return Text()
     command = f"curl -d '{{\"user_id\": 7}}' {tally.agents[0].url}/session"
-    return Text.assemble(("visit one yourself          ", "dim"), command, no_wrap=True, overflow="crop")
+    return Text.assemble(("visit one yourself" + " " * gap, "dim"), command, no_wrap=True, overflow="crop")
 
 
 def _news(news: Sequence[str], lines: int) -> RenderableType:

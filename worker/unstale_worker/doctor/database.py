@@ -9,6 +9,7 @@ import asyncpg
 from unstale.errors import MigrationMissing, Unavailable
 from unstale.names import WORKER_ROLE
 from unstale_worker.checks import check_watches
+from unstale_worker.doctor import refreshes
 from unstale_worker.doctor.findings import Check, Finding, Severity, error, ok, warning
 from unstale_worker.fanout import check_queries
 from unstale_worker.rules import Rules
@@ -69,6 +70,7 @@ class Database:
             ("captures", self._captures),
             ("schema", self._own_check),
             ("fan-out queries", self._queries),
+            (refreshes.SUBJECT, self._refreshes),
         )
 
     async def _server(self) -> AsyncIterator[Finding]:
@@ -140,6 +142,11 @@ class Database:
             yield error("fan-out queries", f"{where}: {failure.problem}", failure.remedy)
         if queries and not failures:
             yield ok("fan-out queries", f"{len(queries)} run, and no policy hides rows from them")
+
+    async def _refreshes(self) -> AsyncIterator[Finding]:
+        if self._rules is not None:
+            async for finding in refreshes.queries(self._connections, self._rules):
+                yield finding
 
     async def _value(self, name: str) -> str:
         return str((await self._row(name))[0])

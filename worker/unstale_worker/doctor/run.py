@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import Settings
+from unstale_worker.doctor import refreshes
 from unstale_worker.doctor.database import Database
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok
 from unstale_worker.doctor.redis import RedisDoctor
@@ -15,6 +16,10 @@ from unstale_worker.sources.opening import check_settings, has_project, project_
 async def examine(settings: Settings) -> list[Finding]:
     """Everything there is to say about rules, Postgres, Redis and the worker. Changes nothing that lasts."""
     rules, findings = _rules(settings.config)
+    if rules is not None:
+        findings += await collected(
+            refreshes.SUBJECT, lambda: refreshes.functions(rules), remedy="See docs/refresh.md."
+        )
     findings += await _database(settings, rules)
     findings += await _redis(settings, rules)
     return findings
@@ -27,7 +32,8 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
         return None, [
             error("rules", str(mistake), "Correct the rules file; docs/rules.md describes every field.")
         ]
-    return rules, [ok("rules", f"{rules.file}: {len(rules.watches)} [[watch]], {len(rules.ttl)} [ttl]")]
+    counted = f"{len(rules.watches)} [[watch]], {len(rules.ttl)} [ttl], {len(rules.refreshes)} [refresh]"
+    return rules, [ok("rules", f"{rules.file}: {counted}")]
 
 
 async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
@@ -35,7 +41,7 @@ async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
     try:
         check_settings(settings)
     except SettingError as mistake:
-        return [error("source", str(mistake), "Set what is missing; see docs/supabase.md.")]
+        return [error("source", str(mistake), "Set what it names; see docs/supabase.md.")]
     if settings.source == "supabase" or settings.database_url is None:
         return await _project(settings, rules)
     doctor = Database(

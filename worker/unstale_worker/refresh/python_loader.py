@@ -45,7 +45,7 @@ def resolve(spec: RefreshSpec, *, file: str) -> RefreshLoader:
         folder = Path(file).resolve().parent
         raise mistake(
             f"the module cannot be imported ({type(error).__name__}: {error})",
-            f"Install it where this process runs, or put it into {folder}.",
+            f"Correct what fails in it, install it where this process runs, or put it into {folder}.",
         ) from error
     for name in loader.function.split("."):
         try:
