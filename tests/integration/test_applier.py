@@ -1,5 +1,6 @@
 """The applier's scripts on a real Valkey: atomic, guarded, bounded."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -102,7 +103,8 @@ async def test_a_worker_paused_before_its_script_does_not_call_an_old_read_fresh
     applier, state = leader
     monkeypatch.setattr(Seen, "age_ms", lambda self, now: "0.000")  # it looked at its clock, and was paused
     async with Listener(redis_url) as heard:
-        seen = Seen("20:20:", "0/200", time.monotonic() - 5.0, "")
+        then = f"{float(applier.server_time()) - 5_000:.3f}"
+        seen = Seen("20:20:", "0/200", time.monotonic() - 5.0, "", began_there=then)
         if how == "batch":
             await applier.apply(state, PAGE, keys=[], patterns=[], store=True, say=seen)
         else:
@@ -111,6 +113,33 @@ async def test_a_worker_paused_before_its_script_does_not_call_an_old_read_fresh
         (watermark,) = heard.messages
         assert isinstance(watermark, Watermark)
         assert watermark.age_ms >= 5_000
+
+
+@pytest.mark.parametrize("defended", [True, False])
+async def test_a_machine_that_slept_after_the_read_does_not_call_it_fresh(
+    leader: tuple[Applier, State], redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    """Its clock stood still, and a reply that comes after that moves the server's clock ahead of it.
+
+    Without the conversion when the read begins, all of the sleep is missing from the age.
+    """
+    applier, state = leader
+    began, began_there = time.monotonic(), applier.server_time()
+    await asyncio.sleep(0.3)
+    awake = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: awake() - 0.3)
+    await applier.state()  # as a page of the same batch, or the state
+    if not defended:
+        began_there = f"{float(applier.server_time()) - (time.monotonic() - began) * 1_000:.3f}"
+    async with Listener(redis_url) as heard:
+        await applier.watermark(state, Seen("20:20:", "0/200", began, "", began_there=began_there))
+        await eventually_heard(heard, 1)
+        (watermark,) = heard.messages
+        assert isinstance(watermark, Watermark)
+        if defended:
+            assert watermark.age_ms >= 300
+        else:
+            assert watermark.age_ms < (time.monotonic() - began) * 1_000 + 300
 
 
 @pytest.mark.parametrize("reason", ["fence", "run", "epoch", "position"])

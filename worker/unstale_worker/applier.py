@@ -180,10 +180,11 @@ class Applier:
         The last script requires the run that was seen before the snapshot, so a failover in between, which
         may bring old keys back, refuses it.
         """
+        began_there = self.server_time()
         page = await snapshot()
         if failpoints.on:
             await failpoints.reach("applier.after_snapshot")
-        seen = Seen.of(page, began=page.began, primary_until="")
+        seen = Seen.of(page, began=page.began, primary_until="", began_there=began_there)
         await self._drop(state, sorted(set(patterns)), lsn=page.lsn, stale=stale)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")
@@ -208,14 +209,24 @@ class Applier:
         """Note how far the server's clock is ahead of ours, at least: it read its own before we did."""
         self._server_ahead = float(server_ms) - time.monotonic() * 1000
 
-    def _began(self, seen: Seen) -> list[Argument]:
-        """When the read began by the server's clock, at the earliest: so its age there is never understated.
+    def server_time(self) -> str:
+        """Now by the server's clock, in milliseconds, at the earliest; '' while unknown.
+
+        To be asked when a read *begins*. Ours stands still while this machine sleeps, and the next reply then
+        puts the server's further ahead: a beginning that is converted later would be too late by just that,
+        and an old read pass for a fresh one.
+        """
+        if self._server_ahead is None:
+            return ""
+        return f"{time.monotonic() * 1000 + self._server_ahead:.3f}"
+
+    @staticmethod
+    def _began(seen: Seen) -> list[Argument]:
+        """When the read began by the server's clock, so that its age there is never understated.
 
         A worker may be paused at any moment, also between its look at the clock and the script.
         """
-        if self._server_ahead is None:
-            return []
-        return [f"{seen.began * 1000 + self._server_ahead:.3f}"]
+        return [seen.began_there] if seen.began_there else []
 
     async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
         """Raise need_lsn, then unlink what a SCAN of the primary finds; if fence, run and position stand."""

@@ -83,6 +83,7 @@ class Pipeline:
         state = self._state or await self._begin()
         self._state = None  # until this cycle has succeeded
         primary_until = self._primary_until
+        began_there = self._applier.server_time()
         page = await self._source.read(state.position)
         verdict = standing_after_read(state, page)
         if verdict is not Standing.READY:
@@ -97,7 +98,7 @@ class Pipeline:
                     assert page.cursor is not None
                     prefetched = asyncio.ensure_future(self._source.read(state.position, page.cursor))
                 else:
-                    seen = Seen.of(page, began=began, primary_until=primary_until)
+                    seen = Seen.of(page, began=began, primary_until=primary_until, began_there=began_there)
                 state = await self._apply(state, page, seen)
                 if prefetched is None:
                     break

@@ -71,6 +71,7 @@ class Seen:
         primary_until: What stood in the state before that read.
         flushed: WAL position that was on disk when it was read.
         database: System identifier and timeline.
+        began_there: When the read began by Redis' clock, in milliseconds, at the earliest; '' if unknown.
     """
 
     snapshot: str
@@ -79,11 +80,12 @@ class Seen:
     primary_until: str
     flushed: str = ""
     database: str = ""
+    began_there: str = ""
 
     @classmethod
-    def of(cls, page: Page, *, began: float, primary_until: str) -> "Seen":
+    def of(cls, page: Page, *, began: float, primary_until: str, began_there: str = "") -> "Seen":
         """What the last page of a batch whose first read began at ``began`` says."""
-        return cls(page.snapshot, page.lsn, began, primary_until, page.flushed, page.database)
+        return cls(page.snapshot, page.lsn, began, primary_until, page.flushed, page.database, began_there)
 
     def age_ms(self, now: float) -> str:
         """Milliseconds since the read began, at ``now`` seconds of that clock, as a JSON number."""
