@@ -246,10 +246,12 @@ class Checker:
         change = self._writes.change(row, shown + 1)
         if change is None:
             return True  # it is the last one
+        # An earlier reset says nothing: the agent may have lost its connection before the change was applied.
         heard = [_first(known.announced.get(key, ()), change.before) for key in change.traces]
-        heard.append(_first(known.resets, change.before))
-        if change.before < known.opened:
-            heard.append(known.opened)  # before that it heard nothing
+        if all(at is None for at in heard):
+            heard.append(_first(known.resets, change.before))
+            if change.before < known.opened:
+                heard.append(known.opened)  # before that it heard nothing
         at = min((at for at in heard if at is not None), default=None)
         # Not heard of yet: then its own claim is what bounds it.
         return at is not None and read.began <= at + bound

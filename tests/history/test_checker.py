@@ -122,6 +122,9 @@ STALE = Limits(serve_stale={"item:5": 2.0}.__getitem__)
         [HEARD, heard(11.0, 4), read(1, 12.1, notices=2)],
         [Opened(1.0), Reset(10.3), read(1, 12.2)],
         [Opened(10.5), read(1, 12.4)],
+        # The connection was lost before the change was applied: its announcement is what counts.
+        [Opened(1.0), Reset(10.3), heard(11.5, 4), read(1, 13.4, notices=2)],
+        [Opened(10.3), heard(11.5, 4), read(1, 13.4, notices=1)],
         [HEARD, heard(20.2, 4), read(4, 22.1, notices=2)],  # a deletion is announced by its old state
     ],
 )
@@ -143,6 +146,7 @@ def test_a_key_that_is_served_stale_may_show_what_was_true_until_the_change(reco
         [Opened(1.0), read(1, 10.7)],  # not announced yet: its own claim counts
         [HEARD, heard(20.2, 4), heard(30.1, 9), read(4, 30.7, notices=3)],  # two changes ago
         [Opened(1.0), Reset(10.3), read(1, 12.4)],
+        [Opened(1.0), Reset(10.3), heard(11.5, 4), read(1, 13.6, notices=2)],
     ],
 )
 def test_and_not_a_moment_longer_nor_for_who_asked_for_more(records: list[Record]) -> None:
