@@ -24,8 +24,8 @@ ENVIRONMENT: Final = "UNSTALE_FAILPOINTS"
 
 POINTS: Final[Mapping[str, str]] = {
     # Worker: place, and what has and has not happened there.
-    "source.before_read": "OutboxSource.read: nothing was asked yet",
-    "source.after_read": "OutboxSource.read: the page is here, nothing was applied",
+    "source.before_read": "OutboxSource.read, SupabaseSource.read: nothing was asked yet",
+    "source.after_read": "OutboxSource.read, SupabaseSource.read: the page is here, nothing was applied",
     "pipeline.before_apply": "Pipeline._apply: planned, queries run; Redis knows nothing of it",
     "pipeline.after_apply": "Pipeline._apply: the position is stored, nobody counted it",
     "pipeline.before_watermark": "Pipeline._say: everything is applied, agents do not know yet",
