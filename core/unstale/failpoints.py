@@ -38,7 +38,7 @@ POINTS: Final[Mapping[str, str]] = {
     "applier.before_recover": "Applier.recover: the owned keys are gone, no position is stored",
     "leadership.before_renew": "Leadership.keep: before each renewal of the lease",
     "leadership.before_resign": "Leadership.resign: drained, the lease is still ours",
-    "wakeups.asleep": "WakeUps.try_sleep: the lock that means sleep is held, nothing was read since",
+    "wakeups.asleep": "NotifyWakeUps.try_sleep: the lock that means sleep is held, nothing was read since",
     # Agent.
     "reader.before_claim": "Reader._value_or_claim: the mark is open, Redis was not asked",
     "reader.before_load": "Reader._load_and_fill: the lease is held, the loader did not begin",
