@@ -313,6 +313,20 @@ async def test_a_worker_with_other_rules(tmp_path: Path, database: Database, red
     assert "other rules" in finding.finding
 
 
+async def test_a_right_that_scripts_lack_is_no_unsupported_server(tmp_path: Path, database: Database) -> None:
+    async with EmbeddedValkey() as valkey, Redis.from_url(valkey.url) as redis:
+        await redis.hset("{unstale:0}:state", "epoch", "any")  # type: ignore[misc]  # redis-py: sync or async
+        lacking = ("on", ">few", "~*", "&*", "+@all", "-hgetall")
+        await redis.execute_command("ACL", "SETUSER", "few", *lacking)  # type: ignore[no-untyped-call]
+        url = valkey.url.replace(f":{valkey.password}@", "few:few@")
+        found = worst(await examine(settings_of(tmp_path, database, url)), "Redis")
+
+    assert found.severity is Severity.ERROR
+    assert "hgetall" in found.finding
+    assert "Enterprise" not in found.finding
+    assert "its user needs" in found.remedy
+
+
 async def test_loaders_that_do_not_run_are_found(tmp_path: Path, database: Database, redis_url: str) -> None:
     await execute(database, SCHEMA + "grant select on public.profiles to unstale_worker")
     wrong = (

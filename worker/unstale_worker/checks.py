@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from unstale.errors import MigrationMissing, UnsupportedServer
 from unstale_worker.applier import STATE, unavailable
@@ -38,7 +38,11 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
             raise UnsupportedServer(f"REDIS_URL is {name} {shown}; {SUPPORTED}")
         try:
             reply = await STATE(redis, keys=[state_key])
+        except NoPermissionError:
+            raise
         except ResponseError as error:
+            if "ACL failure in script" in str(error):
+                raise NoPermissionError(str(error)) from error
             raise UnsupportedServer(
                 f"scripts of this server cannot call INFO ({str(error)[:120]}), as on Redis Enterprise and "
                 f"Redis Cloud; {SUPPORTED}"

@@ -28,7 +28,12 @@ async def serve(*, port: int) -> None:
         runner = web.AppRunner(application(Companion(cache, pool)))
         cleanup.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+        except OSError as error:
+            sys.exit(
+                f"Port {port} cannot be used ({error.strerror}). Take another one: --port 0 is any free one."
+            )
         print(f"listening on http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
         await stop.wait()
 

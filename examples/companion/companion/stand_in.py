@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 import signal
+import sys
 import time
 from types import TracebackType
 from typing import Final, Self
@@ -145,4 +146,10 @@ async def _serve(*, port: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m companion.stand_in", description=__doc__)
     parser.add_argument("--port", type=int, default=8090, help="0: any free one")
-    asyncio.run(_serve(port=parser.parse_args().port))
+    chosen: int = parser.parse_args().port
+    try:
+        asyncio.run(_serve(port=chosen))
+    except OSError as error:
+        sys.exit(
+            f"Port {chosen} cannot be used ({error.strerror}). Take another one: --port 0 is any free one."
+        )
