@@ -210,8 +210,9 @@ declare
     -- Old and new arrays that are equal hold the same keys; where they differ, in order or more, the general query
     -- is next. Up to 250,000 rows, to bound the memory. (A trigger on changed keys, `when (old.id <> new.id)`, would
     -- spare the old rows, but Postgres refuses to drop or retype a column that a trigger's condition names.)
+    -- (All operator(...) bind alike, from left to right: the parentheses keep entries of one transaction apart.)
     slices     constant text := $q$        insert into unstale.outbox (id, watch, version, keys)
-        select _id operator(pg_catalog.+) g.first operator(pg_catalog./) %3$s, %1$s, %2$s,
+        select _id operator(pg_catalog.+) (g.first operator(pg_catalog./) %3$s), %1$s, %2$s,
             t.tuples[g.first operator(pg_catalog.+) 1 : g.first operator(pg_catalog.+) %3$s]::pg_catalog.text[]
         from (select %4$s offset 0) as t,
             pg_catalog.generate_series(0, pg_catalog.cardinality(t.tuples) operator(pg_catalog.-) 1, %3$s) as g(first)

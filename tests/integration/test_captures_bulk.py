@@ -132,3 +132,30 @@ async def test_without_the_primary_key_keys_are_made_distinct(database: Database
         await connection.execute("select unstale.watch('many', '{owner}')")
         assert await tuples_of(connection, "update many set n = 2") == [{("0",), ("1",), ("2",)}]
         assert keys(await entries(connection, "update many set n = 3")) == ["0", "1", "2"]
+
+
+async def test_one_statement_that_changes_many_rows_of_several_tables(database: Database) -> None:
+    """Captures then follow each other with little WAL between: it is what tells their entries apart."""
+    async with connected(database.dsn) as connection:
+        names = [f"bulk_{number}" for number in range(4)]
+        for name in names:
+            await connection.execute(f"create table {name} (id bigint primary key)")
+            await connection.execute(f"select unstale.watch('{name}', '{{id}}')")
+        writes = ", ".join(
+            f"c_{name} as (insert into {name} select n from generate_series($1::int, $2::int) as n)"
+            for name in names
+        )
+        before = await connection.fetchval("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
+        first = 1
+        for rows in range(2, 40):
+            await connection.execute(f"with {writes} select", first, first + rows - 1)
+            first += rows
+
+        found = await connection.fetch(
+            "select xid::text, array_agg(id order by id) as ids, array_agg(watch order by id) as watches"
+            " from unstale.outbox where keys is not null group by xid"
+        )
+        assert len(found) == 38
+        for row in found:
+            assert len(set(row["watches"])) == len(row["ids"]) == 4
+            assert row["ids"][0] >= before  # positions in the WAL, as the column's comment says
