@@ -262,10 +262,10 @@ async def test_a_loader_reads_what_was_opened_to_it(database: Database, folder: 
     (spec,) = Rules.parse(text).refreshes
     worker = await asyncpg.connect(database.worker_dsn)
     try:
-        assert "unstale migration" in (await check(worker, Statements(), spec) or "")
+        assert "unstale migration" in (await check(worker, Statements(pooled=False), spec) or "")
         await owner.execute(written(write(folder, text)))
-        assert await check(worker, Statements(), spec) is None
-        loaded = await load(worker, Statements(), spec, ["user:7:profile"])
+        assert await check(worker, Statements(pooled=False), spec) is None
+        loaded = await load(worker, Statements(pooled=False), spec, ["user:7:profile"])
         assert loaded.values == {"user:7:profile": b'{"id": 7, "name": "Ada"}'}
     finally:
         await worker.close()
