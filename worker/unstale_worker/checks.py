@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from unstale.errors import MigrationMissing, UnsupportedServer
 from unstale_worker.applier import STATE, unavailable
@@ -14,6 +22,8 @@ from unstale_worker.sources import WatchVersion
 
 OLDEST_REDIS: Final = (7, 0)
 OLDEST_VALKEY: Final = (7, 2)
+PASSING: Final = (ReadOnlyError, BusyLoadingError, MasterDownError, OutOfMemoryError)
+"""What a server says for a while: it was demoted since we connected, loads its data, or is full."""
 SUPPORTED: Final = (
     "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel), "
     "self-hosted or node-based managed"
@@ -38,7 +48,7 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
             raise UnsupportedServer(f"REDIS_URL is {name} {shown}; {SUPPORTED}")
         try:
             reply = await STATE(redis, keys=[state_key])
-        except NoPermissionError:
+        except (NoPermissionError, *PASSING):
             raise
         except ResponseError as error:
             if "ACL failure in script" in str(error):
