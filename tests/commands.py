@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,6 +95,15 @@ class Command:
         """The process and everything below it."""
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
+
+    def parts(self, name: str) -> list[psutil.Process]:
+        """Those of the family that run ``name``; one that ends while it is looked at is left out."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # also a zombie
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ import signal
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 
 from commands import COMMAND, SECONDS, all_gone, environment, run, started
@@ -110,8 +109,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
-        (writer,) = [process for process in family if "demo.writer" in " ".join(process.cmdline())]
-        agent = next(process for process in family if "demo.agent" in " ".join(process.cmdline()))
+        (writer,), (agent, *_) = demo.parts("demo.writer"), demo.parts("demo.agent")
         agent.suspend()  # so that it cannot end in order
         demo.process.send_signal(signal.SIGINT)
         await all_gone([writer])  # the first signal has been heard
@@ -124,13 +122,9 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 async def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
-
-        def agents() -> list[psutil.Process]:
-            return [process for process in demo.family() if "demo.agent" in " ".join(process.cmdline())]
-
         await demo.line("starting the worker")
-        await eventually(agents, timeout=30)
-        agents()[0].suspend()  # so that it never attaches
+        agents = await eventually(lambda: demo.parts("demo.agent"))
+        agents[0].suspend()  # so that it never attaches
 
         assert await demo.end(signal.SIGINT) == 1
 
@@ -141,7 +135,7 @@ async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
-        folders = [Path(process.cwd()) for process in family if "demo.agent" in " ".join(process.cmdline())]
+        folders = [Path(process.cwd()) for process in demo.parts("demo.agent")]
 
         demo.process.kill()
 
@@ -153,7 +147,7 @@ async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
 async def test_a_part_that_dies_fails_it(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
-        agents = [process for process in demo.family() if "demo.agent" in " ".join(process.cmdline())]
+        agents = demo.parts("demo.agent")
         agents[0].kill()
 
         await demo.rest()
