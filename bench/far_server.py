@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 LATENCY_SECONDS = (0.05, 0.1)
 """What the database of the seed took to answer."""
@@ -113,11 +114,11 @@ async def _serve(certificate: str) -> None:
     delay = model_delay = LATENCY_SECONDS
 
     @web.middleware
-    async def count(request: web.Request, handler: object) -> web.StreamResponse:
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
         assert request.transport is not None
         if request.path not in ("/connections", "/latency"):
             seen.add(request.transport.get_extra_info("peername")[:2])
-        return await handler(request)  # type: ignore[operator]
+        return await handler(request)
 
     async def far(request: web.Request) -> web.Response:
         await request.read()
@@ -153,7 +154,7 @@ async def _serve(certificate: str) -> None:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[union-attr]
+    print(runner.addresses[0][1], flush=True)
     await asyncio.Event().wait()
 
 

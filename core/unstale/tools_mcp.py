@@ -94,7 +94,7 @@ async def _standard_input() -> AsyncIterator[AsyncIterator[str] | None]:
     pipe = os.fdopen(os.dup(0), "rb", buffering=0)
     try:
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    except (OSError, ValueError, NotImplementedError):
+    except (OSError, ValueError, NotImplementedError):  # no pipe; the SDK then reads it in its own way
         pipe.close()
         yield None
         return

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -137,7 +138,7 @@ class Agent:
         """Everything has settled: write down what this agent is served of every key."""
         for key in keys():
             async with asyncio.timeout(10):
-                value = await self._subject.get_or_load(key, lambda key=key: self._plain(key))  # type: ignore[misc]
+                value = await self._subject.get_or_load(key, partial(self._plain, key))
             write(FinalRecord(key, seen_in(value, rows_of(key))))
 
     async def _plain(self, key: str) -> Value | None:
