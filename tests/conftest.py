@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from servers import (
     Database,
@@ -50,6 +52,18 @@ def _leaves_no_tasks(request: pytest.FixtureRequest) -> None:
     function = getattr(request, "function", None)
     if inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
         request.getfixturevalue("_no_tasks_afterwards")
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """For tests that set up logging as the worker's command does: afterwards all of it is as before."""
+    loggers = [logging.getLogger(name) for name in (None, "unstale", "unstale_worker")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    yield
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,11 @@ async def project(database: Database) -> AsyncIterator[SupabaseDouble]:
 
 
 @pytest.fixture
-def logged() -> Iterator[io.StringIO]:
+def logged(logging_as_it_was: None) -> io.StringIO:
     """The worker's log at its most talkative."""
-    stream, root = io.StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
     configure_logging("debug", stream=stream)
-    try:
-        yield stream
-    finally:
-        root.handlers[:], root.level = handlers, level
+    return stream
 
 
 def settings_of(given: dict[str, Any], redis_url: str = "redis://nowhere") -> Settings:

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -14,15 +13,10 @@ SECRET = "postgresql://worker:s3cr3t-p%40ss@db.example.co:5432/postgres"
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+def stream(logging_as_it_was: None) -> io.StringIO:
     stream = io.StringIO()
     configure_logging("info", stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    return stream
 
 
 def test_a_line_is_a_json_object(stream: io.StringIO) -> None:
@@ -80,6 +74,15 @@ def test_where_structlog_is_set_up_it_is_one_of_its_loggers(stream: io.StringIO)
     with structlog.testing.capture_logs() as events:
         get_logger("unstale.source").warning("captured", n=1)
     assert events == [{"event": "captured", "n": 1, "log_level": "warning"}]
+
+
+def test_what_a_logger_was_used_for_before_does_not_bind_it(stream: io.StringIO) -> None:
+    log = structlog.get_logger("unstale.worker")
+    log.info("to the stream")
+    with structlog.testing.capture_logs() as events:
+        log.info("captured")
+    assert [event["event"] for event in events] == ["captured"]
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["to the stream"]
 
 
 def test_in_an_agents_process_it_goes_through_the_standard_library(
