@@ -1,6 +1,7 @@
 """Two instances without Redis under changes, cut connections and slow loaders: the checker finds nothing."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator
@@ -98,16 +99,14 @@ async def write(db: asyncpg.Connection) -> dict[str, list[State]]:
 
 
 async def break_connections(proxy: Proxy, stop: asyncio.Event) -> None:
-    """Cut, delay and hold what the followers read over; their loaders go on."""
+    """Cut, delay and hold what the followers read over, each at least once; their loaders go on."""
     chance = random.Random(5)
-    while not stop.is_set():
-        match chance.randrange(3):
-            case 0:
-                proxy.cut()
-            case 1:
-                proxy.slow(0.02)
-            case _:
-                proxy.hold()
+    ways = [proxy.cut, partial(proxy.slow, 0.02), proxy.hold]
+    rounds = itertools.chain(ways, iter(lambda: chance.choice(ways), None))
+    for number, way in enumerate(rounds):
+        if stop.is_set() and number >= len(ways):
+            break
+        way()
         await asyncio.sleep(0.15)
         await proxy.heal()
         await asyncio.sleep(0.25)
@@ -118,7 +117,7 @@ async def test_instances_without_redis_keep_every_promise(
     database: Database, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
     if not defended:  # what a load in flight must not bring in, comes in
-        monkeypatch.setattr(Marks, "soil", lambda self, key: None)
+        monkeypatch.setattr(Marks, "soil", lambda self, key, by=0: None)
     stop = asyncio.Event()
     async with (
         connected(database.dsn) as db,
