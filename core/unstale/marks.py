@@ -1,5 +1,6 @@
 """In-flight marks: which reads began before an invalidation and so must not be kept. No I/O."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 from unstale.names import glob_regex
@@ -11,20 +12,23 @@ class Mark:
     Attributes:
         key: What is being read.
         clean: Nothing concerning the key happened since the mark was opened.
+        soiled_by: Log id of the newest message that concerned it; infinite for what has none, 0 while clean.
         on_dirty: Called once when that changes; wakes whoever waits for another's lease.
         older: The mark of the same key that was opened before this one.
     """
 
-    __slots__ = ("clean", "key", "older", "on_dirty")
+    __slots__ = ("clean", "key", "older", "on_dirty", "soiled_by")
 
     def __init__(self, key: str, older: "Mark | None" = None) -> None:
         self.key = key
         self.older = older
         self.clean = True
+        self.soiled_by = 0.0
         self.on_dirty: Callable[[], object] | None = None
 
-    def soil(self) -> None:
-        """The key was invalidated."""
+    def soil(self, by: float = math.inf) -> None:
+        """The key was invalidated, by the message with this log id if there is one."""
+        self.soiled_by = max(self.soiled_by, by)
         if self.clean:
             self.clean = False
             if self.on_dirty is not None:
@@ -63,11 +67,11 @@ class Marks:
                 return
             newest = newest.older
 
-    def soil(self, key: str) -> None:
-        """``key`` was invalidated."""
+    def soil(self, key: str, by: float = math.inf) -> None:
+        """``key`` was invalidated, by the message with this log id if there is one."""
         if key in self._by_key:
             for mark in tuple(self._of(key)):
-                mark.soil()
+                mark.soil(by)
 
     def _of(self, key: str) -> Iterator[Mark]:
         mark = self._by_key.get(key)
@@ -75,12 +79,12 @@ class Marks:
             yield mark
             mark = mark.older
 
-    def soil_matching(self, patterns: Iterable[str]) -> None:
-        """Every key that one of the Redis globs matches was invalidated."""
+    def soil_matching(self, patterns: Iterable[str], by: float = math.inf) -> None:
+        """Every key that one of the Redis globs matches was invalidated; ``by`` as in `soil`."""
         expressions = [glob_regex(pattern) for pattern in patterns]
         for key in tuple(self._by_key):
             if any(expression.match(key.encode()) for expression in expressions):
-                self.soil(key)
+                self.soil(key, by)
 
     def soil_all(self) -> None:
         """Everything was flushed."""

@@ -1,5 +1,6 @@
 """The near cache: encoded values inside the process, bounded by entries and bytes. No I/O."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -21,14 +22,16 @@ class Entry:
         expires: Moment on the near cache's clock after which it is not served.
         frozen: The shared object made of it, or `UNSET`.
         size: Bytes it is counted with.
+        logged: Log id under which this process itself put it into Redis; 0 when it did not.
     """
 
-    __slots__ = ("data", "expires", "frozen", "size")
+    __slots__ = ("data", "expires", "frozen", "logged", "size")
 
-    def __init__(self, data: bytes, expires: float, size: int) -> None:
+    def __init__(self, data: bytes, expires: float, size: int, logged: int) -> None:
         self.data = data
         self.expires = expires
         self.size = size
+        self.logged = logged
         self.frozen: Any = UNSET
 
 
@@ -92,14 +95,17 @@ class NearCache:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: str, data: bytes, *, expires: float) -> None:
-        """Hold ``data`` until ``expires``; a value larger than the whole cache is not held."""
+    def put(self, key: str, data: bytes, *, expires: float, logged: int = 0) -> None:
+        """Hold ``data`` until ``expires``; a value larger than the whole cache is not held.
+
+        ``logged`` is the log id under which it is in Redis, if this process put it there.
+        """
         if key in self._entries:
             self.drop(key)
         size = len(data) + len(key)
         if self.max_entries == 0 or size > self.max_bytes:
             return
-        self._entries[key] = Entry(data, expires, size)
+        self._entries[key] = Entry(data, expires, size, logged)
         self._bytes += size
         if self._bytes > self.max_bytes or len(self._entries) > self.max_entries:
             self._evict()
@@ -113,16 +119,17 @@ class NearCache:
             self._bytes += more
             self._evict()
 
-    def drop(self, key: str) -> bool:
-        """Forget one key; whether it was held."""
-        entry = self._entries.pop(key, None)
-        if entry is None:
+    def drop(self, key: str, *, before: float = math.inf) -> bool:
+        """Forget one key, unless it was put under log id ``before`` or a later one; whether it went."""
+        entry = self._entries.get(key)
+        if entry is None or entry.logged >= before:
             return False
+        del self._entries[key]
         self._bytes -= entry.size
         return True
 
-    def drop_matching(self, patterns: Iterable[str]) -> int:
-        """Forget every key that one of the Redis globs matches; how many were held."""
+    def drop_matching(self, patterns: Iterable[str], *, before: float = math.inf) -> int:
+        """Forget every key that one of the Redis globs matches, as `drop` does; how many were held."""
         # The literal beginning first: it rules most keys out at a tenth of what the expression costs.
         tests = [(literal_beginning(pattern), glob_regex(pattern)) for pattern in patterns]
         doomed = [
@@ -130,9 +137,7 @@ class NearCache:
             for key in self._entries
             if any(key.startswith(start) and expression.match(key.encode()) for start, expression in tests)
         ]
-        for key in doomed:
-            self.drop(key)
-        return len(doomed)
+        return sum(self.drop(key, before=before) for key in doomed)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,5 +1,6 @@
 """Everything one process remembers: followed copies, its own loads while detached, and in-flight marks."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -37,17 +38,21 @@ class NearTier:
         self.invalidations = 0
         self.flushes = 0
 
-    def drop(self, keys: Iterable[str], patterns: Iterable[str] = ()) -> None:
-        """Forget keys and patterns, and mark the reads of them that are in flight."""
+    def drop(self, keys: Iterable[str], patterns: Iterable[str] = (), *, by: float = math.inf) -> None:
+        """Forget keys and patterns, and mark the reads of them that are in flight.
+
+        ``by`` is the log id of the message that says so, if there is one: what this process itself put under
+        that id or a later one stays, as the message is the echo of it or older.
+        """
         keys, patterns = tuple(keys), tuple(patterns)
         for key in keys:
             self.followed.drop(key)
-            self.adrift.drop(key)
-            self.marks.soil(key)
+            self.adrift.drop(key, before=by)
+            self.marks.soil(key, by)
         if patterns:
             self.followed.drop_matching(patterns)
-            self.adrift.drop_matching(patterns)
-            self.marks.soil_matching(patterns)
+            self.adrift.drop_matching(patterns, before=by)
+            self.marks.soil_matching(patterns, by)
         self.invalidations += 1
         if self.audience is not None and (keys or patterns):
             self.audience.dropped(keys, patterns)

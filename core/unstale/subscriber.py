@@ -197,7 +197,7 @@ class Subscriber:
             return
         if message.prev != follower.last:
             await self._close_gap()
-        self._near.drop(message.keys, message.patterns)
+        self._near.drop(message.keys, message.patterns, by=message.id)
         if follower.epoch == message.epoch:
             follower.last = message.id
 
@@ -256,7 +256,7 @@ class Subscriber:
         known = found.epoch is not None and found.epoch == follower.epoch and found.last >= follower.last
         if known and found.complete and not skip:
             for entry in found.entries:
-                self._near.drop(entry.keys, entry.patterns)
+                self._near.drop(entry.keys, entry.patterns, by=entry.id)
             follower.last = found.last
         else:
             follower.adopt(found.epoch, found.last)

@@ -205,15 +205,20 @@ class Writer:
             self._near.drop(keys)  # before the caller goes on, whatever happened: it reads its own writes
 
     async def _put(self, tier: RedisTier, key: str, data: bytes, seconds: float) -> bool:
+        mark = self._near.marks.open(key)
         try:
-            stored = await tier.put(key, data, seconds=seconds, rules=self._rulebook.hash)
+            logged = await tier.put(key, data, seconds=seconds, rules=self._rulebook.hash)
         finally:
+            self._near.marks.close(mark)
             self._near.drop([key])
-        if stored and self._follower.trust is Trust.DETACHED:
-            self._set_adrift(key, data, seconds, allowed=True)
-        return stored
+        if logged is None:
+            return False
+        if self._follower.trust is Trust.DETACHED and (mark.clean or mark.soiled_by <= logged):
+            # What is heard of it up to this id is the echo of it, or older.
+            self._set_adrift(key, data, seconds, allowed=True, logged=logged)
+        return True
 
-    def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool) -> bool:
+    def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool, logged: int = 0) -> bool:
         self._near.drop([key])
         attached = self._follower.trust is Trust.ATTACHED
         if not allowed or (attached and self._tier is not None):
@@ -222,7 +227,8 @@ class Writer:
         if attached:
             self._near.followed.put(key, data, expires=now + seconds)
         else:
-            self._near.adrift.put(key, data, expires=now + min(seconds, self._detached_ttl))
+            expires = now + min(seconds, self._detached_ttl)
+            self._near.adrift.put(key, data, expires=expires, logged=logged)
         return self._tier is None
 
     def _drop_pattern(self, pattern: str) -> int:

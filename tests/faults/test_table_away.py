@@ -95,6 +95,13 @@ class Scene:
             not reachable or (self.cache.counters().replays > replays and self._pinged())
         )
 
+    async def heard(self) -> None:
+        """The agent has heard all there is in the log, if it is of the epoch that it follows."""
+        follower, names = self.cache._follower, self.worker.names
+        epoch, last = await self.worker.redis.hmget(names.state, "epoch", "last")
+        if epoch is not None and epoch.decode() == follower.epoch:
+            await eventually(lambda: follower.last >= int(last), message="the log is heard")
+
     def _pinged(self) -> bool:
         """The replay of this connection is over."""
         return bool(self.cache._follower._pings) or self.cache._follower._ponged > -math.inf
@@ -193,6 +200,8 @@ async def set_(scene: Scene, key: str, *, missed: bool) -> str:
     stored = await cache.set(key, "set", ttl=60)
     if await scene.server.running():
         assert stored is (await scene.worker.redis.get(key) == b'"set"')
+    if stored:
+        await scene.heard()
     own = await cache.get(key)
     assert own == "set" or not stored
     return "stored" if stored else "own" if own == "set" else "nowhere"

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import math
+from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from servers import eventually
 from unstale import Cache
 from unstale.following import Trust
+from unstale.names import LogId
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 
@@ -74,6 +77,75 @@ async def test_detached_for_longer_each_process_is_on_its_own_until_attached_aga
             assert await cache.get("user:7:profile") is None
     finally:
         await cache.close()
+
+
+@pytest.fixture
+async def alone(valkey: EmbeddedValkey, silent: WorkerDouble) -> AsyncIterator[Cache]:
+    """Detached for so long that Redis is not believed, although it answers and its log is followed."""
+    async with silent.beating():
+        cache = await Cache.from_env(_env_file=None, redis_url=valkey.url, detached_ttl=0.2).start()
+    cache._follower._detached_ttl = 0.0
+    cache._writer._detached_ttl = 60.0
+    cache._follower.detach()
+    try:
+        assert cache._follower.trust is Trust.DETACHED
+        yield cache
+    finally:
+        await cache.close()
+
+
+async def heard_all(cache: Cache, worker: WorkerDouble) -> None:
+    """Wait until ``cache`` has heard the last message in the log."""
+    last = int(await worker.redis.hget(worker.names.state, "last") or 0)
+    await eventually(lambda: cache._follower.last >= last)
+
+
+async def test_what_was_set_alone_outlives_the_echo_of_it(
+    alone: Cache, valkey: EmbeddedValkey, silent: WorkerDouble
+) -> None:
+    for value in ("first", "second"):
+        assert await alone.set(FREE, value) is True
+        await heard_all(alone, silent)
+        assert await alone.get(FREE) == value
+    async with open_cache(valkey.url) as other:
+        assert await other.set(FREE, "another's") is True
+    await heard_all(alone, silent)
+    assert await alone.get(FREE) is None
+
+
+async def test_what_was_set_alone_is_dropped_by_a_pattern_of_later(
+    alone: Cache, silent: WorkerDouble
+) -> None:
+    assert await alone.set(FREE, "own") is True
+    await heard_all(alone, silent)
+    await silent.apply(patterns=["session:*"])
+    await heard_all(alone, silent)
+    assert await alone.get(FREE) is None
+
+
+@pytest.mark.parametrize("by", ["set", "pattern", "delete here"])
+async def test_what_was_set_alone_and_overtaken_before_the_answer_came_is_not_kept(
+    alone: Cache, valkey: EmbeddedValkey, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    tier = alone._writer._tier
+    assert tier is not None
+    put = tier.put
+
+    async def slow(*args: Any, **options: Any) -> LogId | None:
+        logged = await put(*args, **options)
+        if by == "set":
+            async with open_cache(valkey.url) as other:
+                assert await other.set(FREE, "another's") is True
+        elif by == "pattern":
+            await silent.apply(patterns=["session:*"])
+        else:
+            assert await alone.delete(FREE) is True
+        await heard_all(alone, silent)
+        return logged
+
+    monkeypatch.setattr(tier, "put", slow)
+    assert await alone.set(FREE, "own") is True
+    assert await alone.get(FREE) is None
 
 
 async def test_own_loads_are_kept_for_detached_ttl_and_no_longer(valkey: EmbeddedValkey) -> None:

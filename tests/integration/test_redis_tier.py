@@ -182,7 +182,7 @@ async def test_a_put_is_logged(tier: RedisTier, silent: WorkerDouble) -> None:
 
 async def test_a_put_under_other_rules_stores_nothing(tier: RedisTier, silent: WorkerDouble) -> None:
     """They may own the key by now: nothing would say how old such a value is."""
-    assert not await tier.put("session:1", b"1", seconds=60, rules="older")
+    assert await tier.put("session:1", b"1", seconds=60, rules="older") is None
     assert await silent.redis.get("session:1") is None
     assert (await tier.replay(LogId(0))).last == 0
 

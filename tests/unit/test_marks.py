@@ -1,5 +1,7 @@
 """In-flight marks: which reads are overtaken by what."""
 
+import math
+
 from unstale.marks import Marks
 
 
@@ -27,6 +29,17 @@ def test_a_flush_soils_all_and_wakes_once() -> None:
     marks.soil_all()
     assert not mark.clean
     assert woken == ["woken"]
+
+
+def test_a_mark_knows_the_newest_message_that_soiled_it() -> None:
+    marks = Marks()
+    heard, flushed, other = marks.open("a"), marks.open("b"), marks.open("c")
+    marks.soil("a", 7)
+    marks.soil_matching(["a*"], 9)
+    marks.soil("a", 8)
+    marks.soil("b", 7)
+    marks.soil("b")
+    assert (heard.soiled_by, flushed.soiled_by, other.soiled_by) == (9, math.inf, 0)
 
 
 def test_closed_marks_leave_nothing_behind() -> None:

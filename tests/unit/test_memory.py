@@ -34,6 +34,20 @@ def test_a_value_is_served_until_it_expires() -> None:
     assert near.size == 0
 
 
+def test_what_was_put_under_a_log_id_is_dropped_only_by_later_ones() -> None:
+    near, _ = near_cache()
+    near.put("a", b"1", expires=9.0, logged=7)
+    assert [near.drop("a", before=id) for id in (6, 7)] == [False, False]
+    assert near.drop_matching(["a*"], before=7) == 0
+    assert near.size == 2
+    assert near.drop_matching(["a*"], before=8) == 1
+    near.put("a", b"1", expires=9.0, logged=7)
+    assert near.drop("a")
+    near.put("a", b"1", expires=9.0)
+    assert near.drop("a", before=1)
+    assert near.size == 0
+
+
 def test_nothing_is_served_once_trust_ran_out_and_nothing_is_forgotten() -> None:
     near, clock = near_cache()
     near.put("a", b"1", expires=500.0)
