@@ -6,12 +6,11 @@ from typing import Final
 
 import asyncpg
 
-from unstale.errors import MigrationMissing, Unavailable
+from unstale.errors import Unavailable
 from unstale.names import WORKER_ROLE
-from unstale_worker.checks import check_watches
 from unstale_worker.doctor import refreshes
-from unstale_worker.doctor.findings import Check, Finding, Severity, error, ok, warning
-from unstale_worker.fanout import check_queries
+from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
+from unstale_worker.doctor.schema import SchemaDoctor
 from unstale_worker.rules import Rules
 from unstale_worker.sources.connections import Connections, translated
 from unstale_worker.sources.outbox import OutboxSource
@@ -20,7 +19,6 @@ from unstale_worker.sql import statement
 
 OLDEST: Final = 15
 NEWEST_TESTED: Final = 18
-PUSH: Final = "Run `unstale migration` and push the files it writes: `supabase db push`."
 
 
 class Database:
@@ -63,13 +61,16 @@ class Database:
 
     def checks(self) -> Sequence[tuple[str, Check]]:
         """Subject and check, in the order they are run."""
+        schema = SchemaDoctor(
+            self._source,
+            self._rules,
+            own=lambda: self._rows("doctor_check"),
+            queries_run="run, and no policy hides rows from them",
+        )
         return (
             ("Postgres", self._server),
             ("role", self._role),
-            ("outbox", self._outbox),
-            ("captures", self._captures),
-            ("schema", self._own_check),
-            ("fan-out queries", self._queries),
+            *schema.checks(),
             (refreshes.SUBJECT, self._refreshes),
         )
 
@@ -99,49 +100,6 @@ class Database:
             )
         else:
             yield ok("role", f"{name}, which needs the rights of {WORKER_ROLE}")
-
-    async def _outbox(self) -> AsyncIterator[Finding]:
-        try:
-            page = await self._source.read(None)
-        except MigrationMissing as missing:
-            yield error("outbox", str(missing), PUSH)
-            return
-        yield ok("outbox", f"can be read, at {page.lsn}")
-
-    async def _captures(self) -> AsyncIterator[Finding]:
-        if self._rules is None:
-            return
-        try:
-            check_watches(self._rules, (await self._source.watch_versions()).values())
-        except MigrationMissing as missing:
-            yield error("captures", str(missing), PUSH)
-            return
-        tables = ", ".join(f"{schema}.{table}" for schema, table in self._rules.tables)
-        yield ok("captures", f"watched as the rules need: {tables}")
-
-    async def _own_check(self) -> AsyncIterator[Finding]:
-        """What the schema says of itself: captures, event triggers, prepared transactions."""
-        try:
-            rows = await self._rows("doctor_check")
-        except MigrationMissing as missing:
-            yield error("schema", str(missing), PUSH)
-            return
-        for severity, subject, finding, remedy in rows:
-            yield Finding(Severity(severity), subject, finding, remedy)
-        if not rows:
-            yield ok("schema", "captures fit their tables and follow ALTER TABLE")
-
-    async def _queries(self) -> AsyncIterator[Finding]:
-        if self._rules is None:
-            return
-        queries = [watch for watch in self._rules.watches if watch.query is not None]
-        async with self._source.borrow() as connection:
-            failures = await check_queries(connection, self._rules)
-        for failure in failures:
-            where = f"{self._rules.file}:{failure.watch.line}, query for {failure.watch.table}"
-            yield error("fan-out queries", f"{where}: {failure.problem}", failure.remedy)
-        if queries and not failures:
-            yield ok("fan-out queries", f"{len(queries)} run, and no policy hides rows from them")
 
     async def _refreshes(self) -> AsyncIterator[Finding]:
         if self._rules is not None:

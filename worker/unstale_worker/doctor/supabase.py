@@ -1,15 +1,15 @@
 """Examines a Supabase project as a worker over HTTPS finds it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from unstale.errors import MigrationMissing, UnstaleError
-from unstale_worker.checks import check_watches
-from unstale_worker.doctor.database import NEWEST_TESTED, OLDEST, PUSH
-from unstale_worker.doctor.findings import Check, Finding, Severity, error, ok, warning
+from unstale_worker.doctor.database import NEWEST_TESTED, OLDEST
+from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
+from unstale_worker.doctor.schema import PUSH, SchemaDoctor
 from unstale_worker.realtime import RealtimeWakeUps
 from unstale_worker.rules import Rules
 from unstale_worker.sources.rpc import Project
@@ -53,12 +53,15 @@ class Supabase:
 
     def checks(self) -> Sequence[tuple[str, Check]]:
         """Subject and check, in the order they are run."""
+        schema = SchemaDoctor(
+            self._source,
+            self._rules,
+            own=self._own_findings,
+            queries_run="run, each by a function of this text",
+        )
         return (
             ("Postgres", self._server),
-            ("outbox", self._outbox),
-            ("captures", self._captures),
-            ("schema", self._schema),
-            ("fan-out queries", self._queries),
+            *schema.checks(),
             ("Realtime", self._realtime),
         )
 
@@ -70,42 +73,9 @@ class Supabase:
             remedy = f"Versions {OLDEST} to {NEWEST_TESTED} are known to work."
             yield warning("Postgres", f"version {number} was not tested", remedy)
 
-    async def _outbox(self) -> AsyncIterator[Finding]:
-        page = await self._source.read(None)
-        yield ok("outbox", f"can be read, at {page.lsn}")
-
-    async def _captures(self) -> AsyncIterator[Finding]:
-        if self._rules is None:
-            return
-        try:
-            check_watches(self._rules, (await self._source.watch_versions()).values())
-        except MigrationMissing as missing:
-            yield error("captures", str(missing), PUSH)
-            return
-        tables = ", ".join(f"{schema}.{table}" for schema, table in self._rules.tables)
-        yield ok("captures", f"watched as the rules need: {tables}")
-
-    async def _schema(self) -> AsyncIterator[Finding]:
-        """What the schema says of itself: captures, event triggers, prepared transactions."""
-        for severity, subject, finding, remedy in self._said["findings"]:
-            yield Finding(Severity(severity), subject, finding, remedy)
-        if not self._said["findings"]:
-            yield ok("schema", "captures fit their tables and follow ALTER TABLE")
-
-    async def _queries(self) -> AsyncIterator[Finding]:
-        if self._rules is None:
-            return
-        try:
-            failures = await self._source.check_queries(self._rules)
-        except MigrationMissing as missing:
-            yield error("fan-out queries", str(missing), PUSH)
-            return
-        for failure in failures:
-            where = f"{self._rules.file}:{failure.watch.line}, query for {failure.watch.table}"
-            yield error("fan-out queries", f"{where}: {failure.problem}", failure.remedy)
-        queries = [watch for watch in self._rules.watches if watch.query is not None]
-        if queries and not failures:
-            yield ok("fan-out queries", f"{len(queries)} run, each by a function of this text")
+    async def _own_findings(self) -> Sequence[Iterable[str]]:
+        findings: Sequence[Iterable[str]] = self._said["findings"]
+        return findings
 
     async def _realtime(self) -> AsyncIterator[Finding]:
         """Whether commits can wake a worker: publication, grant, and a subscription that is tried."""
