@@ -1,7 +1,7 @@
 """The OpenAI clients over renewable connections: one per event loop, and one for threads."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import httpx2
@@ -9,7 +9,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from unstale.errors import SettingError
 from unstale.pools.environment import proxy_of
-from unstale.pools.renewable import AsyncRenewable, Renewable, Use
+from unstale.pools.http_transport import AsyncStream, AsyncTransport, Exchange
+from unstale.pools.renewable import Renewable
 from unstale.pools.vitals import Vitals
 from unstale.settings import Settings
 
@@ -30,10 +31,9 @@ class OpenAIClients:
         def new() -> httpx2.AsyncHTTPTransport:
             return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
 
-        self._renewable = AsyncRenewable(new, httpx2.AsyncHTTPTransport.aclose, loop)
-        self._http = httpx2.AsyncClient(
-            transport=_Transport(self._renewable, self.vitals), follow_redirects=True
-        )
+        transport = _Transport(new, self.vitals, loop)
+        self._renewable = transport.renewable
+        self._http = httpx2.AsyncClient(transport=transport, follow_redirects=True)
         self.client = AsyncOpenAI(api_key=self._key, base_url=self._url, http_client=self._http)
 
     @property
@@ -105,48 +105,16 @@ class OpenAISync:
                 transport.close()
 
 
-class _Transport(httpx2.AsyncBaseTransport):
-    def __init__(self, renewable: Renewable[httpx2.AsyncHTTPTransport], vitals: Vitals) -> None:
-        self._renewable = renewable
-        self._vitals = vitals
+class _Transport(AsyncTransport[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
+    broken = httpx2.TransportError
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        use = self._renewable.take()
-        began = self._vitals.began()
-        try:
-            response = await use.transport.handle_async_request(request)
-        except BaseException as error:
-            use.over()
-            if isinstance(error, httpx2.TransportError):
-                self._vitals.failed(error)
-            raise
-        self._vitals.answered(began, status=response.status_code)
+    def follow(self, response: httpx2.Response, exchange: Exchange) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Stream(response.stream, use, self._vitals)
-        return response
+        response.stream = _Stream(response.stream, exchange)
 
 
-class _Stream(httpx2.AsyncByteStream):
-    def __init__(
-        self, stream: httpx2.AsyncByteStream, use: Use[httpx2.AsyncHTTPTransport], vitals: Vitals
-    ) -> None:
-        self._stream = stream
-        self._use = use
-        self._vitals = vitals
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in self._stream:
-                yield part
-        except httpx2.TransportError as error:
-            self._vitals.failed(error)
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._use.over()
+class _Stream(AsyncStream, httpx2.AsyncByteStream):
+    """A body that the library takes for one of its own."""
 
 
 class _SyncTransport(httpx2.BaseTransport):
@@ -156,38 +124,29 @@ class _SyncTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         use = self._renewable.take()
-        began = self._vitals.began()
-        try:
+        exchange = Exchange(use, self._vitals, broken=httpx2.TransportError)
+        with exchange.asking():
             response = use.transport.handle_request(request)
-        except BaseException as error:
-            use.over()
-            if isinstance(error, httpx2.TransportError):
-                self._vitals.failed(error)
-            raise
-        self._vitals.answered(began, status=response.status_code)
+        exchange.answered(response.status_code)
         assert isinstance(response.stream, httpx2.SyncByteStream)
-        response.stream = _SyncStream(response.stream, use, self._vitals)
+        response.stream = _SyncStream(response.stream, exchange)
         return response
 
 
 class _SyncStream(httpx2.SyncByteStream):
-    def __init__(self, stream: httpx2.SyncByteStream, use: Use[httpx2.HTTPTransport], vitals: Vitals) -> None:
-        self._stream = stream
-        self._use = use
-        self._vitals = vitals
+    def __init__(self, body: httpx2.SyncByteStream, exchange: Exchange) -> None:
+        self._body = body
+        self._exchange = exchange
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            yield from self._stream
-        except httpx2.TransportError as error:
-            self._vitals.failed(error)
-            raise
+        with self._exchange.reading():
+            yield from self._body
 
     def close(self) -> None:
         try:
-            self._stream.close()
+            self._body.close()
         finally:
-            self._use.over()
+            self._exchange.over()
 
 
 def _credentials(settings: Settings) -> tuple[str, str]:

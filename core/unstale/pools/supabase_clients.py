@@ -1,7 +1,6 @@
 """The Supabase clients of one event loop, all over one injected httpx client with renewable connections."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Final
 
 import httpx
@@ -9,7 +8,7 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from unstale.errors import SettingError
 from unstale.pools.environment import proxy_of
-from unstale.pools.renewable import AsyncRenewable, Renewable, Use
+from unstale.pools.http_transport import AsyncStream, AsyncTransport, Exchange
 from unstale.pools.vitals import Vitals
 from unstale.settings import Settings
 
@@ -42,10 +41,9 @@ class SupabaseClients:
             # requests on it (supabase-py issue 1064).
             return httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
 
-        self._renewable = AsyncRenewable(new, httpx.AsyncHTTPTransport.aclose, loop)
-        self._http = httpx.AsyncClient(
-            transport=_Transport(self._renewable, self.vitals), follow_redirects=True, timeout=TIMEOUT
-        )
+        transport = _Transport(new, self.vitals, loop)
+        self._renewable = transport.renewable
+        self._http = httpx.AsyncClient(transport=transport, follow_redirects=True, timeout=TIMEOUT)
         self._clients: dict[tuple[str, str], AsyncClient] = {}
 
     @property
@@ -109,45 +107,13 @@ class SupabaseClients:
             await self._http.aclose()
 
 
-class _Transport(httpx.AsyncBaseTransport):
-    def __init__(self, renewable: Renewable[httpx.AsyncHTTPTransport], vitals: Vitals) -> None:
-        self._renewable = renewable
-        self._vitals = vitals
+class _Transport(AsyncTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
+    broken = httpx.TransportError
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        use = self._renewable.take()
-        began = self._vitals.began()
-        try:
-            response = await use.transport.handle_async_request(request)
-        except BaseException as error:
-            use.over()
-            if isinstance(error, httpx.TransportError):
-                self._vitals.failed(error)
-            raise
-        self._vitals.answered(began, status=response.status_code)
+    def follow(self, response: httpx.Response, exchange: Exchange) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Stream(response.stream, use, self._vitals)
-        return response
+        response.stream = _Stream(response.stream, exchange)
 
 
-class _Stream(httpx.AsyncByteStream):
-    def __init__(
-        self, stream: httpx.AsyncByteStream, use: Use[httpx.AsyncHTTPTransport], vitals: Vitals
-    ) -> None:
-        self._stream = stream
-        self._use = use
-        self._vitals = vitals
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for part in self._stream:
-                yield part
-        except httpx.TransportError as error:
-            self._vitals.failed(error)
-            raise
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._use.over()
+class _Stream(AsyncStream, httpx.AsyncByteStream):
+    """A body that the library takes for one of its own."""
