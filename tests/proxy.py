@@ -81,6 +81,17 @@ class Proxy:
         login, at, _ = parts.netloc.rpartition("@")
         return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{self.port}"))
 
+    def __repr__(self) -> str:
+        faults = {
+            "refuses": self._server is None,
+            "holds": not self._open.is_set(),
+            "swallows": self._swallows,
+            "slow": bool(self._delay),
+            "loses an answer": self._losing is not None,
+        }
+        state = ", ".join(name for name, there in faults.items() if there) or "well"
+        return f"<Proxy {self.port} to {self.target}: {state}, {len(self._links)} connections>"
+
     @property
     def connections(self) -> int:
         """Connections open now."""

@@ -12,6 +12,7 @@ import orjson
 
 from chaos.bag import Bag, happen
 from chaos.commits import join
+from chaos.evidence import gather
 from chaos.restores import merged
 from chaos.stage import DETACHED_TTL, MAX_SILENCE, Stage, journal, staged
 from chaos.world import RULES, rows_of, statement
@@ -94,12 +95,15 @@ async def run(
         except (AssertionError, BaseExceptionGroup) as error:
             trouble, contents, elapsed = _words(error), {}, time.monotonic() - began
             say(f"trouble: {trouble}")  # now: perhaps nothing can be judged
+            for line in await gather(stage):
+                say(f"  {line}")
         if not await stage.postgres.running():
             await stage.postgres.start()
         for process in (stage.writer, *(slot.process for slot in stage.agents)):
             await process.close()
         found, read_at = await journal(stage.postgres, statement("journal"))
         rows = merged(stage.restores.lost, found)
+        (folder / "journal.json").write_bytes(orjson.dumps({"read_at": read_at, "rows": rows}))
         faults.update({name: n for name, n in stage.writer.news.items() if name not in ("refused", "change")})
         return Result(
             seed=seed,

@@ -146,6 +146,7 @@ class Valkeys:
 
         Returns the moments before and after.
         """
+        await self.synced()  # the copy that a replica is sent is a save of its own, and refuses another
         async with client(self.primary) as redis:
             await _command(redis, "SAVE")
         await asyncio.sleep(age)
