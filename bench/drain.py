@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import asyncpg
-from harness import applied, arguments, finish, medians, peak_rss_mb, run, servers, worker
+from harness import applied, arguments, finish, medians, peak_rss_mb, position_of, run, servers, worker
 from redis.asyncio import Redis
 
 from unstale.names import Names
@@ -52,7 +52,7 @@ async def measure(kind: str, rows: int) -> dict[str, float]:
             first = int(await connection.fetchval("select max(xid::text::bigint) from unstale.outbox"))
             with worker(running) as process:
                 await applied(redis, first, process=process)
-            position = (await redis.hget(Names().state, "position")).decode()
+            position = await position_of(redis)
             last = await backlog(connection, kind, rows)
             read = await read_only(running.worker_database_url, position, rows)
             calls = await redis.info("stats")

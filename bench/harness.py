@@ -104,11 +104,17 @@ async def applied(redis: Any, xid: int, *, process: subprocess.Popen[bytes], tim
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise SystemExit(f"the worker ended with exit code {process.returncode}")
-        position = await redis.hget(Names().state, "position")
-        if position and Snapshot.parse(position.decode()).includes(xid):
+        position = await position_of(redis)
+        if position and Snapshot.parse(position).includes(xid):
             return
         await asyncio.sleep(0.005)
     raise SystemExit("the worker did not get there in time")
+
+
+async def position_of(redis: Any) -> str:
+    """The position in Redis; empty: none yet."""
+    position: bytes | None = await redis.hget(Names().state, "position")
+    return (position or b"").decode()
 
 
 async def leads(redis: Any, *, process: subprocess.Popen[bytes], timeout: float = 60.0) -> None:

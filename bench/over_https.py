@@ -18,7 +18,7 @@ from typing import Any
 
 import asyncpg
 from drain import backlog, first_move
-from harness import applied, arguments, finish, leads, medians, peak_rss_mb, run, servers, worker
+from harness import applied, arguments, finish, leads, medians, peak_rss_mb, position_of, run, servers, worker
 from latency import line, measure
 from redis.asyncio import Redis
 
@@ -148,7 +148,7 @@ async def drain(kind: str, rows: int) -> dict[str, float]:
         first = int(await connection.fetchval("select max(xid::text::bigint) from unstale.outbox"))
         with worker(running, **remote.environment) as process:
             await applied(redis, first, process=process)
-        position = (await redis.hget(Names().state, "position")).decode()
+        position = await position_of(redis)
         last = await backlog(connection, kind, rows)
         with worker(running, **remote.environment) as process:
             began = await first_move(redis, position)

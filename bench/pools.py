@@ -17,6 +17,7 @@ import httpx
 from far_server import LATENCY_SECONDS, FarServer, far_server
 from harness import arguments, cpu_seconds, finish, medians
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletion
 from supabase import AsyncClientOptions, create_async_client
 
 from unstale import ConnectionPool
@@ -109,7 +110,7 @@ def pooled_operations(pool: ConnectionPool) -> list[Callable[[], Awaitable[objec
     ]
 
 
-async def ask(openai: AsyncOpenAI) -> object:
+async def ask(openai: AsyncOpenAI) -> ChatCompletion:
     return await openai.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])
 
 

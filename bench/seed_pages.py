@@ -124,12 +124,12 @@ def plot(run: dict[str, Any], path: Path) -> None:
 
     figures, day = run["figures"], run["figures"]["day"]
     parallel, client, network = figures["parallel"], figures["client"], figures["network"]
-    rows = [
-        ("get a profile", *_three(figures["profile"])),
-        ("generate a greeting", *_three(figures["greeting"])),
-        ("background processing", *_three(figures["background"])),
-        ("five operations", parallel["original_ms"], parallel["pool_parallel_ms"], None),
-        ("make an OpenAI client", client["original_ms"], client["pool_ms"], None),
+    rows: list[tuple[str, tuple[float | None, ...]]] = [
+        ("get a profile", _three(figures["profile"])),
+        ("generate a greeting", _three(figures["greeting"])),
+        ("background processing", _three(figures["background"])),
+        ("five operations", (parallel["original_ms"], parallel["pool_parallel_ms"], None)),
+        ("make an OpenAI client", (client["original_ms"], client["pool_ms"], None)),
     ]
     shares = [
         ("database queries\nof a day", day["unstale"]["queries_saved_percent"], CACHE),
@@ -141,7 +141,9 @@ def plot(run: dict[str, Any], path: Path) -> None:
     )
     ways = (("original", ORIGINAL), ("with pool", POOL), ("with pool and cache: a hit in memory", CACHE))
     for number, (way, color) in enumerate(ways):
-        shown = [(place, row[number + 1]) for place, row in enumerate(rows) if row[number + 1] is not None]
+        shown = [
+            (place, value) for place, (_, values) in enumerate(rows) if (value := values[number]) is not None
+        ]
         bars = times.barh(
             [place + (number - 1) * 0.27 for place, _ in shown], [value for _, value in shown],
             height=0.25, color=color, label=way, left=1e-4,

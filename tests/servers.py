@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import asyncpg
 from redis import Redis
@@ -49,9 +49,17 @@ class Database:
         return self.server.dsn(user=WORKER_ROLE, database=self.name)
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]], *, timeout: float = 30.0, message: str = ""
-) -> T:
+    predicate: Callable[[], Awaitable[T]], *, timeout: float = 30.0, message: str = ""
+) -> T: ...
+
+
+@overload
+async def eventually(predicate: Callable[[], T], *, timeout: float = 30.0, message: str = "") -> T: ...
+
+
+async def eventually(predicate: Callable[[], Any], *, timeout: float = 30.0, message: str = "") -> Any:
     """Poll `predicate` (plain or async) until it gives something true, and return that.
 
     Raises `AssertionError` with `message` and the last answer after `timeout` seconds; what the predicate
@@ -61,7 +69,7 @@ async def eventually(
     pause = 0.001
     while True:
         answer = predicate()
-        value: T = await answer if inspect.isawaitable(answer) else answer
+        value = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
         if time.monotonic() > deadline:
@@ -179,7 +187,7 @@ def _negated(probe: Callable[[], Any]) -> Callable[[], Awaitable[bool]]:
 
 
 def _keys_without_ttl(client: Redis, *, database: int) -> list[str]:
-    client.execute_command("SELECT", database)
+    client.execute_command("SELECT", database)  # type: ignore[no-untyped-call]  # redis-py's own
     if not client.dbsize():
         return []
     names = list(client.scan_iter(count=1000))
