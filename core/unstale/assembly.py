@@ -27,7 +27,7 @@ logger = logging.getLogger("unstale")
 
 
 class Assembly:
-    """The parts of one cache; without Redis (``redis_enabled`` is false) tier and subscriber are None.
+    """The parts of one cache; without Redis (``uses_redis`` is false) tier and subscriber are None.
 
     Without Redis an embedded worker may feed the near cache instead.
 
@@ -54,7 +54,7 @@ class Assembly:
         self.tier: RedisTier | None = None
         self.subscriber: Subscriber | None = None
         connections: Connections | None = None
-        if settings.redis_enabled:
+        if settings.uses_redis:
             url = settings.redis_url.get_secret_value()
             connections = Connections(url, timeout=settings.redis_timeout)
             self.tier = self._new_tier(connections)
@@ -72,7 +72,9 @@ class Assembly:
             if connections is None:
                 self.embedded = embedded_worker(settings, self.feed)
             else:
-                logger.info("no embedded worker, as there is Redis (REDIS_ENABLED); run `unstale worker`")
+                logger.info(
+                    "no embedded worker, as there is Redis (REDIS_URL, REDIS_ENABLED); run `unstale worker`"
+                )
         self.reader = Reader(
             self.tier,
             self.near,

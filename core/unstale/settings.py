@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""
     embedded_worker: bool = False
-    """Without Redis: follow the outbox inside this process, from `source`. With Redis: no effect."""
+    """Without Redis: follow the outbox inside this process, from `source`. With Redis: no effect. Where
+    neither `redis_url` nor `redis_enabled` is given, it means: without Redis."""
 
     # --- the connection pool --------------------------------------------------------------------
     pool_connections: Count = 100
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"http_host is {self.http_host!r}: beyond loopback UNSTALE_HTTP_TOKEN is required"
             )
-        if self.embedded_worker and not self.redis_enabled and self.poll_max * 2 > self.max_silence:
+        if self.embedded_worker and not self.uses_redis and self.poll_max * 2 > self.max_silence:
             raise ValueError(
                 f"max_silence is {self.max_silence} s: an embedded worker needs at least twice poll_max "
                 f"({self.poll_max} s), or the near cache is not trusted while all is well"
@@ -175,6 +176,12 @@ class Settings(BaseSettings):
             return cls(**arguments)
         except ValidationError as error:
             raise SettingError("\n".join(_sentence(item) for item in error.errors())) from None
+
+    @property
+    def uses_redis(self) -> bool:
+        """Whether there is a Redis tier: `redis_enabled`, unless all that is said is `embedded_worker`."""
+        said = not self.model_fields_set.isdisjoint({"redis_url", "redis_enabled"})
+        return self.redis_enabled and (said or not self.embedded_worker)
 
     @property
     def names(self) -> Names:

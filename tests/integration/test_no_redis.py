@@ -16,10 +16,11 @@ from sources import way
 from unstale import Cache, Invalidated
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
 from unstale.events import Reset
+from unstale.settings import Settings
 from unstale.tools import Tools
 from unstale_worker import outbox_follower
 from unstale_worker.pace import Pace
-from workers import SCHEMA, connected
+from workers import PROFILES, SCHEMA, connected
 
 KEY = "user:1:profile"
 FREE = "session:1"
@@ -411,6 +412,28 @@ async def test_with_redis_the_setting_changes_nothing(
             assert cache._parts.embedded is None
             assert (await cache.get_stats())["follows"] == "log"
     assert "run `unstale worker`" in caplog.text
+
+
+async def test_an_embedded_worker_and_nothing_said_of_redis_means_without(
+    db: asyncpg.Connection, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REDIS_URL", "REDIS_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+    rules = tmp_path / "unstale.toml"
+    rules.write_text(PROFILES)
+    said = {"_env_file": None, "database_url": database.worker_dsn, "config": rules}
+    async with Cache.from_env(embedded_worker=True, **said) as cache:
+        assert (await cache.get_stats())["follows"] == "outbox"
+        await eventually(lambda: cache.attached, message="the cache is attached")
+        assert await cache.get_or_load(KEY, Loads(db)) == 1
+        await cache.wait_for(await change(db))
+        assert await cache.get_or_load(KEY, Loads(db)) == 2
+
+    assert Settings.load(**said).uses_redis
+    assert Settings.load(embedded_worker=True, redis_enabled=True, **said).uses_redis
+    assert not Settings.load(embedded_worker=True, redis_enabled=False, **said).uses_redis
+    monkeypatch.setenv("REDIS_URL", NOWHERE)
+    assert Settings.load(embedded_worker=True, **said).uses_redis
 
 
 async def test_no_redis_is_ever_asked(cache: Cache) -> None:
