@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -113,6 +114,26 @@ async def test_a_table_that_nobody_watches(tmp_path: Path, database: Database, r
     findings = await examine(settings_of(tmp_path, database, redis_url))
 
     assert "public.profiles is not watched" in worst(findings, "captures").finding
+
+
+async def test_a_watch_that_no_rule_names(tmp_path: Path, database: Database, redis_url: str) -> None:
+    """Its writers pay for nothing, as after a rule was deleted and no migration written."""
+    await execute(
+        database,
+        SCHEMA
+        + "create table public.notes (id int primary key); select unstale.watch('public.notes', '{id}');",
+    )
+    settings = settings_of(tmp_path, database, redis_url)
+
+    found = [f for f in about(await examine(settings), "captures") if f.severity is not Severity.OK]
+    await execute(database, "select unstale.unwatch('public.notes')")
+    afterwards = about(await examine(settings), "captures")
+
+    assert [(f.severity, f.finding) for f in found] == [
+        (Severity.INFO, "watched, and no rule here names them: public.notes")
+    ]
+    assert "unstale migration" in found[0].remedy
+    assert [f.severity for f in afterwards] == [Severity.OK]
 
 
 async def test_a_query_that_row_level_security_would_blind(
@@ -369,6 +390,7 @@ async def test_the_command_exits_1_on_an_error_and_speaks_json(
 
     await execute(database, SCHEMA)
     async with running_worker(database.worker_dsn, redis_url):
-        plain = run("doctor", cwd=tmp_path, settings=settings)
+        # In a thread: the worker lives in this event loop, and must keep its lease meanwhile.
+        plain = await asyncio.to_thread(run, "doctor", cwd=tmp_path, settings=settings)
     assert plain.code == 0, plain.out
     assert "captures: watched as the rules need: public.profiles" in plain.out

@@ -24,6 +24,13 @@ from unstale_worker.server import serving
 from unstale_worker.sources.opening import open_source
 from workers import PROFILES, SCHEMA, Listener, connected, running_worker, settings_for
 
+ROW_LOADER = """
+[refresh."user:{user_id}:profile"]
+loader = "row"
+table = "public.profiles"
+key = "id"
+columns = ["id", "version"]
+"""
 NOWHERE = "postgresql://unstale_worker:password@127.0.0.1:{}/postgres"
 
 
@@ -247,6 +254,25 @@ async def test_the_doctor_finds_what_is_missing(
         found = {finding.subject: finding for finding in bad(await examine(settings))}
         assert "service_role may not read" in found["Realtime"].finding
         assert all(finding.remedy.endswith(".") for finding in found.values())
+
+
+async def test_the_doctor_says_that_row_loaders_need_a_connection(
+    tmp_path: Path, project: SupabaseDouble, database: Database, redis_url: str
+) -> None:
+    rules = PROFILES + ROW_LOADER
+    async with connected(database.dsn) as db:
+        await db.execute(SCHEMA)
+        found = {f.subject: f for f in await examine(doctored(tmp_path, project, redis_url, rules))}
+        assert found["refreshes"].severity is Severity.WARNING
+        assert "only invalidated: user:{user_id}:profile" in found["refreshes"].finding
+        assert "DATABASE_URL" in found["refreshes"].remedy
+
+        more = {"database_url": database.worker_dsn}
+        found = {f.subject: f for f in await examine(doctored(tmp_path, project, redis_url, rules, **more))}
+        assert found["refreshes"].severity is Severity.ERROR, "the role may not read the table yet"
+        await db.execute("grant select on public.profiles to unstale_worker")
+        found = {f.subject: f for f in await examine(doctored(tmp_path, project, redis_url, rules, **more))}
+        assert found["refreshes"].severity is Severity.OK
 
 
 async def test_the_doctor_says_that_https_stands_in_for_a_database(

@@ -20,7 +20,7 @@ from unstale_worker.stats import read_stats
 TRIAL: Final = Script("unstale_worker", "doctor")
 RIGHTS: Final = (
     "Give the user of REDIS_URL the commands of docs/operations.md, the keys of your rules and "
-    "~{unstale:0}:*, and the channels &{unstale:0}:*."
+    "~{tag}:*, and the channels &{tag}:*."
 )
 
 
@@ -37,12 +37,14 @@ class RedisDoctor:
         cls, settings: Settings, rules: Rules | None, findings: list[Finding]
     ) -> AsyncIterator["RedisDoctor | None"]:
         """Yields the doctor if Redis answers and can carry the protocol; adds that to ``findings``."""
-        if not settings.redis_enabled:
+        if not settings.uses_redis:
+            alone = "REDIS_URL is not set, and UNSTALE_EMBEDDED_WORKER is"
+            why = alone if settings.redis_enabled else "REDIS_ENABLED is false"
             findings.append(
                 warning(
                     "Redis",
-                    "REDIS_ENABLED is false: every process caches for itself",
-                    "Set it to true to share values and hear of invalidations.",
+                    f"{why}: every process caches for itself",
+                    "Set REDIS_URL and REDIS_ENABLED=true to share values and hear of invalidations.",
                 )
             )
             yield None
@@ -77,16 +79,17 @@ class RedisDoctor:
 
     async def _rights(self) -> AsyncIterator[Finding]:
         own = f"{self._names.tag}:doctor:{secrets.token_hex(8)}"
+        remedy = RIGHTS.replace("{tag}", self._names.tag)
         try:
             await TRIAL(
                 self._redis, keys=[f"{own}:hash", f"{own}:stream", f"{own}:string"], args=[f"{own}:channel"]
             )
         except ResponseError as failure:
-            yield error("Redis rights", f"scripts may not do what unstale's do: {str(failure)[:200]}", RIGHTS)
+            yield error("Redis rights", f"scripts may not do what unstale's do: {str(failure)[:200]}", remedy)
             return
         refused = [what async for what in self._refused(own)]
         if refused:
-            yield error("Redis rights", "; ".join(refused), RIGHTS)
+            yield error("Redis rights", "; ".join(refused), remedy)
         else:
             yield ok("Redis rights", "scripts may write and publish, values may be removed, the log followed")
 

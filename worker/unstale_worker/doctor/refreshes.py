@@ -29,6 +29,21 @@ async def functions(rules: Rules) -> AsyncIterator[Finding]:
         yield ok(SUBJECT, f"{len(specs)} loaded by functions that are found here")
 
 
+async def without_connection(rules: Rules) -> AsyncIterator[Finding]:
+    """Row and SQL loaders where there is HTTPS only: nobody runs them."""
+    lines = [
+        f"{spec.template.text} (line {spec.line})"
+        for spec in rules.refreshes
+        if not isinstance(spec.loader, PythonLoader)
+    ]
+    if lines:
+        yield warning(
+            SUBJECT,
+            f"row and sql loaders need a connection; without, these are only invalidated: {', '.join(lines)}",
+            "Give the worker DATABASE_URL as well, or load them by a function of your own.",
+        )
+
+
 async def queries(connections: Connections, rules: Rules) -> AsyncIterator[Finding]:
     """Row and SQL loaders, each run once for no key."""
     specs = [spec for spec in rules.refreshes if not isinstance(spec.loader, PythonLoader)]

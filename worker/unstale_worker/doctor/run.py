@@ -1,5 +1,6 @@
 """Runs every check, each of them whatever the others found."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from unstale_worker.doctor.database import Database
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok
 from unstale_worker.doctor.redis import RedisDoctor
 from unstale_worker.rules import Rules
+from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.opening import check_settings, has_project, project_of
 
 
@@ -71,7 +73,21 @@ async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
     async with doctor.connected(findings) as reached:
         for subject, check in doctor.checks() if reached else ():
             findings += await collected(subject, check, remedy="See docs/supabase.md.")
+    if rules is not None:
+        findings += await collected(
+            refreshes.SUBJECT,
+            lambda: _loaders_beside(settings, rules),
+            remedy="Row and sql loaders need DATABASE_URL; without it their keys are only invalidated.",
+        )
     return findings
+
+
+def _loaders_beside(settings: Settings, rules: Rules) -> AsyncIterator[Finding]:
+    """Row and SQL loaders of a worker that reads over HTTPS: they go by a connection all the same."""
+    if settings.database_url is None:
+        return refreshes.without_connection(rules)
+    dsn = settings.database_url.get_secret_value()
+    return refreshes.queries(Connections(dsn, settings.database_timeout), rules)
 
 
 async def _redis(settings: Settings, rules: Rules | None) -> list[Finding]:

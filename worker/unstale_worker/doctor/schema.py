@@ -49,9 +49,20 @@ class SchemaDoctor:
     async def _captures(self) -> AsyncIterator[Finding]:
         if self._rules is None:
             return
-        check_watches(self._rules, (await self._source.watch_versions()).values())
+        versions = (await self._source.watch_versions()).values()
+        check_watches(self._rules, versions)
         tables = ", ".join(f"{schema}.{table}" for schema, table in self._rules.tables)
         yield ok("captures", f"watched as the rules need: {tables}")
+        if unused := sorted(
+            {(each.schema, each.table) for each in versions if each.current} - {*self._rules.tables}
+        ):
+            yield Finding(
+                Severity.INFO,
+                "captures",
+                f"watched, and no rule here names them: {', '.join(map('.'.join, unused))}",
+                "If no other worker needs them, their writers pay for nothing: run `unstale migration` and "
+                "push, or `select unstale.unwatch('schema.table')`.",
+            )
 
     async def _schema(self) -> AsyncIterator[Finding]:
         """What the schema says of itself: captures, event triggers, prepared transactions."""
