@@ -137,9 +137,12 @@ begin
     elsif t.relpersistence <> 'p' then
         raise exception 'cannot watch %: it is %', relation,
             case t.relpersistence when 't' then 'a temporary table' else 'an unlogged table, emptied after a crash' end
-            using errcode = 'UN001', hint = 'Use an ordinary table: alter table ... set logged.';
+            using errcode = 'UN001', hint = case t.relpersistence when 't'
+                then 'Nobody else sees its rows; watch the table they come from.'
+                else 'Use an ordinary table: alter table ... set logged.' end;
     elsif t.nspname in ('pg_catalog', 'information_schema', 'unstale') or t.nspname like 'pg\_toast%' then
-        raise exception 'cannot watch %: it belongs to the system', relation using errcode = 'UN001';
+        raise exception 'cannot watch %: it belongs to the system', relation
+            using errcode = 'UN001', hint = 'Watch the tables of your own that your loaders read.';
     end if;
     select m.member into offender from unstale.members(relation) as m where m.kind = 'f' limit 1;
     if found then

@@ -64,6 +64,7 @@ async def test_refused_with_reason_and_remedy(
             await connection.execute("select unstale.watch($1::text::regclass, $2, $3)", table, keys, columns)
         assert refused.value.sqlstate == code
         assert reason.replace("key column twice", "column twice") in str(refused.value)
+        assert refused.value.hint, "a refusal says what to do instead"
         assert await connection.fetchval("select count(*) from unstale.watched") == 0
 
 
