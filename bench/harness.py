@@ -162,7 +162,8 @@ def finish(name: str, figures: dict[str, Any], *, as_json: bool, repeats: int) -
     print(f"{name} ({repeats} repeats, medians; {machine()})")
     _show(figures, "  ")
     if as_json:
-        print(json.dumps({name: figures, "machine": machine(), "repeats": repeats}))
+        # Under the bench's name, so that several results can be merged, and plainly, for who reads one.
+        print(json.dumps({**figures, name: figures, "machine": machine(), "repeats": repeats}))
 
 
 def machine() -> str:

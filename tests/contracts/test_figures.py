@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def pages_of_the_benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("seed_pages", ROOT / "bench" / "seed_pages.py")
+def bench(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,7 +22,7 @@ def pages_of_the_benchmark() -> ModuleType:
     return module
 
 
-SEED = pages_of_the_benchmark()
+SEED = bench("seed_pages")
 RUN = json.loads(SEED.RESULTS.read_text())
 
 
@@ -51,3 +51,14 @@ def test_make_bench_runs_every_benchmark() -> None:
     (listed,) = re.findall(r"for bench in (.+?);", (ROOT / "Makefile").read_text())
     texts = {path.stem: path.read_text() for path in (ROOT / "bench").glob("*.py") if path.stem != "harness"}
     assert set(listed.split()) == {name for name, text in texts.items() if re.search(r"\bfinish\(", text)}
+
+
+def test_a_benchmark_ends_with_its_figures_plainly_and_under_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = {"200": {"p50_ms": 1.5}, "2000": {"p50_ms": 2.0}}
+    bench("harness").finish("latency", figures, as_json=True, repeats=3)
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said | figures == said
+    assert said["latency"] == figures
+    assert said["repeats"] == 3
