@@ -10,11 +10,13 @@ new connection opened in the background and a PING sent on it; once that is answ
 import asyncio
 import math
 import random
+import socket
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unstale.cancellation import cancelled
 from unstale.connections import Connections, RedisConnection
@@ -236,8 +238,10 @@ class Lane:
                     future.set_result(value)
 
     def _unavailable(self) -> RedisUnavailable:
-        told = isinstance(self._cause, NoPrimary)
-        text = str(self._cause) if told else f"Redis at {self._connections.place} does not answer"
+        if isinstance(self._cause, NoPrimary):
+            text = str(self._cause)
+        else:
+            text = f"Redis at {self._connections.place} does not answer ({reason(self._cause)})"
         failure = RedisUnavailable(text)
         failure.__cause__ = self._cause
         return failure
@@ -264,6 +268,22 @@ def pack_reads(keys: Collection[str]) -> bytes:
         parts.append(b"$%d\r\n%b" % (len(data), data))
     parts.append(b"")
     return b"\r\n".join(parts)
+
+
+def reason(error: BaseException | None) -> str:
+    """What went wrong with a connection, in a word or two and without a key's name."""
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return "timeout"
+    cause = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "unknown host"
+        if isinstance(cause, OSError):
+            return type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ResponseError | AuthenticationError | BusyLoadingError):
+        return str(error).rstrip(".")
+    return "the connection broke"
 
 
 def refused(error: RedisError) -> RedisUnavailable:

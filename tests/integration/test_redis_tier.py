@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -102,6 +103,28 @@ async def test_a_server_that_comes_back_is_used_again(lane: Lane, valkey: Embedd
         return True
 
     await eventually(answers)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://{password}@127.0.0.1:1", "ConnectionRefusedError"),
+        ("redis://{password}@no.such.host.invalid:1", "unknown host"),
+        ("redis://:wrong@127.0.0.1:{port}", "invalid username-password pair or user is disabled"),
+        ("redis://:{password}@127.0.0.1:{front}", "timeout"),
+    ],
+)
+async def test_the_error_says_why(valkey: EmbeddedValkey, url: str, reason: str) -> None:
+    async with Proxy(valkey.port) as proxy:
+        proxy.half_open()
+        url = url.format(password=valkey.password, port=valkey.port, front=proxy.port)
+        lane = Lane(Connections(url, timeout=0.5), timeout=0.5, clock=time.monotonic)
+        try:
+            with pytest.raises(RedisUnavailable, match=rf"does not answer \({reason}\)") as caught:
+                await lane.get("k")
+        finally:
+            await lane.close()
+    assert valkey.password not in str(caught.value)
 
 
 async def test_a_connection_closed_while_idle_is_replaced_without_an_error(
