@@ -32,6 +32,12 @@ def pg_prove() -> str:
     return program
 
 
+def pg_cron() -> None:
+    """The extension of Debian's Postgres; outside CI a test that needs it is skipped."""
+    if not Path("/usr/share/postgresql/15/extension/pg_cron.control").exists():
+        _missing("pg_cron", "apt-get install postgresql-15-cron")
+
+
 def program(name: str, *, remedy: str) -> str:
     """A program of this machine; outside CI a test that needs it is skipped."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postgresql/15/bin")
