@@ -250,6 +250,19 @@ async def test_a_redis_user_with_too_few_rights(
     assert any(said in finding.finding for finding in errors), errors
 
 
+async def test_the_remedy_names_the_namespace_in_use(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.execute_command("ACL", "SETUSER", "poor", "on", ">pw", "~*", "&*", "+@all", "-publish")
+    (tmp_path / "unstale.toml").write_text(PROFILES)
+    url = f"redis://poor:pw@127.0.0.1:{valkey.port}/0"
+    settings = settings_for(None, url, namespace="mine", config=tmp_path / "unstale.toml")
+
+    remedy = worst(await examine(settings), "Redis rights").remedy
+
+    assert "~{mine:0}:*, and the channels &{mine:0}:*" in remedy
+    assert "unstale:0" not in remedy
+
+
 async def test_an_eviction_policy_that_can_evict_the_state(
     tmp_path: Path, database: Database, valkey: EmbeddedValkey
 ) -> None:

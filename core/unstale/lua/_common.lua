@@ -72,7 +72,7 @@ local function refusal(state, log, fence, epoch, position)
   return nil
 end
 
--- Milliseconds since 1970 by the server's clock: only ever shown to people, never compared.
+-- Milliseconds since 1970 by the server's clock: shown to people, and compared only with the same clock, for what is due.
 local function now_ms()
   local time = redis.call('TIME')
   return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
