@@ -4,6 +4,7 @@ The seed's names (``REDIS_URL``, ``SUPABASE_URL`` …) are kept; everything else
 An argument beats the environment, which beats ``.env``. Secrets print as ``**********``.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unstale.errors import SettingError
+from unstale.failpoints import ENVIRONMENT as FAILPOINTS
 from unstale.names import Names
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -195,6 +197,15 @@ def environment_name(field: str) -> str:
     if isinstance(alias, AliasChoices):
         return str(alias.choices[0])
     return str(alias) if alias else f"UNSTALE_{field.upper()}"
+
+
+def unknown_variables() -> list[str]:
+    """What begins with ``UNSTALE_`` in the environment or ``.env`` and is no setting: a slip of the pen."""
+    from dotenv import dotenv_values
+
+    known = {*map(environment_name, Settings.model_fields), FAILPOINTS}
+    given = {*os.environ, *dotenv_values(".env")}
+    return sorted(name for name in given if name.upper().startswith("UNSTALE_") and name.upper() not in known)
 
 
 def _sentence(item: Any) -> str:

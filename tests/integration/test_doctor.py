@@ -95,6 +95,24 @@ async def test_mistakes_in_the_rules_do_not_stop_the_rest(
     assert worst(findings, "Redis").severity is Severity.OK
 
 
+async def test_a_variable_that_is_no_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNSTALE_DEFAULT_TLL", "5")
+    monkeypatch.setenv("UNSTALE_LEADER_TTL", "1.5")
+    (tmp_path / ".env").write_text("UNSTALE_COLOUR=blue\nCOLOUR=red\n")
+
+    found = about(await examine(settings_for(None, "redis://127.0.0.1:1/0")), "settings")
+
+    assert [(f.severity, f.finding, f.remedy.partition(";")[0]) for f in found] == [
+        (Severity.WARNING, "UNSTALE_COLOUR is no setting: it changes nothing", "Remove it"),
+        (
+            Severity.WARNING,
+            "UNSTALE_DEFAULT_TLL is no setting: it changes nothing",
+            "Write UNSTALE_DEFAULT_TTL",
+        ),
+    ]
+
+
 async def test_a_database_without_the_schema(
     tmp_path: Path, own_postgres: EmbeddedPostgres, redis_url: str
 ) -> None:

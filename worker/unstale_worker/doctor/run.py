@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from unstale.errors import ConfigurationError, SettingError
-from unstale.settings import Settings
+from unstale.settings import Settings, environment_name, unknown_variables
 from unstale_worker.doctor import refreshes
 from unstale_worker.doctor.database import Database
-from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok
+from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
 from unstale_worker.doctor.redis import RedisDoctor
 from unstale_worker.rules import Rules
 from unstale_worker.sources.connections import Connections
@@ -18,12 +19,30 @@ from unstale_worker.sources.opening import check_settings, has_project, project_
 async def examine(settings: Settings) -> list[Finding]:
     """Everything there is to say about rules, Postgres, Redis and the worker. Changes nothing that lasts."""
     rules, findings = _rules(settings.config)
+    findings[:0] = _misspelt()
     if rules is not None:
         findings += await collected(
             refreshes.SUBJECT, lambda: refreshes.functions(rules), remedy="See docs/refresh.md."
         )
     findings += await _database(settings, rules)
     findings += await _redis(settings, rules)
+    return findings
+
+
+def _misspelt() -> list[Finding]:
+    ours = map(environment_name, Settings.model_fields)
+    names = [name.removeprefix("UNSTALE_") for name in ours if name.startswith("UNSTALE_")]
+    findings = []
+    for name in unknown_variables():
+        near = get_close_matches(name.upper().removeprefix("UNSTALE_"), names, n=1, cutoff=0.75)
+        remedy = f"Write UNSTALE_{near[0]}" if near else "Remove it"
+        findings.append(
+            warning(
+                "settings",
+                f"{name} is no setting: it changes nothing",
+                f"{remedy}; docs/settings.md lists them all.",
+            )
+        )
     return findings
 
 
