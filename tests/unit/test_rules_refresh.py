@@ -231,3 +231,24 @@ def test_patterns_that_share_no_key_do_not_overlap() -> None:
     assert not overlap(parse("user:{a}"), parse("user:{b}:x"))
     assert not overlap(parse("user:1"), parse("user:2"))
     assert overlap(parse("user:{a}:x"), parse("{b}:7:x"))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('loadr = "row"\ntable = "public.profiles"\nkey = "id"', "loader"),
+        ('loader = "row"\ntabel = "public.profiles"\nkey = "id"', "table"),
+        ('loader = "row"\ntable = "public.profiles"\nkeyy = "id"', "key"),
+        ('loader = "sql"\nqery = "select name from public.profiles where id = {user_id}::int"', "query"),
+    ],
+)
+def test_a_misspelt_field_is_one_mistake(written: str, meant: str) -> None:
+    """It is unknown, and not missing as well."""
+    (mistake,) = mistakes(f'{WATCHES}\n[refresh."user:{{user_id}}:profile"]\n{written}\n')
+    assert mistake.problem == "unknown field"
+    assert mistake.remedy == f"Did you mean {meant}?"
+
+
+def test_a_field_that_is_missing_beside_an_unknown_one_is_another_mistake() -> None:
+    unknown, missing = mistakes(f'{WATCHES}\n[refresh."user:{{user_id}}:profile"]\ntimeuot = "1s"\n')
+    assert {unknown.problem, missing.problem} == {"unknown field", "loader is missing"}

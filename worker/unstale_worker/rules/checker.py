@@ -32,6 +32,7 @@ class Checker:
         self.document = document
         self.file = file
         self.base = base
+        self._meant: set[Path] = set()
 
     def one(
         self,
@@ -46,7 +47,7 @@ class Checker:
         """What ``read`` makes of one string, or None: missing, or a mistake was noted."""
         if name not in block:
             if required:
-                self.mistake(path, block, f"{name} is missing", example)
+                self.missing(path, block, name, example)
             return None
         return self.read((*path, name), block[name], read)
 
@@ -63,7 +64,7 @@ class Checker:
         """What ``read`` makes of a list of strings, or None: missing, or a mistake was noted."""
         if name not in block:
             if required:
-                self.mistake(path, block, f"{name} is missing", example)
+                self.missing(path, block, name, example)
             return None
         values = block[name]
         if not isinstance(values, list) or not values:
@@ -101,8 +102,14 @@ class Checker:
     def unknown(self, path: Path, value: object, known: tuple[str, ...]) -> None:
         """Note a field that does not exist, and the one that was probably meant."""
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        self._meant.update((*path[:-1], name) for name in near)
         remedy = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
         self.mistake(path, value, "unknown field", remedy)
+
+    def missing(self, path: Path, block: dict[str, object], name: str, example: str) -> None:
+        """Note that ``name`` is not in ``block``; unless `unknown` named it as what was misspelt there."""
+        if (*path, name) not in self._meant:
+            self.mistake(path, block, f"{name} is missing", example)
 
     def mistake(self, path: Path, value: object, problem: str, remedy: str) -> None:
         """Note what is wrong with ``value`` at ``path``."""

@@ -184,9 +184,7 @@ class RefreshParser:
             remedy = 'Write loader = "sql" for a key without placeholders.'
             check.mistake(path, template.text, "a row needs a placeholder that tells which", remedy)
         elif "key" not in block:
-            check.mistake(
-                path, block, "key is missing", 'Write key = "id": the column the placeholder equals.'
-            )
+            check.missing(path, block, "key", 'Write key = "id": the column the placeholder equals.')
         elif isinstance(value, str) and len(fields) == 1:
             column = check.read((*path, "key"), value, _name)
             return () if column is None else ((column, template.columns[0]),)
