@@ -54,6 +54,8 @@ class Connections:
         """Whether each new connection asks sentinels for the primary."""
         self.place: str = parsed.place
         """Where they lead, for people."""
+        self.database: int = parsed.database
+        """Number of the Redis database there."""
 
     def new(self) -> RedisConnection:
         """A connection that is not open yet; `open` opens it."""

@@ -71,6 +71,11 @@ class RedisUrl:
             return str(self.options["path"])
         return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
 
+    @property
+    def database(self) -> int:
+        """Number of the Redis database."""
+        return int(self.options.get("db", 0))
+
     @classmethod
     def _of_sentinels(cls, scheme: str, rest: str) -> "RedisUrl":
         end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))

@@ -15,6 +15,7 @@ from unstale.cancellation import cancelled, pass_on_cancellation
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import MessageError, Unavailable
 from unstale.following import Follower, Trust
+from unstale.foreign import Foreign, sentence
 from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
 from unstale.names import Epoch, LogId
 from unstale.near import NearTier
@@ -83,6 +84,7 @@ class Subscriber:
         self._told: set[str] = set()
         self._was_attached = False
         self._skip_entries = False
+        self._foreign = Foreign(clock=clock)
         self.on_subscribed: Callable[[], object] = lambda: None
         """Called after each new subscription, before the replay: other connections may lead elsewhere."""
         self.on_watermark: Callable[[], object] = lambda: None
@@ -193,7 +195,7 @@ class Subscriber:
     async def _invalidate(self, message: Invalidation) -> None:
         follower = self._follower
         if message.epoch != follower.epoch:
-            self._adopt(message.epoch, message.id)
+            await self._other_epoch(message.epoch, message.id)
             return
         if message.prev != follower.last:
             await self._close_gap()
@@ -204,7 +206,9 @@ class Subscriber:
     async def _watermark(self, message: Watermark) -> None:
         follower = self._follower
         if message.epoch != follower.epoch:
-            self._adopt(message.epoch, message.last)
+            await self._other_epoch(message.epoch, message.last)
+            if message.epoch != follower.epoch:
+                return
         elif message.last != follower.last:
             await self._close_gap()
         if message.rules != self._rulebook.hash:
@@ -216,11 +220,27 @@ class Subscriber:
                 logger.info("attached to %s: staleness %.3f s", self._connections.place, follower.staleness)
             self.on_watermark()
 
-    def _adopt(self, epoch: Epoch, last: LogId) -> None:
-        """Continue with what a message says; raises `Moved` if another history was followed until now."""
-        known = self._follower.epoch
-        self._follower.adopt(epoch, last)
-        if known is not None:
+    async def _other_epoch(self, epoch: Epoch, last: LogId) -> None:
+        """A message of an epoch that is not followed: adopt it if the state in this database is of it.
+
+        Pub/sub knows no databases: the message may be of a worker on another number of the same server, which
+        removes nothing here. Raises `Moved` if another history was followed until now, and when an epoch is
+        found foreign for the first time: a new connection tells whether this is still the server to ask.
+        """
+        follower, before = self._follower, self._follower.epoch
+        if self._foreign.known(epoch):
+            return
+        stands = await self._replay()
+        if follower.epoch == epoch:
+            self._foreign.discard(epoch)
+            if before is None:  # nothing was followed, so nothing can be left behind: go on in line
+                follower.last = last
+                return
+        if follower.epoch is not None and not stands:
+            raise Moved
+        if not self._foreign.add(epoch):
+            self._tell_of_foreign()
+        elif follower.epoch is not None:
             raise Moved
 
     async def _close_gap(self) -> None:
@@ -245,8 +265,7 @@ class Subscriber:
             # The last one did not come through: so much that it takes too long. Then without the entries.
             found = await self._tier.replay(NEWEST if skip else follower.last)
         except MessageError as error:
-            self.unreadable += 1
-            self._skip_entries = False
+            self.unreadable += 1  # and the next replay does without the entries
             self._tell_once("entry", f"the log holds an unreadable entry: {error}")
             follower.adopt(None, follower.last)
             return False
@@ -288,6 +307,13 @@ class Subscriber:
                 exc_info=None if known else error,
             )
         self._was_attached = False
+
+    def _tell_of_foreign(self) -> None:
+        connections, attached = self._connections, self._follower.trust is Trust.ATTACHED
+        self._tell_once(
+            f"foreign, attached {attached}",
+            sentence(connections.place, connections.database, self._tier.names.state, attached=attached),
+        )
 
     def _tell_once(self, what: str, sentence: str) -> None:
         if what not in self._told:

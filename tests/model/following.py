@@ -72,12 +72,13 @@ class AgentSteps:
 
     def _invalidate(self, world: World, number: int, agent: Agent, message: Message) -> tuple[Agent, Loads]:
         loads = world.loads
-        if message.epoch != agent.epoch:
-            return self._adopt(number, agent, loads, message.epoch, message.id, message.invalidated)
-        if message.prev != agent.last and Defence.PREV not in self._off:
+        other = message.epoch != agent.epoch
+        if other or (message.prev != agent.last and Defence.PREV not in self._off):
             agent, loads = self._replay(world, number, agent, loads)
             if not agent.known and Defence.DOUBT not in self._off:
                 return agent._replace(link="away", inbox=()), loads
+            if message.epoch != agent.epoch and other:
+                return agent, loads  # the state is not of it: nothing of this Redis
         agent, loads = self._drop(number, agent, loads, message.keys)
         if agent.epoch == message.epoch:
             agent = agent._replace(last=message.id, processed=newest(agent.processed, message.invalidated))
@@ -85,9 +86,7 @@ class AgentSteps:
 
     def _watermark(self, world: World, number: int, agent: Agent, message: Message) -> tuple[Agent, Loads]:
         loads = world.loads
-        if message.epoch != agent.epoch:
-            agent, loads = self._adopt(number, agent, loads, message.epoch, message.id, message.invalidated)
-        elif message.id != agent.last:
+        if message.epoch != agent.epoch or message.id != agent.last:
             agent, loads = self._replay(world, number, agent, loads)
             if not agent.known and Defence.DOUBT not in self._off:
                 return agent._replace(link="away", inbox=()), loads
