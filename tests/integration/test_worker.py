@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping, Sequence
 
 import pytest
 import structlog
@@ -41,6 +42,41 @@ async def test_the_first_start_drops_what_the_rules_own(database: Database, redi
             assert len(state["epoch"]) == 32
             assert state["run"] == (await redis.info("replication"))["master_replid"]
         await redis.delete("user:1:settings")
+
+
+def said_of_dropping(logs: Sequence[Mapping[str, object]]) -> list[tuple[object, object]]:
+    """Level and reason of each line that says that keys are dropped; a first start gives no reason."""
+    return [(line["log_level"], line.get("why")) for line in logs if "dropping" in str(line["event"])]
+
+
+async def test_a_first_start_is_nothing_to_warn_of(database: Database, redis_url: str) -> None:
+    """A position that is gone is: whether this process knew it, or only that another one led."""
+    lost = ("warning", "no position")
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(database.worker_dsn, redis_url) as worker:
+                assert said_of_dropping(logs) == [("info", None)]
+                await redis.flushall()
+                await eventually(lambda: worker.status().counters.recoveries == 2)
+                assert said_of_dropping(logs) == [("info", None), lost]
+        await redis.hdel(Names().state, "position")
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(database.worker_dsn, redis_url):
+                assert said_of_dropping(logs) == [lost]
+
+
+async def test_a_standby_that_finds_no_position_warns(database: Database, redis_url: str) -> None:
+    """Somebody led before it, so this is no first start."""
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        await redis.set(Names().leader, "somebody", px=60_000)
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(database.worker_dsn, redis_url, leading=False) as standby:
+                await eventually(lambda: any("standing by" in line["event"] for line in logs))
+                await redis.flushall()
+                await eventually(lambda: standby.status().ready and standby.status().role is Role.LEADING)
+        assert said_of_dropping(logs) == [("warning", "no position")]
 
 
 async def test_other_rules_drop_the_keys_of_old_and_new_patterns(database: Database, redis_url: str) -> None:

@@ -55,8 +55,10 @@ class Pipeline:
         pace: Pace,
         interval: float,
         healthy: Callable[[], None] = lambda: None,
+        first: bool = False,
     ) -> None:
-        self._healthy = healthy
+        """``healthy`` is called after each cycle; ``first``: this process has not known a position before."""
+        self._healthy, self._first = healthy, first
         self._source, self._applier, self._rules, self._wakeups = source, applier, rules, wakeups
         self._run_queries, self._counters, self._pace, self._interval = run_queries, counters, pace, interval
         self._state: State | None = None
@@ -156,7 +158,11 @@ class Pipeline:
                 log.warning(
                     "the published rules cannot be read; keys of older rules may stay until their TTL"
                 )
-        log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
+        if self._first and why is Standing.NO_POSITION and state.untouched and before is None:
+            log.info("first start: dropping what the rules own", patterns=len(patterns))
+        else:
+            log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
+        self._first = False
         self._seen = await self._applier.recover(
             state,
             rules=self._rules.hash,

@@ -45,6 +45,11 @@ class State:
     primary_until: str = ""
     last: str = "0"
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no worker has ever stored anything but its fence here."""
+        return not (self.epoch or self.position or self.rules)
+
     @classmethod
     def read(cls, live_run: bytes, fields: Sequence[bytes]) -> "State":
         """From the reply of ``state.lua``: field, value, field, value …"""

@@ -73,6 +73,7 @@ class Worker:
         self._fence = 0
         self._redis_up = self._database_up = False
         self._problem = ""
+        self._first = True
         self._source: Source | None = None
         self._wakeups: WakeUps | None = None
 
@@ -171,6 +172,7 @@ class Worker:
             if fence:
                 log.info("leading", fence=fence)
                 return fence
+            self._first = False
             if said.anew("standing by"):
                 log.info("standing by: another worker leads")
             with suppress(TimeoutError):
@@ -207,6 +209,7 @@ class Worker:
 
         def cycled() -> None:
             nonlocal hinted
+            self._first = False
             self._healthy()
             if applier.keys != hinted:
                 hinted = applier.keys
@@ -223,6 +226,7 @@ class Worker:
             pipeline = Pipeline(
                 source, applier, self._rules, wakeups, queries, self._counters,
                 pace=pace, interval=self._settings.watermark_interval, healthy=cycled,
+                first=self._first,
             )  # fmt: skip
             await pipeline.run(stop)
             return True
