@@ -32,6 +32,7 @@ from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
 from unstale_worker.refresh.refresher import Refresher
+from unstale_worker.refresh.standby import look_for_loaders
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.said import Said
 from unstale_worker.sources import Source
@@ -74,6 +75,7 @@ class Worker:
         self._redis_up = self._database_up = False
         self._problem = ""
         self._first = True
+        self._stood_by = asyncio.Event()
         self._source: Source | None = None
         self._wakeups: WakeUps | None = None
 
@@ -118,7 +120,10 @@ class Worker:
             leadership = Leadership(lane, self._settings.names, ttl=self._settings.leader_ttl)
             stack.push_async_callback(leadership.resign)
             self._wakeups = await stack.enter_async_context(source.wakeups())
-            async with _background(_hint_on_stop(stop, self._wakeups)):
+            async with (
+                _background(_hint_on_stop(stop, self._wakeups)),
+                _background(self._look_for_loaders()),
+            ):
                 await self._serve(lane, source, leadership, self._wakeups, stop)
             self._role = Role.STOPPING
 
@@ -173,12 +178,17 @@ class Worker:
                 log.info("leading", fence=fence)
                 return fence
             self._first = False
+            self._stood_by.set()
             if said.anew("standing by"):
                 log.info("standing by: another worker leads")
             with suppress(TimeoutError):
                 async with asyncio.timeout(leadership.pause):
                     await stop.wait()
         return 0
+
+    async def _look_for_loaders(self) -> None:
+        await self._stood_by.wait()
+        await look_for_loaders(self._rules)
 
     async def _lead(
         self,

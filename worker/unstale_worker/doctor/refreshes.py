@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator
 
-from unstale.errors import RuleError
 from unstale_worker.doctor.findings import Finding, error, ok, warning
-from unstale_worker.refresh.python_loader import make_importable, resolve
+from unstale_worker.refresh.python_loader import mistakes
 from unstale_worker.refresh.reading import check
 from unstale_worker.refresh.sessions import Sessions
 from unstale_worker.rules import Rules
@@ -16,15 +15,10 @@ SUBJECT = "refreshes"
 
 async def functions(rules: Rules) -> AsyncIterator[Finding]:
     """Python loaders: whether they are found here, where a leader calls them if no refresh worker does."""
+    missing = mistakes(rules)
+    for mistake in missing:
+        yield warning(SUBJECT, str(mistake), "Or run `unstale worker --role refresh` where it is found.")
     specs = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]
-    missing = 0
-    make_importable(rules)
-    for spec in specs:
-        try:
-            resolve(spec, file=rules.file)
-        except RuleError as mistake:
-            missing += 1
-            yield warning(SUBJECT, str(mistake), "Or run `unstale worker --role refresh` where it is found.")
     if specs and not missing:
         yield ok(SUBJECT, f"{len(specs)} loaded by functions that are found here")
 

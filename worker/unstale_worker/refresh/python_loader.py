@@ -21,6 +21,19 @@ def make_importable(rules: Rules) -> None:
         sys.path.insert(0, folder)
 
 
+def mistakes(rules: Rules) -> list[RuleError]:
+    """What is wrong with the Python loaders that ``rules`` name; imports their modules."""
+    make_importable(rules)
+    found: list[RuleError] = []
+    for spec in rules.refreshes:
+        if isinstance(spec.loader, PythonLoader):
+            try:
+                resolve(spec, file=rules.file)
+            except RuleError as mistake:
+                found.append(mistake)
+    return found
+
+
 def resolve(spec: RefreshSpec, *, file: str) -> RefreshLoader:
     """The function of a Python loader; imports its module.
 
