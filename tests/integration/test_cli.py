@@ -49,6 +49,44 @@ def test_the_command_line_loads_no_client_before_it_is_needed() -> None:
     assert done.stdout.strip() == "[]"
 
 
+ENTRY = """
+import importlib.abc, os, signal, sys, tomllib
+from importlib import import_module
+
+_, project, imported, *command = sys.argv
+sys.argv = ["unstale", *command]
+
+class CtrlC(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == imported:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+with open(project, "rb") as file:
+    module, _, function = tomllib.load(file)["project"]["scripts"]["unstale"].partition(":")
+sys.exit(getattr(import_module(module), function)())
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "command"),
+    [
+        ("typer", "--help"),
+        ("unstale.errors", "stats"),
+        ("unstale_worker.loop", "stats"),
+        ("uvloop", "worker"),
+    ],
+)
+def test_ctrl_c_while_it_imports_ends_it_without_a_word(tmp_path: Path, imported: str, command: str) -> None:
+    """As installed: the function that pyproject.toml names, interrupted as that module is about to load."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    done = subprocess.run(
+        [sys.executable, "-c", ENTRY, str(project), imported, command],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("nonsense",), ("demo", "--for", "soon"), ("demo", "--for", "0"), ("demo", "--agents", "99"), ()],

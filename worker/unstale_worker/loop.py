@@ -39,8 +39,12 @@ def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stopping, number)
         return await work(stop)
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(guarded())
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(guarded())
+    finally:
+        signal.signal(signal.SIGINT, before)  # the loop leaves Python's own, which ends in a traceback
 
 
 async def begun(work: Callable[[Callable[[], None]], Awaitable[T]], *, stop: asyncio.Event) -> T | None:
