@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -23,6 +24,15 @@ async def test_before_any_worker(redis_url: str) -> None:
     assert stats.watermark_age is None
     assert (stats.epoch, stats.run, stats.last, stats.keys) == ("", "", 0, 0)
     assert dict(lines(stats))["watermark"] == "never"
+
+
+async def test_one_of_a_thing_is_named_as_one(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as redis:
+        stats = await read_stats(redis, Names())
+
+    for count, said in ((1, "1 entry, 1 byte, newest 7"), (2_000, "2,000 entries, 2,000 bytes, newest 7")):
+        found = replace(stats, log_entries=count, log_bytes=count, last=7)
+        assert dict(lines(found))["log"] == said
 
 
 async def test_while_a_worker_leads(database: Database, redis_url: str) -> None:

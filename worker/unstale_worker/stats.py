@@ -93,6 +93,8 @@ async def read_stats(redis: Redis, names: Names) -> Stats:
 def lines(stats: Stats) -> list[tuple[str, str]]:
     """Name and value of what people want to see, in reading order."""
     age = stats.watermark_age
+    entries = _counted(stats.log_entries, "entry", "entries")
+    size = _counted(stats.log_bytes, "byte", "bytes")
     return [
         ("leader", f"yes, lease for {stats.lease_ms} ms" if stats.leader else "none"),
         ("fence", str(stats.fence)),
@@ -101,11 +103,15 @@ def lines(stats: Stats) -> list[tuple[str, str]]:
         ("position", stats.position or "none"),
         ("lsn", stats.lsn or "none"),
         ("rules", stats.rules or "none"),
-        ("log", f"{stats.log_entries:,} entries, {stats.log_bytes:,} bytes, newest {stats.last:,}"),
+        ("log", ", ".join([entries, size, f"newest {stats.last:,}"])),
         ("agents", str(stats.agents)),
         ("keys", f"{stats.keys:,}"),
         ("memory", stats.memory),
     ]
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
