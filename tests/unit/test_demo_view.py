@@ -2,15 +2,18 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from unstale_worker.demo import summary
 from unstale_worker.demo.ledger import Tally
 from unstale_worker.demo.reports import AgentReport, WorkerReport
-from unstale_worker.demo.view import View
+from unstale_worker.demo.view import View, shares
 
 AGENTS = tuple(
     AgentReport(
@@ -132,3 +135,23 @@ def test_the_line_and_the_json_say_the_same() -> None:
 def test_the_summary_says_what_was_wrong(tally: Tally, verdict: str) -> None:
     assert verdict in rendered(summary.table(tally, model=MODEL), width=100)
     assert tally.true is (tally.stale_reads + tally.late_reads == 0)
+
+
+@given(parts=st.lists(st.integers(0, 10**9), min_size=1, max_size=5))
+def test_shares_add_up_and_are_rounded_by_less_than_a_tenth(parts: list[int]) -> None:
+    said = shares(*parts)
+    if not sum(parts):
+        assert said == ["–"] * len(parts)
+        return
+    tenths = [int(text.removesuffix("%").replace(".", "")) for text in said]
+    assert sum(tenths) == 1000
+    for part, tenth in zip(parts, tenths, strict=True):
+        assert abs(tenth - 1000 * part / sum(parts)) < 1
+
+
+def test_an_agents_answers_add_up_to_all_of_them() -> None:
+    """Loads are more than reads that waited for one, and the reads of a loader count as answers, too."""
+    agent = replace(AGENTS[0], reads=1_000, near_hits=870, redis_hits=50, stale_hits=5, misses=81, loads=95)
+    text = rendered(seen_twice(TALLY)._agents(replace(TALLY, agents=(agent,))), width=100)
+    assert "loaded" in text
+    assert re.findall(r"\d+\.\d%", text) == ["86.5%", "5.5%", "8.0%"]

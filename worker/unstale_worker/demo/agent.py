@@ -167,6 +167,7 @@ class Agent:
             waited=self._waited,
             stale_hits=stats.stale_hits,
             url=self._visit.url,
+            misses=stats.misses,
         )
 
 

@@ -105,7 +105,8 @@ class AgentReport:
     """Where an agent stands, and what it heard since its last report.
 
     ``staleness`` is None while detached. ``greeting`` is the newest one, ``waited`` how many visitors
-    had to wait for one, ``url`` where the agent can be visited. Totals count since the start.
+    had to wait for one, ``url`` where the agent can be visited. Totals count since the start: ``reads`` those
+    that were checked, ``misses`` the cache's answers that came from a loader, and ``loads`` its calls.
     """
 
     name: str
@@ -127,6 +128,7 @@ class AgentReport:
     waited: int = 0
     stale_hits: int = 0
     url: str = ""
+    misses: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from unstale_worker.demo.ledger import Tally
-from unstale_worker.demo.reports import AgentReport
 
 WINDOW: Final = 8
 """Looks that a rate is taken over: two seconds at four a second."""
@@ -124,15 +123,17 @@ class View:
     def _agents(self, tally: Tally) -> RenderableType:
         table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
         table.add_column("agent")
-        for name in ("reads", "near hits", "Redis hits", "loads", "staleness", "stale reads"):
+        for name in ("reads", "near hits", "Redis hits", "loaded", "staleness", "stale reads"):
             table.add_column(name, justify="right")
         for agent in tally.agents:
+            # Values and stale values both come from Redis; what neither tier answered was loaded.
+            near, redis, loaded = shares(agent.near_hits, agent.redis_hits + agent.stale_hits, agent.misses)
             table.add_row(
                 Text.assemble(("● ", "green" if agent.attached else "yellow"), agent.name),
                 f"{agent.reads:,}",
-                _share(agent.near_hits, agent),
-                _share(agent.redis_hits, agent),
-                _share(agent.loads, agent),
+                near,
+                redis,
+                loaded,
                 f"{agent.staleness:.2f} s" if agent.staleness is not None else Text("detached", "yellow"),
                 _count(agent.stale_reads),
             )
@@ -218,8 +219,22 @@ def _count(number: int) -> Text:
     return Text(f"{number:,}", "bold red" if number else "bold green")
 
 
-def _share(part: int, agent: AgentReport) -> str:
-    return f"{part / agent.reads:.1%}" if agent.reads else "–"
+def shares(*parts: int) -> list[str]:
+    """Percentages of the whole with one decimal, which add up to 100.0; nothing yet: dashes.
+
+    Each is rounded down, and those that lost most by it get the tenths that are missing.
+
+    >>> shares(1, 1, 1)
+    ['33.4%', '33.3%', '33.3%']
+    """
+    whole = sum(parts)
+    if not whole:
+        return ["–"] * len(parts)
+    tenths = [1000 * part // whole for part in parts]
+    lost = sorted(range(len(parts)), key=lambda index: 1000 * parts[index] % whole, reverse=True)
+    for index in lost[: 1000 - sum(tenths)]:
+        tenths[index] += 1
+    return [f"{tenth / 10:.1f}%" for tenth in tenths]
 
 
 def _ms(milliseconds: float | None) -> str:
