@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import asyncpg
 import pytest
 
 from outbox import Entry, changes, connected, position, tuples_of
 from servers import Database
+from unstale_worker.embedded import migrations_folder
+from unstale_worker.embedded.migrations import apply_migrations
+from unstale_worker.migration import write_migration
+from unstale_worker.rules import Rules
 
 
 async def entries(connection: asyncpg.Connection, statement: str) -> list[Entry]:
@@ -159,3 +166,41 @@ async def test_one_statement_that_changes_many_rows_of_several_tables(database: 
         for row in found:
             assert len(set(row["watches"])) == len(row["ids"]) == 4
             assert row["ids"][0] >= before  # positions in the WAL, as the column's comment says
+
+
+def as_it_was(folder: Path) -> tuple[Path, str]:
+    """Copies unstale's migrations; the one of the captures, and the text it had."""
+    shutil.copytree(migrations_folder(), folder, dirs_exist_ok=True)
+    (file,) = folder.glob("*_unstale_captures.sql")
+    mended = file.read_text()
+    earlier = mended.replace("(g.first operator(pg_catalog./) %3$s)", "g.first operator(pg_catalog./) %3$s")
+    assert earlier != mended
+    return file, earlier
+
+
+async def test_a_database_migrated_before_that_was_mended_is_brought_up_to_date(
+    database: Database, tmp_path: Path
+) -> None:
+    """As docs/troubleshooting.md says: the old file keeps its digits, the new one follows all others."""
+    file, earlier = as_it_was(tmp_path)
+    rules = Rules.parse('[[watch]]\ntable = "public.many"\nkeys = ["many:{id}"]')
+    async with connected(database.dsn) as connection:
+
+        async def mended() -> bool:
+            body = await connection.fetchval("select prosrc from pg_proc where proname = 'capture_1_insert'")
+            return "(g.first operator" in body
+
+        await connection.execute(earlier)
+        await connection.execute("create table many (id bigint primary key)")
+        write_migration(rules, tmp_path, base=migrations_folder())
+        assert len(await apply_migrations(database.dsn, tmp_path)) == 1
+        assert not await mended()
+        assert await connection.fetch("select * from unstale.check()") == []
+
+        file.rename(file.with_name(file.name.replace("unstale_captures", "earlier_captures")))
+        write_migration(rules, tmp_path, base=migrations_folder(), everything=True)
+        captures, watches = await apply_migrations(database.dsn, tmp_path)
+        assert captures.endswith("_unstale_captures.sql")
+        assert watches.endswith("_unstale_watches.sql")
+        assert await mended()
+        assert await connection.fetch("select * from unstale.check()") == []
