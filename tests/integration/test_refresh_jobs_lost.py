@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+import pytest
+from docket.strikelist import StrikeList
+
 from refreshing import due, filled, settled
 from servers import Database, eventually
 from unstale.cancellation import cancelled
@@ -97,3 +100,24 @@ async def test_it_is_made_new_all_the_same(database: Database, redis_url: str) -
             await filled(redis, "user:2:greeting")
             await settled(redis)
     await lane.close()
+
+
+async def test_leaving_ends_though_the_queues_monitor_drops_a_cancellation(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As redis-py does at times while Redis is away; pydocket asks once, and would wait for ever."""
+    dropped = asyncio.Event()
+
+    async def monitor(_self: StrikeList) -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if dropped.is_set():
+                    raise
+                dropped.set()
+
+    monkeypatch.setattr(StrikeList, "_monitor_strikes", monitor)
+    async with asyncio.timeout(20), spread.open_docket(settings_for("postgresql://nowhere", redis_url)):
+        await asyncio.sleep(0)  # the monitor begins
+    assert dropped.is_set()

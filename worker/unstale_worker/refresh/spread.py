@@ -5,11 +5,13 @@ this key". So jobs may be lost, repeated or late. The queue gives what many proc
 job, another takes a dead one's over, and no loader exceeds its concurrency and rate over all of them.
 """
 
+import asyncio
 import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from docket import ConcurrencyLimit, Docket, Execution, RateLimit, Worker
 from docket.execution import Disposition
 from redis.exceptions import RedisError
 
+from unstale.cancellation import cancelled
 from unstale.settings import Settings
 from unstale_worker.applier import unavailable
 from unstale_worker.refresh.queue import RefreshQueue
@@ -33,16 +36,26 @@ POLL: Final = timedelta(milliseconds=50)
 UNKNOWN_PAUSE: Final = 1.0
 
 
-def open_docket(settings: Settings) -> Docket:
-    """The queue of this namespace; connects when entered. Its keys lie under ``{unstale:0}:jobs``."""
+@asynccontextmanager
+async def open_docket(settings: Settings) -> AsyncIterator[Docket]:
+    """The queue of this namespace, connected inside. Its keys lie under ``{unstale:0}:jobs``."""
     quieten()
-    return Docket(
+    queue = Docket(
         name=settings.names.refresh_jobs,
         url=settings.redis_url.get_secret_value(),
         heartbeat_interval=HEARTBEAT,
         missed_heartbeats=MISSED_HEARTBEATS,
         execution_ttl=timedelta(0),  # the outcome stands in the refresh set; nothing is left behind here
     )
+    async with queue as docket:
+        monitor = docket.strike_list._monitor_task
+        try:
+            yield docket
+        finally:
+            # While Redis is away its client may drop a cancellation. pydocket cancels its monitor once and
+            # waits for it, so leaving would never end, or leave it behind, trying once a second.
+            if monitor is not None:
+                await asyncio.shield(asyncio.create_task(cancelled(monitor), name="unstale-docket-monitor"))
 
 
 def quieten() -> None:
