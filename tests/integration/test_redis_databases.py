@@ -16,6 +16,7 @@ from worker_double import Loader, WorkerDouble, attached_cache, open_cache, redi
 from workers import SCHEMA, connected, running_worker
 
 KEY = "user:42:profile"
+OTHER = "user:7:profile"
 
 
 def numbered(url: str, number: int) -> str:
@@ -60,6 +61,8 @@ async def test_an_agent_of_another_database_stays_detached_and_is_told_why(
             assert not cache.attached
             assert await redis.dbsize() == 0  # nothing that nobody would remove
             assert cache._parts.rulebook.hash == ""
+            await redis.set(OTHER, '"stale"', px=60_000)  # as somebody may have put it there long ago
+            assert await cache.get_or_load(OTHER, Loader("loaded")) == "loaded"
     (sentence,) = (record.message for record in caplog.records if "stays detached" in record.message)
     assert "database 1, which REDIS_URL names" in sentence
     assert "with the same number at its end" in sentence
