@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from unstale import codec, failpoints
+from unstale.claim import Claim
 from unstale.errors import RedisUnavailable
 from unstale.following import Follower, Trust
 from unstale.loads import Flight, Load, Loaded, Origin, call
 from unstale.marks import Mark
 from unstale.near import NearTier
-from unstale.redis_tier import Claim, RedisTier
+from unstale.redis_tier import RedisTier
 from unstale.rulebook import Rulebook
 
 FIRST_LOOK: Final = 0.005

@@ -1,23 +1,23 @@
 """The Redis tier as an agent uses it: one typed method per atomic step."""
 
 import asyncio
-import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 from redis.exceptions import RedisError
 
 from unstale import codec
+from unstale.claim import Claim, claimed
 from unstale.errors import MessageError
 from unstale.lane import Lane, refused
 from unstale.messages import Invalidation, PublishedRules, decode_log_entry, key_list
 from unstale.names import SOFT_LEASE, Epoch, LogId, Names
 from unstale.scripts import Script
 
-T = TypeVar("T")
+__all__ = ["MOST_ENTRIES", "Claim", "RedisTier", "Replay"]
 
 MOST_KEYS: Final = 500
 """Keys in one direct invalidation."""
@@ -26,30 +26,6 @@ MOST_KEY_BYTES: Final = 48 * 1024
 MOST_ENTRIES: Final = 1_000
 """Log entries in one replay; an agent further behind drops its near cache, which is cheaper."""
 SCAN_COUNT: Final = 1_000
-_LSN: Final = re.compile("[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What came of the attempt to take the lease of a missing key.
-
-    Attributes:
-        lease: The marker that now stands at the key when it is ours, else None.
-        found: What stands there when it is not ours; None when that is unknown.
-        life: Seconds until that expires; None: never, or unknown.
-        live: There is an epoch, so there is a position: what is loaded may be stored.
-        need_lsn: A replica may be read only once it has replayed this WAL position.
-        primary: The loader must read the primary.
-        database: ``system_identifier:timeline`` that ``need_lsn`` belongs to.
-    """
-
-    lease: bytes | None
-    found: bytes | None
-    life: float | None
-    live: bool
-    need_lsn: str | None
-    primary: bool
-    database: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +86,7 @@ class RedisTier:
             ("PTTL", key),
             ("HMGET", self.names.state, "epoch", "need_lsn", "primary_until", "database"),
         )
-        return _claim(lease if taken is not None else None, found, known, life=_seconds(life))
+        return claimed(lease if taken is not None else None, found, known, life=_seconds(life))
 
     async def take_over(self, key: str, *, seconds: float) -> Claim:
         """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
@@ -118,7 +94,7 @@ class RedisTier:
         found, *known = await self._script(
             self._takeover, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
         )
-        return _claim(lease if found == lease else None, found, known)
+        return claimed(lease if found == lease else None, found, known)
 
     async def take_ahead(self, key: str, found: bytes, wanted: bytes) -> Claim | None:
         """Put ``wanted`` in the place of ``found``, with the life it has; None when something else is there.
@@ -126,7 +102,7 @@ class RedisTier:
         `fill` then takes ``wanted`` for the lease.
         """
         taken, *known = await self._script(self._ahead, [key, self.names.state], [found, wanted])
-        return _claim(wanted, None, known) if taken else None
+        return claimed(wanted, None, known) if taken else None
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
         """Prolong a lease; False when it is gone."""
@@ -263,23 +239,6 @@ class RedisTier:
 
     def __repr__(self) -> str:
         return f"<RedisTier {self.names.tag} over {self.lane!r}>"
-
-
-def _claim(
-    lease: bytes | None, found: bytes | None, known: Sequence[bytes | None], *, life: float | None = None
-) -> Claim:
-    epoch, need_lsn, primary_until, database = known
-    lsn = need_lsn.decode("ascii", "replace") if need_lsn else None
-    readable = lsn is None or _LSN.fullmatch(lsn) is not None
-    return Claim(
-        lease=lease,
-        found=found if lease is None else None,
-        life=life,
-        live=bool(epoch),
-        need_lsn=lsn if readable else None,
-        primary=bool(primary_until) or not readable,
-        database=_text(database) if database else None,
-    )
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -3,14 +3,14 @@
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
 from unstale.errors import CacheClosed, PoolClosed, RedisUnavailable, ToolError, UnstaleError
 from unstale.events import may_overlap
 from unstale.messages import Invalidation
 from unstale.names import LogId
+from unstale.tool import Result, Tool, ToolCall, parsed
 from unstale.user_keys import UserKeys
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from unstale.pools import ConnectionPool
     from unstale.rediscache import RedisCache
 
+__all__ = ["Result", "Tool", "ToolCall", "Tools"]
+
 logger = logging.getLogger("unstale")
 
 MOST_ENTRIES: Final = 20
@@ -26,69 +28,6 @@ MOST_ENTRIES: Final = 20
 MOST_CHANGES: Final = 5
 MOST_KEYS: Final = 5
 """How many changes, and keys of each, a model is told: its context is small."""
-
-Result = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """One tool as a model sees it.
-
-    Attributes:
-        name: In the seed's spelling.
-        description: What it is for, when to call it.
-        argument: Name and description of its one string argument, if it has one.
-        reads_only: It changes nothing.
-        run: Carries it out; raises `ToolError` with a sentence for the model.
-    """
-
-    name: str
-    description: str
-    argument: tuple[str, str] | None
-    reads_only: bool
-    run: Callable[..., Awaitable[Result]]
-
-    @property
-    def parameters(self) -> dict[str, object]:
-        """JSON schema of the arguments; fit for strict mode."""
-        properties = {}
-        if self.argument is not None:
-            name, description = self.argument
-            properties[name] = {"type": "string", "description": description}
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-
-    async def call(self, arguments: Mapping[str, object]) -> Result:
-        """Check the arguments and run it; raises `ToolError`."""
-        wanted = {self.argument[0]} if self.argument is not None else set()
-        if set(arguments) != wanted:
-            expected = f"exactly the argument '{self.argument[0]}'" if self.argument else "no arguments"
-            raise ToolError(f"{self.name} takes {expected}.")
-        return await self.run(*arguments.values())
-
-
-class Function(Protocol):
-    """Name and JSON arguments of a call."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def arguments(self) -> str: ...
-
-
-class ToolCall(Protocol):
-    """A call as the OpenAI client delivers it in ``message.tool_calls``."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def function(self) -> Function: ...
 
 
 class Tools:
@@ -264,7 +203,7 @@ class Tools:
         if tool is None:
             raise ToolError(f"There is no tool '{name[:40]}'. There are: {', '.join(self._tools)}.")
         try:
-            return await tool.call(_parsed(arguments))
+            return await tool.call(parsed(arguments))
         except ToolError:
             raise
         except RedisUnavailable as error:
@@ -335,19 +274,6 @@ class Tools:
 
     def __repr__(self) -> str:
         return f"<Tools of {self._keys.prefix}*: {len(self._tools)}>"
-
-
-def _parsed(arguments: Mapping[str, object] | str | None) -> Mapping[str, object]:
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError:
-            raise ToolError("The arguments are not valid JSON.") from None
-    if arguments is None:
-        return {}
-    if not isinstance(arguments, Mapping):
-        raise ToolError("The arguments have to be a JSON object.")
-    return arguments
 
 
 def _rounded(seconds: object) -> float | None:

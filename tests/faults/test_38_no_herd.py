@@ -19,9 +19,7 @@ from unstale.lane import FIRST_PAUSE, LAST_PAUSE, Lane
 from unstale_worker.backoff import Backoff
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.embedded.process import free_port
-from unstale_worker.rules import Rules
-from unstale_worker.supervisor import Worker
-from workers import PROFILES, settings_for
+from unstale_worker.retrying import retried
 
 AGENTS = 20
 
@@ -109,7 +107,7 @@ def test_workers_that_failed_together_try_again_apart(monkeypatch: pytest.Monkey
 async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or several crashes within minutes would each keep it away for longer than the last."""
     Drawn(monkeypatch, jitter=False)
-    monkeypatch.setattr("unstale_worker.supervisor.LASTED", 0.2)
+    monkeypatch.setattr("unstale_worker.retrying.LASTED", 0.2)
     bounds: list[float] = []
     failed = Backoff.failed
 
@@ -126,6 +124,5 @@ async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.Mon
         await asyncio.sleep(works.pop(0))
         raise DatabaseUnavailable
 
-    worker = Worker(settings_for("postgresql://nowhere", "redis://nowhere"), Rules.parse(PROFILES))
-    assert await worker._retried(attempt, asyncio.Event(), fatal=())
+    assert await retried(attempt, asyncio.Event(), fatal=(), failed=lambda _: None)
     assert bounds == [0.05, 0.1, 0.2, 0.05, 0.1]

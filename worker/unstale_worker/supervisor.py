@@ -3,10 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Final, TypeVar
 
 import structlog
 
@@ -16,23 +15,22 @@ from unstale.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     LeadershipLost,
-    PositionMoved,
     RedisUnavailable,
-    UnstaleError,
     UnsupportedServer,
 )
 from unstale.lane import Lane
 from unstale.redis_client import open_redis
 from unstale.settings import Settings
 from unstale_worker.applier import Applier
-from unstale_worker.backoff import Backoff
 from unstale_worker.checks import check_redis, check_watches
 from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
+from unstale_worker.purging import keep_purging
 from unstale_worker.refresh.refresher import Refresher
 from unstale_worker.refresh.standby import look_for_loaders
+from unstale_worker.retrying import retried
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.said import Said
 from unstale_worker.sources import Source
@@ -42,19 +40,6 @@ from unstale_worker.tally import Tally
 from unstale_worker.wakeups import WakeUps
 
 log = structlog.get_logger("unstale.worker")
-
-T = TypeVar("T")
-
-LASTED: Final = 1.0
-"""Seconds after which an attempt that failed had worked, or was slow enough: pauses begin anew."""
-PURGE_EVERY: Final = 30.0
-"""Seconds between two rounds of the purge: a snapshot is recorded once a minute at most."""
-SAY_EVERY: Final = 30.0
-"""Seconds after which the log repeats why attempts still fail."""
-LONGEST_PAUSE: Final = 2.0
-"""Seconds between two attempts at most: once a server is back, changes wait no longer than that."""
-PURGE_STEP: Final = 5_000
-"""Entries a purge step deletes: some 20 ms, so that nobody waits long behind it."""
 
 
 class Worker:
@@ -149,7 +134,7 @@ class Worker:
             log.info("servers checked", redis=server, source=source.kind, rules=self._rules.hash[:8])
             return source
 
-        return await self._retried(attempt, stop, fatal=(ConfigurationError, UnsupportedServer))
+        return await retried(attempt, stop, fatal=(ConfigurationError, UnsupportedServer), failed=self._note)
 
     async def _serve(
         self,
@@ -167,7 +152,7 @@ class Worker:
             return True
 
         while not stop.is_set():
-            await self._retried(term, stop, fatal=())
+            await retried(term, stop, fatal=(), failed=self._note)
 
     async def _stand_by(self, leadership: Leadership, stop: asyncio.Event) -> int:
         said = Said(every=math.inf)
@@ -244,9 +229,11 @@ class Worker:
         try:
             async with wakeups.term(leadership.session_name), asyncio.TaskGroup() as group:
                 keeping = group.create_task(leadership.keep(), name="lease")
-                purging = group.create_task(self._purge(source.beside(), leadership), name="purge")
+                purging = group.create_task(
+                    keep_purging(source.beside(), leadership, self._settings, self._counters), name="purge"
+                )
                 refreshing = group.create_task(refresher.run(), name="refresh")
-                await self._retried(pipe, stop, fatal=(LeadershipLost,))
+                await retried(pipe, stop, fatal=(LeadershipLost,), failed=self._note)
                 keeping.cancel()
                 purging.cancel()
                 refreshing.cancel()
@@ -259,61 +246,9 @@ class Worker:
         if stop.is_set():
             await leadership.resign()
 
-    async def _purge(self, source: Source, leadership: Leadership) -> None:
-        """Purge in small steps over a ``source`` of its own, so that no change waits behind it."""
-        try:
-            while True:
-                try:
-                    await source.begin_term(leadership.consumer, leadership.fence)
-                    while deleted := await source.purge(
-                        rows=PURGE_STEP,
-                        retention=self._settings.retention,
-                        outbox_max_rows=self._settings.outbox_max_rows,
-                    ):
-                        self._counters.purged += deleted
-                        await asyncio.sleep(0.05)
-                except UnstaleError as error:
-                    log.warning("the purge failed and is tried again", error=str(error), seconds=PURGE_EVERY)
-                await source.close()  # half a minute is too long to hold a session of a small pooler
-                await asyncio.sleep(PURGE_EVERY)
-        finally:
-            await source.close()
-
     def _healthy(self) -> None:
         self._redis_up = self._database_up = True
         self._problem = ""
-
-    async def _retried(
-        self, attempt: Callable[[], Awaitable[T]], stop: asyncio.Event, *, fatal: tuple[type[Exception], ...]
-    ) -> T | None:
-        """Attempt until it succeeds or ``stop`` is set (None); only ``fatal`` errors get out."""
-        backoff = Backoff(first=0.05, most=LONGEST_PAUSE)
-        said = Said(every=SAY_EVERY)
-        while not stop.is_set():
-            began = asyncio.get_running_loop().time()
-            try:
-                return await attempt()
-            except fatal:
-                raise
-            except PositionMoved as error:
-                pass_on_cancellation()
-                # Another leader, a failover or lost data: settled by reading the state again.
-                log.info("a script was refused; reading the state again", reason=error.reason)
-            except UnstaleError as error:
-                pass_on_cancellation()
-                self._note(error)
-                if said.anew(str(error)):
-                    log.warning("trying again", error=str(error))
-            except Exception as error:
-                pass_on_cancellation()
-                self._note(error)
-                log.exception("unexpected error; trying again")
-            if asyncio.get_running_loop().time() - began > LASTED:
-                backoff.succeeded()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(backoff.failed()):
-                    await stop.wait()
-        return None
 
     def _note(self, error: Exception) -> None:
         self._problem = str(error) or type(error).__name__

@@ -9,7 +9,7 @@ import asyncpg
 
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.refresh.reading import Statements
-from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections
+from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, end_session
 
 Session: TypeAlias = tuple["asyncpg.Connection[asyncpg.Record]", Statements]
 
@@ -73,10 +73,7 @@ class Sessions:
         self._closed = True
         idle, self._idle = self._idle, []
         for connection, _ in idle:
-            try:
-                await connection.close(timeout=1.0)
-            except (*CONNECTION_ERRORS, asyncpg.PostgresError):
-                connection.terminate()
+            await end_session(connection)
 
     def __repr__(self) -> str:
         return f"<Sessions {self._name} idle={len(self._idle)}>"

@@ -110,3 +110,13 @@ async def translated() -> AsyncIterator[None]:
         ) from error
     except CONNECTION_ERRORS as error:
         raise DatabaseUnavailable(f"the connection to Postgres broke ({type(error).__name__})") from error
+
+
+async def end_session(connection: asyncpg.Connection | None) -> None:
+    """Close it within a second, or drop it; never raises what a lost connection causes."""
+    if connection is None or connection.is_closed():
+        return
+    try:
+        await connection.close(timeout=1.0)
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError):
+        connection.terminate()

@@ -17,7 +17,7 @@ from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
 from unstale.names import SLEEP_LOCK, WAKEUP_CHANNEL
 from unstale_worker.backoff import Backoff
-from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, translated
+from unstale_worker.sources.connections import Connections, end_session, translated
 from unstale_worker.sql import statement
 from unstale_worker.wakeups import WakeUps
 
@@ -118,11 +118,7 @@ class NotifyWakeUps(WakeUps):
         """End the session, and the lock with it."""
         self.asleep = False
         connection, self._connection = self._connection, None
-        if connection is not None and not connection.is_closed():
-            try:
-                await connection.close(timeout=1.0)
-            except CONNECTION_ERRORS:
-                connection.terminate()
+        await end_session(connection)
 
     async def _open(self) -> asyncpg.Connection | None:
         if self.listening:

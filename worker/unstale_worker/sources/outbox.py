@@ -16,7 +16,7 @@ from unstale_worker import fanout
 from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
-from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, translated
+from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, end_session, translated
 from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.sql import statement
 
@@ -157,11 +157,7 @@ class OutboxSource:
     async def close(self) -> None:
         """Close the connection; safe at any moment, also twice."""
         connection, self._connection = self._connection, None
-        if connection is not None and not connection.is_closed():
-            try:
-                await connection.close(timeout=1.0)
-            except CONNECTION_ERRORS:
-                connection.terminate()
+        await end_session(connection)
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[asyncpg.Connection]:
