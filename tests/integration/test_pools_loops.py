@@ -134,6 +134,44 @@ async def test_a_forked_child_starts_afresh_and_leaves_its_parent_alone(
     assert standin.connections == 8
 
 
+IMPORTING: str = """
+import importlib.machinery, sys, threading
+import openai
+import unstale.pools.environment, unstale.pools.http_transport
+from unstale.settings import Settings
+
+openai.OpenAI(api_key="k")  # whatever it imports late
+half, asked = threading.Event(), threading.Event()
+
+class Slow(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "httpx._api":
+            return None
+        spec = super().find_spec(name, path, target)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (half.set(), asked.wait(2.0), run(module))
+        return spec
+
+sys.meta_path.insert(0, Slow)
+supabase = threading.Thread(target=__import__, args=["httpx"])
+supabase.start()
+half.wait()
+from unstale.pools.openai_clients import OpenAISync
+OpenAISync(Settings.load(_env_file=None, openai_api_key="k"))
+asked.set()
+supabase.join()
+"""
+
+
+def test_openai_is_not_disturbed_by_a_supabase_client_that_is_imported_meanwhile() -> None:
+    """The library takes a half-imported ``httpx`` of another thread for a whole one."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORTING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- the holder itself ------------------------------------------------------------------------------
 
 

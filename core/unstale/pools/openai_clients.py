@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Final
 
+import httpx  # noqa: F401  # openai looks into it if it is there, and breaks while another thread imports it
 import httpx2
 from openai import AsyncOpenAI, OpenAI
 
