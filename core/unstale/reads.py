@@ -305,6 +305,10 @@ class Reads:
 
 
 def check_ttl(ttl: float | None, *, name: str = "ttl") -> None:
-    """Raise ValueError for a time to live that is none."""
-    if ttl is not None and not 0.001 <= ttl <= MAX_TTL:
-        raise ValueError(f"{name} is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")
+    """Raise ValueError, or TypeError for no number at all, for a time to live that is none."""
+    if ttl is None:
+        return
+    number = isinstance(ttl, int | float) and not isinstance(ttl, bool)
+    if not number or not 0.001 <= ttl <= MAX_TTL:
+        error = ValueError if number else TypeError
+        raise error(f"{name} is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")

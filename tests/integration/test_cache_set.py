@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from datetime import timedelta
+from typing import Any
 
 import orjson
 import pytest
@@ -128,11 +130,12 @@ async def test_ttls_come_from_the_call_the_rules_or_the_default(cache: Cache, do
     assert 4_400 < call <= 5_000
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf")])
-async def test_an_impossible_ttl_is_refused(cache: Cache, ttl: float) -> None:
-    with pytest.raises(ValueError, match="ttl is"):
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "5", True, timedelta(seconds=5)])
+async def test_an_impossible_ttl_is_refused(cache: Cache, ttl: Any) -> None:
+    kind = ValueError if type(ttl) in (int, float) else TypeError
+    with pytest.raises(kind, match="ttl is"):
         await cache.set(FREE, 1, ttl=ttl)
-    with pytest.raises(ValueError, match="ttl is"):
+    with pytest.raises(kind, match="ttl is"):
         await cache.get_or_load(FREE, Loader(1), ttl=ttl)
 
 

@@ -237,6 +237,21 @@ async def test_no_database_and_no_redis_wanted(tmp_path: Path) -> None:
 
     assert worst(findings, "source").finding.startswith("DATABASE_URL is not set")
     assert worst(findings, "Redis").severity is Severity.WARNING
+    assert "UNSTALE_EMBEDDED_WORKER=true" in worst(findings, "Redis").remedy
+
+
+async def test_without_redis_and_with_a_worker_in_each_process_all_is_well(
+    tmp_path: Path, database: Database
+) -> None:
+    (tmp_path / "unstale.toml").write_text(PROFILES)
+    settings = Settings.load(
+        _env_file=None, embedded_worker=True, database_url=database.dsn, config=tmp_path / "unstale.toml"
+    )
+
+    found = worst(await examine(settings), "Redis")
+
+    assert found.severity is Severity.OK
+    assert "follows the outbox" in found.finding
 
 
 # --- Redis --------------------------------------------------------------------------------------

@@ -40,13 +40,18 @@ class RedisDoctor:
         if not settings.uses_redis:
             alone = "REDIS_URL is not set, and UNSTALE_EMBEDDED_WORKER is"
             why = alone if settings.redis_enabled else "REDIS_ENABLED is false"
-            findings.append(
-                warning(
-                    "Redis",
-                    f"{why}: every process caches for itself",
-                    "Set REDIS_URL and REDIS_ENABLED=true to share values and hear of invalidations.",
+            if settings.embedded_worker:
+                text = f"{why}: every process follows the outbox and caches for itself"
+                findings.append(ok("Redis", text))
+            else:
+                findings.append(
+                    warning(
+                        "Redis",
+                        f"{why}: every process caches for itself, and no change reaches it",
+                        "Set REDIS_URL and REDIS_ENABLED=true to share values and hear of invalidations, or "
+                        "UNSTALE_EMBEDDED_WORKER=true to let every process follow the outbox itself.",
+                    )
                 )
-            )
             yield None
             return
         redis = open_redis(settings, connections=2)
