@@ -225,6 +225,7 @@ CAUGHT = (
     Variant("queued after the removal", REFRESH, (D.QUEUED_WITH_EFFECTS,)),
     Variant("taken out of the refresh set before it is filled", REFRESH, (D.CLAIM_KEEPS,)),
     Variant("called done although the fill was refused", REFRESH, (D.DONE_COMPARES,)),
+    Variant("replay of any epoch", NEAR_FAILOVER, (D.REPLAY_EPOCH,), long=True),
     Variant("tokens by xid alone: a crash", TOKENS, (D.TOKEN_DURABLE,)),
     Variant("tokens by xid alone: Postgres going back", TOKENS_RESTORE, (D.TOKEN_DURABLE,)),
 )
@@ -255,9 +256,6 @@ MASKED = (
     ),
     Variant(
         "filled without an epoch", STATELESS_REPLICA, (D.LIVE_CLAIM,), "recovery's drops and its need_lsn"
-    ),
-    Variant(
-        "replay of any epoch", NEAR_FAILOVER, (D.REPLAY_EPOCH,), "the watermark bears the epoch", long=True
     ),
     Variant(
         "a log behind is believed", NEAR_FAILOVER, (D.LOG_BEHIND,), "doubt, and the new epoch", long=True
