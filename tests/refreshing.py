@@ -1,6 +1,7 @@
 """What tests of refreshes share: keys that are due, and what came of them."""
 
 import time
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -20,8 +21,8 @@ async def rules_in_force(redis: Redis) -> str:
     """Their hash, once a leader has stored it."""
 
     async def found() -> bytes | None:
-        rules: bytes | None = await redis.hget(NAMES.state, "rules")
-        return rules
+        rules: Any = await redis.hget(NAMES.state, "rules")
+        return bytes(rules) if rules is not None else None
 
     return (await eventually(found, timeout=20.0, message="a leader stored its rules") or b"").decode()
 
@@ -30,7 +31,7 @@ async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
     """The value of ``key``, once there is one."""
 
     async def value() -> bytes | None:
-        found: bytes | None = await redis.get(key)
+        found: Any = await redis.get(key)
         return found if found is not None and not found.startswith(b"\x00") else None
 
     found = await eventually(value, timeout=timeout, message=f"{key} is filled")
@@ -49,4 +50,5 @@ async def settled(redis: Redis, *, timeout: float = 20.0) -> None:
 
 async def counts(redis: Redis) -> dict[str, int]:
     """Totals over all processes."""
-    return {name.decode(): int(n) for name, n in (await redis.hgetall(NAMES.refresh_counts)).items()}
+    totals: Any = await redis.hgetall(NAMES.refresh_counts)
+    return {name.decode(): int(n) for name, n in totals.items()}

@@ -187,7 +187,7 @@ def _negated(probe: Callable[[], Any]) -> Callable[[], Awaitable[bool]]:
 
 
 def _keys_without_ttl(client: Redis, *, database: int) -> list[str]:
-    client.execute_command("SELECT", database)  # type: ignore[no-untyped-call]  # redis-py's own
+    client.execute_command("SELECT", database)
     if not client.dbsize():
         return []
     names = list(client.scan_iter(count=1000))

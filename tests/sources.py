@@ -17,6 +17,25 @@ from workers import PROFILES, connected, running_worker
 
 KINDS = ("outbox", "supabase")
 
+FANOUT = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile"]
+
+[[watch]]
+table = "public.organizations"
+keys = ["user:{user_id}:settings"]
+query = "select user_id from public.members where org_id = {id}"
+"""
+
+FANOUT_TABLES = """
+create table public.profiles (id bigint primary key, name text);
+create table public.organizations (id int primary key, name text);
+create table public.members (org_id int, user_id int);
+insert into public.organizations values (1, 'one');
+insert into public.members values (1, 7), (1, 8);
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Way:

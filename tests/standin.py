@@ -6,9 +6,10 @@ import asyncio
 import ssl
 from collections import Counter
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 KEY = "sk-test-secret"
 SUPABASE_KEY = "sb_secret_test"
@@ -44,7 +45,7 @@ class StandIn:
         return f"{'https' if self._tls else 'http'}://localhost:{self.port}"
 
     @property
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """What makes a pool use it for both services."""
         return {
             "openai_api_key": KEY,
@@ -77,7 +78,7 @@ class StandIn:
         await self._runner.cleanup()
 
     @web.middleware
-    async def _count(self, request: web.Request, handler: object) -> web.StreamResponse:
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self.requests[request.path] += 1
         self.keys.add(request.headers.get("Authorization", ""))
         assert request.transport is not None
@@ -90,7 +91,7 @@ class StandIn:
                 await self.gate.wait()
             finally:
                 self.waiting -= 1
-        return await handler(request)  # type: ignore[operator]
+        return await handler(request)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})

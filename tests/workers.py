@@ -121,6 +121,12 @@ async def state_of(redis: Redis, names: Names | None = None) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
+async def logged(redis: Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The log: id and fields of each entry, oldest first."""
+    entries: Any = await redis.xrange(Names().log)
+    return list(entries)
+
+
 async def xid_now(connection: asyncpg.Connection) -> int:
     """The highest transaction id in the outbox."""
     return int(await connection.fetchval("select coalesce(max(xid::text::bigint), 0) from unstale.outbox"))

@@ -93,7 +93,7 @@ class Sentinels:
             socket_connect_timeout=self._timeout, driver_info=None, **self._url.sentinel_options,
         )  # fmt: skip
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
+            await connection.connect()
             await connection.send_command("SENTINEL", "MASTER", self._url.service)
             reply: list[Any] = await connection.read_response(timeout=math.inf)
             said = {bytes(name): bytes(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}

@@ -20,7 +20,7 @@ from chaos.commits import Commits, Rows
 from chaos.world import statement
 from unstale_worker.embedded import EmbeddedPostgres
 
-RECOVERING: Final = {"restore_command": "/bin/false", "hot_standby": "off"}
+RECOVERING: Final[dict[str, str | int]] = {"restore_command": "/bin/false", "hot_standby": "off"}
 """No more WAL is to be had; serve once the new timeline has begun, not before."""
 TABLES: Final = {"item": "items", "group": "groups", "note": "notes"}
 

@@ -205,7 +205,7 @@ class Valkeys:
 
 
 async def _command(redis: Redis, *parts: str | int) -> None:
-    await redis.execute_command(*parts)  # type: ignore[no-untyped-call]  # redis-py's own
+    await redis.execute_command(*parts)
 
 
 @asynccontextmanager

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import orjson
 import pytest
-from schema import PAGE, described, written
 
+from contracts.schema import PAGE, described, written
 from unstale.errors import MessageError
 from unstale.messages import Invalidation, Watermark, decode
 

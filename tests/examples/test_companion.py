@@ -97,7 +97,7 @@ async def model() -> AsyncIterator[StandIn]:
 
 def worker(database: Database, redis_url: str, model: StandIn) -> AbstractAsyncContextManager[Worker]:
     """With the least rights, and the model for its own loader."""
-    settings = {name.lower(): value for name, value in asking(model).items()}
+    settings: dict[str, Any] = {name.lower(): value for name, value in asking(model).items()}
     return running_worker(database.worker_dsn, redis_url, rules=RULES, **settings)
 
 

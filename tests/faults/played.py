@@ -42,8 +42,8 @@ async def fill_anyway(
 
 async def stored(worker: WorkerDouble, key: str) -> bytes | None:
     """What Redis holds."""
-    found: bytes | None = await worker.redis.get(key)
-    return found
+    found: Any = await worker.redis.get(key)
+    return None if found is None else bytes(found)
 
 
 @asynccontextmanager

@@ -115,7 +115,7 @@ class Stage:
         """The values (not the leases) of profiles in Redis."""
         found = {}
         async for name in redis.scan_iter(match="user:*:profile", count=1000):
-            data = await redis.get(name)
+            data: Any = await redis.get(name)
             if data is not None and is_value(data):
                 found[name.decode()] = orjson.loads(data)
         return found

@@ -5,8 +5,8 @@ Guards: ``fill.lua`` (compare-and-set on the lease), `Mark.soil` and the order "
 """
 
 import pytest
-from played import background, fill_anyway, stored
 
+from faults.played import background, fill_anyway, stored
 from unstale import Cache, failpoints
 from unstale.marks import Marks
 from unstale.redis_tier import RedisTier

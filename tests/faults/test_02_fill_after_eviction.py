@@ -5,9 +5,9 @@ would be stale. The eviction is a real one: ``maxmemory`` is pulled down for a m
 """
 
 import pytest
-from played import background, fill_anyway, stored
 from redis.exceptions import OutOfMemoryError
 
+from faults.played import background, fill_anyway, stored
 from unstale import Cache, failpoints
 from unstale.redis_tier import RedisTier
 from unstale_worker.embedded import EmbeddedValkey

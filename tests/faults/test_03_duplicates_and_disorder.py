@@ -4,9 +4,11 @@ Guards: ``prev`` in `Subscriber._invalidate` (anything but the successor of what
 and that a message only ever removes.
 """
 
-import pytest
-from played import apply_unheard
+from functools import partial
 
+import pytest
+
+from faults.played import apply_unheard
 from servers import eventually
 from unstale import Cache
 from unstale.names import Epoch, LogId
@@ -77,15 +79,19 @@ async def test_forged_ids_and_epochs_end_in_the_truth(follower: Cache, silent: W
         assert await follower.get_or_load(FIRST, loader) == loader.value
         replays = follower.counters().replays
         await silent.publish(message(silent, number, "x") | {"epoch": epoch})
-        await eventually(lambda replays=replays: follower.counters().replays > replays)
+        await eventually(partial(has_replayed, follower, replays))
         loader.value = f"after {number}"
         last = await silent.apply(FIRST)
         await silent.watermark()
-        await eventually(
-            lambda last=last: (
-                (follower._follower.epoch, follower._follower.last) == (Epoch(silent.epoch), LogId(last))
-            )
-        )
+        await eventually(partial(follows, follower, Epoch(silent.epoch), LogId(last)))
         assert await follower.get_or_load(FIRST, loader) == f"after {number}"
         async with silent.beating():
             await eventually(lambda: follower.attached)
+
+
+def has_replayed(cache: Cache, before: int) -> bool:
+    return cache.counters().replays > before
+
+
+def follows(cache: Cache, epoch: Epoch, last: LogId) -> bool:
+    return (cache._follower.epoch, cache._follower.last) == (epoch, last)

@@ -4,8 +4,8 @@ Guards: ``prev`` in `Subscriber._invalidate` and the replay of `replay.lua`.
 """
 
 import pytest
-from played import apply_unheard
 
+from faults.played import apply_unheard
 from unstale import Cache
 from unstale.subscriber import Subscriber
 from worker_double import Loader, WorkerDouble

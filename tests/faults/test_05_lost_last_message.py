@@ -8,8 +8,8 @@ import math
 from contextlib import AsyncExitStack
 
 import pytest
-from played import apply_unheard
 
+from faults.played import apply_unheard
 from servers import eventually
 from unstale import Cache
 from unstale.subscriber import Subscriber

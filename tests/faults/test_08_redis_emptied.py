@@ -9,10 +9,10 @@ another epoch (`Follower.adopt`) and on a log behind what they have seen.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
-from older import Older
 from redis.asyncio import Redis
-from stage import key_of, staged
 
+from faults.older import Older
+from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale import Cache, failpoints
 from unstale.following import Follower

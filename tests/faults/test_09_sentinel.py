@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import pytest
 import trustme
-from stage import staged
 
+from faults.stage import staged
 from sentinels import SERVICE, EmbeddedSentinel, Guarded, guarded, sentinel_url
 from servers import Database, eventually
 from tls_front import TlsFront
@@ -146,7 +146,7 @@ async def test_a_user_with_few_rights_does_not_stay_with_a_replica_either(
             await redis.execute_command("ACL", "SETUSER", "app", "on", ">secret", *rights.split())
 
             async def follows() -> bool:
-                return (await redis.info("replication"))["master_link_status"] == "up"
+                return bool((await redis.info("replication"))["master_link_status"] == "up")
 
             await eventually(follows)
         url = f"redis://app:secret@127.0.0.1:{replica.port}/0"

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from stage import Stage, staged
 
+from faults.stage import Stage, staged
 from servers import Database, eventually
 from unstale import failpoints
 from unstale_worker.applier import Applier

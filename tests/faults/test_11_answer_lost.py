@@ -7,8 +7,8 @@ was lost is safe either way.
 """
 
 import pytest
-from stage import key_of, staged
 
+from faults.stage import key_of, staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale import Cache

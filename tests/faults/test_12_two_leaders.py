@@ -10,9 +10,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from stage import Stage, key_of, staged
-from test_09_failover import caught_up, cut_off
 
+from faults.promotions import caught_up, cut_off
+from faults.stage import Stage, key_of, staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale import failpoints

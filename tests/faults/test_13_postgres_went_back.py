@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from stage import key_of, staged
 
+from faults.stage import key_of, staged
 from servers import eventually
 from unstale.messages import Snapshot
 from unstale_worker import pipeline
@@ -25,7 +25,7 @@ from workers import SCHEMA, applied, connected, running_worker, state_of
 @pytest.fixture
 async def lazy_postgres() -> AsyncIterator[EmbeddedPostgres]:
     """A migrated server that writes nothing to disk on its own: only a commit flushes the WAL."""
-    settings = {
+    settings: dict[str, str | int] = {
         "wal_writer_delay": "10s",
         "wal_writer_flush_after": "1GB",
         "bgwriter_lru_maxpages": 0,

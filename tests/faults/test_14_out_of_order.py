@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from servers import Database, eventually
 from unstale.messages import Snapshot
 from unstale_worker.sources import Cursor, Page

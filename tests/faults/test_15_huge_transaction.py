@@ -7,8 +7,7 @@ helps.
 
 from pathlib import Path
 
-from stage import staged
-
+from faults.stage import staged
 from servers import Database, eventually
 from workers import state_of, worker_process
 

@@ -5,8 +5,8 @@ would wait for the next notification that arrives.
 """
 
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from servers import Database, eventually
 from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.wakeups import WakeUps
@@ -37,8 +37,9 @@ async def test_changes_arrive_all_the_same(
             if defended:
                 await stage.settled(redis)
         if not defended:
-            assert worker._wakeups is not None
-            await eventually(lambda: worker._wakeups.asleep)  # type: ignore[union-attr]
+            wakeups = worker._wakeups
+            assert wakeups is not None
+            await eventually(lambda: wakeups.asleep)
             await stage.write(4)
             with pytest.raises(AssertionError, match="the position contains everything"):
                 await stage.applied(redis, timeout=1)

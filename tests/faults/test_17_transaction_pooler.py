@@ -6,8 +6,8 @@ statements. A real PgBouncer; an ordinary connection is not mistaken for one.
 """
 
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from pooler import pooled
 from servers import Database, eventually
 from unstale.names import SLEEP_LOCK

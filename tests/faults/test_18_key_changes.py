@@ -4,6 +4,8 @@ Guards: captures take keys from old *and* new rows, one per statement and operat
 partition; TRUNCATE invalidates the pattern (`unstale.describe`, `Template` nulls).
 """
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -99,7 +101,8 @@ async def test_truncate_of_a_table_or_of_a_partition(database: Database, redis_u
             await applied(redis, db)
             await heard.caught_up(redis)
             assert set(heard.patterns) == {"events:*"}
-            assert is_value(await redis.get("notes:zoe") or b"")
+            zoes: Any = await redis.get("notes:zoe")
+            assert is_value(zoes or b"")
             assert await redis.get("events:zoe") is None
 
 

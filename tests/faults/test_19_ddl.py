@@ -8,8 +8,8 @@ fail, as is shown.
 
 import asyncpg
 import pytest
-from stage import key_of
 
+from faults.stage import key_of
 from servers import Database
 from workers import SCHEMA, Listener, applied, connected, redis_at, running_worker
 

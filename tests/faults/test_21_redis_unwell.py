@@ -9,8 +9,8 @@ import asyncio
 import hashlib
 
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale import scripts

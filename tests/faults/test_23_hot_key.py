@@ -8,6 +8,7 @@ import asyncio
 
 from servers import eventually
 from unstale import Cache
+from unstale.loads import Loader
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache
 
@@ -45,12 +46,12 @@ async def test_readers_go_on_and_end_with_the_truth(silent: WorkerDouble, valkey
         assert len(cache._flights) == 0
 
 
-async def reader(cache: Cache, load: object, over: asyncio.Event) -> int:
+async def reader(cache: Cache, load: Loader, over: asyncio.Event) -> int:
     """Read as often as possible; what an invalidation was processed of must not be answered any more."""
     count = 0
     while not over.is_set():
         processed = cache._follower.last
-        found = await cache.get_or_load(KEY, load)  # type: ignore[arg-type]
+        found = await cache.get_or_load(KEY, load)
         # Invalidation n came after the truth had become n.
         assert found >= processed, f"read {found} after processing the invalidation of {processed}"
         count += 1

@@ -9,8 +9,8 @@ import math
 import time
 
 import pytest
-from stage import key_of, staged
 
+from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale import clock
 from unstale_worker import pipeline

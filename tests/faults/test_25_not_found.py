@@ -5,9 +5,9 @@ any other.
 """
 
 import pytest
-from played import background
-from stage import staged
 
+from faults.played import background
+from faults.stage import staged
 from servers import Database
 from unstale import failpoints
 from workers import running_worker

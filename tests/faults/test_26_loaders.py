@@ -11,8 +11,8 @@ import sys
 import textwrap
 
 import pytest
-from played import background, stored
 
+from faults.played import background, stored
 from servers import eventually
 from unstale import Cache, LoadCancelled
 from unstale.redis_tier import RedisTier

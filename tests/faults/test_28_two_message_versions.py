@@ -7,8 +7,8 @@ cache is dropped and not trusted, it is said once, and nothing is taken for hear
 import logging
 
 import pytest
-from played import Elsewhere, stored
 
+from faults.played import Elsewhere, stored
 from servers import eventually
 from unstale import Cache
 from unstale.following import Follower

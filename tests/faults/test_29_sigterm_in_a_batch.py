@@ -6,8 +6,8 @@ Guards: `Pipeline.run` looks at ``stop`` only between cycles; `Worker._lead` res
 import signal
 
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from servers import Database, eventually
 from unstale import failpoints
 from workers import running_worker, worker_process

@@ -7,12 +7,13 @@ which every user may lower.
 
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from servers import Database
 from workers import connected, running_worker, state_of
 
@@ -29,12 +30,11 @@ def limit_files(pid: int, size: int | None) -> None:
     """Let no file of this process grow beyond ``size`` bytes; None: any size."""
     owner = Path(f"/proc/{pid}").stat()
     limit = f"--fsize={'unlimited' if size is None else size}:"
-    as_owner = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    subprocess.run(
-        ["prlimit", "--pid", str(pid), limit],
-        check=True,
-        **(as_owner if owner.st_uid != os.getuid() else {}),
-    )
+    setting = partial(subprocess.run, ["prlimit", "--pid", str(pid), limit], check=True)
+    if owner.st_uid == os.getuid():
+        setting()
+    else:
+        setting(user=owner.st_uid, group=owner.st_gid, extra_groups=[])
 
 
 async def test_change_and_entry_happen_both_or_neither(database: Database, redis_url: str) -> None:

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,18 +63,18 @@ async def test_no_answer_is_older_than_the_staleness_it_came_with(
         assert (wrong == []) is defended, f"(seconds since the change, staleness told): {wrong[:5]}"
 
 
-async def attached(output: asyncio.StreamReader) -> list[object]:
+async def attached(output: asyncio.StreamReader) -> list[Any]:
     """Wait for an answer that came with a bound."""
     async with asyncio.timeout(15):
         while True:
-            read: list[object] = json.loads(await output.readline())
+            read: list[Any] = json.loads(await output.readline())
             if read[1] != 1e9 and read[2] == "old":
                 return read
 
 
-async def until_new(output: asyncio.StreamReader) -> list[list[object]]:
+async def until_new(output: asyncio.StreamReader) -> list[list[Any]]:
     """Everything up to the first new value that came with a bound."""
-    reads: list[list[object]] = []
+    reads: list[list[Any]] = []
     async with asyncio.timeout(15):
         while not reads or reads[-1][2] != "new" or reads[-1][1] == 1e9:
             reads.append(json.loads(await output.readline()))

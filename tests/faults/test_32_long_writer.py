@@ -7,10 +7,11 @@ commit waits.
 import asyncio
 
 import pytest
-from stage import staged
 
+from faults.stage import staged
 from servers import Database, eventually
 from unstale_worker.sources import notify
+from unstale_worker.sql import statement
 from workers import connected, running_worker
 
 
@@ -18,7 +19,6 @@ from workers import connected, running_worker
 async def test_it_keeps_nobody_up(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-    statement = notify.statement
 
     def waiting(name: str) -> str:
         text = statement(name)

@@ -30,7 +30,7 @@ from workers import PROFILES, SCHEMA, Listener, connected, state_of
 PROMOTED = DATABASE[:-1] + "2"
 
 
-class PromotedBetweenPages:
+class PromotedBetweenPages(OutboxSource):
     """A source whose second page comes from a standby on a later timeline, which lacks the newest commits."""
 
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
@@ -91,7 +91,7 @@ async def test_a_promoted_standby_that_answers_a_later_page(
 ) -> None:
     await silent.redis.hset(Names().state, "rules", Rules.parse(PROFILES).hash)
     counters = Counters()
-    async with pipeline(valkey, PromotedBetweenPages(), silent.fence, counters) as work:
+    async with pipeline(valkey, PromotedBetweenPages(Connections("nowhere")), silent.fence, counters) as work:
         await work.cycle()
     # The position of the old timeline does not count on the new one: everything was dropped.
     assert counters.recoveries == 1

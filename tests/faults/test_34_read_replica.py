@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 from redis.asyncio import Redis
-from stage import Stage, key_of, staged
 
+from faults.stage import Stage, key_of, staged
 from proxy import Proxy
 from servers import eventually
 from standby import pause, resume, standby_of
 from unstale import Cache, Load, failpoints
 from unstale_worker.embedded import EmbeddedPostgres
-from workers import SCHEMA, connected, running_worker
+from workers import SCHEMA, connected, running_worker, state_of
 
 USERS = 20
 
@@ -171,7 +171,7 @@ async def test_a_server_that_is_no_standby_of_this_database_is_not_read(
 ) -> None:
     async with played(own_postgres, redis_url) as scene:
         await scene.replica_will_do()
-        system, timeline = str(await scene.redis.hget("{unstale:0}:state", "database"), "ascii").split(":")
+        system, timeline = (await state_of(scene.redis))["database"].split(":")
         for database, in_recovery in (
             (f"{system}:{timeline}", True),
             (f"{system}:{int(timeline) + 1}", False),  # the primary failed over; this one follows the old one

@@ -30,7 +30,7 @@ async def renamed(redis: Redis, round_: int) -> None:
 
 async def expect_round(redis: Redis, round_: int) -> None:
     values = await redis.mget(KEYS)
-    assert [json.loads(value) for value in values] == [{"greeting": f"round {round_}"}] * len(KEYS)
+    assert [json.loads(value or "null") for value in values] == [{"greeting": f"round {round_}"}] * len(KEYS)
 
 
 async def alone(redis: Redis, workers: int) -> None:

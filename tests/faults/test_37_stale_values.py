@@ -13,15 +13,15 @@ from dataclasses import replace
 import asyncpg
 import pytest
 from redis.asyncio import Redis
-from stage import Stage, staged
-from test_09_failover import caught_up, cut_off, settle_in_new_epoch
 
+from faults.promotions import caught_up, cut_off, settle_in_new_epoch
+from faults.stage import Stage, staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale.names import Names
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import RULES, WorkerDouble, attached_cache, redis_client
-from workers import PROFILES, running_worker
+from workers import PROFILES, running_worker, state_of
 
 KEY = "user:1:profile"
 STALE = Names().stale(KEY)
@@ -208,7 +208,7 @@ async def test_a_failover_that_takes_it_back(
     async with Proxy(primary.port) as proxy:
         url = proxy.url(primary.url)
         async with keeping(database, url) as (stage, redis):
-            before = str(await redis.hget(Names().state, "epoch"), "ascii")
+            before = (await state_of(redis))["epoch"]
             await caught_up(redis, replica)
             async with cut_off(replica) as client:
                 await stage.write(1)

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from older import Older
 
+from faults.older import Older
 from servers import eventually
 from unstale import Cache
 from unstale.following import Follower, Trust

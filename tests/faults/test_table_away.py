@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from away_table import Row, rows
-from older import Older
 
+from faults.away_table import Row, rows
+from faults.older import Older
 from proxy import Proxy
 from servers import eventually
 from unstale import Cache, Invalidated, Reset, WaitTimeout, clock
@@ -20,6 +20,7 @@ from unstale.events import Subscription
 from unstale.following import Trust
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache, redis_client
+from workers import state_of
 
 MAX_SILENCE, DETACHED_TTL, TIMEOUT = 600.0, 6_000.0, 0.3
 FIRST, SECOND, THIRD, FOURTH = (f"user:{n}:profile" for n in (1, 2, 3, 4))
@@ -98,9 +99,10 @@ class Scene:
     async def heard(self) -> None:
         """The agent has heard all there is in the log, if it is of the epoch that it follows."""
         follower, names = self.cache._follower, self.worker.names
-        epoch, last = await self.worker.redis.hmget(names.state, "epoch", "last")
-        if epoch is not None and epoch.decode() == follower.epoch:
-            await eventually(lambda: follower.last >= int(last), message="the log is heard")
+        state = await state_of(self.worker.redis, names)
+        if "epoch" in state and state["epoch"] == follower.epoch:
+            last = int(state["last"])
+            await eventually(lambda: follower.last >= last, message="the log is heard")
 
     def _pinged(self) -> bool:
         """The replay of this connection is over."""
@@ -230,7 +232,8 @@ async def subscribe(scene: Scene, *, reachable: bool) -> str:
     if isinstance(event, Reset):
         return "Reset"
     assert isinstance(event, Invalidated)
-    return {(TOLD,): "hears", ("user:8:profile",): "own"}[event.keys]
+    seen: dict[tuple[str, ...], str] = {(TOLD,): "hears", ("user:8:profile",): "own"}
+    return seen[event.keys]
 
 
 async def test_calls_wait_for_a_redis_that_hangs_once(scene: Scene) -> None:

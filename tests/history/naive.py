@@ -106,7 +106,7 @@ class Deaf:
                 self.subscribed.clear()
                 await asyncio.sleep(0.05)
             finally:
-                await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py's own
+                await pubsub.aclose()
 
     def _hear(self, payload: bytes) -> None:
         message = decode(payload)

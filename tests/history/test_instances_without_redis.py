@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,7 +101,7 @@ async def write(db: asyncpg.Connection) -> dict[str, list[State]]:
 async def break_connections(proxy: Proxy, stop: asyncio.Event) -> None:
     """Cut, delay and hold what the followers read over, each at least once; their loaders go on."""
     chance = random.Random(5)
-    ways = [proxy.cut, partial(proxy.slow, 0.02), proxy.hold]
+    ways: list[Callable[[], object]] = [proxy.cut, partial(proxy.slow, 0.02), proxy.hold]
     rounds = itertools.chain(ways, iter(lambda: chance.choice(ways), None))
     for number, way in enumerate(rounds):
         if stop.is_set() and number >= len(ways):

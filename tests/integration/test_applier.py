@@ -19,7 +19,7 @@ from unstale_worker.applier import Applier
 from unstale_worker.leadership import Leadership
 from unstale_worker.sources import Page
 from unstale_worker.state import Seen, State
-from workers import Listener, redis_at, state_of
+from workers import Listener, logged, redis_at, state_of
 
 NAMES = Names()
 PAGE = Page(
@@ -74,7 +74,7 @@ async def test_one_script_removes_logs_publishes_and_stores(
         assert await redis.mget("a", "b", "c") == [None, None, b"3"]
         stored = await state_of(redis)
         assert (stored["position"], stored["need_lsn"], stored["last"]) == ("15:15:", "0/200", "1")
-        ((entry, fields),) = await redis.xrange(NAMES.log)
+        ((entry, fields),) = await logged(redis)
         assert (entry, json.loads(b"{" + fields[b"m"] + b"}")["keys"]) == (b"1-0", ["a", "b", "never there"])
         await eventually_heard(heard, 1)
         assert heard.messages == [Invalidation(state.epoch, 1, 0, ("a", "b", "never there"), ())]  # type: ignore[arg-type]
@@ -209,7 +209,7 @@ async def test_messages_stay_below_their_bound(
     keys = [f"user:{number}:" + "é" * 300 for number in range(1_000)]
     async with Listener(redis_url) as heard:
         await applier.apply(state, PAGE, keys=keys, patterns=[], store=True)
-        entries = await redis.xrange(NAMES.log)
+        entries = await logged(redis)
         await eventually_heard(heard, len(entries))
         assert heard.keys == keys
     assert max(len(fields[b"m"]) for _, fields in entries) < MAX_MESSAGE_BYTES
@@ -223,7 +223,7 @@ async def test_the_log_is_bounded_by_bytes(lane: Lane, redis: Redis) -> None:
     for step in range(100):
         page = replace(PAGE, position=f"{11 + step}:{11 + step}:")
         state, _ = await applier.apply(state, page, keys=["k" * 3_000], patterns=[], store=True)
-    entries = await redis.xrange(NAMES.log)
+    entries = await logged(redis)
     held = sum(len(fields[b"m"]) + 64 for _, fields in entries)
     assert bound * 0.9 < held <= bound
     assert int((await state_of(redis))["log_bytes"]) == held
@@ -238,7 +238,7 @@ async def test_a_log_that_was_evicted_starts_again(lane: Lane, redis: Redis) -> 
         page = replace(PAGE, position=f"{11 + step}:{11 + step}:")
         state, _ = await applier.apply(state, page, keys=["k"], patterns=[], store=True)
     assert int((await state_of(redis))["log_bytes"]) < 1_000
-    assert [entry for entry, _ in await redis.xrange(NAMES.log)][-1] == b"3-0"
+    assert [entry for entry, _ in await logged(redis)][-1] == b"3-0"
 
 
 async def test_unstales_own_keys_are_never_removed(leader: tuple[Applier, State], redis: Redis) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -18,7 +19,7 @@ from unstale_worker.rules import Plan, Renewal, Rules
 from unstale_worker.rules.refresh import PURGED
 from unstale_worker.sources import Page
 from unstale_worker.state import Seen, State
-from workers import redis_at, state_of
+from workers import logged, redis_at, state_of
 
 NAMES = Names()
 BOUND = 60_000
@@ -69,7 +70,7 @@ async def leader(redis_url: str) -> AsyncIterator[Leader]:
 async def due(redis: Redis) -> dict[str, float]:
     """The refresh set: key, and seconds from now by the server's clock."""
     seconds, micros = await redis.time()
-    members = await redis.zrange(NAMES.refresh, 0, -1, withscores=True)
+    members: Any = await redis.zrange(NAMES.refresh, 0, -1, withscores=True)
     return {key.decode(): score / 1000 - (int(seconds) + int(micros) / 1e6) for key, score in members}
 
 
@@ -82,7 +83,7 @@ async def test_a_value_is_kept_for_the_bound_and_the_key_is_due(leader: Leader, 
     assert BOUND - 20_000 < await redis.pttl(NAMES.stale("b")) <= BOUND
     assert set(await due(redis)) == {"b"}
     assert -20 < (await due(redis))["b"] <= 0.25
-    ((_, fields),) = await redis.xrange(NAMES.log)
+    ((_, fields),) = await logged(redis)
     assert json.loads(b"{" + fields[b"m"] + b"}")["keys"] == ["a", "b", "c"]
     assert (await state_of(redis))["position"] == "21:21:"
 
@@ -111,6 +112,7 @@ async def test_a_burst_is_due_when_its_first_change_is(leader: Leader, redis: Re
     for _ in range(5):
         await leader.apply({"a": KEPT})
     assert await redis.zscore(NAMES.refresh, "a") == first
+    assert first is not None
     claimed = first + 3_600_000
     await redis.zadd(NAMES.refresh, {"a": claimed})
     await leader.apply({"a": KEPT})

@@ -45,6 +45,7 @@ class Names:
         row = await self.db.fetchrow(
             "select p.name, n.name as nick from profiles p join nicknames n using (id)"
         )
+        assert row is not None
         return dict(row)
 
 

@@ -74,7 +74,7 @@ def planned(given: Rules, *rows: tuple[str | None, ...]) -> Plan:
 
 
 MEMBERS = "select user_id from public.members where org_id = {id}"
-CASES = {
+CASES: dict[str, tuple[Rules, list[tuple[str | None, ...]]]] = {
     "many rows": (rules(MEMBERS), [("1",), ("2",), ("1",), ("99",)]),
     "no answer": (rules(MEMBERS), [("99",)]),
     "a null": (rules(MEMBERS), [(None,)]),

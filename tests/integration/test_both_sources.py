@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from servers import Database, eventually
-from sources import KINDS, Way, push, way
+from sources import FANOUT, FANOUT_TABLES, KINDS, Way, push, way
 from unstale.errors import MigrationMissing
 from workers import (
     PROFILES,
@@ -20,25 +20,6 @@ from workers import (
     settings_for,
     state_of,
 )
-
-FANOUT = """
-[[watch]]
-table = "public.profiles"
-keys = ["user:{id}:profile"]
-
-[[watch]]
-table = "public.organizations"
-keys = ["user:{user_id}:settings"]
-query = "select user_id from public.members where org_id = {id}"
-"""
-
-FANOUT_TABLES = """
-create table public.profiles (id bigint primary key, name text);
-create table public.organizations (id int primary key, name text);
-create table public.members (org_id int, user_id int);
-insert into public.organizations values (1, 'one');
-insert into public.members values (1, 7), (1, 8);
-"""
 
 
 @pytest.fixture(params=KINDS)

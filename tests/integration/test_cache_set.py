@@ -21,7 +21,8 @@ FREE = "session:42"
 
 async def test_get_load_set_stores_under_the_lease_of_the_miss(cache: Cache, double: WorkerDouble) -> None:
     assert await cache.get(OWNED) is None
-    assert (await double.redis.get(OWNED) or b"").startswith(SOFT_LEASE)
+    lease: Any = await double.redis.get(OWNED)
+    assert (lease or b"").startswith(SOFT_LEASE)
     assert await cache.set(OWNED, {"name": "Ada"}, ttl=3600) is True
     assert await cache.get(OWNED) == {"name": "Ada"}
     assert 3_500_000 < await double.redis.pttl(OWNED) <= 3_600_000
@@ -101,7 +102,7 @@ async def test_a_free_key_expires_in_memory_with_redis(cache: Cache, double: Wor
     assert entry.expires - cache._now() <= 0.12
 
     async def gone() -> bool:
-        return await cache.get_or_load(FREE, Loader(2), ttl=60) == 2
+        return bool(await cache.get_or_load(FREE, Loader(2), ttl=60) == 2)
 
     await eventually(gone)
 

@@ -53,7 +53,7 @@ async def test_a_call_is_a_read_through_both_tiers(cache: Cache, double: WorkerD
     assert calls == [42, 7]
     assert profile.key(42) == "user:42:profile"
     assert profile.__doc__ == "What it says."
-    assert profile.__name__ == "profile"
+    assert vars(profile)["__name__"] == "profile"
     assert orjson.loads(await double.redis.get("user:42:profile") or b"") == {"n": 1}
     assert await double.redis.pttl("user:42:profile") <= 60_000
 

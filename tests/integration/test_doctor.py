@@ -382,9 +382,9 @@ async def test_a_worker_with_other_rules(tmp_path: Path, database: Database, red
 
 async def test_a_right_that_scripts_lack_is_no_unsupported_server(tmp_path: Path, database: Database) -> None:
     async with EmbeddedValkey() as valkey, Redis.from_url(valkey.url) as redis:
-        await redis.hset("{unstale:0}:state", "epoch", "any")  # type: ignore[misc]  # redis-py: sync or async
+        await redis.hset("{unstale:0}:state", "epoch", "any")
         lacking = ("on", ">few", "~*", "&*", "+@all", "-hgetall")
-        await redis.execute_command("ACL", "SETUSER", "few", *lacking)  # type: ignore[no-untyped-call]
+        await redis.execute_command("ACL", "SETUSER", "few", *lacking)
         url = valkey.url.replace(f":{valkey.password}@", "few:few@")
         found = worst(await examine(settings_of(tmp_path, database, url)), "Redis")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -21,7 +24,8 @@ from redis.backoff import NoBackoff
 
 from servers import eventually, run_apart
 from unstale.errors import EmbeddedServerError
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, installs, places, process, server
+from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, installs, places, server
+from unstale_worker.embedded.process import free_port
 
 UNSAFE = {"fsync": "off"}
 
@@ -82,11 +86,8 @@ async def test_killed_postgres_with_a_busy_backend_starts_again_with_its_data() 
             busy = await asyncpg.connect(dsn)
             # A loop that looks at nothing: it does not notice that its postmaster is gone.
             loop = asyncio.create_task(busy.execute("do $$ begin loop end loop; end $$"))
-            await eventually(
-                lambda dsn=dsn: one_value(
-                    dsn, "select true from pg_stat_activity where query like 'do %' and state = 'active'"
-                )
-            )
+            looping = "select true from pg_stat_activity where query like 'do %' and state = 'active'"
+            await eventually(partial(one_value, dsn, looping))
             family = psutil.Process(postgres.pid).children(recursive=True)
             if (killing := kill()) is not None:
                 await killing
@@ -157,14 +158,13 @@ async def test_three_starts_at_once_get_three_servers() -> None:
 
 async def test_a_taken_port_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with EmbeddedPostgres(settings=UNSAFE) as foreign_postgres, EmbeddedValkey() as foreign_valkey:
-        real = server.free_port
         for foreign, ours in (
             (foreign_postgres, EmbeddedPostgres(settings=UNSAFE)),
             (foreign_valkey, EmbeddedValkey(replica_of=None)),
             (foreign_valkey, EmbeddedValkey(replica_of=foreign_valkey)),  # even the password is the same
         ):
             ports = iter([foreign.port])
-            monkeypatch.setattr(server, "free_port", lambda ports=ports: next(ports, None) or real())
+            monkeypatch.setattr(server, "free_port", lambda ports=ports: next(ports, None) or free_port())
             async with ours:
                 assert next(ports, None) is None
                 assert ours.port != foreign.port
@@ -180,7 +180,7 @@ async def test_a_port_taken_while_the_server_was_down_is_waited_for() -> None:
             await ours.kill()
             holder = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
             starting = asyncio.create_task(ours.start())
-            await eventually(lambda ours=ours: "in use" in ours.log.read_text())
+            await eventually(partial(_says_in_use, ours.log))
             assert not starting.done()
             holder.close()
             await holder.wait_closed()
@@ -322,13 +322,13 @@ if sys.platform == "linux":
 
 async def test_a_ctrl_c_cannot_meet_a_guard_that_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     blocked: list[set[signal.Signals]] = []
-    popen = process.subprocess.Popen
+    popen: Any = subprocess.Popen
 
     def watched(*given: object, **named: object) -> object:
         blocked.append({signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())})
-        return popen(*given, **named)  # type: ignore[call-overload]  # handed on as it came
+        return popen(*given, **named)
 
-    monkeypatch.setattr(process.subprocess, "Popen", watched)
+    monkeypatch.setattr(subprocess, "Popen", watched)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     async with EmbeddedValkey() as valkey:
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
@@ -340,3 +340,7 @@ async def test_a_ctrl_c_cannot_meet_a_guard_that_is_not_ready(monkeypatch: pytes
             return not await valkey.running()
 
         await eventually(ended)
+
+
+def _says_in_use(log: Path) -> bool:
+    return "in use" in log.read_text()

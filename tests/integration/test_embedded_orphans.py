@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -102,6 +103,10 @@ def _exists(folder: Path) -> bool:
     return folder.exists()
 
 
+def _dead(process: psutil.Process) -> bool:
+    return not _alive(process)
+
+
 def _alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -172,8 +177,10 @@ if sys.platform == "linux":  # elsewhere there is no parent-death signal: a kill
         for server in (EmbeddedValkey(), EmbeddedPostgres(settings={"fsync": "off"})):
             await server.__aenter__()
             process = psutil.Process(server.pid)
-            process.parent().kill()
-            await eventually(lambda process=process: not _alive(process))
+            guard = process.parent()
+            assert guard is not None
+            guard.kill()
+            await eventually(partial(_dead, process))
             with pytest.raises(Exception, match="guard"):
                 await server.restart()
             await server.close()
@@ -207,6 +214,7 @@ if os.geteuid() == 0 and (PYTHON := _python_for_nobody()) is not None:
     # Where we are a normal user, every other test has shown it.
 
     async def test_a_normal_user_starts_both_as_itself(asking: type[Asking]) -> None:
+        assert PYTHON is not None
         ours = asking(python=PYTHON, user="nobody")
         assert ours.user == pwd.getpwnam("nobody").pw_uid
         assert {process.uids().effective for process in (*ours.servers, *ours.guards)} == {ours.user}

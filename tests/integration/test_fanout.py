@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from tests.servers import Database
 
+from servers import Database
 from unstale_worker.fanout import check_queries, run_queries
 from unstale_worker.rules import Plan, Rules
 

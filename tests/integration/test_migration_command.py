@@ -5,8 +5,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.servers import Database
 
+from servers import Database
 from unstale.errors import ConfigurationError
 from unstale_worker.embedded import apply_migrations, migrations_folder
 from unstale_worker.fanout import check_queries

@@ -20,6 +20,8 @@ from unstale.settings import Settings
 from unstale.tools import Tools
 from unstale_worker import outbox_follower
 from unstale_worker.pace import Pace
+from unstale_worker.planning import plan_page
+from unstale_worker.sources.outbox import OutboxSource
 from workers import PROFILES, SCHEMA, connected
 
 KEY = "user:1:profile"
@@ -241,13 +243,13 @@ async def test_a_failed_page_is_read_again(
     cache: Cache, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The position moves after what it covers was dropped: an error in between loses nothing."""
-    plan, failed = outbox_follower.plan_page, asyncio.Event()
+    failed = asyncio.Event()
 
     async def failing(*arguments: object) -> object:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("in the middle of a page")
-        return await plan(*arguments)  # type: ignore[arg-type]
+        return await plan_page(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(outbox_follower, "plan_page", failing)
     load = Loads(db)
@@ -301,7 +303,7 @@ async def test_purged_beyond_the_position_means_dropping_everything(
     load = Loads(db)
     await cache.get_or_load(KEY, load)
     source = follower_of(cache)._source
-    assert source is not None
+    assert isinstance(source, OutboxSource)
     async with cache.subscribe() as events, source._lock:  # it cannot read meanwhile
         await change(db)
         await db.execute("select unstale.purge(10000, '0')")

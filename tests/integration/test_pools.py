@@ -35,7 +35,8 @@ async def pool(standin: StandIn) -> AsyncIterator[ConnectionPool]:
 
 async def ask(pool: ConnectionPool) -> str | None:
     answer = await (await pool.openai()).chat.completions.create(**ASK)
-    return answer.choices[0].message.content
+    text: str | None = answer.choices[0].message.content
+    return text
 
 
 async def test_each_client_speaks_to_its_server(pool: ConnectionPool, standin: StandIn) -> None:
@@ -381,7 +382,8 @@ async def test_a_transaction_pooler_gets_no_prepared_statements(database: Databa
     assert pooled != dsn
     for url, size in ((dsn, 100), (pooled, 0)):
         async with ConnectionPool.from_env(_env_file=None, database_url=url) as pool:
-            assert (await pool.postgres())._connect_kwargs["statement_cache_size"] == size
+            postgres: Any = await pool.postgres()
+            assert postgres._connect_kwargs["statement_cache_size"] == size
 
 
 async def test_a_database_that_is_away_is_reported(unused_tcp_port: int) -> None:

@@ -237,7 +237,7 @@ async def test_the_context_of_the_first_request_is_not_kept() -> None:
 def test_asyncio_run_closes_what_nobody_closed() -> None:
     log: list[str] = []
     holder = PerLoop(lambda: Resource(log), name="test")
-    asyncio.run(holder.get())  # type: ignore[arg-type]
+    asyncio.run(holder.get())
     assert log == ["opened", "closed"]
 
 
@@ -294,8 +294,8 @@ async def test_another_threads_loop_that_stops_meanwhile_does_not_hold_closing_u
     async def cancel_what_is_left() -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
-            task.cancel()  # type: ignore[union-attr]
-        await asyncio.wait(left)  # type: ignore[type-var]
+            task.cancel()
+        await asyncio.wait(left)
 
     await asyncio.to_thread(loops[0].run_until_complete, cancel_what_is_left())
     loops[0].close()

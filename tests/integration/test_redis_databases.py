@@ -92,8 +92,8 @@ async def test_agents_of_two_databases_each_follow_their_own_worker(
                 caches = (first, second)
                 await told(caplog, "in database 0, which REDIS_URL names here, are ignored")
                 await told(caplog, "in database 1, which REDIS_URL names here, are ignored")
-                for cache in caches:  # each foreign epoch costs one new connection, once
-                    await eventually(lambda cache=cache: cache.attached)
+                # each foreign epoch costs one new connection, once
+                await eventually(lambda: all(cache.attached for cache in caches))
                 replays, begun = [cache.counters().replays for cache in caches], time.monotonic()
                 for cache in caches:
                     assert await cache.get_or_load(KEY, Loader("old")) == "old"
@@ -157,7 +157,7 @@ async def test_two_workers_of_one_database_of_postgres_serve_two_of_redis(
             for cache in (first, second):
 
                 async def told_new(cache: Cache = cache) -> bool:
-                    return await cache.get_or_load(KEY, load) == "new"
+                    return bool(await cache.get_or_load(KEY, load) == "new")
 
                 await eventually(told_new, message="the change reaches both")
             for cache, url in ((first, valkey.url), (second, other_url)):

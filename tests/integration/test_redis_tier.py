@@ -72,15 +72,16 @@ async def test_a_cancelled_caller_disturbs_nobody(lane: Lane) -> None:
     reads = [lane.get("k") for _ in range(3)]
     await asyncio.sleep(0)
     reads[1].cancel()
-    assert await asyncio.gather(reads[0], reads[2]) == [b"v", b"v"]
+    assert list(await asyncio.gather(reads[0], reads[2])) == [b"v", b"v"]
     assert await lane.execute_command("PING") in (b"PONG", "PONG")
 
 
 async def test_a_refused_command_is_its_own_callers_error_only(lane: Lane, tier: RedisTier) -> None:
     await lane.execute_command("SET", "k", "v", "EX", 60)
-    refused, value = await asyncio.gather(
+    answers: list[object] = await asyncio.gather(
         tier._command("LPUSH", "k", "x"), lane.get("k"), return_exceptions=True
     )
+    refused, value = answers
     assert isinstance(refused, RedisUnavailable)
     assert "WRONGTYPE" in str(refused)
     assert value == b"v"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -162,7 +163,7 @@ async def test_not_found_is_made_new_late_in_its_own_life_only(cache: Cache, dou
     """Its life is what counts, not that of a value: else every hit would begin a load."""
     loader = Loader(None)
     for _ in range(3):
-        options = {"ttl": 100, "negative_ttl": 5, "refresh_ahead": 0.2}
+        options: dict[str, Any] = {"ttl": 100, "negative_ttl": 5, "refresh_ahead": 0.2}
         assert await cache.get_or_load(KEY, loader, **options) is None
         await eventually(lambda: not cache._parts.ahead._running)
     assert loader.calls == 1

@@ -77,7 +77,7 @@ async def test_many_rows_of_one_transaction_are_all_written_through(
             await db.execute("update public.profiles set version = version + 1")
             await applied(redis, db)
             await settled(redis, timeout=60)
-            values = [json.loads(value) for value in await redis.mget(keys)]
+            values = [json.loads(value or "null") for value in await redis.mget(keys)]
             assert values == [{"name": f"User {n}", "version": 1} for n in range(1, 3001)]
             await eventually(lambda: worker.status().refreshed.filled == 3000)
 
@@ -132,5 +132,5 @@ async def test_a_killed_leader_leaves_its_work_to_the_next(database: Database, r
         async with running_worker(database.dsn, redis_url, rules=ROWS):
             await applied(redis, db)
             await settled(redis, timeout=60)
-            values = [json.loads(value) for value in await redis.mget(keys)]
+            values = [json.loads(value or "null") for value in await redis.mget(keys)]
             assert values == [{"name": f"User {n}", "version": 1} for n in range(1, 3001)]

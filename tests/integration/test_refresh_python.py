@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,7 @@ async def test_a_failing_loader_ends_as_a_dead_letter_and_leaves_nothing_stale(
 ) -> None:
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        options = {"refresh_attempts": 3, "refresh_backoff": 0.05}
+        options: dict[str, Any] = {"refresh_attempts": 3, "refresh_backoff": 0.05}
         async with running_worker(database.dsn, redis_url, rules=rules(), **options) as worker:
             key = "user:1:greeting"
             refresh_loaders.mood[key] = "fail"

@@ -10,10 +10,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from test_both_sources import FANOUT, FANOUT_TABLES
 
 from servers import Database, eventually
-from sources import over_https, push, way
+from sources import FANOUT, FANOUT_TABLES, over_https, push, way
 from supabase_double import SupabaseDouble
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
 from unstale.settings import Settings
@@ -58,7 +57,7 @@ async def choice(stream: io.StringIO, settings: Settings) -> dict[str, Any]:
     source = await open_source(settings)
     await source.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    said = [line for line in lines if line["event"] == "source chosen"]
+    said: list[dict[str, Any]] = [line for line in lines if line["event"] == "source chosen"]
     assert len(said) == 1
     assert said[0]["source"] == source.kind
     return said[0]

@@ -46,7 +46,7 @@ async def hearing(
         await client.set_auth(token)
     channel = client.channel("room")
     channel.on_postgres_changes(
-        RealtimePostgresChangesListenEvent.All, lambda p: heard.changes.append(p["data"]), table=table
+        RealtimePostgresChangesListenEvent.All, lambda p: heard.changes.append(dict(p["data"])), table=table
     )
     channel.on_system(lambda p: heard.system.append(p.message))
     try:

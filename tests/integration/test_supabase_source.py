@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import count
 
 import pytest
@@ -55,11 +56,15 @@ async def test_realtime_wakes_the_worker(project: SupabaseDouble, database: Data
         wakeups = worker._wakeups
         assert wakeups is not None
         await _change(db, heard)  # from now on captures tell
+
+        def beyond(received: int) -> bool:
+            return wakeups.received > received
+
         for _ in range(3):
             received = wakeups.received
             await asyncio.sleep(0.11)  # at most one row in 100 ms
             await _change(db, heard)
-            await eventually(lambda received=received: wakeups.received > received)
+            await eventually(partial(beyond, received))
     assert not wakeups.listening
     await eventually(lambda: not project.realtime.sockets)
 

@@ -50,7 +50,8 @@ async def fill(cache: Cache) -> None:
 
 
 async def left(double: WorkerDouble) -> set[str]:
-    return {key.decode() for key in await double.redis.keys("*") if not key.startswith(b"{unstale:0}:")}
+    keys: Any = await double.redis.keys("*")
+    return {key.decode() for key in keys if not key.startswith(b"{unstale:0}:")}
 
 
 def all_keys(*, without: str = "") -> set[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pytest
 import structlog
@@ -14,6 +15,7 @@ from unstale.messages import Watermark
 from unstale.names import SLEEP_LOCK, Names
 from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
 from unstale_worker.rules import Rules
+from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.status import Role
 from unstale_worker.supervisor import Worker
 from workers import (
@@ -22,6 +24,7 @@ from workers import (
     Listener,
     applied,
     connected,
+    logged,
     redis_at,
     running_worker,
     settings_for,
@@ -151,7 +154,12 @@ async def test_watermarks_come_while_nothing_changes(database: Database, redis_u
             assert watermarks[-1].age_ms < 5_000
             token = await db.fetchval("select unstale.token()")
             xid = int(token.split(":")[2])
-            await eventually(lambda: heard.messages[-1].seen.includes(xid))  # type: ignore[union-attr]
+
+            def covers() -> bool:
+                newest = heard.messages[-1]
+                return isinstance(newest, Watermark) and newest.seen.includes(xid)
+
+            await eventually(covers)
 
 
 async def test_a_sleeping_worker_is_notified_and_an_absent_one_costs_no_notify(
@@ -177,14 +185,16 @@ async def test_changes_arrive_with_every_wake_up_lost(database: Database, redis_
         await db.execute(SCHEMA)
         async with running_worker(database.worker_dsn, redis_url) as worker:
             wakeups = worker._wakeups
-            assert wakeups is not None
+            assert isinstance(wakeups, NotifyWakeUps)
             await eventually(lambda: wakeups.asleep)
             listening = wakeups._connection
             assert listening is not None
             await listening.remove_listener("unstale_wakeup", wakeups._notified)
+            expected = []
             for number in range(3):
                 await db.execute("insert into profiles values ($1, 'x')", number)
-                await eventually(lambda key=f"user:{number}:profile": key in heard.keys)
+                expected.append(f"user:{number}:profile")
+                await eventually(lambda: set(expected) <= set(heard.keys))
             await eventually(
                 lambda: wakeups._connection is not listening, message="a deaf session is replaced"
             )
@@ -197,9 +207,7 @@ async def test_a_killed_worker_loses_nothing(database: Database, redis_url: str)
         for _ in range(3):
             with worker_process(database.worker_dsn, redis_url, UNSTALE_LEADER_TTL="0.5") as process:
                 fence = (await state_of(redis)).get("fence", "0")
-                await eventually(
-                    lambda fence=fence: _fence_moved(redis, fence), timeout=20, message="a worker leads"
-                )
+                await eventually(partial(_fence_moved, redis, fence), timeout=20, message="a worker leads")
                 for _ in range(200):
                     written += 1
                     await db.execute("insert into profiles values ($1, 'x')", written)
@@ -362,4 +370,4 @@ async def test_a_log_ahead_of_its_state_is_begun_anew(database: Database, redis_
             await redis.xadd(Names().log, {"m": '"keys":[],"patterns":[]'}, id="999999-0")
             await db.execute("insert into profiles values (1, 'x')")
             await eventually(lambda: "user:1:profile" in heard.keys)
-            assert [entry for entry, _ in await redis.xrange(Names().log)] == [b"1-0"]
+            assert [entry for entry, _ in await logged(redis)] == [b"1-0"]

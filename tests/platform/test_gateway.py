@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import httpx
@@ -81,7 +82,7 @@ async def test_functions_and_changes_come_through(database: Database, tmp_path: 
             async with httpx.AsyncClient() as http:
                 options = AsyncClientOptions(httpx_client=http)
                 client = await create_async_client(url, project.keys.service_role, options)
-                page = (await client.rpc("unstale_read", {}).execute()).data
+                page: Any = (await client.rpc("unstale_read", {}).execute()).data
             assert page["position"]
             await eventually(lambda: realtime.healthy)
             before = len(hints)

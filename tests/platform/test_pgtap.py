@@ -31,7 +31,8 @@ async def test_grants_policies_and_captures(project: EmbeddedPostgres, tmp_path:
             "grant usage on schema extensions to public"
         )
     server = urlsplit(project.dsn())
-    command = (program, "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-d", "postgres", *TESTS)
+    to_server = ("-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-d", "postgres")
+    command: tuple[str | Path, ...] = (program, *to_server, *TESTS)
     proved = await run(*command, cwd=tmp_path, environment={"PGPASSWORD": project.password})
     assert proved.returncode == 0, proved.stdout + proved.stderr
     assert "Result: PASS" in proved.stdout

@@ -112,7 +112,7 @@ class World:
         )
         await self.recorder.sample()
         for key in KEYS:
-            value = await self.cache.get_or_load(key, lambda key=key: self.load(key))  # type: ignore[misc]
+            value = await self.cache.get_or_load(key, lambda key=key: self.load(key))
             self.records.append(Final(key, seen_in(value, (key,))))
         checker = Checker(Writes(self.states))
         checker.judge("agent", self.records)

@@ -11,7 +11,8 @@ async def test_a_value_is_loaded_once_and_remembered(cache: Cache, db: asyncpg.C
     async def load_profile() -> dict[str, object]:
         nonlocal loads
         loads += 1
-        return dict(await db.fetchrow("select * from profiles where id = 42"))
+        [profile] = await db.fetch("select * from profiles where id = 42")
+        return dict(profile)
 
     for _ in range(3):
         profile = await cache.get_or_load("user:42:profile", load_profile)

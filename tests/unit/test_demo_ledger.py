@@ -126,7 +126,7 @@ def test_totals_are_of_all_agents_and_stale_reads_spoil_it() -> None:
     tally = ledger.tally(now=1.0)
 
     assert (tally.reads, tally.stale_reads, tally.invalidations) == (200, 2, 3)
-    assert (tally.hit_rate, tally.near_hit_rate) == (pytest.approx(0.9), pytest.approx(0.7))
+    assert (tally.hit_rate, tally.near_hit_rate) == pytest.approx((0.9, 0.7))
     assert not tally.true
     assert tally.complaint == "b: user:1:profile was old"
     assert ledger.news() == ("user:1:profile",)  # as one agent heard it

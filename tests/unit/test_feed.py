@@ -26,6 +26,9 @@ class Process:
     def clock(self) -> float:
         return self.now
 
+    def trust(self) -> Trust:
+        return self.follower.trust
+
     def on_reached(self) -> None:
         self.told += 1
 
@@ -36,9 +39,9 @@ class Process:
 def test_nothing_is_trusted_before_the_first_read_was_applied() -> None:
     process = Process()
     process.feed.restart(RULES)
-    assert process.follower.trust is Trust.DETACHED
+    assert process.trust() is Trust.DETACHED
     process.reach(began=99.0)
-    assert process.follower.trust is Trust.ATTACHED
+    assert process.trust() is Trust.ATTACHED
     assert process.follower.staleness == 1.0
     assert process.told == 1
 
@@ -53,7 +56,7 @@ def test_a_restart_forgets_everything_and_soils_what_is_in_flight() -> None:
     assert not mark.clean
     assert len(process.near.followed) == 0
     assert process.follower.epoch != epoch
-    assert process.follower.trust is not Trust.ATTACHED
+    assert process.trust() is not Trust.ATTACHED
     assert process.follower.mark is None
 
 
@@ -64,7 +67,7 @@ def test_what_was_read_long_ago_is_trusted_no_longer_than_that() -> None:
     process.reach(began=95.5)
     assert (process.follower.trust, process.follower.staleness) == (Trust.ATTACHED, 4.5)
     process.now = 100.6
-    assert process.follower.trust is not Trust.ATTACHED
+    assert process.trust() is not Trust.ATTACHED
     assert process.follower.staleness == math.inf
 
 
@@ -103,5 +106,5 @@ def test_a_lost_position_takes_the_trust_away_at_once() -> None:
     process.reach(began=100.0)
     process.near.followed.put("user:1:profile", b"1", expires=200.0)
     process.feed.lost()
-    assert process.follower.trust is not Trust.ATTACHED
+    assert process.trust() is not Trust.ATTACHED
     assert len(process.near.followed) == 0

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from unstale.messages import lsn
 from unstale_worker.sources import Page
-from unstale_worker.state import Standing, State, lsn, standing, standing_after_read
+from unstale_worker.state import Standing, State, standing, standing_after_read
 
 STATE = State(
     live_run="r1",

@@ -8,10 +8,9 @@ import itertools
 import tracemalloc
 from collections.abc import Awaitable, Callable
 
-from realtime_stage import listening
-
 from servers import eventually
 from supabase_double import SupabaseDouble
+from wakeups.realtime_stage import listening
 
 DISCONNECTS = 100
 WARM = 20

@@ -10,17 +10,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from realtime import AsyncRealtimeClient
-from realtime_stage import ECHOING, FAST, listening
 
 from proxy import Proxy
 from servers import eventually
 from supabase_double import SupabaseDouble
 from unstale_worker.realtime import RealtimeWakeUps, session
 from unstale_worker.realtime.session import Session
+from wakeups.realtime_stage import ECHOING, FAST, listening
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1012])
@@ -113,9 +114,13 @@ async def test_an_exception_of_whoever_is_woken(project: SupabaseDouble) -> None
 
     async with RealtimeWakeUps(project.url, project.keys.secret, on_hint=raises, timing=FAST) as wakeups:
         await eventually(lambda: wakeups.healthy)
+
+        def called(expected: int) -> bool:
+            return calls == expected
+
         for expected in (2, 3):
             await project.realtime.change("INSERT", "unstale_wakeup", {"id": expected})
-            await eventually(lambda expected=expected: calls == expected)
+            await eventually(partial(called, expected))
         assert wakeups.reconnects == 0
 
 

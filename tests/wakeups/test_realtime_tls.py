@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import trustme
-from realtime_stage import FAST, listening
 
 from servers import eventually
 from supabase_double import SupabaseDouble
+from wakeups.realtime_stage import FAST, listening
 
 
 def encrypted(authority: trustme.CA, *, name: str = "127.0.0.1") -> SupabaseDouble:

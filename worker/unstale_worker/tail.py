@@ -90,4 +90,4 @@ async def _payloads(redis: Redis, channel: str, stop: asyncio.Event) -> AsyncGen
     except RedisError as error:
         raise unavailable(error) from error
     finally:
-        await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        await pubsub.aclose()

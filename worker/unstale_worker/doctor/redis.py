@@ -117,7 +117,7 @@ class RedisDoctor:
         except ResponseError as failure:
             yield f"the channel {self._names.channel} may not be followed ({str(failure)[:120]})"
         finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            await pubsub.aclose()
 
     async def _memory(self) -> AsyncIterator[Finding]:
         memory = await self._redis.info("memory")
