@@ -23,25 +23,29 @@ SOME = next(iter(POINTS))
 
 
 def placed() -> Iterator[tuple[str, str, bool]]:
-    """Every point in the sources: its name, the method that holds it, whether a look at ``on`` guards it."""
+    """Every point in the sources: its name, the method or the module's function that holds it, and whether a
+    look at ``on`` guards it."""
     for path in sorted(path for folder in SOURCES for path in folder.rglob("*.py")):
         if path.name == "failpoints.py":
             continue
-        for holder in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(holder, ast.ClassDef):
-                continue
-            for method in holder.body:
+        module = ast.parse(path.read_text())
+        holders = [(path.stem, module.body)]
+        holders += [(found.name, found.body) for found in ast.walk(module) if isinstance(found, ast.ClassDef)]
+        for holder, body in holders:
+            for function in body:
+                if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                    continue
                 guarded = {
                     id(call)
-                    for test in ast.walk(method)
+                    for test in ast.walk(function)
                     if isinstance(test, ast.If) and "failpoints.on" in ast.unparse(test.test)
                     for call in ast.walk(test)
                 }
-                for call in ast.walk(method):
+                for call in ast.walk(function):
                     if isinstance(call, ast.Call) and ast.unparse(call.func) == "failpoints.reach":
                         (name,) = call.args
                         assert isinstance(name, ast.Constant)
-                        yield str(name.value), f"{holder.name}.{method.name}", id(call) in guarded  # type: ignore[attr-defined]
+                        yield str(name.value), f"{holder}.{function.name}", id(call) in guarded
 
 
 def test_every_point_is_placed_once_where_the_registry_says() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.refresh.attempts import Attempts
 from unstale_worker.refresh.keeping import kept
@@ -45,20 +46,30 @@ class Batches:
         if not ours:
             return
         try:
+            if failpoints.on:
+                await failpoints.reach("batches.after_take")
             async with kept(self._queue, ours, lease), self._sessions.session() as (connection, statements):
                 loaded = await load(connection, statements, spec, ours)
         except DatabaseUnavailable:
+            if failpoints.on:
+                await failpoints.reach("batches.before_postpone")
             await self._queue.postpone(ours, seconds=DATABASE_PAUSE, lease=lease)
             raise
         except asyncio.CancelledError:
             await asyncio.shield(self._queue.postpone(ours, seconds=0.0, lease=lease))
             raise
         values = [(key, value, self._lifetime(key, spec, value)) for key, value in loaded.values.items()]
+        if failpoints.on:
+            await failpoints.reach("batches.before_fill")
         stored = await self._queue.fill(values, lease, again=spec.debounce)
+        if failpoints.on:
+            await failpoints.reach("batches.after_fill")
         self._tally.filled += stored
         self._tally.overtaken += len(values) - stored
         told: Counter[str] = Counter()
         for key, error in loaded.failures.items():
+            if failpoints.on:
+                await failpoints.reach("batches.before_failed")
             failure = await self._attempts.failed(self._queue, spec, key, lease, error, alike=told[error])
             told[error] += 1
             self._tally.failed += failure is not None

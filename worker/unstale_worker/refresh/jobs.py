@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from unstale import codec
+from unstale import codec, failpoints
 from unstale.cancellation import pass_on_cancellation
 from unstale.errors import RedisUnavailable
 from unstale.pools import ConnectionPool
@@ -69,9 +69,13 @@ class Jobs:
             await self._queue.postpone([key], seconds=paused)
             return
         lease = new_lease()
+        if failpoints.on:
+            await failpoints.reach("jobs.before_take")
         (verdict,) = await self._queue.take([key], lease)
         if verdict is not Verdict.TAKEN:
             return
+        if failpoints.on:
+            await failpoints.reach("jobs.after_take")
         async with kept(self._queue, [key], lease):
             await self._load(spec, key, lease, loader)
 
@@ -103,6 +107,8 @@ class Jobs:
                 "a model refused for its rate; its loader pauses", loader=str(spec.loader), seconds=pause
             )
             await self._queue.pause(str(spec.loader), seconds=pause)
+            if failpoints.on:
+                await failpoints.reach("jobs.before_postpone")
             await self._queue.postpone([key], seconds=pause, lease=lease)
         elif isinstance(error, TimeoutError) and not str(error):
             await self._failed(spec, key, lease, f"the loader took longer than {spec.timeout:g} s")
@@ -119,15 +125,22 @@ class Jobs:
         until = asyncio.get_running_loop().time() + FILL_FOR
         while True:
             try:
-                return await self._queue.fill(
+                if failpoints.on:
+                    await failpoints.reach("jobs.before_fill")
+                stored = await self._queue.fill(
                     [(key, value, self._lifetime(key, spec, value))], lease, again=spec.debounce
                 )
+                if failpoints.on:
+                    await failpoints.reach("jobs.after_fill")
+                return stored
             except RedisUnavailable:
                 if asyncio.get_running_loop().time() > until:
                     raise
                 await asyncio.sleep(FILL_PAUSE)
 
     async def _failed(self, spec: RefreshSpec, key: str, lease: bytes, error: str) -> None:
+        if failpoints.on:
+            await failpoints.reach("jobs.before_failed")
         failure = await self._attempts.failed(self._queue, spec, key, lease, error)
         if failure is not None:
             self._tally.failed += 1

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from unstale import failpoints
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.allowance import Allowance
 from unstale_worker.refresh.batches import Batches
@@ -41,6 +42,8 @@ async def run_batches(
                 await asyncio.sleep(allowance.wait(now=time.monotonic()))
                 continue
         try:
+            if failpoints.on:
+                await failpoints.reach("lines.before_batch")
             await batches.refresh(spec, keys)
         except BaseException:  # cancelled, too, as another batch's server did not answer
             lost(keys)
@@ -72,8 +75,12 @@ async def run_jobs(
             continue
         keys = await waiting.take(most - len(given))
         try:
+            if failpoints.on:
+                await failpoints.reach("lines.before_jobs")
             busy = await spread.add(docket, queue, spec, keys)
             if busy:
+                if failpoints.on:
+                    await failpoints.reach("lines.before_postpone")
                 await queue.postpone(busy, seconds=BUSY)
         except BaseException:
             lost(keys)

@@ -19,6 +19,7 @@ from docket import ConcurrencyLimit, Docket, Execution, RateLimit, Worker
 from docket.execution import Disposition
 from redis.exceptions import RedisError
 
+from unstale import failpoints
 from unstale.cancellation import cancelled
 from unstale.settings import Settings
 from unstale_worker.applier import unavailable
@@ -129,6 +130,8 @@ async def add(docket: Docket, queue: RefreshQueue, spec: RefreshSpec, keys: Sequ
     calls = {key: docket.call(task_name(spec), key=key)(key=key) for key in keys}
     try:
         executions = _added(await docket.add_many(calls.values()))
+        if failpoints.on:
+            await failpoints.reach("spread.after_add")
         known = [run.key for run in executions if run.disposition is Disposition.ALREADY_SCHEDULED]
         if not known:
             return []

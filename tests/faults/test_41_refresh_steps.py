@@ -1,0 +1,176 @@
+"""41: a refresh fails, or its worker is killed, at each of its steps; every changed key is made new.
+
+Guards: a key leaves the refresh set only with the fill whose lease stood, what was claimed is due again, and
+leases run out (`refresh_fill.lua`, `refresh_claim.lua`). Taken out when it is claimed, a key is lost: shown.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+import refresh_loaders
+from refreshing import NAMES, settled
+from servers import Database, eventually
+from unstale import failpoints
+from unstale.errors import DatabaseUnavailable, RedisUnavailable
+from unstale_worker.refresh.dead_letters import list_dead
+from unstale_worker.refresh.queue import Claimed, RefreshQueue
+from workers import applied, connected, redis_at, running_worker, worker_process
+
+USERS = range(1, 9)
+SCHEMA = """
+create table public.profiles (id bigint primary key, name text);
+insert into public.profiles select n, 'old' from generate_series(1, 8) n;
+select unstale.watch('public.profiles', '{id}');
+"""
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:name", "user:{id}:greeting"]
+
+[refresh."user:{user_id}:name"]
+loader = "sql"
+query = '''
+    select name as value from public.profiles where id = {user_id}
+    union all select 'a second row: a failure' from public.profiles where id = {user_id} and name = 'twice'
+'''
+ttl = "1h"
+
+[refresh."user:{user_id}:greeting"]
+loader = "refresh_loaders:greeting"
+concurrency = 8
+ttl = "1h"
+"""
+STEPS = [name for name in failpoints.POINTS if name.startswith(("lines.", "batches.", "spread.", "jobs."))]
+QUICK: dict[str, Any] = {"leader_ttl": 0.5, "lease_ttl": 1.0, "refresh_takeover": 1.0, "refresh_backoff": 0.1}
+TESTS = Path(__file__).parents[1]
+
+
+@dataclass
+class World:
+    """Rows, and the two keys of each, which were in Redis when they changed."""
+
+    db: asyncpg.Connection
+    redis: Redis
+
+    async def cached(self) -> None:
+        """Both keys of each row hold what is old."""
+        await self.redis.mset(
+            {f"user:{n}:{kind}": json.dumps("older") for n in USERS for kind in ("name", "greeting")}
+        )
+
+    async def change(self, name: str) -> None:
+        """Every row has another name, committed at once."""
+        await self.db.execute("update public.profiles set name = $1", name)
+
+    async def made_new(self, name: str) -> None:
+        """Every key holds what the rows say, none is wanted any more, none was given up."""
+        await applied(self.redis, self.db)
+        await settled(self.redis, timeout=60)
+        names = await self.redis.mget([f"user:{n}:name" for n in USERS])
+        assert names == [json.dumps(name).encode()] * len(USERS)
+        greetings = await self.redis.mget([f"user:{n}:greeting" for n in USERS])
+        assert None not in greetings
+        assert {json.loads(value or b"")["greeting"] for value in greetings} == {f"Hello {name}"}
+        assert not [key async for key in self.redis.scan_iter(match=NAMES.stale("*"))]
+        assert await list_dead(self.redis, NAMES) == []
+
+
+@asynccontextmanager
+async def world(database: Database, redis_url: str) -> AsyncIterator[World]:
+    refresh_loaders.reset()
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        yield World(db, redis)
+
+
+async def reach(step: str, at: World, point: failpoints.Point) -> None:
+    """Change the rows such that the step comes."""
+    greetings = [f"user:{n}:greeting" for n in USERS]
+    match step:
+        case "jobs.before_postpone":
+            refresh_loaders.mood.update(dict.fromkeys(greetings, "refuse"))
+        case "jobs.before_failed":
+            refresh_loaders.mood.update(dict.fromkeys(greetings, "fail"))
+        case "lines.before_postpone":
+            refresh_loaders.mood[greetings[0]] = "wait"
+    await at.change("twice" if step == "batches.before_failed" else "first")
+    if step == "lines.before_postpone":  # due while its loader runs, as when another leader adopts it
+        await eventually(lambda: refresh_loaders.running == 1 and len(refresh_loaders.calls) == len(USERS))
+        await at.redis.zadd(NAMES.refresh, {greetings[0]: 0}, xx=True)
+    await point.wait(seconds=30)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_server_does_not_answer_at_this_step(database: Database, redis_url: str, step: str) -> None:
+    async with (
+        world(database, redis_url) as at,
+        running_worker(database.dsn, redis_url, rules=RULES, **QUICK),
+    ):
+        await at.cached()
+        error = RedisUnavailable("here")
+        if step == "batches.before_postpone":
+            with (
+                failpoints.armed(step, error=error) as point,
+                failpoints.armed("batches.after_take", error=DatabaseUnavailable("here")),
+            ):
+                await reach(step, at, point)
+        else:
+            with failpoints.armed(step, error=error) as point:
+                await reach(step, at, point)
+        refresh_loaders.mood.clear()
+        refresh_loaders.opened.set()
+        await at.change("last")
+        await at.made_new("last")
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["batches.after_take", "batches.after_fill", "spread.after_add", "jobs.after_take", "jobs.after_fill"],
+)
+async def test_the_worker_is_killed_at_this_step(database: Database, redis_url: str, step: str) -> None:
+    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
+    quick = {f"UNSTALE_{name.upper()}": str(value) for name, value in QUICK.items()}
+    armed = {failpoints.ENVIRONMENT: f"{step}=kill", "PYTHONPATH": path}
+    async with world(database, redis_url) as at:
+        with worker_process(database.dsn, redis_url, rules=RULES, **quick, **armed) as process:
+            await eventually(lambda: at.redis.hexists(NAMES.state, "position"))
+            await at.cached()
+            await at.change("first")
+            await eventually(lambda: process.poll() is not None, message=f"{step} was reached")
+            assert process.returncode == -signal.SIGKILL
+        async with running_worker(database.dsn, redis_url, rules=RULES, **QUICK):
+            await at.made_new("first")
+
+
+async def test_a_key_taken_out_when_claimed_would_be_lost(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = RefreshQueue.claim
+
+    async def taken_out(self: RefreshQueue) -> Claimed:
+        claimed = await claim(self)
+        await self.forget(claimed.keys)
+        return claimed
+
+    monkeypatch.setattr(RefreshQueue, "claim", taken_out)
+    async with (
+        world(database, redis_url) as at,
+        running_worker(database.dsn, redis_url, rules=RULES, **QUICK),
+    ):
+        await at.cached()
+        with failpoints.armed("lines.before_batch", error=RedisUnavailable("here")) as point:
+            await at.change("first")
+            await point.wait(seconds=30)
+        await settled(at.redis)
+        assert not await at.redis.exists(*(f"user:{n}:name" for n in USERS))
