@@ -40,17 +40,3 @@ class Foreign:
 
     def __repr__(self) -> str:
         return f"<Foreign {[epoch[:8] for epoch in self._asked]}>"
-
-
-def sentence(place: str, database: int, state: str, *, attached: bool) -> str:
-    """What to tell the user who hears a foreign epoch again and again."""
-    here = f"{state} in database {database}, which REDIS_URL names here,"
-    if attached:
-        return (
-            f"another worker of this namespace uses another database of the Redis at {place}: messages that "
-            f"are not of {here} are ignored; give one of the two another UNSTALE_NAMESPACE"
-        )
-    return (
-        f"the worker that is heard uses another database of the Redis at {place}: {here} is not its, so this "
-        "agent stays detached; give agents and worker a REDIS_URL with the same number at its end"
-    )

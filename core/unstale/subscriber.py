@@ -1,28 +1,25 @@
 """Follows the log over its own pub/sub connection and notices any gap."""
 
 import asyncio
-import logging
 import math
 import random
 from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from unstale import failpoints
 from unstale.cancellation import cancelled, pass_on_cancellation
 from unstale.connections import Connections, RedisConnection
-from unstale.errors import MessageError, Unavailable
+from unstale.errors import MessageError
 from unstale.following import Follower, Trust
-from unstale.foreign import Foreign, sentence
+from unstale.foreign import Foreign
 from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
 from unstale.names import Epoch, LogId
 from unstale.near import NearTier
 from unstale.redis_tier import RedisTier
 from unstale.rulebook import Rulebook
-
-logger = logging.getLogger("unstale")
+from unstale.telling import Moved, NoWatermark, Silence, Teller
 
 PING_INTERVAL: Final = 1.0
 """Longest time in seconds between two PINGs; `staleness` is finer by nothing else."""
@@ -37,20 +34,6 @@ LATE: Final = 2.0
 """Seconds without a watermark after which the sentinels are asked whether another server leads by now."""
 NEWEST: Final = LogId(2**53 - 1)
 """Replay after this id brings epoch and newest id, and no entries."""
-
-
-class Silence(Exception):
-    """Neither PONG nor watermark came for ``max_silence``; the connection is given up for a new one."""
-
-
-class NoWatermark(Silence):
-    """The connection answers, and no watermark came: no worker, or a server left behind by a failover, which
-    only a new connection tells."""
-
-
-class Moved(Exception):
-    """Another epoch or run began, or the log went back. Perhaps this server was demoted and hears of it late,
-    through replication, while it answers PINGs at once; a new connection asks for its role."""
 
 
 class Subscriber:
@@ -81,8 +64,7 @@ class Subscriber:
         self._timeout = timeout
         self._max_silence = max_silence
         self._task: asyncio.Task[None] | None = None
-        self._told: set[str] = set()
-        self._was_attached = False
+        self._tell = Teller(connections, follower, max_silence=max_silence)
         self._skip_entries = False
         self._foreign = Foreign(clock=clock)
         self.on_subscribed: Callable[[], object] = lambda: None
@@ -119,7 +101,7 @@ class Subscriber:
                 pass_on_cancellation()
                 cause = _first(error)
                 answered = isinstance(cause, NoWatermark)
-                self._lost(cause)
+                self._tell.lost(cause, first=not self.tried.is_set())
                 lasted = self._clock() - begun >= LAST_PAUSE
                 pause = FIRST_PAUSE if lasted else min(max(pause * 2, FIRST_PAUSE), LAST_PAUSE)
             finally:
@@ -156,7 +138,7 @@ class Subscriber:
                 raise Silence(f"no answer to a PING for {self._max_silence} s")
             async with asyncio.timeout(self._max_silence):
                 await connection.send_command("PING", str(self._follower.ping()))
-            self._notice_detached()
+            self._tell.silent()
             if self._follower.watermark_age > LATE and await self._connections.led_elsewhere(connection):
                 raise Silence("the sentinels name another primary")
             if self._follower.trust is not Trust.ATTACHED and self._clock() - begun > self._max_silence:
@@ -178,7 +160,7 @@ class Subscriber:
             message = decode(payload)
         except MessageError as error:
             self.unreadable += 1
-            self._tell_once("unreadable", f"a message on {self._tier.names.channel} is unreadable: {error}")
+            self._tell.once("unreadable", f"a message on {self._tier.names.channel} is unreadable: {error}")
             await self._close_gap()
             return
         match message:
@@ -188,7 +170,7 @@ class Subscriber:
                 await self._watermark(message)
             case UnknownVersion(version):
                 self._follower.mute()
-                self._tell_once(
+                self._tell.once(
                     "version", f"messages of version {version!r} are not understood: upgrade this agent"
                 )
 
@@ -215,9 +197,7 @@ class Subscriber:
             await self._rulebook.load()
         reached = follower.epoch == message.epoch and follower.last >= message.last
         if reached and follower.watermark(message):
-            if not self._was_attached and follower.trust is Trust.ATTACHED:
-                self._was_attached = True
-                logger.info("attached to %s: staleness %.3f s", self._connections.place, follower.staleness)
+            self._tell.attached()
             self.on_watermark()
 
     async def _other_epoch(self, epoch: Epoch, last: LogId) -> None:
@@ -239,7 +219,7 @@ class Subscriber:
         if follower.epoch is not None and not stands:
             raise Moved
         if not self._foreign.add(epoch):
-            self._tell_of_foreign()
+            self._tell.foreign(self._tier.names.state)
         elif follower.epoch is not None:
             raise Moved
 
@@ -266,7 +246,7 @@ class Subscriber:
             found = await self._tier.replay(NEWEST if skip else follower.last)
         except MessageError as error:
             self.unreadable += 1  # and the next replay does without the entries
-            self._tell_once("entry", f"the log holds an unreadable entry: {error}")
+            self._tell.once("entry", f"the log holds an unreadable entry: {error}")
             follower.adopt(None, follower.last)
             return False
         self._skip_entries = False
@@ -284,41 +264,6 @@ class Subscriber:
         else:  # another server, or it went back: it may hold older values than what was processed here
             follower.doubt()
         return known and found.stands
-
-    # --- words ----------------------------------------------------------------------------------
-
-    def _notice_detached(self) -> None:
-        if self._was_attached and self._follower.trust is not Trust.ATTACHED:
-            self._was_attached = False
-            logger.warning("detached: no watermark for %.1f s; is the worker running?", self._max_silence)
-
-    def _lost(self, error: BaseException) -> None:
-        if isinstance(error, Moved):
-            logger.info("another epoch at %s: connecting anew", self._connections.place)
-            self._was_attached = False
-            return
-        known = isinstance(error, RedisError | Unavailable | OSError | TimeoutError | Silence)
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        if self._was_attached or not self.tried.is_set() or not known:
-            logger.warning(
-                "detached: lost Redis at %s (%s)",
-                self._connections.place,
-                text,
-                exc_info=None if known else error,
-            )
-        self._was_attached = False
-
-    def _tell_of_foreign(self) -> None:
-        connections, attached = self._connections, self._follower.trust is Trust.ATTACHED
-        self._tell_once(
-            f"foreign, attached {attached}",
-            sentence(connections.place, connections.database, self._tier.names.state, attached=attached),
-        )
-
-    def _tell_once(self, what: str, sentence: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            logger.warning(sentence)
 
     def __repr__(self) -> str:
         return f"<Subscriber {'subscribed' if self.subscribed else 'not subscribed'}, {self._follower!r}>"

@@ -17,7 +17,8 @@ from unstale import Cache, Invalidated, Reset
 from unstale.events import Subscription
 from unstale.following import Trust
 from unstale.names import LogId
-from unstale.subscriber import Silence, Subscriber
+from unstale.subscriber import Subscriber
+from unstale.telling import Silence
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache
 
