@@ -30,7 +30,7 @@ async def gather(stage: Stage) -> list[str]:
         told.append(f"{name} at {server.port} {state}: {await _answer(ask)}")
         if server.log.exists():
             shutil.copyfile(server.log, stage.folder / f"server-{name}.log")
-    for slot in (*stage.workers, *stage.agents):
+    for slot in (*stage.workers, *stage.refreshers, *stage.agents):
         told.append(f"{slot.process.name} to Redis: {await _through(slot.redis, valkeys.primary)}")
         if slot.postgres is not None:
             told.append(f"{slot.process.name} to Postgres: {slot.postgres!r}")

@@ -3,17 +3,17 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 import asyncpg
 
+from chaos.connections import CONNECTIONS, How, short
 from chaos.stage import MAX_SILENCE, Slot, Stage, slept_file
 from chaos.world import keys, some_item, statement
 from chaos.writer import change_items
-from proxy import Proxy
 from unstale.names import Names
 
 Act = Callable[[Stage, random.Random], Coroutine[None, None, None]]
@@ -32,11 +32,6 @@ class Fault:
     kind: str
     place: str
     act: Act
-
-
-def short(chance: random.Random) -> float:
-    """Seconds a fault lasts: mostly below `max_silence`, at times long enough for every mode."""
-    return chance.uniform(0.1, 2.5) if chance.random() < 0.8 else chance.uniform(4.0, 11.0)
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -73,6 +68,26 @@ async def stop_worker(stage: Stage, chance: random.Random) -> None:
     await _pause(chance.choice(stage.workers), short(chance))
 
 
+async def kill_refresher(stage: Stage, chance: random.Random) -> None:
+    await _kill(chance.choice(stage.refreshers), chance.uniform(0, 3))
+
+
+async def kill_refreshers(stage: Stage, chance: random.Random) -> None:
+    """All of them: a leader calls the loaders meanwhile, if they are away for long."""
+    seconds = short(chance)
+    await asyncio.gather(*(_kill(slot, seconds) for slot in stage.refreshers))
+
+
+async def end_refresher(stage: Stage, chance: random.Random) -> None:
+    slot = chance.choice(stage.refreshers)
+    await slot.process.finish()
+    await slot.process.start()
+
+
+async def stop_refresher(stage: Stage, chance: random.Random) -> None:
+    await _pause(chance.choice(stage.refreshers), short(chance))
+
+
 async def kill_agent(stage: Stage, chance: random.Random) -> None:
     await _kill(chance.choice(stage.agents), chance.uniform(0, 1))
 
@@ -103,79 +118,16 @@ async def move_agents_clock(stage: Stage, chance: random.Random) -> None:
 # --- connections --------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _healed(proxy: Proxy) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await proxy.heal()
-
-
-async def _cut(proxy: Proxy, chance: random.Random) -> None:
-    for _ in range(chance.randint(1, 4)):
-        proxy.cut()
-        await asyncio.sleep(chance.uniform(0, 0.3))
-
-
-async def _refuse(proxy: Proxy, chance: random.Random) -> None:
-    async with _healed(proxy):
-        await proxy.refuse()
-        proxy.cut()
-        await asyncio.sleep(short(chance))
-
-
-async def _half_open(proxy: Proxy, chance: random.Random) -> None:
-    async with _healed(proxy):
-        proxy.half_open()
-        await asyncio.sleep(short(chance))
-
-
-async def _hold(proxy: Proxy, chance: random.Random) -> None:
-    async with _healed(proxy):
-        proxy.hold()
-        await asyncio.sleep(short(chance))
-
-
-async def _slow(proxy: Proxy, chance: random.Random) -> None:
-    async with _healed(proxy):
-        proxy.slow(chance.choice((0.02, 0.1, 0.4)))
-        await asyncio.sleep(chance.uniform(1.5, 4.0))  # shorter, and little would be said meanwhile
-
-
-async def _lose_answers(proxy: Proxy, chance: random.Random) -> None:
-    async with _healed(proxy):
-        for _ in range(chance.randint(1, 5)):
-            proxy.lose_answer()
-            await asyncio.sleep(chance.uniform(0.02, 0.4))
-
-
-CONNECTIONS: Final = {
-    "cut": _cut,
-    "refused": _refuse,
-    "half open": _half_open,
-    "held": _hold,
-    "slow": _slow,
-    "answers lost": _lose_answers,
-}
-
-
-def _between_agent_and_redis(how: Callable[[Proxy, random.Random], Awaitable[None]]) -> Act:
+def _to_redis(slots: Callable[[Stage], list[Slot]], how: How) -> Act:
     async def act(stage: Stage, chance: random.Random) -> None:
-        await how(chance.choice(stage.agents).redis, chance)
+        await how(chance.choice(slots(stage)).redis, chance)
 
     return act
 
 
-def _between_worker_and_redis(how: Callable[[Proxy, random.Random], Awaitable[None]]) -> Act:
+def _to_postgres(slots: Callable[[Stage], list[Slot]], how: How) -> Act:
     async def act(stage: Stage, chance: random.Random) -> None:
-        await how(chance.choice(stage.workers).redis, chance)
-
-    return act
-
-
-def _between_worker_and_postgres(how: Callable[[Proxy, random.Random], Awaitable[None]]) -> Act:
-    async def act(stage: Stage, chance: random.Random) -> None:
-        proxy = chance.choice(stage.workers).postgres
+        proxy = chance.choice(slots(stage)).postgres
         assert proxy is not None
         await how(proxy, chance)
 
@@ -231,7 +183,10 @@ async def stop_redis(stage: Stage, chance: random.Random) -> None:
 
 async def evict(stage: Stage, chance: random.Random) -> None:
     names = Names()
-    own = chance.choice(([names.state], [names.log], [names.rules], [names.leader], []))
+    jobs = f"{names.refresh_jobs}:stream"
+    own = chance.choice(
+        ([names.state], [names.log], [names.rules], [names.leader], [names.refresh], [jobs], [])
+    )
     await stage.valkeys.evict(own or chance.sample(list(keys()), 40))
 
 
@@ -268,26 +223,46 @@ async def move_postgres_clock(stage: Stage, chance: random.Random) -> None:
         await connection.close()
 
 
+_workers, _refreshers, _agents = attrgetter("workers"), attrgetter("refreshers"), attrgetter("agents")
+
 FAULTS: Final = (
     Fault("worker killed", "worker", kill_worker),
     Fault("both workers killed", "worker", kill_workers),
     Fault("worker ended", "worker", end_worker),
     Fault("worker stopped", "worker", stop_worker),
     Fault("worker's machine asleep", "worker", sleep_worker),
+    Fault("refresh worker killed", "refresh worker", kill_refresher),
+    Fault("all refresh workers killed", "refresh worker", kill_refreshers),
+    Fault("refresh worker ended", "refresh worker", end_refresher),
+    Fault("refresh worker stopped", "refresh worker", stop_refresher),
     Fault("agent killed", "agent", kill_agent),
     Fault("agent stopped", "agent", stop_agent),
     Fault("agent's clock jumped", "agent", move_agents_clock),
     *(
-        Fault(f"agent to Redis: {how}", "agent's connection", _between_agent_and_redis(do))
+        Fault(f"agent to Redis: {how}", "agent's connection", _to_redis(_agents, do))
         for how, do in CONNECTIONS.items()
     ),
     *(
-        Fault(f"worker to Redis: {how}", "worker's connection", _between_worker_and_redis(do))
+        Fault(f"worker to Redis: {how}", "worker's connection", _to_redis(_workers, do))
         for how, do in CONNECTIONS.items()
     ),
     *(
-        Fault(f"worker to Postgres: {how}", "worker's database", _between_worker_and_postgres(do))
+        Fault(f"worker to Postgres: {how}", "worker's database", _to_postgres(_workers, do))
         for how, do in CONNECTIONS.items()
+    ),
+    *(
+        Fault(
+            f"refresh worker to Redis: {how}",
+            "refresh worker's connection",
+            _to_redis(_refreshers, CONNECTIONS[how]),
+        )
+        for how in ("cut", "half open", "held", "answers lost")
+    ),
+    # Its loaders hang in the middle of a read, and may go on after their change was overtaken.
+    Fault(
+        "refresh worker to Postgres: held",
+        "refresh worker's database",
+        _to_postgres(_refreshers, CONNECTIONS["held"]),
     ),
     Fault("failover, writes lost", "redis", lossy_failover),
     Fault("failover", "redis", failover),

@@ -28,6 +28,8 @@ def summary(result: Result) -> dict[str, object]:
         "unpromised_reads": verdict.unpromised,
         "served_stale_reads": verdict.served_stale,
         "refused_reads": result.failures,
+        "loads_of_refresh_workers": result.loads[0],
+        "loads_of_leaders": result.loads[1],
         "recovery_ms": {
             kind: {"median": round(statistics.median(times) * 1000), "worst": round(max(times) * 1000)}
             for kind, times in sorted(result.recoveries.items())
@@ -61,6 +63,7 @@ def table(result: Result) -> str:
         f"served stale as a rule allows       {verdict.served_stale}",
         f"older where no bound is promised    {verdict.unpromised}",
         f"refused by the database             {result.failures}",
+        f"loads of refresh workers, leaders   {result.loads[0]}, {result.loads[1]}",
     ]
     lines += [f"  {complaint}" for complaint in verdict.complaints]
     if result.trouble:

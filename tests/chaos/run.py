@@ -13,6 +13,7 @@ import orjson
 from chaos.bag import Bag, happen
 from chaos.commits import join
 from chaos.evidence import gather
+from chaos.memos import loaded
 from chaos.restores import merged
 from chaos.stage import DETACHED_TTL, MAX_SILENCE, Stage, journal, staged
 from chaos.world import RULES, rows_of, statement
@@ -36,6 +37,7 @@ class Result:
         recoveries: Seconds from the end of a fault (or two) until every agent was true again, by kind.
         changes: Row states committed.
         failures: Reads and writes of agents that the database refused.
+        loads: Of the Python loader that ended well, in refresh workers and in leaders that stood in.
         verdict: The checker's.
         trouble: Why the run ended early, or empty.
     """
@@ -46,6 +48,7 @@ class Result:
     recoveries: dict[str, list[float]]
     changes: int
     failures: int
+    loads: tuple[int, int]
     verdict: Verdict
     trouble: str
 
@@ -90,7 +93,7 @@ async def run(
             await stage.calm()
             await stage.recovered()
             await stage.made_new()
-            contents = await stage.valkeys.contents(("item:*", "view:*", "note:*"))
+            contents = await stage.valkeys.contents(("item:*", "view:*", "note:*", "memo:*"))
             await asyncio.gather(*(slot.process.finish() for slot in stage.agents))
         except (AssertionError, BaseExceptionGroup) as error:
             trouble, contents, elapsed = _words(error), {}, time.monotonic() - began
@@ -112,6 +115,7 @@ async def run(
             recoveries=dict(recoveries),
             changes=len(rows),
             failures=sum(int(slot.process.news.get("failures", 0)) for slot in stage.agents),
+            loads=(loaded(folder, "refresher"), loaded(folder, "worker")),
             verdict=await asyncio.to_thread(_judge, stage, rows, read_at, contents),
             trouble=trouble,
         )

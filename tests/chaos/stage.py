@@ -1,4 +1,4 @@
-"""Everything the chaos run consists of: servers, proxies, two workers, agents, a writer."""
+"""Everything the chaos run consists of: servers, proxies, workers, refresh workers, agents, a writer."""
 
 import asyncio
 import os
@@ -21,6 +21,7 @@ from unstale.names import WORKER_ROLE, Names
 from unstale_worker.embedded import EmbeddedPostgres, migrate
 
 WORKERS: Final = 2
+REFRESHERS: Final = 2
 MAX_SILENCE: Final = 5.0
 DETACHED_TTL: Final = 4.0
 """Shorter than the default of 30 s, so that faults of seconds reach that mode."""
@@ -31,6 +32,8 @@ KNOBS: Final[Mapping[str, str]] = {
     "UNSTALE_SCRIPT_KEYS": "40",
     "UNSTALE_READ_ENTRIES": "20",
     "UNSTALE_LOG_MAX_BYTES": "65536",
+    # Short, so that what fails is attempted again, and given up, within a run of a minute.
+    "UNSTALE_REFRESH_BACKOFF": "0.2",
 }
 RECOVERY_SECONDS: Final = 60.0
 """Longer than this no recovery may take."""
@@ -62,6 +65,7 @@ class Stage:
     postgres: EmbeddedPostgres
     valkeys: Valkeys
     workers: list[Slot]
+    refreshers: list[Slot]
     agents: list[Slot]
     writer: Process
     restores: Restores
@@ -70,7 +74,7 @@ class Stage:
     @property
     def failed(self) -> Process | None:
         """A process that ended by itself."""
-        processes = [slot.process for slot in (*self.workers, *self.agents)] + [self.writer]
+        processes = [slot.process for slot in (*self.workers, *self.refreshers, *self.agents)] + [self.writer]
         return next((process for process in processes if process.failed), None)
 
     def true_since(self, moment: float) -> bool:
@@ -130,14 +134,14 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
         valkeys = await stack.enter_async_context(Valkeys().running())
 
         async def slot(
-            base: str, module: str, more: Callable[[str], dict[str, str]], dsn: str, *, pg: bool
+            base: str, command: str, more: Callable[[str], dict[str, str]], dsn: str, *, pg: bool
         ) -> Slot:
             redis = await stack.enter_async_context(Proxy(valkeys.primary.port))
             valkeys.fronts.append(redis)
             database = await stack.enter_async_context(Proxy(postgres.port)) if pg else None
             process = Process(
                 base,
-                ["-m", module],
+                ["-m", *command.split()],
                 folder=folder,
                 environment=lambda name: {
                     "REDIS_URL": redis.url(valkeys.primary.url),
@@ -155,14 +159,22 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             return {
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 "UNSTALE_CONFIG": str(RULES),
+                "UNSTALE_HTTP_PORT": "0",
                 "CHAOS_NAME": name,
                 "CHAOS_SEED": str(seed),
                 "CHAOS_SLEPT": str(slept),
+                "CHAOS_LOADED": str(folder / f"{name}.loaded"),
             }
 
         workers = [
             await slot(f"worker-{n}", "chaos.worker", theirs, postgres.dsn(user=WORKER_ROLE), pg=True)
             for n in range(1, WORKERS + 1)
+        ]
+
+        command = "unstale_worker.cli worker --role refresh"
+        refreshers = [
+            await slot(f"refresher-{n}", command, theirs, postgres.dsn(user=WORKER_ROLE), pg=True)
+            for n in range(1, REFRESHERS + 1)
         ]
 
         dsn = postgres.dsn()  # once: while it is restored it runs elsewhere
@@ -181,8 +193,10 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
         crowd = [await slot(f"agent-{n}", "chaos.agent", ours, dsn, pg=False) for n in range(1, agents + 1)]
         writer = Process("writer", ["-m", "chaos.writer"], folder=folder, environment=ours)
         stack.push_async_callback(writer.close)
-        stage = Stage(folder, postgres, valkeys, workers, crowd, writer, Restores(postgres, folder))
-        for each in (*workers, *crowd):
+        stage = Stage(
+            folder, postgres, valkeys, workers, refreshers, crowd, writer, Restores(postgres, folder)
+        )
+        for each in (*workers, *refreshers, *crowd):
             await each.process.start()
         await stage.recovered()
         await writer.start()

@@ -45,6 +45,7 @@ async def test_every_promise_is_kept_for_a_minute() -> None:
     assert result["changes"] > 1_000
     assert result["final_values"] > 800
     assert result["served_stale_reads"] > 0
+    assert result["loads_of_refresh_workers"] > 20
     assert len(result["faults"]) > 15
 
 

@@ -43,6 +43,8 @@ def rows_of(key: str) -> tuple[str, ...]:
     kind, _, number = key.partition(":")
     if kind == "view":
         return (f"item:{number}", f"group:{int(number) % GROUPS}")
+    if kind == "memo":
+        return (f"note:{number}",)
     return (key,)
 
 
@@ -53,6 +55,7 @@ def keys() -> Iterator[str]:
         yield f"view:{number}"
     for number in range(NOTES):
         yield f"note:{number}"
+        yield f"memo:{number}"
 
 
 def some_item(chance: random.Random) -> int:
@@ -65,15 +68,16 @@ def some_key(chance: random.Random) -> str:
     dice = chance.random()
     if dice < 0.45:
         return f"item:{some_item(chance)}"
-    if dice < 0.85:
+    if dice < 0.84:
         return f"view:{some_item(chance)}"
-    return f"note:{chance.randrange(NOTES)}"
+    return f"{'note' if dice < 0.93 else 'memo'}:{chance.randrange(NOTES)}"
 
 
 async def load(connection: Any, key: str) -> Value | None:
     """The value of ``key`` as the database has it now, read in one statement; None: no such note."""
     rows = rows_of(key)
     kind, _, number = key.partition(":")
+    kind = "note" if kind == "memo" else kind
     arguments = [int(number)] if kind != "view" else [int(row.partition(":")[2]) for row in rows]
     found = await connection.fetchrow(statement(f"load_{kind}"), *arguments)
     if found is None and kind == "note":
