@@ -35,6 +35,8 @@ MISSED_HEARTBEATS: Final = 5
 POLL: Final = timedelta(milliseconds=50)
 """How long a worker waits for a free slot or a job before it looks at what has ended."""
 UNKNOWN_PAUSE: Final = 1.0
+SHORTEST_LIMIT: Final = 0.5
+"""Seconds that an answer may take at least: `POLL` of them the server itself waits."""
 
 
 @asynccontextmanager
@@ -49,6 +51,7 @@ async def open_docket(settings: Settings) -> AsyncIterator[Docket]:
         execution_ttl=timedelta(0),  # the outcome stands in the refresh set; nothing is left behind here
     )
     async with queue as docket:
+        await _limit(docket, seconds=max(settings.redis_timeout, SHORTEST_LIMIT))
         monitor = docket.strike_list._monitor_task
         try:
             yield docket
@@ -57,6 +60,18 @@ async def open_docket(settings: Settings) -> AsyncIterator[Docket]:
             # waits for it, so leaving would never end, or leave it behind, trying once a second.
             if monitor is not None:
                 await asyncio.shield(asyncio.create_task(cancelled(monitor), name="unstale-docket-monitor"))
+
+
+async def _limit(docket: Docket, *, seconds: float) -> None:
+    """Let no command wait longer for its answer; what then breaks is connected anew.
+
+    pydocket waits for as long as the connection seems to be open: a quarter of an hour when nobody was told
+    that it is not. What waits for news without end (strikes, cancellations) has pools of its own.
+    """
+    pool = docket._redis._connection_pool
+    assert pool is not None
+    pool.connection_kwargs["socket_timeout"] = seconds
+    await pool.disconnect()  # those that are open were made without it
 
 
 def quieten() -> None:

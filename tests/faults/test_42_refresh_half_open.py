@@ -1,0 +1,78 @@
+"""42: the connections of those who make keys new are half open: nobody is told, and nothing sent arrives.
+
+Guards: every question to the queue of Python loaders has a limit, and ends in a new connection
+(`spread._limit`). Without it all three tests wait for longer than they may.
+"""
+
+import asyncio
+import json
+
+import pytest
+
+import refresh_loaders
+from proxy import Proxy
+from refresh_workers import refresh_workers
+from refreshing import NAMES, due, filled, settled
+from servers import Database, eventually
+from unstale_worker.embedded import EmbeddedValkey
+from workers import connected, redis_at, running_worker
+
+SCHEMA = """
+create table public.profiles (id bigint primary key, name text);
+insert into public.profiles select n, 'Ada' from generate_series(1, 8) n;
+select unstale.watch('public.profiles', '{id}');
+"""
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:greeting"]
+
+[refresh."user:{user_id}:greeting"]
+loader = "refresh_loaders:greeting"
+"""
+
+
+async def test_a_leader_that_calls_loaders_itself(database: Database, valkey: EmbeddedValkey) -> None:
+    refresh_loaders.reset()
+    async with (
+        connected(database.dsn) as db,
+        redis_at(valkey.url) as redis,
+        Proxy(valkey.port) as proxy,
+    ):
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, proxy.url(valkey.url), rules=RULES, redis_timeout=0.5):
+            await due(redis, "user:1:greeting")
+            await filled(redis, "user:1:greeting")
+            proxy.half_open(new=False)
+            await due(redis, "user:2:greeting")
+            assert json.loads(await filled(redis, "user:2:greeting", timeout=60))["greeting"] == "Hello Ada"
+            await settled(redis, timeout=60)
+
+
+@pytest.mark.leaves_keys("test:.*")
+async def test_a_refresh_worker(database: Database, valkey: EmbeddedValkey) -> None:
+    """The leader hears of it again, so it takes jobs again."""
+    async with (
+        connected(database.dsn) as db,
+        redis_at(valkey.url) as redis,
+        Proxy(valkey.port) as proxy,
+    ):
+        await db.execute(SCHEMA)
+        with refresh_workers(proxy.url(valkey.url), 1, LOADER_SECONDS="0.05") as workers:
+            heard = f"{NAMES.refresh_jobs}:workers"
+            await eventually(lambda: redis.zcard(heard), timeout=60)
+            proxy.half_open(new=False)
+            await redis.delete(heard)
+            await eventually(lambda: redis.zcard(heard), timeout=60, message="it is heard of again")
+            assert workers.processes[0].poll() is None
+
+
+async def test_a_worker_ends_though_nothing_answers(database: Database, valkey: EmbeddedValkey) -> None:
+    refresh_loaders.reset()
+    async with connected(database.dsn) as db, redis_at(valkey.url) as redis, Proxy(valkey.port) as proxy:
+        await db.execute(SCHEMA)
+        async with asyncio.timeout(90):
+            async with running_worker(database.dsn, proxy.url(valkey.url), rules=RULES, redis_timeout=0.5):
+                await due(redis, "user:1:greeting")
+                await filled(redis, "user:1:greeting")
+                proxy.half_open()
