@@ -51,6 +51,12 @@ class Process:
         return f"{self.base}.{self.lives}"
 
     @property
+    def pid(self) -> int:
+        """Of the current life."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def failed(self) -> bool:
         """Whether it ended although nobody ended it."""
         return not self._expected and self._process is not None and self._process.returncode is not None

@@ -92,6 +92,7 @@ async def run(
             say(f"{elapsed:7.1f} s  quiet")
             await stage.calm()
             await stage.recovered()
+            await stage.refreshing()
             await stage.made_new()
             contents = await stage.valkeys.contents(("item:*", "view:*", "note:*", "memo:*"))
             await asyncio.gather(*(slot.process.finish() for slot in stage.agents))

@@ -94,6 +94,21 @@ class Stage:
             slot.process.calm()
         await self._until(lambda: all(slot.process.news.get("calm") for slot in self.agents))
 
+    async def refreshing(self) -> None:
+        """Wait until every refresh worker has been heard of since now: none hangs, or is away for good."""
+        began, moment = time.monotonic(), time.time()
+        workers = f"{Names().refresh_jobs}:workers"
+        while True:
+            beats = await self.valkeys.beats(workers)
+            heard = {name.split("#")[1] for name, at in beats.items() if at > moment}
+            silent = [slot.process.name for slot in self.refreshers if str(slot.process.pid) not in heard]
+            if not silent:
+                return
+            self.check()
+            if time.monotonic() - began > RECOVERY_SECONDS:
+                raise NotRecovered(f"{silent} take no jobs any more; heard of were {beats}")
+            await asyncio.sleep(0.1)
+
     async def made_new(self) -> None:
         """Wait until nothing is to be made new, and nothing stale is served, any more."""
         names, began = Names(), time.monotonic()

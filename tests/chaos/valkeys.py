@@ -191,6 +191,12 @@ class Valkeys:
         async with client(self.primary) as redis:
             return int(await redis.zcard(refresh))
 
+    async def beats(self, workers: str) -> dict[str, float]:
+        """When each refresh worker was last heard of, by its name."""
+        async with client(self.primary) as redis:
+            found: Any = await redis.zrange(workers, 0, -1, withscores=True)
+            return {name.decode(): at for name, at in found}
+
     async def _drain(self) -> None:
         """No write from now on, and the replica has them all."""
         async with client(self.primary) as ours, client(self.replica) as theirs:
