@@ -122,18 +122,22 @@ class RedisTier:
         """Remove what stands at ``key`` if it is ``found``: a lease given up, or an unusable value."""
         return bool(await self._script(self._release, [key], [found]))
 
-    async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> LogId | None:
+    async def put(
+        self, key: str, value: bytes, *, seconds: float, rules: str
+    ) -> tuple[LogId, Epoch | None] | None:
         """Store a value that no rule owns, log it and tell every instance.
 
-        Returns the log id; 0 when no epoch is live, so that nobody was told. None, and nothing is stored,
-        when other rules than those of the hash ``rules`` are in force: they may own the key.
+        Returns log id and epoch; 0 and None when no epoch is live, so that nobody was told. None, and
+        nothing is stored, when other rules than those of the hash ``rules`` are in force: they may own the
+        key.
         """
         reply = await self._script(
             self._put,
             [self.names.state, self.names.log, key],
             [self.names.channel, value, _ms(seconds), key_list([key]), self._log_max_bytes, rules],
         )
-        return LogId(int(reply)) if reply != -1 else None
+        logged, epoch = reply
+        return (LogId(int(logged)), Epoch(epoch.decode()) if epoch else None) if logged != -1 else None
 
     async def invalidate(
         self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None

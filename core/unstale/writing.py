@@ -12,6 +12,7 @@ from unstale.following import Follower, Trust
 from unstale.lane import FIRST_PAUSE
 from unstale.loads import Loaded, Origin
 from unstale.misses import Misses
+from unstale.names import LogId
 from unstale.near import NearTier
 from unstale.reading import Reader
 from unstale.redis_tier import RedisTier
@@ -207,12 +208,15 @@ class Writer:
     async def _put(self, tier: RedisTier, key: str, data: bytes, seconds: float) -> bool:
         mark = self._near.marks.open(key)
         try:
-            logged = await tier.put(key, data, seconds=seconds, rules=self._rulebook.hash)
+            put = await tier.put(key, data, seconds=seconds, rules=self._rulebook.hash)
         finally:
             self._near.marks.close(mark)
             self._near.drop([key])
-        if logged is None:
+        if put is None:
             return False
+        logged, epoch = put
+        if epoch != self._follower.epoch:
+            logged = LogId(0)  # of another log than the one that is heard: its id says nothing here
         if self._follower.trust is Trust.DETACHED and (mark.clean or mark.soiled_by <= logged):
             # What is heard of it up to this id is the echo of it, or older.
             self._set_adrift(key, data, seconds, allowed=True, logged=logged)

@@ -12,7 +12,7 @@ import pytest
 from servers import eventually
 from unstale import Cache
 from unstale.following import Trust
-from unstale.names import LogId
+from unstale.names import Epoch, LogId
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 
@@ -123,6 +123,24 @@ async def test_what_was_set_alone_is_dropped_by_a_pattern_of_later(
     assert await alone.get(FREE) is None
 
 
+async def test_an_id_of_another_log_says_nothing(
+    alone: Cache, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a split: what was put went to the server left behind, whose ids ran ahead."""
+    tier = alone._writer._tier
+    assert tier is not None
+
+    async def elsewhere(*args: Any, **options: Any) -> tuple[LogId, Epoch | None] | None:
+        return LogId(500), Epoch("another")
+
+    monkeypatch.setattr(tier, "put", elsewhere)
+    assert await alone.set(FREE, "own") is True
+    assert await alone.get(FREE) == "own"
+    await silent.apply(FREE)
+    await heard_all(alone, silent)
+    assert await alone.get(FREE) is None
+
+
 @pytest.mark.parametrize("by", ["set", "pattern", "delete here"])
 async def test_what_was_set_alone_and_overtaken_before_the_answer_came_is_not_kept(
     alone: Cache, valkey: EmbeddedValkey, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch, by: str
@@ -131,7 +149,7 @@ async def test_what_was_set_alone_and_overtaken_before_the_answer_came_is_not_ke
     assert tier is not None
     put = tier.put
 
-    async def slow(*args: Any, **options: Any) -> LogId | None:
+    async def slow(*args: Any, **options: Any) -> tuple[LogId, Epoch | None] | None:
         logged = await put(*args, **options)
         if by == "set":
             async with open_cache(valkey.url) as other:

@@ -200,7 +200,8 @@ async def test_a_replay_is_complete_or_says_that_it_is_not(tier: RedisTier, sile
 
 
 async def test_a_put_is_logged(tier: RedisTier, silent: WorkerDouble) -> None:
-    assert await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
+    put = await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
+    assert put == (1, silent.epoch)
     assert [entry.keys for entry in (await tier.replay(LogId(0))).entries] == [("session:1",)]
 
 

@@ -1,17 +1,17 @@
 -- Stores a value that no rule owns and tells every instance: set, log, publish.
 -- KEYS: state, log, key   ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules
--- Reply: the log id; 0 when there is no live epoch (stored, but nobody was told: agents are detached or about to flush);
--- -1 when other rules are in force, which may own the key: nothing was stored
+-- Reply: log id and epoch; 0 and '' when there is no live epoch (stored, but nobody was told: agents are detached or about
+-- to flush); -1 and '' when other rules are in force, which may own the key: nothing was stored
 local state, log = KEYS[1], KEYS[2]
 if not has_type(state, 'hash') or not has_type(log, 'stream') then
   return redis.error_reply('UNSTALE the state or log key holds another type; delete it')
 end
 local known = redis.call('HMGET', state, 'epoch', 'run', 'rules')
 if known[3] and known[3] ~= ARGV[6] then
-  return -1
+  return { -1, '' }
 end
 redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 if not known[1] or known[2] ~= live_run() then
-  return 0
+  return { 0, '' }
 end
-return append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5]))
+return { append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5])), known[1] }
