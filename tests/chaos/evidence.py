@@ -24,6 +24,8 @@ async def gather(stage: Stage) -> list[str]:
         "postgres": stage.postgres,
     }
     told = []
+    for slot in stage.workers:
+        slot.process.tell()
     for name, server in servers.items():
         state = "runs" if await server.running() else "is not running"
         ask = _postgres(server.superuser_dsn) if isinstance(server, EmbeddedPostgres) else _valkey(server)

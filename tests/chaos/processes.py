@@ -104,6 +104,10 @@ class Process:
         """SIGUSR2: see `clocks`."""
         self._signal(signal.SIGUSR2)
 
+    def tell(self) -> None:
+        """SIGUSR1: a worker writes what its tasks wait for to its log, see `tasks`."""
+        self._signal(signal.SIGUSR1)
+
     def stop(self) -> None:
         """SIGSTOP."""
         self._signal(signal.SIGSTOP)
