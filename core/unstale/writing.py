@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -206,24 +207,23 @@ class Writer:
             self._near.drop(keys)  # before the caller goes on, whatever happened: it reads its own writes
 
     async def _put(self, tier: RedisTier, key: str, data: bytes, seconds: float) -> bool:
-        mark = self._near.marks.open(key)
+        mark, logged = self._near.marks.open(key), LogId(0)
         try:
             put = await tier.put(key, data, seconds=seconds, rules=self._rulebook.hash)
+            if put is not None and put[1] == self._follower.epoch:
+                logged = put[0]  # else of another log than the one that is heard: its id says nothing here
         finally:
             self._near.marks.close(mark)
-            self._near.drop([key])
+            self._near.drop([key], by=logged or math.inf)  # what another task put under a later id stays
         if put is None:
             return False
-        logged, epoch = put
-        if epoch != self._follower.epoch:
-            logged = LogId(0)  # of another log than the one that is heard: its id says nothing here
         if self._follower.trust is Trust.DETACHED and (mark.clean or mark.soiled_by <= logged):
             # What is heard of it up to this id is the echo of it, or older.
             self._set_adrift(key, data, seconds, allowed=True, logged=logged)
         return True
 
     def _set_adrift(self, key: str, data: bytes, seconds: float, *, allowed: bool, logged: int = 0) -> bool:
-        self._near.drop([key])
+        self._near.drop([key], by=logged or math.inf)
         attached = self._follower.trust is Trust.ATTACHED
         if not allowed or (attached and self._tier is not None):
             return False

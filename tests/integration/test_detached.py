@@ -113,6 +113,13 @@ async def test_what_was_set_alone_outlives_the_echo_of_it(
     assert await alone.get(FREE) is None
 
 
+async def test_of_two_sets_at_once_alone_the_later_is_read(alone: Cache, silent: WorkerDouble) -> None:
+    """Each drops what the other put, unless that is in Redis under a later log id."""
+    assert all(await asyncio.gather(alone.set(FREE, "earlier"), alone.set(FREE, "later")))
+    assert await silent.redis.get(FREE) == b'"later"'
+    assert await alone.get(FREE) == "later"
+
+
 async def test_what_was_set_alone_is_dropped_by_a_pattern_of_later(
     alone: Cache, silent: WorkerDouble
 ) -> None:
