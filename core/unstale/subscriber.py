@@ -13,7 +13,7 @@ from unstale.cancellation import cancelled, pass_on_cancellation
 from unstale.connections import Connections, RedisConnection
 from unstale.errors import MessageError
 from unstale.following import Follower, Trust
-from unstale.foreign import Foreign
+from unstale.foreign import LOOK_AGAIN, Foreign
 from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
 from unstale.names import Epoch, LogId
 from unstale.near import NearTier
@@ -67,6 +67,7 @@ class Subscriber:
         self._tell = Teller(connections, follower, max_silence=max_silence)
         self._skip_entries = False
         self._foreign = Foreign(clock=clock)
+        self._subscribed_at = -math.inf
         self.on_subscribed: Callable[[], object] = lambda: None
         """Called after each new subscription, before the replay: other connections may lead elsewhere."""
         self.on_watermark: Callable[[], object] = lambda: None
@@ -119,7 +120,7 @@ class Subscriber:
                 reply = await connection.read_response(timeout=math.inf)
             if reply[0] != b"subscribe":
                 raise RedisConnectionError("Redis did not confirm the subscription")
-            self.subscribed = True
+            self.subscribed, self._subscribed_at = True, self._clock()
             self._follower.doubt()  # from here on the other connections may lead elsewhere, too
             self.on_subscribed()
             await self._rulebook.load()
@@ -205,7 +206,8 @@ class Subscriber:
 
         Pub/sub knows no databases: the message may be of a worker on another number of the same server, which
         removes nothing here. Raises `Moved` if another history was followed until now, and when an epoch is
-        found foreign for the first time: a new connection tells whether this is still the server to ask.
+        found foreign for the first time: a new connection tells whether this is still the server to ask. One
+        that is new itself hears of all the workers there are: it would take as many others as there are.
         """
         follower, before = self._follower, self._follower.epoch
         if self._foreign.known(epoch):
@@ -216,12 +218,16 @@ class Subscriber:
             if before is None:  # nothing was followed, so nothing can be left behind: go on in line
                 follower.last = last
                 return
-        if follower.epoch is not None and not stands:
             raise Moved
-        if not self._foreign.add(epoch):
+        news = self._foreign.add(epoch)
+        if not news:
             self._tell.foreign(self._tier.names.state)
-        elif follower.epoch is not None:
+        if follower.epoch is None:
+            return
+        if not stands or (news and self._clock() - self._subscribed_at >= LOOK_AGAIN):
             raise Moved
+        if news:  # on a new connection: believe nothing until the own worker is heard on it
+            follower.doubt()
 
     async def _close_gap(self) -> None:
         """Replay while messages come in; raises `Moved` when this is not the log that was followed.

@@ -1,5 +1,6 @@
 """Redis databases of one server: pub/sub reaches all of them, the keys of a worker only one."""
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from servers import Database, eventually
 from unstale import Cache
+from unstale.following import Trust
 from unstale.foreign import LOOK_AGAIN, MOST, Foreign
 from unstale.names import Epoch
 from unstale_worker.embedded import EmbeddedValkey
@@ -119,6 +121,47 @@ async def test_agents_of_two_databases_each_follow_their_own_worker(
 
 def held(cache: Cache) -> bool:
     return cache._followed.peek(KEY) is not None
+
+
+async def test_an_abandoned_state_of_another_run_is_told_of_too(
+    valkey: EmbeddedValkey, other_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker moved to another number, then the server was restarted: the state is nobody's."""
+    async with leading_in(other_url) as before:
+        await before.redis.hset(before.names.state, "run", "f" * 40)
+        async with leading_in(valkey.url) as worker, worker.beating():
+            with caplog.at_level(logging.WARNING, "unstale"):
+                async with open_cache(other_url) as cache:
+                    await told(caplog, "stays detached")
+                    assert cache._follower.trust is Trust.DETACHED
+
+
+async def test_any_number_of_other_databases_costs_an_agent_next_to_nothing(
+    valkey: EmbeddedValkey, double: WorkerDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker in each of 40 databases: one new connection or so, not one for each, again and again."""
+    epochs = [Epoch(f"{number:032x}") for number in range(40)]
+    said = {"v": 1, "last": 5, "seen": "1:1:", "lsn": "0/1", "rules": "theirs", "age_ms": 1}
+    with caplog.at_level(logging.INFO, "unstale"):
+        async with attached_cache(valkey.url) as cache, double.beating():
+            subscriber = cache._parts.subscriber
+            assert subscriber is not None
+
+            async def beat() -> bool:
+                for epoch in epochs:
+                    await double.publish({**said, "epoch": epoch})
+                return cache.attached and all(epoch in subscriber._foreign for epoch in epochs)
+
+            await eventually(beat, message="attached, and all of them are known")
+            assert caplog.text.count("connecting anew") <= len(epochs) // 4
+            connections, replays = caplog.text.count("connecting anew"), cache.counters().replays
+            begun = time.monotonic()
+            while time.monotonic() - begun < 2 * LOOK_AGAIN:
+                assert await beat()
+                await asyncio.sleep(0.2)
+            # A look for all of them, one in `LOOK_AGAIN` seconds, with a replay after it.
+            assert cache.counters().replays - replays <= 2 + 2 * (time.monotonic() - begun) / LOOK_AGAIN
+            assert caplog.text.count("connecting anew") == connections
 
 
 async def test_a_new_epoch_of_the_own_worker_is_followed_beside_a_foreign_one(
