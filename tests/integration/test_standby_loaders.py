@@ -1,12 +1,17 @@
 """A worker that stands by says at its start which Python loaders it could not call if it led."""
 
+import signal
+from pathlib import Path
+
 import pytest
 import structlog
 
 from servers import Database, eventually
 from unstale.names import Names
+from unstale_worker.refresh.python_loader import mistakes
+from unstale_worker.rules import Rules
 from unstale_worker.status import Role
-from workers import PROFILES, SCHEMA, connected, redis_at, running_worker
+from workers import PROFILES, SCHEMA, connected, redis_at, running_worker, worker_process
 
 LOADERS = """
 [refresh."user:{user_id}:profile"]
@@ -38,3 +43,35 @@ async def test_a_broken_import_is_said_before_it_matters(
                 await redis.delete(Names().leader)
                 await eventually(lambda: worker.status().role is Role.LEADING and worker.status().ready)
                 assert all("no_such_module:greet" in problem for problem in problems())
+
+
+def naming(module: str) -> str:
+    """Rules with a loader in this module."""
+    return PROFILES.replace("[ttl]", f'[refresh."user:{{id}}:profile"]\nloader = "{module}:load"\n\n[ttl]')
+
+
+async def test_an_import_that_never_ends_does_not_keep_a_standby_from_ending(
+    database: Database, redis_url: str, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    text = f"import pathlib, threading\npathlib.Path({str(begun)!r}).touch()\nthreading.Event().wait()\n"
+    (tmp_path / "endless_loaders.py").write_text(text)
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        await redis.set(Names().leader, "somebody", px=120_000)
+        rules = naming("endless_loaders")
+        with worker_process(database.dsn, redis_url, rules=rules, PYTHONPATH=str(tmp_path)) as process:
+            await eventually(begun.exists, timeout=60, message="a standby imports its loaders")
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: process.poll() is not None, message="it ends all the same")
+            assert process.returncode == 0
+
+
+def test_a_module_that_ends_the_process_is_a_mistake_of_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script without a guard: it would take the worker that imports it along."""
+    (tmp_path / "ending_loaders.py").write_text("import sys\nsys.exit(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (mistake,) = mistakes(Rules.parse(naming("ending_loaders")))
+    assert "the module cannot be imported (SystemExit: 2)" in str(mistake)

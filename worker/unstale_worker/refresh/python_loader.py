@@ -54,7 +54,7 @@ def resolve(spec: RefreshSpec, *, file: str) -> RefreshLoader:
 
     try:
         found: object = import_module(loader.module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard ends "the process" when imported
         folder = Path(file).resolve().parent
         raise mistake(
             f"the module cannot be imported ({type(error).__name__}: {error})",
