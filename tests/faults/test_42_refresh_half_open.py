@@ -6,6 +6,8 @@ Guards: every question to the queue of Python loaders has a limit, and ends in a
 
 import asyncio
 import json
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from refresh_workers import refresh_workers
 from refreshing import NAMES, due, filled, settled
 from servers import Database, eventually
 from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.refresh import spread
 from workers import connected, redis_at, running_worker
 
 SCHEMA = """
@@ -65,6 +68,30 @@ async def test_a_refresh_worker(database: Database, valkey: EmbeddedValkey) -> N
             await redis.delete(heard)
             await eventually(lambda: redis.zcard(heard), timeout=60, message="it is heard of again")
             assert workers.processes[0].poll() is None
+
+
+@pytest.mark.parametrize("where", ["add", "others"])
+async def test_a_leader_ends_though_a_client_drops_its_cancellation(
+    database: Database, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As redis-py does at times, which sends by ``asyncio.wait_for`` because of the limit."""
+    refresh_loaders.reset()
+    asked, real = asyncio.Event(), getattr(spread, where)
+
+    async def deaf(*given: Any, **named: Any) -> Any:
+        if asked.is_set():
+            return await real(*given, **named)
+        asked.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return await real(*given, **named)
+
+    monkeypatch.setattr(spread, where, deaf)
+    async with connected(database.dsn) as db, redis_at(valkey.url) as redis:
+        await db.execute(SCHEMA)
+        async with asyncio.timeout(60), running_worker(database.dsn, valkey.url, rules=RULES):
+            await due(redis, "user:1:greeting")
+            await eventually(asked.is_set)
 
 
 async def test_a_worker_ends_though_nothing_answers(database: Database, valkey: EmbeddedValkey) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from unstale.cancellation import pass_on_cancellation
+from unstale.cancellation import insistently, pass_on_cancellation
 from unstale.connections import Connections as RedisConnections
 from unstale.errors import (
     ConfigurationError,
@@ -228,11 +228,10 @@ class Worker:
 
         try:
             async with wakeups.term(leadership.session_name), asyncio.TaskGroup() as group:
-                keeping = group.create_task(leadership.keep(), name="lease")
-                purging = group.create_task(
-                    keep_purging(source.beside(), leadership, self._settings, self._counters), name="purge"
-                )
-                refreshing = group.create_task(refresher.run(), name="refresh")
+                purge = keep_purging(source.beside(), leadership, self._settings, self._counters)
+                keeping = group.create_task(insistently(leadership.keep()), name="lease")
+                purging = group.create_task(insistently(purge), name="purge")
+                refreshing = group.create_task(insistently(refresher.run()), name="refresh")
                 await retried(pipe, stop, fatal=(LeadershipLost,), failed=self._note)
                 keeping.cancel()
                 purging.cancel()

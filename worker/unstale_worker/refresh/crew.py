@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from docket import Docket
 
 log = structlog.get_logger("unstale.refresh")
+
+DRAIN: Final = 2.0
+"""Seconds that pydocket's worker has to end once no loader runs any more."""
 
 
 @asynccontextmanager
@@ -49,7 +52,7 @@ async def working(
             try:
                 yield task
             finally:
-                ending = asyncio.create_task(_end(jobs, grace), name="refresh grace")
+                ending = asyncio.create_task(_end(jobs, task, grace), name="refresh grace")
     finally:
         if ending is not None:
             await cancelled(ending)
@@ -58,8 +61,10 @@ async def working(
             await cancelled(task)
 
 
-async def _end(jobs: Jobs, grace: float) -> None:
+async def _end(jobs: Jobs, task: "asyncio.Task[None]", grace: float) -> None:
     await asyncio.sleep(grace)
     if jobs.running:
         log.warning("loaders did not end in time; their keys are due again", loaders=jobs.running)
     await jobs.stop()
+    await asyncio.sleep(DRAIN)
+    await cancelled(task)  # pydocket waits for it, however long one of its connections says nothing

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from unstale import failpoints
+from unstale.cancellation import pass_on_cancellation
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.allowance import Allowance
 from unstale_worker.refresh.batches import Batches
@@ -61,6 +62,7 @@ async def run_jobs(
     most = spec.concurrency
     given: set[str] = set()
     while True:
+        pass_on_cancellation()  # a client of Redis may have dropped it
         await waiting.filled()
         if len(given) >= most:
             # Not those that wait again: nobody finished them in time, so their job may be lost.

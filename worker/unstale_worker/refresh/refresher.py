@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from unstale.cancellation import insistently, pass_on_cancellation
 from unstale.connections import Connections as RedisConnections
 from unstale.errors import RuleError
 from unstale.lane import Lane
@@ -141,8 +142,9 @@ class Refresher:
             async with asyncio.TaskGroup() as group:
                 for spec in self._python:
                     line = self._lines[spec.template.text]
-                    group.create_task(run_jobs(spec, line, docket, queue, self._tally, self._lost.update))
-                group.create_task(self._stand_in(queue), name="refresh stand-in")
+                    jobs = run_jobs(spec, line, docket, queue, self._tally, self._lost.update)
+                    group.create_task(insistently(jobs))
+                group.create_task(insistently(self._stand_in(queue)), name="refresh stand-in")
 
     async def _stand_in(self, queue: RefreshQueue) -> None:
         """Call the loaders in this process for as long as no refresh worker is heard of."""
@@ -156,7 +158,8 @@ class Refresher:
             return
         async with own.docket() as docket:
             while True:
-                while await spread.others(docket, name=own.name):  # noqa: ASYNC110 - Redis sends no event
+                while await spread.others(docket, name=own.name):
+                    pass_on_cancellation()
                     await asyncio.sleep(LOOK_FOR_OTHERS)
                 log.info("no refresh worker is heard of: this leader calls the loaders")
                 async with own.working(docket, queue, grace=LEADER_GRACE) as task:
