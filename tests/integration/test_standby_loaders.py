@@ -50,18 +50,20 @@ def naming(module: str) -> str:
     return PROFILES.replace("[ttl]", f'[refresh."user:{{id}}:profile"]\nloader = "{module}:load"\n\n[ttl]')
 
 
-async def test_an_import_that_never_ends_does_not_keep_a_standby_from_ending(
-    database: Database, redis_url: str, tmp_path: Path
+@pytest.mark.parametrize("leading", [False, True])
+async def test_an_import_that_never_ends_does_not_keep_a_worker_from_ending(
+    leading: bool, database: Database, redis_url: str, tmp_path: Path
 ) -> None:
     begun = tmp_path / "begun"
     text = f"import pathlib, threading\npathlib.Path({str(begun)!r}).touch()\nthreading.Event().wait()\n"
     (tmp_path / "endless_loaders.py").write_text(text)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        await redis.set(Names().leader, "somebody", px=120_000)
+        if not leading:
+            await redis.set(Names().leader, "somebody", px=120_000)
         rules = naming("endless_loaders")
         with worker_process(database.dsn, redis_url, rules=rules, PYTHONPATH=str(tmp_path)) as process:
-            await eventually(begun.exists, timeout=60, message="a standby imports its loaders")
+            await eventually(begun.exists, timeout=60, message="it imports its loaders")
             process.send_signal(signal.SIGTERM)
             await eventually(lambda: process.poll() is not None, message="it ends all the same")
             assert process.returncode == 0

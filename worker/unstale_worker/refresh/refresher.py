@@ -13,6 +13,7 @@ from unstale.connections import Connections as RedisConnections
 from unstale.errors import RuleError
 from unstale.lane import Lane
 from unstale.settings import Settings
+from unstale_worker.aside import aside
 from unstale_worker.refresh.here import load_here
 from unstale_worker.refresh.lifetime import Lifetimes
 from unstale_worker.refresh.lines import run_jobs
@@ -152,7 +153,10 @@ class Refresher:
         from unstale_worker.refresh.own_worker import OwnWorker
 
         try:
-            own = await asyncio.to_thread(OwnWorker, self._settings, self._rules, self._python, self._tally)
+            own = await aside(
+                lambda: OwnWorker(self._settings, self._rules, self._python, self._tally),
+                name="unstale-loaders",
+            )
         except RuleError as error:
             log.warning("loaders run in `unstale worker --role refresh` only", problem=str(error))
             return
