@@ -51,9 +51,9 @@ async def open_docket(settings: Settings) -> AsyncIterator[Docket]:
         execution_ttl=timedelta(0),  # the outcome stands in the refresh set; nothing is left behind here
     )
     async with queue as docket:
-        await _limit(docket, seconds=max(settings.redis_timeout, SHORTEST_LIMIT))
         monitor = docket.strike_list._monitor_task
         try:
+            await _limit(docket, seconds=max(settings.redis_timeout, SHORTEST_LIMIT))
             yield docket
         finally:
             # While Redis is away its client may drop a cancellation. pydocket cancels its monitor once and
