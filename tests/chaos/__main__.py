@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="an empty folder for logs and histories; they stay")
     given = parser.parse_args(arguments)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**31)
-    # Ended by SIGTERM as by Ctrl-C: in order, leaving nothing behind.
+    # Ended by SIGTERM as by Ctrl-C (which a script's background ignores): in order, leaving nothing behind.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="unstale-chaos-") as temporary:
