@@ -20,9 +20,7 @@ from servers import eventually
 from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
 
 ASKS = """
-import asyncio, json, os, signal, sys
-for number in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)  # under nohup, or in a script's background, they come ignored
+import asyncio, json, os, sys
 sys.modules["async_timeout"] = asyncio  # redis wants it before Python 3.11.3, which may be the only other one
 import asyncpg
 from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
