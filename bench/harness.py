@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -181,10 +181,10 @@ def machine() -> str:
     return f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} x {model}, Python {platform.python_version()}"
 
 
-def run(main: Callable[[], Awaitable[None]]) -> None:
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a benchmark on uvloop."""
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(main())  # type: ignore[arg-type]  # uvloop wants a coroutine, not any awaitable
+        uvloop.run(main())
 
 
 def _show(figures: dict[str, Any], indent: str) -> None:

@@ -48,7 +48,7 @@ async def double(superuser_dsn: str, authenticator: str) -> None:
     """Be the project; say URL and key, then obey ``outage``, ``back`` and ``requests``."""
     from supabase_double import SupabaseDouble
 
-    async with SupabaseDouble(Dsns(superuser_dsn, authenticator)) as project:  # type: ignore[arg-type]  # all it asks of one
+    async with SupabaseDouble(Dsns(superuser_dsn, authenticator)) as project:
         print(json.dumps([project.url, project.keys.secret]), flush=True)
         loop = asyncio.get_running_loop()
         while command := (await loop.run_in_executor(None, sys.stdin.readline)).strip():

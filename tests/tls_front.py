@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 HANDSHAKE = b"\x16"
@@ -46,7 +47,7 @@ class TlsFront:
         while not self._closed.is_set():
             if select.select([self._listener], [], [], 0.05)[0]:
                 taken, _ = self._listener.accept()
-                self._start(lambda taken=taken: self._serve(taken))  # type: ignore[misc]
+                self._start(partial(self._serve, taken))
 
     def _serve(self, taken: socket.socket) -> None:
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # also what TLS refuses

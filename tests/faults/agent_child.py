@@ -26,7 +26,7 @@ def believe_watermarks() -> None:
         self._ponged = self._clock()
         return watermark(self, mark)
 
-    Follower.watermark = naive  # type: ignore[method-assign]
+    Follower.watermark = naive  # type: ignore[method-assign]  # this process has no monkeypatch
 
 
 async def main(url: str, max_silence: float, naive: bool) -> None:
@@ -39,7 +39,7 @@ async def main(url: str, max_silence: float, naive: bool) -> None:
         await asyncio.sleep(0.002)  # reads run between two messages, however many lie in the buffer
         await hear(self, payload)
 
-    Subscriber._hear = slowly  # type: ignore[method-assign]
+    Subscriber._hear = slowly  # type: ignore[method-assign]  # nor is there another place between two
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     async with Cache.from_env(_env_file=None, redis_url=url, max_silence=max_silence) as cache:
         while not over.done():

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from typing import Any, Self
 
 import asyncpg
@@ -95,7 +97,7 @@ class Stage:
         }
         assert not wrong, f"stale in Redis: {wrong}"
         for cache in self.agents:
-            await eventually(lambda cache=cache: cache.attached, message="the agent is attached again")  # type: ignore[misc]
+            await eventually(partial(attrgetter("attached"), cache), message="the agent is attached again")
 
             async def agrees(cache: Cache = cache) -> bool:
                 last = await redis.hget("{unstale:0}:state", "last")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import asyncpg
@@ -158,7 +159,7 @@ async def traffic(
     token = await last_token(db)
     for each, recorder in zip(instances, recorders, strict=True):
         await each.cache.wait_for(token, timeout=20)
-        await eventually(lambda each=each: each.cache.attached)  # type: ignore[misc]
+        await eventually(partial(attrgetter("attached"), each.cache))
         await recorder.sample()
         for row in rows:
             each.records.append(Final(row, seen_in(await each.read(row), (row,))))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -157,9 +158,13 @@ async def test_a_share_of_the_hits_is_audited(
             assert plain.counters().audited == 0
         async with Cache.from_env(_env_file=None, redis_url=redis_url, audit_share=1) as cache:
             await eventually(lambda: cache.attached)
-            for audited in range(1, 4):
+
+            def audited(times: int) -> bool:
+                return cache.counters().audited == times
+
+            for times in range(1, 4):
                 assert (await cache.get_or_load(KEY, names))["nick"] == "A"  # the first one is Redis'
-                await eventually(lambda audited=audited: cache.counters().audited == audited)  # type: ignore[misc]
+                await eventually(partial(audited, times))
             counters = cache.counters()
             assert (counters.redis_hits, counters.near_hits, counters.loads) == (1, 2, 0)
             await db.execute("update nicknames set name = 'Addie'")

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import ssl
-from typing import Self
+from typing import Protocol, Self
 
 from aiohttp import web
 
-from servers import Database
 from supabase_double.keys import Keys
 from supabase_double.realtime import Realtime
 from supabase_double.rest import Rest
 
 POLL_SECONDS = 0.1
 """Between two looks at the WAL, as at the service."""
+
+
+class Server(Protocol):
+    """The Postgres server of a test database."""
+
+    def dsn(self, *, user: str, database: str) -> str:
+        """Return the URL of a login on one of its databases."""
+        ...
+
+
+class ProjectDatabase(Protocol):
+    """The attributes of a test database that the double reads."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def superuser_dsn(self) -> str: ...
+
+    @property
+    def server(self) -> Server: ...
 
 
 class SupabaseDouble:
@@ -29,7 +49,7 @@ class SupabaseDouble:
 
     def __init__(
         self,
-        database: Database | None = None,
+        database: ProjectDatabase | None = None,
         *,
         poll: float = POLL_SECONDS,
         tls: ssl.SSLContext | None = None,

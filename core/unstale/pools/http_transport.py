@@ -5,6 +5,7 @@ bases of a class, and the library's own class, of which its client expects one, 
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
@@ -84,7 +85,7 @@ class Exchange:
         self._over()
 
 
-class AsyncTransport(Generic[Request, Response]):
+class AsyncTransport(ABC, Generic[Request, Response]):
     """Sends each request over the current connections; goes before the library's ``AsyncBaseTransport``.
 
     Attributes:
@@ -113,9 +114,9 @@ class AsyncTransport(Generic[Request, Response]):
         self.follow(response, exchange)
         return response
 
+    @abstractmethod
     def follow(self, response: Response, exchange: Exchange) -> None:
         """Put an `AsyncStream` around the body of ``response``."""
-        raise NotImplementedError
 
 
 class AsyncStream:
