@@ -17,9 +17,10 @@ from harness import arguments, finish, percentile, run
 from hits import PROFILE, begin_history, keep_fresh
 from redis.asyncio import Redis
 
-from unstale import Cache, failpoints
-from unstale.codec import encode, loads
-from unstale.names import Names
+from unstale import Cache
+from unstale.protocol.codec import encode, loads
+from unstale.protocol.names import Names
+from unstale.runtime import failpoints
 from unstale.settings import Settings
 from unstale_worker.embedded import EmbeddedValkey
 

@@ -11,7 +11,7 @@ import asyncpg
 from harness import applied, arguments, finish, medians, peak_rss_mb, position_of, run, servers, worker
 from redis.asyncio import Redis
 
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.outbox import OutboxSource
 

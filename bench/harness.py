@@ -22,8 +22,8 @@ from typing import Any
 
 import uvloop
 
-from unstale.messages import Snapshot
-from unstale.names import Names
+from unstale.protocol.messages import Snapshot
+from unstale.protocol.names import Names
 from unstale_worker.embedded import Stack, stack
 
 RULES = """

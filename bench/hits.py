@@ -16,8 +16,8 @@ from harness import arguments, finish, run
 from redis.asyncio import Redis
 
 from unstale import Cache
-from unstale.messages import PublishedRules
-from unstale.names import Names
+from unstale.protocol.messages import PublishedRules
+from unstale.protocol.names import Names
 from unstale.settings import Settings
 from unstale_worker.embedded import EmbeddedValkey
 

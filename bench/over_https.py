@@ -22,7 +22,7 @@ from harness import applied, arguments, finish, leads, medians, peak_rss_mb, pos
 from latency import line, measure
 from redis.asyncio import Redis
 
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.embedded import Stack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

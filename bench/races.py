@@ -17,10 +17,10 @@ from typing import Final
 
 from harness import machine, run
 
-from unstale.connections import Connections
-from unstale.lane import Lane
-from unstale.names import Names
-from unstale.redis_tier import RedisTier
+from unstale.protocol.names import Names
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.tier import RedisTier
 from unstale_worker.applier import Applier
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.leadership import Leadership

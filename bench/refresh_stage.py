@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.embedded import Stack
 
 NAMES = Names()

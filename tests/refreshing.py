@@ -6,7 +6,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from servers import eventually
-from unstale.names import Names
+from unstale.protocol.names import Names
 
 NAMES = Names()
 

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from unstale.names import WORKER_ROLE
+from unstale.protocol.names import WORKER_ROLE
 from unstale_worker.embedded import EmbeddedPostgres
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from redis.backoff import NoBackoff
 
 from servers import eventually
 from unstale import Cache
-from unstale.messages import PublishedRules, key_list
-from unstale.names import Names
-from unstale.scripts import Script
+from unstale.protocol.messages import PublishedRules, key_list
+from unstale.protocol.names import Names
+from unstale.redis_tier.scripts import Script
 from unstale_worker.applier_scripts import BEFORE_GROUPS, renewed
 from unstale_worker.rules import Renewal
 

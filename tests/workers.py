@@ -17,8 +17,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from servers import eventually
-from unstale.messages import Invalidation, Message, Snapshot, decode
-from unstale.names import Names
+from unstale.protocol.messages import Invalidation, Message, Snapshot, decode
+from unstale.protocol.names import Names
 from unstale.settings import Settings
 from unstale_worker.rules import Rules
 from unstale_worker.status import Role

@@ -18,19 +18,19 @@ from unstale.errors import (
     UnstaleError,
     WaitTimeout,
 )
-from unstale.names import escape_glob
+from unstale.protocol.names import escape_glob
 
 if TYPE_CHECKING:
     from unstale.cache import Cache
-    from unstale.codec import FrozenDict
-    from unstale.events import Invalidated, Reset
-    from unstale.loads import Load
+    from unstale.companion.pools import ConnectionPool
+    from unstale.companion.refresh_context import Refresh
+    from unstale.companion.tools.tools import Tools
+    from unstale.compat.redis_cache import RedisCache, redis_cache
     from unstale.locks import Lock
-    from unstale.pools import ConnectionPool
-    from unstale.rediscache import RedisCache, redis_cache
-    from unstale.refreshing import Refresh
+    from unstale.near_cache.subscriptions import Invalidated, Reset
+    from unstale.protocol.codec import FrozenDict
+    from unstale.reading.single_flight import Load
     from unstale.settings import Settings
-    from unstale.tools import Tools
 
 __all__ = [
     "Cache",
@@ -61,17 +61,17 @@ __all__ = [
 
 _ON_USE = {
     "Cache": "cache",
-    "ConnectionPool": "pools",
-    "FrozenDict": "codec",
-    "Invalidated": "events",
-    "Load": "loads",
+    "ConnectionPool": "companion.pools",
+    "FrozenDict": "protocol.codec",
+    "Invalidated": "near_cache.subscriptions",
+    "Load": "reading.single_flight",
     "Lock": "locks",
-    "RedisCache": "rediscache",
-    "Refresh": "refreshing",
-    "Reset": "events",
+    "RedisCache": "compat.redis_cache",
+    "Refresh": "companion.refresh_context",
+    "Reset": "near_cache.subscriptions",
     "Settings": "settings",
-    "Tools": "tools",
-    "redis_cache": "rediscache",
+    "Tools": "companion.tools.tools",
+    "redis_cache": "compat.redis_cache",
 }
 
 

@@ -9,18 +9,19 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
-from unstale import clock, codec
 from unstale.errors import CacheClosed, RedisUnavailable
-from unstale.events import Subscription
-from unstale.following import Trust
-from unstale.lane import CLOSED
-from unstale.loads import Loader
+from unstale.freshness.tokens import Token
+from unstale.freshness.tracker import Trust
 from unstale.locks import LOCK_SECONDS, Lock, Locks
+from unstale.near_cache.subscriptions import Subscription
+from unstale.protocol import codec
+from unstale.reading.single_flight import Loader
 from unstale.reads import check_ttl
 from unstale.reads_many import ManyReads
+from unstale.redis_tier.multiplexer import CLOSED
+from unstale.runtime import clock
 from unstale.settings import Settings
-from unstale.statistics import Counters, count, describe
-from unstale.tokens import Token
+from unstale.stats import Counters, count, describe
 
 
 class Cache(ManyReads):

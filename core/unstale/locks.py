@@ -13,12 +13,12 @@ from typing import Final, Self
 
 from redis.exceptions import RedisError
 
-from unstale import codec
 from unstale.errors import LockLost, LockTimeout, RedisUnavailable, UnstaleError
-from unstale.lane import refused
-from unstale.names import Names
-from unstale.redis_tier import RedisTier
-from unstale.scripts import Script
+from unstale.protocol import codec
+from unstale.protocol.names import Names
+from unstale.redis_tier.multiplexer import refused
+from unstale.redis_tier.scripts import Script
+from unstale.redis_tier.tier import RedisTier
 
 LOCK_SECONDS: Final = 10.0
 """How long a lock is held at most if nothing else is said: the seed's "temporary locks"."""
@@ -37,7 +37,7 @@ class Locks:
         self._tier = tier
         self._names = names
         self._clock = clock
-        self._script = Script("unstale", "lock")
+        self._script = Script("unstale.redis_tier", "lock")
         self._local: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._fence = 0
 

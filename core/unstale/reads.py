@@ -7,15 +7,16 @@ from typing import Any, Final, TypeVar, overload
 
 from pydantic import BaseModel, TypeAdapter
 
-from unstale import clock, codec
-from unstale.assembly import Assembly
-from unstale.codec import Model
 from unstale.errors import CacheClosed, RedisUnavailable
-from unstale.following import Trust
-from unstale.lane import CLOSED
-from unstale.loads import Loaded, Loader, Origin
-from unstale.memory import UNSET, Entry
+from unstale.freshness.tracker import Trust
+from unstale.near_cache.store import UNSET, Entry
+from unstale.protocol import codec
+from unstale.protocol.codec import Model
+from unstale.reading.single_flight import Loaded, Loader, Origin
+from unstale.redis_tier.multiplexer import CLOSED
+from unstale.runtime import clock
 from unstale.settings import Settings
+from unstale.wiring import Assembly
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from pydantic import BaseModel, TypeAdapter
 
-from unstale import codec
-from unstale.cached import Cached, P, R
-from unstale.codec import Model
+from unstale.decorator import Cached, P, R
 from unstale.errors import RedisUnavailable
-from unstale.loads import Origin
-from unstale.many import Batch, ManyLoader
+from unstale.protocol import codec
+from unstale.protocol.codec import Model
+from unstale.reading.batch_loader import Batch, ManyLoader
+from unstale.reading.single_flight import Origin
 from unstale.reads import Reads, check_ttl
 
 if TYPE_CHECKING:

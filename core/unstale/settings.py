@@ -12,8 +12,8 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unstale.errors import SettingError
-from unstale.failpoints import ENVIRONMENT as FAILPOINTS
-from unstale.names import Names
+from unstale.protocol.names import Names
+from unstale.runtime.failpoints import ENVIRONMENT as FAILPOINTS
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]

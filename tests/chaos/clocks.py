@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from unstale import clock
+from unstale.runtime import clock
 
 FARTHEST: Final = 8.0
 """Seconds an agent's clock jumps at most: enough for every mode of it."""

@@ -14,7 +14,7 @@ from chaos.connections import CONNECTIONS, How, short
 from chaos.stage import MAX_SILENCE, Slot, Stage, slept_file
 from chaos.world import keys, some_item, statement
 from chaos.writer import change_items
-from unstale.names import Names
+from unstale.protocol.names import Names
 
 Act = Callable[[Stage, random.Random], Coroutine[None, None, None]]
 

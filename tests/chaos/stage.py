@@ -17,7 +17,7 @@ from chaos.restores import Restores
 from chaos.valkeys import Valkeys
 from chaos.world import RULES, fill
 from proxy import Proxy
-from unstale.names import WORKER_ROLE, Names
+from unstale.protocol.names import WORKER_ROLE, Names
 from unstale_worker.embedded import EmbeddedPostgres, migrate
 
 WORKERS: Final = 2

@@ -8,8 +8,8 @@ from typing import Final, get_type_hints
 
 import orjson
 
-from unstale.messages import MAX_MESSAGE_BYTES, VERSION, Invalidation, Snapshot, Watermark
-from unstale.names import Epoch, LogId
+from unstale.protocol.messages import MAX_MESSAGE_BYTES, VERSION, Invalidation, Snapshot, Watermark
+from unstale.protocol.names import Epoch, LogId
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "messages.schema.json"
 

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.schema import PAGE, described, written
 from unstale.errors import MessageError
-from unstale.messages import Invalidation, Watermark, decode
+from unstale.protocol.messages import Invalidation, Watermark, decode
 
 KINDS = {"invalidation": Invalidation, "watermark": Watermark}
 VALID: dict[str, dict[str, Any]] = {

@@ -2,18 +2,19 @@
 its test.
 
 One JSON line for each read that ran: [moment before the read, staleness before it, value], on
-`unstale.clock`. With the argument ``naive`` it takes a watermark for fresh when it is read, as an agent
-without PINGs would.
+`unstale.runtime.clock`. With the argument ``naive`` it takes a watermark for fresh when it is read, as an
+agent without PINGs would.
 """
 
 import asyncio
 import json
 import sys
 
-from unstale import Cache, clock
-from unstale.following import Follower
-from unstale.messages import Watermark
-from unstale.subscriber import Subscriber
+from unstale import Cache
+from unstale.freshness.subscriber import Subscriber
+from unstale.freshness.tracker import Follower
+from unstale.protocol.messages import Watermark
+from unstale.runtime import clock
 
 KEY = "user:42:profile"
 

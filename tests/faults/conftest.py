@@ -15,7 +15,7 @@ from workers import redis_at
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """PINGs ten times a second, so that agents may notice silence in less than seconds."""
-    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 0.1)
+    monkeypatch.setattr("unstale.freshness.subscriber.PING_INTERVAL", 0.1)
 
 
 @pytest.fixture

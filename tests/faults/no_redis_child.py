@@ -1,7 +1,7 @@
 """An agent process without Redis that reads one key all the time and writes down what it saw; stopped and
 continued by its test.
 
-One JSON line for each read: [moment before the read, staleness before it, value], on `unstale.clock`.
+One JSON line for each read: [moment before the read, staleness before it, value], on `unstale.runtime.clock`.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ import sys
 
 import asyncpg
 
-from unstale import Cache, clock
+from unstale import Cache
+from unstale.runtime import clock
 
 KEY = "user:1:profile"
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from unstale.names import Names
-from unstale.redis_tier import RedisTier
+from unstale.protocol.names import Names
+from unstale.redis_tier.tier import RedisTier
 from worker_double import WorkerDouble
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 
 from servers import eventually
 from unstale import Cache
-from unstale.codec import is_value
-from unstale.messages import Snapshot
+from unstale.protocol.codec import is_value
+from unstale.protocol.messages import Snapshot
 from workers import SCHEMA, state_of
 
 USERS = 20

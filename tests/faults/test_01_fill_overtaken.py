@@ -7,9 +7,10 @@ Guards: ``fill.lua`` (compare-and-set on the lease), `Mark.soil` and the order "
 import pytest
 
 from faults.played import background, fill_anyway, stored
-from unstale import Cache, failpoints
-from unstale.marks import Marks
-from unstale.redis_tier import RedisTier
+from unstale import Cache
+from unstale.near_cache.in_flight import Marks
+from unstale.redis_tier.tier import RedisTier
+from unstale.runtime import failpoints
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

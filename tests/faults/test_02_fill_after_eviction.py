@@ -8,8 +8,9 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from faults.played import background, fill_anyway, stored
-from unstale import Cache, failpoints
-from unstale.redis_tier import RedisTier
+from unstale import Cache
+from unstale.redis_tier.tier import RedisTier
+from unstale.runtime import failpoints
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

@@ -11,8 +11,8 @@ import pytest
 from faults.played import apply_unheard
 from servers import eventually
 from unstale import Cache
-from unstale.names import Epoch, LogId
-from unstale.subscriber import Subscriber
+from unstale.freshness.subscriber import Subscriber
+from unstale.protocol.names import Epoch, LogId
 from worker_double import Loader, WorkerDouble
 
 FIRST, SECOND = "user:1:profile", "user:2:profile"

@@ -12,7 +12,7 @@ import pytest
 from faults.played import apply_unheard
 from servers import eventually
 from unstale import Cache
-from unstale.subscriber import Subscriber
+from unstale.freshness.subscriber import Subscriber
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

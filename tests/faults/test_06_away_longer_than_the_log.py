@@ -11,8 +11,8 @@ import pytest
 from proxy import Proxy
 from servers import eventually
 from unstale import Cache
-from unstale.names import LogId
-from unstale.redis_tier import MOST_ENTRIES, RedisTier, Replay
+from unstale.protocol.names import LogId
+from unstale.redis_tier.tier import MOST_ENTRIES, RedisTier, Replay
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

@@ -14,7 +14,7 @@ from faults.stage import staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale.errors import DatabaseUnavailable
-from unstale.subscriber import Subscriber
+from unstale.freshness.subscriber import Subscriber
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.sources.connections import Connections
 from workers import running_worker, worker_process

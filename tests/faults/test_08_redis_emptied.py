@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from faults.older import Older
 from faults.stage import key_of, staged
 from servers import Database, eventually
-from unstale import Cache, failpoints
-from unstale.following import Follower
+from unstale import Cache
+from unstale.freshness.tracker import Follower
+from unstale.runtime import failpoints
 from unstale_worker.applier import Applier
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.sources import Page

@@ -20,15 +20,15 @@ from faults.stage import staged
 from sentinels import SERVICE, EmbeddedSentinel, Guarded, guarded, sentinel_url
 from servers import Database, eventually
 from tls_front import TlsFront
-from unstale import connections
-from unstale.connections import Connections, RedisConnection
 from unstale.errors import RedisUnavailable, UnsupportedServer
-from unstale.lane import Lane
-from unstale.names import Names
-from unstale.redis_client import open_redis
-from unstale.sentinels import NoPrimary
+from unstale.protocol.names import Names
+from unstale.redis_tier import connections
+from unstale.redis_tier.connections import Connections, RedisConnection
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.sentinels import NoPrimary
 from unstale_worker.checks import check_redis
 from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.spread import open_docket
 from workers import redis_at, running_worker, settings_for, state_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from faults.stage import Stage, staged
 from servers import Database, eventually
-from unstale import failpoints
+from unstale.runtime import failpoints
 from unstale_worker.applier import Applier
 from unstale_worker.sources import Page
 from unstale_worker.state import Seen, State

@@ -12,14 +12,14 @@ from faults.stage import key_of, staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale import Cache
-from unstale.redis_tier import RedisTier
-from unstale.scripts import Script
+from unstale.redis_tier.scripts import Script
+from unstale.redis_tier.tier import RedisTier
 from unstale_worker.applier import APPLY, NEW_EPOCH, RECOVER, STATE, WATERMARK
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.leadership import ACQUIRE, RENEW
 from workers import running_worker
 
-FILL, DIRECT, REPLAY = (Script("unstale", name) for name in ("fill", "direct", "replay"))
+FILL, DIRECT, REPLAY = (Script("unstale.redis_tier", name) for name in ("fill", "direct", "replay"))
 
 
 @pytest.mark.parametrize(

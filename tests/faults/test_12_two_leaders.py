@@ -15,8 +15,8 @@ from faults.promotions import caught_up, cut_off
 from faults.stage import Stage, key_of, staged
 from proxy import Proxy
 from servers import Database, eventually
-from unstale import failpoints
-from unstale.scripts import Script
+from unstale.redis_tier.scripts import Script
+from unstale.runtime import failpoints
 from unstale_worker import applier
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.status import Role

@@ -13,7 +13,7 @@ import pytest
 
 from faults.stage import key_of, staged
 from servers import eventually
-from unstale.messages import Snapshot
+from unstale.protocol.messages import Snapshot
 from unstale_worker import pipeline
 from unstale_worker.embedded import EmbeddedPostgres, migrate
 from unstale_worker.sources import Cursor, Page

@@ -13,7 +13,7 @@ import pytest
 
 from faults.stage import staged
 from servers import Database, eventually
-from unstale.messages import Snapshot
+from unstale.protocol.messages import Snapshot
 from unstale_worker.sources import Cursor, Page
 from unstale_worker.sources.outbox import OutboxSource
 from workers import connected, running_worker, state_of

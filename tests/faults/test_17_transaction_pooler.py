@@ -10,7 +10,7 @@ import pytest
 from faults.stage import staged
 from pooler import pooled
 from servers import Database, eventually
-from unstale.names import SLEEP_LOCK
+from unstale.protocol.names import SLEEP_LOCK
 from unstale_worker.sources import opening
 from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.pooler import is_transaction_pooler

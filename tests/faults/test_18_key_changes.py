@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from servers import Database
-from unstale import failpoints
-from unstale.codec import is_value
+from unstale.protocol.codec import is_value
+from unstale.runtime import failpoints
 from workers import Listener, applied, connected, redis_at, running_worker, state_of
 
 RULES = """

@@ -1,8 +1,8 @@
 """21: Redis is slow, out of memory, or read-only: the position is kept, retries are bounded, readiness is
 red.
 
-Guards: scripts with ``flags=allow-oom`` (`unstale.scripts.HEADER`), `Backoff`, `Status.ready` (lag), and
-that agents answer from their loaders meanwhile.
+Guards: scripts with ``flags=allow-oom`` (`unstale.redis_tier.scripts.HEADER`), `Backoff`, `Status.ready`
+(lag), and that agents answer from their loaders meanwhile.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import pytest
 from faults.stage import staged
 from proxy import Proxy
 from servers import Database, eventually
-from unstale import scripts
+from unstale.redis_tier import scripts
 from unstale_worker import applier
 from unstale_worker.embedded import EmbeddedValkey
 from workers import redis_at, running_worker, state_of

@@ -11,8 +11,8 @@ import pytest
 
 from servers import eventually
 from unstale import Cache
-from unstale.loads import Flights
-from unstale.redis_tier import Claim, RedisTier
+from unstale.reading.single_flight import Flights
+from unstale.redis_tier.tier import Claim, RedisTier
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

@@ -8,7 +8,7 @@ import asyncio
 
 from servers import eventually
 from unstale import Cache
-from unstale.loads import Loader
+from unstale.reading.single_flight import Loader
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache
 

@@ -1,6 +1,6 @@
 """24: clocks jump: the wall clock of a machine, the time a machine slept, the clock of the database server.
 
-Guards: `unstale.clock` (monotonic, counts suspension) for every bound; positions and horizons are
+Guards: `unstale.runtime.clock` (monotonic, counts suspension) for every bound; positions and horizons are
 snapshots, never time stamps (``unstale.purge``), so a wrong clock can make the worker drop keys, and
 never skip a change.
 """
@@ -12,7 +12,7 @@ import pytest
 
 from faults.stage import key_of, staged
 from servers import Database, eventually
-from unstale import clock
+from unstale.runtime import clock
 from unstale_worker import pipeline
 from unstale_worker.sources import Page
 from unstale_worker.state import Standing, State, standing_after_read

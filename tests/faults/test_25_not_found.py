@@ -9,7 +9,7 @@ import pytest
 from faults.played import background
 from faults.stage import staged
 from servers import Database
-from unstale import failpoints
+from unstale.runtime import failpoints
 from workers import running_worker
 
 ABSENT = 77

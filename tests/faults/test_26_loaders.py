@@ -15,7 +15,7 @@ import pytest
 from faults.played import background, stored
 from servers import eventually
 from unstale import Cache, LoadCancelled
-from unstale.redis_tier import RedisTier
+from unstale.redis_tier.tier import RedisTier
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

@@ -11,7 +11,7 @@ import pytest
 from faults.played import Elsewhere, stored
 from servers import eventually
 from unstale import Cache
-from unstale.following import Follower
+from unstale.freshness.tracker import Follower
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

@@ -9,7 +9,7 @@ import pytest
 
 from faults.stage import staged
 from servers import Database, eventually
-from unstale import failpoints
+from unstale.runtime import failpoints
 from workers import running_worker, worker_process
 
 STEPS = ["source.after_read", "pipeline.before_apply", "applier.before_script", "applier.before_last_script"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unstale import clock
+from unstale.runtime import clock
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble
 

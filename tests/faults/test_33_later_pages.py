@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from servers import Database, eventually
-from unstale import clock
-from unstale.connections import Connections as RedisConnections
-from unstale.lane import Lane
-from unstale.messages import Watermark
-from unstale.names import Names
+from unstale.protocol.messages import Watermark
+from unstale.protocol.names import Names
+from unstale.redis_tier.connections import Connections as RedisConnections
+from unstale.redis_tier.multiplexer import Lane
+from unstale.runtime import clock
 from unstale_worker.applier import Applier
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.fanout import FanoutFailure

@@ -17,7 +17,8 @@ from faults.stage import Stage, key_of, staged
 from proxy import Proxy
 from servers import eventually
 from standby import pause, resume, standby_of
-from unstale import Cache, Load, failpoints
+from unstale import Cache, Load
+from unstale.runtime import failpoints
 from unstale_worker.embedded import EmbeddedPostgres
 from workers import SCHEMA, connected, running_worker, state_of
 

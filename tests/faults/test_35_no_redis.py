@@ -19,9 +19,10 @@ import pytest
 from no_redis import alone, follower_of
 from proxy import Proxy
 from servers import Database, eventually
-from unstale import Cache, clock, failpoints
-from unstale.feed import Feed
-from unstale.near import NearTier
+from unstale import Cache
+from unstale.in_process.outbox_feed import Feed
+from unstale.near_cache.local_state import NearTier
+from unstale.runtime import clock, failpoints
 from unstale_worker import outbox_follower
 from unstale_worker.embedded import EmbeddedPostgres
 from unstale_worker.state import Standing

@@ -19,7 +19,7 @@ from faults.promotions import caught_up, cut_off, settle_in_new_epoch
 from faults.stage import Stage, staged
 from proxy import Proxy
 from servers import Database, eventually
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import RULES, WorkerDouble, attached_cache, redis_client
 from workers import PROFILES, running_worker, state_of

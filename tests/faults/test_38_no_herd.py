@@ -13,9 +13,9 @@ import pytest
 from proxy import Proxy
 from servers import eventually
 from unstale import Cache
-from unstale.connections import Connections
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
-from unstale.lane import FIRST_PAUSE, LAST_PAUSE, Lane
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import FIRST_PAUSE, LAST_PAUSE, Lane
 from unstale_worker.backoff import Backoff
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.embedded.process import free_port
@@ -58,7 +58,7 @@ async def test_agents_that_lost_redis_together_come_back_apart(
                 Cache.from_env(_env_file=None, redis_url=proxy.url(valkey.url), near_max_entries=1)
             )
         Drawn(monkeypatch, jitter=jitter)
-        monkeypatch.setattr("unstale.subscriber.LAST_PAUSE", 0.2)
+        monkeypatch.setattr("unstale.freshness.subscriber.LAST_PAUSE", 0.2)
         monkeypatch.setattr(asyncio, "sleep", noting)
         proxy.cut()
         await eventually(lambda: len(pauses) >= AGENTS, message="everybody noticed")

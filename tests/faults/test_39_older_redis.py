@@ -14,7 +14,7 @@ import pytest
 from faults.older import Older
 from servers import eventually
 from unstale import Cache
-from unstale.following import Follower, Trust
+from unstale.freshness.tracker import Follower, Trust
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, redis_client
 

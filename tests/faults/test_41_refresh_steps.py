@@ -21,8 +21,8 @@ from redis.asyncio import Redis
 import refresh_loaders
 from refreshing import NAMES, settled
 from servers import Database, eventually
-from unstale import failpoints
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
+from unstale.runtime import failpoints
 from unstale_worker.refresh.dead_letters import list_dead
 from unstale_worker.refresh.queue import Claimed, RefreshQueue
 from workers import applied, connected, redis_at, running_worker, worker_process

@@ -14,9 +14,9 @@ import pytest
 
 import unstale
 import unstale_worker
-from unstale import failpoints
 from unstale.errors import SettingError
-from unstale.failpoints import POINTS, Failpoint, armed, reach
+from unstale.runtime import failpoints
+from unstale.runtime.failpoints import POINTS, Failpoint, armed, reach
 
 SOURCES = (Path(unstale.__file__).parent, Path(unstale_worker.__file__).parent)
 SOME = next(iter(POINTS))

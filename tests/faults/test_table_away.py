@@ -15,9 +15,10 @@ from faults.away_table import Row, rows
 from faults.older import Older
 from proxy import Proxy
 from servers import eventually
-from unstale import Cache, Invalidated, Reset, WaitTimeout, clock
-from unstale.events import Subscription
-from unstale.following import Trust
+from unstale import Cache, Invalidated, Reset, WaitTimeout
+from unstale.freshness.tracker import Trust
+from unstale.near_cache.subscriptions import Subscription
+from unstale.runtime import clock
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache, redis_client
 from workers import state_of

@@ -15,9 +15,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from unstale import Cache
-from unstale.marks import Marks
-from unstale.messages import Invalidation, decode
-from unstale.names import Names, matches
+from unstale.near_cache.in_flight import Marks
+from unstale.protocol.messages import Invalidation, decode
+from unstale.protocol.names import Names, matches
 
 Loader = Callable[[], Awaitable[Any]]
 

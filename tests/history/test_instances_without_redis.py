@@ -20,7 +20,7 @@ from no_redis import alone, follower_of
 from proxy import Proxy
 from servers import Database, eventually
 from unstale import Cache
-from unstale.marks import Marks
+from unstale.near_cache.in_flight import Marks
 from workers import connected
 
 ROWS = 6

@@ -10,11 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from servers import eventually
-from unstale.connections import Connections
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
-from unstale.lane import Lane
-from unstale.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
-from unstale.names import Names
+from unstale.protocol.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
+from unstale.protocol.names import Names
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Lane
 from unstale_worker.applier import Applier
 from unstale_worker.leadership import Leadership
 from unstale_worker.sources import Page

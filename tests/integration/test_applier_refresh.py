@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from unstale.connections import Connections
-from unstale.lane import Lane
-from unstale.names import LEASE, SOFT_LEASE, Names
+from unstale.protocol.names import LEASE, SOFT_LEASE, Names
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Lane
 from unstale_worker import applier_scripts
 from unstale_worker.applier import Applier
 from unstale_worker.leadership import Leadership

@@ -10,9 +10,10 @@ import pytest
 
 from no_redis import alone
 from servers import Database, eventually
-from unstale import Cache, failpoints
-from unstale.audit import Auditor
-from unstale.tools import Tools
+from unstale import Cache
+from unstale.companion.tools.tools import Tools
+from unstale.reading.audit import Auditor
+from unstale.runtime import failpoints
 from workers import SCHEMA, connected, running_worker
 
 KEY = "user:1:profile"

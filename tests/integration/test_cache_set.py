@@ -10,8 +10,8 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, Invalidated
-from unstale.messages import PublishedRules
-from unstale.names import SOFT_LEASE
+from unstale.protocol.messages import PublishedRules
+from unstale.protocol.names import SOFT_LEASE
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 

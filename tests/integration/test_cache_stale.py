@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from servers import eventually
 from unstale import Cache
-from unstale.names import LEASE, Names
+from unstale.protocol.names import LEASE, Names
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import RULES, Loader, WorkerDouble, attached_cache, open_cache, redis_client
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from commands import all_gone, environment, run, started
 from servers import Database, eventually
-from unstale.names import Names
+from unstale.protocol.names import Names
 from workers import PROFILES, SCHEMA
 
 TABLES = "create table profiles (id bigint primary key, name text);"

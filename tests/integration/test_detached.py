@@ -11,8 +11,8 @@ import pytest
 
 from servers import eventually
 from unstale import Cache
-from unstale.following import Trust
-from unstale.names import Epoch, LogId
+from unstale.freshness.tracker import Trust
+from unstale.protocol.names import Epoch, LogId
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 

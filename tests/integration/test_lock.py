@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from unstale import Cache, CacheClosed, Lock, LockLost, LockTimeout, RedisUnavailable
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import open_cache, redis_client
 

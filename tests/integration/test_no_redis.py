@@ -14,10 +14,10 @@ from pooler import pooled
 from servers import Database, eventually
 from sources import way
 from unstale import Cache, Invalidated
+from unstale.companion.tools.tools import Tools
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
-from unstale.events import Reset
+from unstale.near_cache.subscriptions import Reset
 from unstale.settings import Settings
-from unstale.tools import Tools
 from unstale_worker import outbox_follower
 from unstale_worker.pace import Pace
 from unstale_worker.planning import plan_page

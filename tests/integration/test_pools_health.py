@@ -12,8 +12,8 @@ import pytest
 from servers import Database, eventually
 from standin import StandIn
 from unstale import ConnectionPool
-from unstale.pools.health import monitor
-from unstale.pools.vitals import Vitals, kind
+from unstale.companion.pools.health import monitor
+from unstale.companion.pools.vitals import Vitals, kind
 
 FAST = {"pool_health_interval": 0.05}
 
@@ -145,7 +145,7 @@ async def test_who_was_heard_of_is_not_asked() -> None:
 async def test_one_that_never_answers_fails_and_does_not_stop_the_monitor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("unstale.pools.health.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("unstale.companion.pools.health.CHECK_SECONDS", 0.01)
     silent = Silent()
     watching = asyncio.create_task(monitor(lambda: [silent], interval=0.01))
     await eventually(lambda: silent.asked >= 3)
@@ -163,7 +163,7 @@ def test_intervals_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(pauses) == 200:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("unstale.pools.health.asyncio.sleep", sleep)
+    monkeypatch.setattr("unstale.companion.pools.health.asyncio.sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(monitor(lambda: [], interval=30.0))
     assert len(set(pauses)) == 200

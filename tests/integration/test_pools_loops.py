@@ -14,7 +14,7 @@ import pytest
 from servers import Database, eventually, run_apart
 from standin import StandIn
 from unstale import ConnectionPool
-from unstale.per_loop import PerLoop
+from unstale.compat.per_loop import PerLoop
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def test_a_forked_child_starts_afresh_and_leaves_its_parent_alone(
 IMPORTING: str = """
 import importlib.machinery, sys, threading
 import openai
-import unstale.pools.environment, unstale.pools.http_transport
+import unstale.companion.pools.environment, unstale.companion.pools.http_transport
 from unstale.settings import Settings
 
 openai.OpenAI(api_key="k")  # whatever it imports late

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from unstale import ConnectionPool
-from unstale.pools.environment import proxy_of
+from unstale.companion.pools.environment import proxy_of
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

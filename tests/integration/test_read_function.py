@@ -7,7 +7,7 @@ import pytest
 
 from outbox import Batch, connected, position, read
 from servers import Database, eventually
-from unstale.messages import Snapshot
+from unstale.protocol.messages import Snapshot
 
 
 async def add(connection: asyncpg.Connection, key: str, *, rows: int = 1) -> int:

@@ -10,9 +10,9 @@ import pytest
 
 from servers import Database, eventually
 from unstale import Cache
-from unstale.following import Trust
-from unstale.foreign import LOOK_AGAIN, MOST, Foreign
-from unstale.names import Epoch
+from unstale.freshness.other_databases import LOOK_AGAIN, MOST, Foreign
+from unstale.freshness.tracker import Trust
+from unstale.protocol.names import Epoch
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache, redis_client
 from workers import SCHEMA, connected, running_worker

@@ -11,12 +11,12 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 
 from proxy import Proxy
 from servers import eventually
-from unstale import clock
-from unstale.connections import Connections
 from unstale.errors import CacheClosed, RedisUnavailable, SettingError
-from unstale.lane import Lane
-from unstale.names import LogId, Names
-from unstale.redis_tier import RedisTier
+from unstale.protocol.names import LogId, Names
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.tier import RedisTier
+from unstale.runtime import clock
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble, redis_client
 

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from servers import eventually
-from unstale import Cache, codec
+from unstale import Cache
+from unstale.protocol import codec
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 

@@ -8,7 +8,7 @@ from docket.strikelist import StrikeList
 
 from refreshing import due, filled, settled
 from servers import Database, eventually
-from unstale.cancellation import cancelled
+from unstale.runtime.cancellation import cancelled
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.lines import run_jobs
 from unstale_worker.refresh.refresher import open_queue

@@ -12,8 +12,8 @@ import refresh_loaders
 from refreshing import NAMES, counts, due, filled, rules_in_force, settled
 from servers import Database, eventually
 from unstale import ConnectionPool
-from unstale.cancellation import cancelled
 from unstale.errors import RuleError
+from unstale.runtime.cancellation import cancelled
 from unstale_worker.refresh.attempts import Attempts
 from unstale_worker.refresh.batches import Batches
 from unstale_worker.refresh.dead_letters import drop_dead, list_dead, retry_dead

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from servers import Database, eventually
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.refresh.python_loader import mistakes
 from unstale_worker.rules import Rules
 from unstale_worker.status import Role

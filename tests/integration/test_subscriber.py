@@ -14,11 +14,11 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, Invalidated, Reset
-from unstale.events import Subscription
-from unstale.following import Trust
-from unstale.names import LogId
-from unstale.subscriber import Subscriber
-from unstale.telling import Silence
+from unstale.freshness.subscriber import Subscriber
+from unstale.freshness.subscriber_log import Silence
+from unstale.freshness.tracker import Trust
+from unstale.near_cache.subscriptions import Subscription
+from unstale.protocol.names import LogId
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache
 
@@ -244,7 +244,7 @@ async def test_several_pings_fit_into_a_short_silence(
     valkey: EmbeddedValkey, double: WorkerDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the claim made of one PING runs out before the next, and agents detach while all is well."""
-    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 60.0)
+    monkeypatch.setattr("unstale.freshness.subscriber.PING_INTERVAL", 60.0)
     async with open_cache(valkey.url, max_silence=8.0) as cache:
         await eventually(lambda: cache._follower._ping_number >= 2, message="the second PING, after 2 s")
         assert cache.counters().replays == 1  # on the first connection
@@ -312,7 +312,7 @@ async def test_a_silent_worker_detaches_though_redis_answers(
 async def test_new_rules_are_read_when_a_watermark_names_them(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
-    from unstale.messages import PublishedRules
+    from unstale.protocol.messages import PublishedRules
 
     async with following(valkey, silent) as cache:
         silent.rules = PublishedRules("rules-2", ("org:*",), ())

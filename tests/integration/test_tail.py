@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from commands import started
 from servers import Database, eventually
 from unstale.errors import RedisUnavailable
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.embedded import EmbeddedValkey
 from unstale_worker.tail import Line, follow
 from workers import SCHEMA, connected, running_worker

@@ -11,10 +11,10 @@ import pytest
 import trustme
 
 from servers import run_apart
+from unstale.companion.pools.postgres import Database
 from unstale.errors import DatabaseUnavailable, SettingError
-from unstale.pools.postgres import Database
+from unstale.runtime.tls import postgres_tls
 from unstale.settings import Settings
-from unstale.tls import postgres_tls
 from unstale_worker.embedded import EmbeddedPostgres
 from unstale_worker.sources.connections import Connections
 

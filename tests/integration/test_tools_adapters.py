@@ -21,8 +21,8 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from commands import SECONDS, run
 from standin import StandIn
 from unstale import Cache, ConnectionPool, Tools
-from unstale.tools_livekit import livekit_tools
-from unstale.tools_mcp import mcp_server
+from unstale.companion.tools.livekit import livekit_tools
+from unstale.companion.tools.mcp import mcp_server
 from unstale_worker.embedded import EmbeddedValkey
 
 SEVEN = [

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from servers import Database, eventually
 from unstale.errors import MigrationMissing
-from unstale.messages import Watermark
-from unstale.names import SLEEP_LOCK, Names
+from unstale.protocol.messages import Watermark
+from unstale.protocol.names import SLEEP_LOCK, Names
 from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
 from unstale_worker.rules import Rules
 from unstale_worker.sources.notify import NotifyWakeUps

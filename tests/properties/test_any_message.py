@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unstale.errors import MessageError
-from unstale.messages import (
+from unstale.protocol.messages import (
     Invalidation,
     PublishedRules,
     UnknownVersion,
@@ -17,7 +17,7 @@ from unstale.messages import (
     decode,
     decode_log_entry,
 )
-from unstale.names import Epoch
+from unstale.protocol.names import Epoch
 
 JSON = st.recursive(
     st.none()

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from servers import eventually
 from unstale import Cache
-from unstale.names import LEASE, SOFT_LEASE
+from unstale.protocol.names import LEASE, SOFT_LEASE
 from unstale_worker.embedded import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache, redis_client
 
@@ -33,9 +33,9 @@ QUICK = settings(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """PINGs often, so that nobody waits for them."""
-    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 0.05)
-    monkeypatch.setattr("unstale.subscriber.LAST_PAUSE", 0.1)
-    monkeypatch.setattr("unstale.lane.LAST_PAUSE", 0.1)
+    monkeypatch.setattr("unstale.freshness.subscriber.PING_INTERVAL", 0.05)
+    monkeypatch.setattr("unstale.freshness.subscriber.LAST_PAUSE", 0.1)
+    monkeypatch.setattr("unstale.redis_tier.multiplexer.LAST_PAUSE", 0.1)
 
 
 async def put(redis: Redis, key: str, what: bytes | str) -> None:

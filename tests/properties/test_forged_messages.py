@@ -66,7 +66,7 @@ STEPS = st.lists(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """PINGs often, so that staleness is measured finely enough to converge in no time."""
-    monkeypatch.setattr("unstale.subscriber.PING_INTERVAL", 0.05)
+    monkeypatch.setattr("unstale.freshness.subscriber.PING_INTERVAL", 0.05)
 
 
 class World:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from unstale.cancellation import insistently
+from unstale.runtime.cancellation import insistently
 
 
 async def deaf(times: int) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from unstale import FrozenDict, codec
-from unstale.names import LEASE, SOFT_LEASE
+from unstale import FrozenDict
+from unstale.protocol import codec
+from unstale.protocol.names import LEASE, SOFT_LEASE
 
 SCALARS = (
     st.none()

@@ -2,11 +2,11 @@
 
 import math
 
-from unstale.feed import Feed
-from unstale.following import Follower, Trust
-from unstale.messages import PublishedRules, Snapshot
-from unstale.near import NearTier
-from unstale.rulebook import Rulebook
+from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.tracker import Follower, Trust
+from unstale.in_process.outbox_feed import Feed
+from unstale.near_cache.local_state import NearTier
+from unstale.protocol.messages import PublishedRules, Snapshot
 
 RULES = PublishedRules("hash", ("user:*:profile",), (("user:*:profile", 60.0),))
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from unstale.following import Follower, Trust
-from unstale.messages import Snapshot, Watermark
-from unstale.names import Epoch, LogId
-from unstale.near import NearTier
+from unstale.freshness.tracker import Follower, Trust
+from unstale.near_cache.local_state import NearTier
+from unstale.protocol.messages import Snapshot, Watermark
+from unstale.protocol.names import Epoch, LogId
 
 
 class Clock:

@@ -3,9 +3,9 @@
 import pytest
 from redis.asyncio.connection import Connection
 
-from unstale.connections import Connections
 from unstale.errors import RedisUnavailable
-from unstale.lane import FIRST_PAUSE, Lane, pack_reads
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import FIRST_PAUSE, Lane, pack_reads
 
 
 @pytest.mark.parametrize("keys", [["a"], ["user:42:profile", "é", "x y\r\n"], [f"k{n}" for n in range(500)]])

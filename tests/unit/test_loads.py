@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 
 from unstale.errors import CacheClosed, LoadCancelled
-from unstale.loads import Flight, Flights, Load, Loaded, Origin, call, wants_load
-from unstale.marks import Marks
+from unstale.near_cache.in_flight import Marks
+from unstale.reading.single_flight import Flight, Flights, Load, Loaded, Origin, call, wants_load
 
 
 class Fetches:

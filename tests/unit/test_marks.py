@@ -2,7 +2,7 @@
 
 import math
 
-from unstale.marks import Marks
+from unstale.near_cache.in_flight import Marks
 
 
 def test_an_invalidation_soils_every_read_of_the_key_and_no_other() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unstale.memory import FROZEN_FACTOR, NearCache
+from unstale.near_cache.store import FROZEN_FACTOR, NearCache
 
 
 class Clock:

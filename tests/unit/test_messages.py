@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unstale.errors import MessageError
-from unstale.messages import (
+from unstale.protocol.messages import (
     Invalidation,
     PublishedRules,
     Snapshot,
@@ -18,7 +18,7 @@ from unstale.messages import (
     decode_log_entry,
     key_list,
 )
-from unstale.names import Epoch
+from unstale.protocol.names import Epoch
 
 INVALIDATION = {"v": 1, "epoch": "e1", "id": 8, "prev": 7, "keys": ["a"], "patterns": ["b:*"]}
 WATERMARK = {"v": 1, "epoch": "e1", "last": 8, "seen": "5:9:6,7", "lsn": "0/1", "rules": "r", "age_ms": 1.5}

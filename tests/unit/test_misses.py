@@ -2,8 +2,8 @@
 
 import asyncio
 
-from unstale.marks import Marks
-from unstale.misses import MOST_MISSES, Misses
+from unstale.near_cache.in_flight import Marks
+from unstale.writing.read_leases import MOST_MISSES, Misses
 
 
 class Clock:

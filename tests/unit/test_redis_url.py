@@ -2,9 +2,9 @@
 
 import pytest
 
-from unstale.connections import Connections
 from unstale.errors import SettingError
-from unstale.redis_url import RedisUrl
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.url import RedisUrl
 
 
 def test_sentinels_service_logins_and_database() -> None:
@@ -31,7 +31,7 @@ def test_tls_is_for_servers_and_sentinels() -> None:
     assert url.options == {"ssl_cert_reqs": "none"}
     assert url.sentinel_options == {"ssl_cert_reqs": "none"}
     assert repr(Connections("rediss+sentinel://a/main", timeout=1).new()).startswith(
-        "<unstale.connections.PrimarySSL"
+        "<unstale.redis_tier.connections.PrimarySSL"
     )
 
 

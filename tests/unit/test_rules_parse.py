@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unstale.errors import RuleError, RuleErrors
-from unstale.messages import PublishedRules
+from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.rules.document import Document
 

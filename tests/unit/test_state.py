@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from unstale.messages import lsn
+from unstale.protocol.messages import lsn
 from unstale_worker.sources import Page
 from unstale_worker.state import Standing, State, standing, standing_after_read
 

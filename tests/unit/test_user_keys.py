@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unstale import ToolError
-from unstale.names import matches
-from unstale.user_keys import UserKeys
+from unstale.companion.tools.user_scope import UserKeys
+from unstale.protocol.names import matches
 
 # What could mean something to a glob, to a key or to a template.
 HOSTILE = st.text(alphabet="ab1042*?[]^-\\:{}%/ éuser:", max_size=24)

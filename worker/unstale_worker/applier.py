@@ -14,11 +14,11 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
-from unstale import failpoints
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
-from unstale.lane import Lane
-from unstale.names import Names
-from unstale.scripts import Argument, Script
+from unstale.protocol.names import Names
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.scripts import Argument, Script
+from unstale.runtime import failpoints
 from unstale_worker.applier_scan import scan
 from unstale_worker.applier_scripts import BEFORE_GROUPS, RENEWED_WEIGHT, Body, renewed, split
 from unstale_worker.rules import Renewal

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from unstale.names import Names, glob_regex
+from unstale.protocol.names import Names, glob_regex
 
 SCAN_COUNT: Final = 1_000
 """Keys a SCAN step looks at: about 0.2 ms of the server's time."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from unstale.messages import MAX_MESSAGE_BYTES, key_list
-from unstale.names import Names
-from unstale.scripts import Argument
+from unstale.protocol.messages import MAX_MESSAGE_BYTES, key_list
+from unstale.protocol.names import Names
+from unstale.redis_tier.scripts import Argument
 from unstale_worker.rules import Renewal
 
 BODY_BYTES: Final = MAX_MESSAGE_BYTES - 512

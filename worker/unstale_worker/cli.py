@@ -210,9 +210,9 @@ def stats(
     """Show what Redis knows of the worker and its agents."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.redis_client import open_redis
         from unstale.settings import Settings
         from unstale_worker.loop import stopped_within
+        from unstale_worker.redis.client import open_redis
         from unstale_worker.stats import lines, read_stats
         from unstale_worker.terminal import Output
 
@@ -236,8 +236,8 @@ def dead_letters(
     """Show the keys whose refresh failed for good; retry or drop one."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.redis_client import open_redis
         from unstale.settings import Settings
+        from unstale_worker.redis.client import open_redis
         from unstale_worker.refresh.dead_letters import drop_dead, list_dead, retry_dead
         from unstale_worker.terminal import Output
 
@@ -264,8 +264,8 @@ def tail(
     """Follow the invalidations until Ctrl-C."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.redis_client import open_redis
         from unstale.settings import Settings
+        from unstale_worker.redis.client import open_redis
         from unstale_worker.tail import follow
         from unstale_worker.terminal import Output
 

@@ -7,11 +7,11 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
-from unstale import failpoints
 from unstale.errors import LeadershipLost, RedisUnavailable
-from unstale.lane import Lane
-from unstale.names import Names
-from unstale.scripts import Script
+from unstale.protocol.names import Names
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.scripts import Script
+from unstale.runtime import failpoints
 from unstale_worker.applier import unavailable
 
 log = structlog.get_logger("unstale.leadership")

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from unstale.companion.tools.user_scope import UserKeys
 from unstale.errors import ConfigurationError
 from unstale.settings import Settings
-from unstale.user_keys import UserKeys
 
 
 async def serve(settings: Settings, *, user: str, stop: asyncio.Event) -> None:
@@ -14,7 +14,7 @@ async def serve(settings: Settings, *, user: str, stop: asyncio.Event) -> None:
     except ValueError as error:
         raise ConfigurationError(f"--user: {error}") from None
     try:
-        from unstale.tools_mcp import serve_stdio
+        from unstale.companion.tools.mcp import serve_stdio
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("mcp"):
             raise

@@ -10,10 +10,10 @@ import logging
 import random
 from typing import Final
 
-from unstale.cancellation import cancelled, pass_on_cancellation
 from unstale.errors import ConfigurationError, UnstaleError
-from unstale.feed import Feed
-from unstale.messages import PublishedRules
+from unstale.in_process.outbox_feed import Feed
+from unstale.protocol.messages import PublishedRules
+from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import Settings
 from unstale_worker.backoff import Backoff
 from unstale_worker.checks import check_watches
@@ -37,7 +37,7 @@ PURGE_STEP: Final = 5_000
 
 
 class OutboxFollower:
-    """An `unstale.embedded.EmbeddedWorker` for the source ``outbox``.
+    """An `unstale.in_process.entry_point.EmbeddedWorker` for the source ``outbox``.
 
     The position is in memory: a process that starts has nothing cached, so it takes a snapshot, drops what
     was loaded meanwhile, and is true to the database from there on. A connection that breaks costs nothing:

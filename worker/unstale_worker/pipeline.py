@@ -7,9 +7,9 @@ from typing import Final, assert_never
 
 import structlog
 
-from unstale import failpoints
 from unstale.errors import MessageError
-from unstale.messages import PublishedRules
+from unstale.protocol.messages import PublishedRules
+from unstale.runtime import failpoints
 from unstale_worker.applier import Applier
 from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.pace import Pace

@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 
 import structlog
 
-from unstale.cancellation import pass_on_cancellation
 from unstale.errors import PositionMoved, UnstaleError
+from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.backoff import Backoff
 from unstale_worker.said import Said
 

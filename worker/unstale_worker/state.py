@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final
 
 from unstale.errors import MessageError
-from unstale.messages import Snapshot, lsn
+from unstale.protocol.messages import Snapshot, lsn
 from unstale_worker.sources import Page
 
 _EPOCH: Final = re.compile("[0-9a-f]{32}")

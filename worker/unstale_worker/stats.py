@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from unstale.names import Names
+from unstale.protocol.names import Names
 from unstale_worker.applier import STATE, unavailable
 from unstale_worker.state import State
 

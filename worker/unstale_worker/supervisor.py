@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import structlog
 
-from unstale.cancellation import insistently, pass_on_cancellation
-from unstale.connections import Connections as RedisConnections
 from unstale.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -18,8 +16,9 @@ from unstale.errors import (
     RedisUnavailable,
     UnsupportedServer,
 )
-from unstale.lane import Lane
-from unstale.redis_client import open_redis
+from unstale.redis_tier.connections import Connections as RedisConnections
+from unstale.redis_tier.multiplexer import Lane
+from unstale.runtime.cancellation import insistently, pass_on_cancellation
 from unstale.settings import Settings
 from unstale_worker.applier import Applier
 from unstale_worker.checks import check_redis, check_watches
@@ -28,6 +27,7 @@ from unstale_worker.leadership import Leadership
 from unstale_worker.pace import Pace
 from unstale_worker.pipeline import Pipeline
 from unstale_worker.purging import keep_purging
+from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.refresher import Refresher
 from unstale_worker.refresh.standby import look_for_loaders
 from unstale_worker.retrying import retried

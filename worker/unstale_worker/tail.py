@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from unstale.errors import MessageError
-from unstale.messages import Invalidation, UnknownVersion, Watermark, decode
-from unstale.names import Names, matches
+from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, decode
+from unstale.protocol.names import Names, matches
 from unstale_worker.applier import unavailable
 
 WAIT: Final = 0.25

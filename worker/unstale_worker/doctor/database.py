@@ -7,7 +7,7 @@ from typing import Final
 import asyncpg
 
 from unstale.errors import Unavailable
-from unstale.names import WORKER_ROLE
+from unstale.protocol.names import WORKER_ROLE
 from unstale_worker.doctor import refreshes
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.doctor.schema import SchemaDoctor

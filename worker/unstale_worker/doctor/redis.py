@@ -9,11 +9,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from unstale.errors import UnstaleError
-from unstale.redis_client import open_redis
-from unstale.scripts import Script
+from unstale.redis_tier.scripts import Script
 from unstale.settings import Settings
 from unstale_worker.checks import check_redis
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
+from unstale_worker.redis.client import open_redis
 from unstale_worker.rules import Rules
 from unstale_worker.stats import read_stats
 

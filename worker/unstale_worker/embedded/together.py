@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from unstale.names import WORKER_ROLE
+from unstale.protocol.names import WORKER_ROLE
 from unstale_worker.embedded.installs import PostgresVersion
 from unstale_worker.embedded.migrations import apply_migrations, migrations_folder
 from unstale_worker.embedded.postgres import EmbeddedPostgres

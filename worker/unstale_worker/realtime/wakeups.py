@@ -7,7 +7,7 @@ from typing import Final, Self
 
 import structlog
 
-from unstale.cancellation import cancelled, pass_on_cancellation
+from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale_worker.backoff import Backoff
 from unstale_worker.realtime.library_log import kept_quiet
 from unstale_worker.realtime.session import Ended, Session

@@ -4,8 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
+from unstale.runtime import failpoints
 from unstale_worker.refresh.attempts import Attempts
 from unstale_worker.refresh.keeping import kept
 from unstale_worker.refresh.queue import RefreshQueue, Verdict, new_lease

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from unstale.cancellation import cancelled
+from unstale.runtime.cancellation import cancelled
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.jobs import Jobs
 from unstale_worker.refresh.queue import RefreshQueue

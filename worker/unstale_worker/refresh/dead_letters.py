@@ -8,8 +8,8 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from unstale.names import Names
-from unstale.scripts import Script
+from unstale.protocol.names import Names
+from unstale.redis_tier.scripts import Script
 from unstale_worker.applier import unavailable
 
 RETRY: Final = Script("unstale_worker", "refresh_retry")

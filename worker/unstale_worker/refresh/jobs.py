@@ -7,11 +7,12 @@ from typing import Final
 
 import structlog
 
-from unstale import codec, failpoints
-from unstale.cancellation import pass_on_cancellation
+from unstale.companion.pools import ConnectionPool
+from unstale.companion.refresh_context import Refresh, RefreshLoader
 from unstale.errors import RedisUnavailable
-from unstale.pools import ConnectionPool
-from unstale.refreshing import Refresh, RefreshLoader
+from unstale.protocol import codec
+from unstale.runtime import failpoints
+from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.refresh.attempts import Attempts
 from unstale_worker.refresh.keeping import kept
 from unstale_worker.refresh.queue import RefreshQueue, Verdict, new_lease

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from unstale.cancellation import cancelled
 from unstale.errors import RedisUnavailable
+from unstale.runtime.cancellation import cancelled
 from unstale_worker.refresh.queue import RefreshQueue
 
 

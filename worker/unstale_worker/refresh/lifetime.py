@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from unstale import codec
-from unstale.names import matches
+from unstale.protocol import codec
+from unstale.protocol.names import matches
 from unstale.settings import Settings
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from unstale import failpoints
-from unstale.cancellation import pass_on_cancellation
+from unstale.runtime import failpoints
+from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.allowance import Allowance
 from unstale_worker.refresh.batches import Batches

@@ -7,8 +7,8 @@ from typing import Final
 
 from docket import Docket
 
+from unstale.companion.pools import ConnectionPool
 from unstale.errors import RedisUnavailable
-from unstale.pools import ConnectionPool
 from unstale.settings import Settings
 from unstale_worker.refresh import spread
 from unstale_worker.refresh.attempts import Attempts

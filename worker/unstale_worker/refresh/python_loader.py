@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
+from unstale.companion.refresh_context import RefreshLoader
 from unstale.errors import RuleError
-from unstale.refreshing import RefreshLoader
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import orjson
 from redis.exceptions import RedisError
 
-from unstale import codec
-from unstale.lane import Lane
-from unstale.names import SOFT_LEASE, Names
-from unstale.scripts import Argument, Script
+from unstale.protocol import codec
+from unstale.protocol.names import SOFT_LEASE, Names
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.scripts import Argument, Script
 from unstale_worker.applier import unavailable
 
 CLAIM: Final = Script("unstale_worker", "refresh_claim")

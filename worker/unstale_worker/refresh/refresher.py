@@ -8,10 +8,10 @@ from typing import Final
 
 import structlog
 
-from unstale.cancellation import insistently, pass_on_cancellation
-from unstale.connections import Connections as RedisConnections
 from unstale.errors import RuleError
-from unstale.lane import Lane
+from unstale.redis_tier.connections import Connections as RedisConnections
+from unstale.redis_tier.multiplexer import Lane
+from unstale.runtime.cancellation import insistently, pass_on_cancellation
 from unstale.settings import Settings
 from unstale_worker.aside import aside
 from unstale_worker.refresh.here import load_here

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import structlog
 
-from unstale.cancellation import cancelled
 from unstale.errors import ConfigurationError, RedisUnavailable, UnstaleError
-from unstale.redis_client import open_redis
+from unstale.runtime.cancellation import cancelled
 from unstale.settings import Settings
 from unstale_worker.backoff import Backoff
 from unstale_worker.checks import check_redis
 from unstale_worker.loop import stopped_within
+from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.own_worker import OwnWorker
 from unstale_worker.refresh.queue import RefreshQueue
 from unstale_worker.refresh.refresher import open_queue

@@ -19,8 +19,8 @@ from docket import ConcurrencyLimit, Docket, Execution, RateLimit, Worker
 from docket.execution import Disposition
 from redis.exceptions import RedisError
 
-from unstale import failpoints
-from unstale.cancellation import cancelled
+from unstale.runtime import failpoints
+from unstale.runtime.cancellation import cancelled
 from unstale.settings import Settings
 from unstale_worker.applier import unavailable
 from unstale_worker.refresh.queue import RefreshQueue

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from unstale.cancellation import cancelled
 from unstale.errors import UnstaleError
+from unstale.runtime.cancellation import cancelled
 from unstale_worker.backoff import Backoff
 
 log = structlog.get_logger("unstale.refresh")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from unstale.errors import RuleError, RuleErrors
-from unstale.messages import PublishedRules
+from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import document, find
 from unstale_worker.rules.parse import Parser
 from unstale_worker.rules.plan import Plan, Step, Watch

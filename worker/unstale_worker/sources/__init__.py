@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from unstale.messages import Snapshot
+from unstale.protocol.messages import Snapshot
 from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.wakeups import WakeUps

@@ -10,8 +10,8 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from unstale.errors import DatabaseUnavailable, MigrationMissing
-from unstale.names import APPLICATION_NAME
-from unstale.tls import UNENCRYPTED, postgres_tls, untrusted
+from unstale.protocol.names import APPLICATION_NAME
+from unstale.runtime.tls import UNENCRYPTED, postgres_tls, untrusted
 from unstale_worker.sql import statement
 
 SESSION_SETTINGS: Final = {

@@ -13,9 +13,9 @@ from typing import Final
 import asyncpg
 import structlog
 
-from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
-from unstale.names import SLEEP_LOCK, WAKEUP_CHANNEL
+from unstale.protocol.names import SLEEP_LOCK, WAKEUP_CHANNEL
+from unstale.runtime import failpoints
 from unstale_worker.backoff import Backoff
 from unstale_worker.sources.connections import Connections, end_session, translated
 from unstale_worker.sql import statement

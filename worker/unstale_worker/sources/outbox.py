@@ -9,9 +9,9 @@ from typing import Final
 
 import asyncpg
 
-from unstale import failpoints
 from unstale.errors import DatabaseUnavailable, UnstaleError
-from unstale.names import APPLICATION_NAME
+from unstale.protocol.names import APPLICATION_NAME
+from unstale.runtime import failpoints
 from unstale_worker import fanout
 from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules

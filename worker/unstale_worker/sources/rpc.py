@@ -9,9 +9,9 @@ import orjson
 from postgrest import APIError
 from supabase import AsyncClient, AsyncClientOptions
 
-from unstale.cancellation import pass_on_cancellation
+from unstale.companion.pools.environment import proxy_of
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
-from unstale.pools.environment import proxy_of
+from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.realtime import Target
 
 ATTEMPTS: Final = 2

@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from unstale import failpoints
 from unstale.errors import DatabaseUnavailable
+from unstale.runtime import failpoints
 from unstale_worker.fanout_failure import FanoutFailure
 from unstale_worker.logs import get_logger
 from unstale_worker.rules import Plan, Rules

@@ -1,0 +1,1 @@
+"""Connection pools and agent tools for AI companions, built on the cache."""

@@ -1,0 +1,5 @@
+"""Connections to OpenAI, Supabase, Postgres and HTTP servers, made once and shared."""
+
+from unstale.companion.pools.pool import ConnectionPool
+
+__all__ = ["ConnectionPool"]

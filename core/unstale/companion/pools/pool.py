@@ -1,0 +1,240 @@
+"""``ConnectionPool``: what an agent calls to get its clients, and how it learns how they do."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+from unstale.companion.pools.dependency import Dependency
+from unstale.companion.pools.loop_clients import LoopClients
+from unstale.companion.pools.renewable import CLOSED
+from unstale.companion.pools.vitals import State
+from unstale.compat.per_loop import PerLoop, forget_after_fork
+from unstale.errors import PoolClosed
+from unstale.settings import Settings
+
+if TYPE_CHECKING:
+    import aiohttp
+    import asyncpg
+    from openai import AsyncOpenAI, OpenAI
+    from supabase import AsyncClient
+
+    from unstale.companion.pools.http_session import HttpSession
+    from unstale.companion.pools.openai_clients import OpenAIClients, OpenAISync
+    from unstale.companion.pools.postgres import Database
+    from unstale.companion.pools.supabase_clients import SupabaseClients
+
+_OPENAI: Final = "unstale.companion.pools.openai_clients"
+_SUPABASE: Final = "unstale.companion.pools.supabase_clients"
+_HTTP: Final = "unstale.companion.pools.http_session"
+_DATABASE: Final = "unstale.companion.pools.postgres"
+
+
+class ConnectionPool:
+    """OpenAI, Supabase, HTTP and Postgres clients, each made once and on first use.
+
+    Example:
+        >>> async with ConnectionPool.from_env() as pool:
+        ...     openai = await pool.openai()
+        ...     supabase = await pool.supabase()
+        ...     rows = await supabase.table("profiles").select("*").eq("id", 42).execute()
+
+    One object serves a whole process: each event loop gets clients of its own, a forked child starts afresh.
+    Ask it for a client where you use one; that costs under a microsecond or two.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings if settings is not None else Settings.load()
+        self._loops = PerLoop(self._open_loop, name="pool")
+        self._sync: OpenAISync | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        forget_after_fork(self)
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """A pool with the settings of the environment and ``.env``; arguments beat them."""
+        return cls(Settings.load(**overrides))
+
+    # --- clients --------------------------------------------------------------------------------
+
+    async def openai(self) -> "AsyncOpenAI":
+        """The OpenAI client for coroutines; raises `SettingError` without ``OPENAI_API_KEY``."""
+        clients = cast("OpenAIClients | None", self._made("openai"))
+        if clients is None:
+            loop = asyncio.get_running_loop()
+            clients = cast("OpenAIClients", await self._get(
+                "openai", _in_thread(_OPENAI, lambda module: module.OpenAIClients(self._settings, loop))
+            ))  # fmt: skip
+        return clients.client
+
+    def openai_sync(self) -> "OpenAI":
+        """The OpenAI client for threads; blocks until its answer comes, so not for coroutines."""
+        clients = self._sync
+        if clients is None or not clients.alive:
+            with self._lock:
+                if self._closed:
+                    raise PoolClosed(CLOSED)
+                clients = self._sync
+                if clients is None or not clients.alive:
+                    clients = self._sync = import_module(_OPENAI).OpenAISync(self._settings)
+        return cast("OpenAISync", clients).client
+
+    async def supabase(self, *, schema: str = "public", key: str | None = None) -> "AsyncClient":
+        """The Supabase client of a schema and API key (by default the project's secret one).
+
+        Do not sign users in on it: its Authorization header is everybody's. Raises `SettingError` without
+        ``SUPABASE_URL`` or a key.
+        """
+        clients = cast("SupabaseClients | None", self._made("supabase"))
+        if clients is None:
+            loop = asyncio.get_running_loop()
+            clients = cast("SupabaseClients", await self._get(
+                "supabase", _in_thread(_SUPABASE, lambda module: module.SupabaseClients(self._settings, loop))
+            ))  # fmt: skip
+        return clients.client(schema=schema, key=key)
+
+    async def http(self) -> "aiohttp.ClientSession":
+        """The HTTP session for everything else."""
+        session = cast("HttpSession | None", self._made("http"))
+        if session is None:
+
+            async def make() -> Dependency:
+                module = await asyncio.to_thread(import_module, _HTTP)
+                return cast(Dependency, module.HttpSession(self._settings))
+
+            session = cast("HttpSession", await self._get("http", make))
+        return session.client
+
+    async def postgres(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The asyncpg pool; raises `SettingError` without ``DATABASE_URL``."""
+        database = cast("Database | None", self._made("database"))
+        if database is None:
+
+            async def make() -> Dependency:
+                module = await asyncio.to_thread(import_module, _DATABASE)
+                return cast(Dependency, await module.Database(self._settings).open())
+
+            database = cast("Database", await self._get("database", make))
+        return database.client
+
+    async def warm(self) -> None:
+        """Make every client that is configured, so that no request waits for it; connects to nothing."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.http())
+            if self._settings.openai_api_key is not None:
+                group.create_task(self.openai())
+            if self._settings.supabase_url is not None and self._settings.supabase_key is not None:
+                group.create_task(self.supabase())
+            if self._settings.database_url is not None:
+                group.create_task(self.postgres())
+
+    # --- how it does ----------------------------------------------------------------------------
+
+    async def get_stats(self) -> dict[str, object]:
+        """The seed's fields, and each dependency in detail; JSON-ready, no I/O, no secrets."""
+        dependencies: dict[str, dict[str, object]] = {}
+        errors, failing = 0, False
+        for dependency in self._dependencies():
+            report = dependency.vitals.report(in_flight=dependency.in_flight)
+            errors += report.connection_errors
+            failing |= report.state is State.FAILING
+            name = dependency.name
+            while name in dependencies:  # another event loop's
+                name += "+"
+            dependencies[name] = report.as_dict()
+        clients = {
+            kind: sum(dependency.clients for dependency in self._dependencies() if dependency.name == kind)
+            for kind in ("supabase", "http", "openai", "openai_sync", "database")
+        }
+        return {
+            "supabase_clients": clients["supabase"],
+            "http_session_active": bool(clients["http"]),
+            "openai_clients_ready": bool(clients["openai"] or clients["openai_sync"]),
+            "connection_errors": errors,
+            "status": "closed" if self._closed else "degraded" if failing else "healthy",
+            "database_pool_active": bool(clients["database"]),
+            "dependencies": dependencies,
+        }
+
+    async def cleanup(self) -> None:
+        """Open new connections from now on, forget errors and counts; requests in flight end undisturbed.
+
+        The clients stay the same objects, so that whoever holds one may keep it.
+        """
+        for dependency in self._dependencies():
+            await dependency.renew()
+            dependency.vitals.reset()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Wait for requests in flight (at most ``pool_shutdown`` seconds), then close the youngest first.
+
+        Safe at any moment and more than once; from its beginning on nothing new is handed out.
+        """
+        with self._lock:
+            self._closed = True
+        try:
+            await self._loops.close()
+        finally:
+            clients = self._sync
+            if clients is not None:
+                await clients.close(timeout=self._settings.pool_shutdown)
+                self._sync = None
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            raise PoolClosed(CLOSED)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def after_fork(self) -> object:
+        """The child's own lock and no client; see `unstale.compat.per_loop.Forgets`."""
+        inherited, self._sync, self._lock = self._sync, None, threading.Lock()
+        return inherited
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _made(self, name: str) -> Dependency | None:
+        clients = self._loops.peek()
+        return None if clients is None else clients.made(name)
+
+    async def _get(self, name: str, make: Callable[[], Awaitable[Dependency]]) -> Dependency:
+        if self._closed:
+            raise PoolClosed(CLOSED)
+        return await (await self._loops.get()).get(name, make)
+
+    def _open_loop(self) -> LoopClients:
+        if self._closed:  # by another thread, meanwhile
+            raise PoolClosed(CLOSED)
+        return LoopClients(self._settings)
+
+    def _dependencies(self) -> list[Dependency]:
+        found = [dependency for clients in self._loops.opened() for dependency in clients.all()]
+        sync = self._sync
+        if sync is not None and sync.alive:
+            found.append(sync)
+        return found
+
+    def __repr__(self) -> str:
+        names = ", ".join(sorted({dependency.name for dependency in self._dependencies()}))
+        return f"<ConnectionPool {'closed' if self._closed else names or 'nothing made yet'}>"
+
+
+def _in_thread(module: str, make: Callable[[Any], Dependency]) -> Callable[[], Awaitable[Dependency]]:
+    """Import and make in a thread: the first takes up to a second, and the loop has other work."""
+
+    async def made() -> Dependency:
+        return await asyncio.to_thread(lambda: make(import_module(module)))
+
+    return made

@@ -1,0 +1,119 @@
+"""The Supabase clients of one event loop, all over one injected httpx client with renewable connections."""
+
+import asyncio
+from typing import Final
+
+import httpx
+from supabase import AsyncClient, AsyncClientOptions
+
+from unstale.companion.pools.environment import proxy_of
+from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, Exchange
+from unstale.companion.pools.vitals import Vitals
+from unstale.errors import SettingError
+from unstale.settings import Settings
+
+MOST_CLIENTS: Final = 32
+"""Clients of one event loop: they differ by API key and schema, of which a project has few."""
+TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
+"""Seconds; an injected client's timeouts replace the library's own."""
+
+
+class SupabaseClients:
+    """Async clients by key and schema. Made in any thread, used in the loop."""
+
+    name = "supabase"
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        if settings.supabase_url is None:
+            raise SettingError("SUPABASE_URL is not set: the pool's Supabase clients need it")
+        self._url = settings.supabase_url
+        self._key = None if settings.supabase_key is None else settings.supabase_key.get_secret_value()
+        self.vitals = Vitals()
+        context, proxy = httpx.create_ssl_context(), proxy_of(self._url)
+        limits = httpx.Limits(
+            max_connections=settings.pool_connections,
+            max_keepalive_connections=settings.pool_connections,
+            keepalive_expiry=settings.pool_keepalive,
+        )
+
+        def new() -> httpx.AsyncHTTPTransport:
+            # HTTP/1.1: after 10,000 requests the platform ends an HTTP/2 connection, and httpx then fails
+            # requests on it (supabase-py issue 1064).
+            return httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
+
+        transport = _Transport(new, self.vitals, loop)
+        self._renewable = transport.renewable
+        self._http = httpx.AsyncClient(transport=transport, follow_redirects=True, timeout=TIMEOUT)
+        self._clients: dict[tuple[str, str], AsyncClient] = {}
+
+    @property
+    def alive(self) -> bool:
+        return not self._http.is_closed
+
+    @property
+    def in_flight(self) -> int:
+        return self._renewable.in_flight
+
+    @property
+    def clients(self) -> int:
+        return len(self._clients)
+
+    def client(self, *, schema: str, key: str | None) -> AsyncClient:
+        """The client of this key and schema; no I/O."""
+        key = key if key is not None else self._key
+        if key is None:
+            raise SettingError(
+                "SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY) is not set: the pool's Supabase clients "
+                "need it, or pass key="
+            )
+        client = self._clients.get((key, schema))
+        if client is None:
+            if len(self._clients) >= MOST_CLIENTS:
+                raise ValueError(
+                    f"more than {MOST_CLIENTS} pairs of Supabase key and schema: keys are API keys; for the "
+                    "token of a user, set the Authorization header of the request"
+                )
+            client = self._clients[key, schema] = AsyncClient(
+                self._url,
+                key,
+                AsyncClientOptions(
+                    schema=schema,
+                    auto_refresh_token=False,
+                    persist_session=False,
+                    httpx_client=self._http,
+                ),
+            )
+        return client
+
+    async def check(self) -> None:
+        """HEAD of the REST API's root: no body, no query, and it notices a wrong key."""
+        key = self._key or next(iter(self._clients), ("", ""))[0]
+        response = await self._http.head(
+            f"{self._url.rstrip('/')}/rest/v1/", headers={"apikey": key, "Authorization": f"Bearer {key}"}
+        )
+        if response.status_code in (401, 403):
+            self.vitals.refused(f"HTTP {response.status_code}: check SUPABASE_SECRET_KEY")
+
+    async def renew(self) -> None:
+        self._renewable.renew()
+
+    async def close(self, *, timeout: float) -> None:
+        try:
+            for client in self._clients.values():
+                if client.get_channels():
+                    await client.remove_all_channels()
+            await self._renewable.finish(timeout=timeout)
+        finally:
+            await self._http.aclose()
+
+
+class _Transport(AsyncTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
+    broken = httpx.TransportError
+
+    def follow(self, response: httpx.Response, exchange: Exchange) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Stream(response.stream, exchange)
+
+
+class _Stream(AsyncStream, httpx.AsyncByteStream):
+    """A body that the library takes for one of its own."""

@@ -1,0 +1,97 @@
+"""The cache by the seed's names: one object for a whole module, opened on first use."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Self
+
+from unstale.compat.per_loop import PerLoop
+from unstale.locks import LOCK_SECONDS, Lock
+
+if TYPE_CHECKING:
+    from unstale.cache import Cache
+    from unstale.reading.single_flight import Loader
+    from unstale.settings import Settings
+
+
+class RedisCache:
+    """A `Cache` that needs no ``async with``: it opens on first use, in each event loop.
+
+    Example:
+        >>> from unstale import redis_cache
+        >>> await redis_cache.set("user:42:state", {"stage": 3}, ttl=10)
+        >>> await redis_cache.get("user:42:state")
+        {'stage': 3}
+
+    Settings are read on first use. `close` it when the process ends; ``asyncio.run`` does so, too, when it
+    ends. After a fork the child opens its own.
+    """
+
+    def __init__(self, settings: "Settings | None" = None) -> None:
+        self._settings = settings
+        self._caches = PerLoop(self._open, name="redis_cache")
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """One with the settings of the environment and ``.env``, read now; arguments beat them."""
+        from unstale.settings import Settings
+
+        return cls(Settings.load(**overrides))
+
+    async def cache(self) -> "Cache":
+        """The `Cache` behind it in this event loop, for everything that the seed did not have."""
+        return await self._caches.get()
+
+    async def get(self, key: str) -> Any:
+        """The cached value, or None. See `Cache.get`."""
+        return await (await self._caches.get()).get(key)
+
+    async def set(self, key: str, value: object, ttl: float | None = None) -> bool:
+        """Store a value for ``ttl`` seconds; whether it was stored in Redis. See `Cache.set`."""
+        return await (await self._caches.get()).set(key, value, ttl)
+
+    async def delete(self, key: str, *keys: str) -> bool:
+        """Invalidate keys here, in Redis and in every instance. See `Cache.delete`."""
+        return await (await self._caches.get()).delete(key, *keys)
+
+    async def invalidate_pattern(self, pattern: str) -> int:
+        """Invalidate every key that the glob matches; how many were cached."""
+        return await (await self._caches.get()).invalidate_pattern(pattern)
+
+    async def get_or_load(self, key: str, loader: "Loader", *, ttl: float | None = None) -> Any:
+        """What replaces get, load and set, and loads once for all who ask. See `Cache.get_or_load`."""
+        return await (await self._caches.get()).get_or_load(key, loader, ttl=ttl)
+
+    @contextlib.asynccontextmanager
+    async def lock(
+        self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0
+    ) -> AsyncIterator[Lock]:
+        """A lock between all instances. See `Cache.lock`."""
+        async with (await self._caches.get()).lock(name, ttl=ttl, timeout=timeout) as lock:
+            yield lock
+
+    async def get_stats(self) -> dict[str, object]:
+        """The seed's fields, and unstale's own beside them. See `Cache.get_stats`."""
+        return await (await self._caches.get()).get_stats()
+
+    async def close(self) -> None:
+        """Close what is open, in every event loop; the next use opens it again."""
+        await self._caches.close()
+
+    async def __aenter__(self) -> Self:
+        await self._caches.get()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    def _open(self) -> "Cache":
+        from unstale.cache import Cache
+
+        return Cache(self._settings)
+
+    def __repr__(self) -> str:
+        return f"<RedisCache open in {len(self._caches.opened())} event loops>"
+
+
+redis_cache = RedisCache()
+"""The object that the seed's code calls; settings come from the environment on first use."""

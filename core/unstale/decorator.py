@@ -1,0 +1,193 @@
+"""``@cache.cached``: a function whose answers are cached under keys made of its arguments."""
+
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Collection
+from functools import update_wrapper
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+from pydantic import BaseModel, TypeAdapter
+
+from unstale.errors import ConfigurationError
+from unstale.protocol.codec import Model
+
+if TYPE_CHECKING:
+    from unstale.cache import Cache
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PLAIN = (Any, object, str, int, float, bool, dict, list, None, type(None), inspect.Signature.empty)
+"""Annotations that JSON answers to as it is."""
+
+
+class Cached(Generic[P, R]):
+    """An async function behind a cache; called like the function itself.
+
+    Example:
+        >>> @cache.cached("user:{user_id}:profile")
+        ... async def profile(user_id: int) -> Profile: ...
+        >>> await profile(42)            # from the cache, or from the function, once
+        >>> await profile.fresh(42)      # from the function, past every cache
+        >>> await profile.invalidate(42)
+        >>> profile.key(42)
+        'user:42:profile'
+    """
+
+    def __init__(
+        self,
+        cache: "Cache",
+        template: str,
+        function: Callable[P, Awaitable[R]],
+        *,
+        ttl: float | None,
+        negative_ttl: float | None,
+        model: Model | None,
+        refresh_ahead: float,
+        ignore: Collection[str] = (),
+    ) -> None:
+        update_wrapper(self, function)
+        self._cache, self._template, self._function = cache, template, function
+        self._ttl, self._negative_ttl, self._ahead = ttl, negative_ttl, refresh_ahead
+        self._model = model
+        self._inferred = model is not None
+        self._signature = inspect.signature(function)
+        self._ignore = ignore
+        self._names = _placeholders(template, function, self._signature, ignore)
+        self._between = _between(template)
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._ask(args, kwargs, fresh=False)
+
+    async def fresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The function's answer of now; stored where no value stands, else the cached one stays."""
+        return await self._ask(args, kwargs, fresh=True)
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """See `Cache.delete`."""
+        return await self._cache.delete(self.key(*args, **kwargs))
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key for these arguments; raises TypeError for arguments that the function would not take, and
+        ValueError for a None in the key, or a value that makes it the key of other arguments, too."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = {name: bound.arguments[name] for name in self._names}
+        for name, value in values.items():
+            if value is None:
+                raise ValueError(f"{name} is None: there is no key {self._template!r} for it")
+        # As a rule writes a column's value, so that both sides meet: with str().
+        texts = {name: str(value) for name, value in values.items()}
+        for name, literal in self._between:  # read from the left, the key then has one meaning
+            if (texts[name] + literal).find(literal) != len(texts[name]):
+                raise ValueError(
+                    f"{name} is {texts[name][:60]!r} and holds {literal!r}, so other arguments have the same "
+                    f"key {self._template!r}; put {{{name}}} last, or give it without that"
+                )
+        return self._template.format_map(texts)
+
+    async def _ask(self, args: Any, kwargs: Any, *, fresh: bool) -> R:
+        if not self._inferred:
+            self._model, self._inferred = model_of(self._function), True
+        options: dict[str, Any] = {"model": self._model} if self._model is not None else {}
+        answer = await self._cache.get_or_load(
+            self.key(*args, **kwargs),
+            lambda: self._function(*args, **kwargs),
+            ttl=self._ttl,
+            negative_ttl=self._negative_ttl,
+            fresh=fresh,
+            refresh_ahead=self._ahead,
+            **options,
+        )
+        return cast(R, answer)
+
+    def __get__(self, instance: object, owner: type | None = None) -> "Cached[..., R]":
+        if instance is None:
+            return self
+        bound: Cached[..., R] = Cached(
+            self._cache,
+            self._template,
+            types.MethodType(self._function, instance),
+            ttl=self._ttl,
+            negative_ttl=self._negative_ttl,
+            model=self._model,
+            refresh_ahead=self._ahead,
+            ignore=self._ignore,
+        )
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<Cached {self._template!r} of {getattr(self._function, '__qualname__', self._function)}>"
+
+
+def model_of(function: Callable[..., object]) -> Model | None:
+    """What the function says it returns, as something to validate into; None for plain JSON.
+
+    Raises `ConfigurationError` for an annotation that pydantic cannot read.
+    """
+    try:
+        annotation = typing.get_type_hints(function).get("return", inspect.Signature.empty)
+        some = annotation
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+            kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+            some = kinds[0] if len(kinds) == 1 else annotation
+        if some in PLAIN:
+            return None
+        if isinstance(some, type) and issubclass(some, BaseModel):
+            return some
+        return TypeAdapter(annotation)
+    except (NameError, TypeError) as error:
+        raise ConfigurationError(
+            f"{getattr(function, '__qualname__', function)}: its return annotation cannot be used ({error}); "
+            "give model=, or annotate what pydantic can validate"
+        ) from error
+
+
+def _placeholders(
+    template: str,
+    function: Callable[..., object],
+    signature: inspect.Signature,
+    ignore: Collection[str],
+) -> tuple[str, ...]:
+    """The parameters the template names; raises `ConfigurationError` for a template that does not fit."""
+    where = f"@cached({template!r}) on {getattr(function, '__qualname__', function)}"
+    if not inspect.iscoroutinefunction(inspect.unwrap(function)):
+        raise ConfigurationError(f"{where}: it is no coroutine function; write `async def`")
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+    names: list[str] = []
+    for literal, name, form, conversion in parts:
+        if name is None:
+            continue
+        if names and not literal:
+            raise ConfigurationError(f"{where}: nothing stands between {{{names[-1]}}} and {{{name}}}")
+        if not name.isidentifier() or form or conversion:
+            raise ConfigurationError(f"{where}: {{{name}}} is no plain parameter name, like {{user_id}}")
+        if name not in signature.parameters:
+            takes = ", ".join(signature.parameters) or "none"
+            raise ConfigurationError(f"{where}: it has no parameter {name!r}; it has: {takes}")
+        names.append(name)
+    for name in ignore:
+        if name not in signature.parameters or name in names:
+            raise ConfigurationError(
+                f"{where}: ignore names {name!r}, which is no parameter beside the key's"
+            )
+    known = {*names, *ignore, "self", "cls"}
+    unused = [name for name in signature.parameters if name not in known]
+    if unused:
+        raise ConfigurationError(
+            f"{where}: {', '.join(unused)} is not part of the key, so its answers would be mixed up; "
+            "name it in the template, or in ignore="
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def _between(template: str) -> tuple[tuple[str, str], ...]:
+    """Each placeholder but the last, and the text behind it."""
+    parts = [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
+    named = [(at, name) for at, (_, name) in enumerate(parts) if name is not None]
+    return tuple((name, parts[at + 1][0]) for at, name in named[:-1])

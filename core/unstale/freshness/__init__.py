@@ -1,0 +1,1 @@
+"""Following the log: trust, staleness, the published rules and tokens."""

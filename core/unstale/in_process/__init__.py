@@ -1,0 +1,1 @@
+"""Agents without Redis: the outbox is followed inside the process."""

@@ -1,0 +1,54 @@
+"""Finds what follows the outbox inside an agent's process: the core does not know the worker's package."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from unstale.errors import ConfigurationError, SettingError
+from unstale.in_process.outbox_feed import Feed
+from unstale.settings import Settings
+
+GROUP: Final = "unstale.embedded_workers"
+"""Entry-point group in which a distribution offers a `Factory`."""
+
+
+class EmbeddedWorker(Protocol):
+    """Follows the database on behalf of one cache, in its event loop.
+
+    Attributes:
+        tried: Set once the first attempt ended, well or not.
+        refused: Why it can never succeed, if the first attempt found that out.
+    """
+
+    tried: asyncio.Event
+    refused: ConfigurationError | None
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        ...
+
+    def hint(self) -> None:
+        """Somebody waits: read now rather than at the next time."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, and close every connection."""
+        ...
+
+
+Factory = Callable[[Settings, Feed], EmbeddedWorker]
+"""Makes one that is not started; raises `ConfigurationError` for settings or rules that cannot be used."""
+
+
+def embedded_worker(settings: Settings, feed: Feed) -> EmbeddedWorker:
+    """The installed one; raises `ConfigurationError`."""
+    from importlib.metadata import entry_points  # 50 ms, and only those without Redis need it
+
+    found = next(iter(entry_points(group=GROUP)), None)
+    if found is None:
+        raise SettingError(
+            "UNSTALE_EMBEDDED_WORKER: nothing that is installed follows the outbox; "
+            "install the whole distribution `unstale` again (in a source tree: `pip install -e .`)"
+        )
+    factory: Factory = found.load()
+    return factory(settings, feed)

@@ -1,0 +1,128 @@
+"""What ``cache.subscribe`` delivers: which cached keys stopped being true."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from unstale.protocol.names import literal_beginning, matches
+
+MOST_EVENTS: Final = 1_024
+"""Events kept for a subscriber that is slow; when there are more, all are replaced by one `Reset`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidated:
+    """These keys changed; whatever was made of them is out of date.
+
+    Attributes:
+        keys: Those of the keys that match what was subscribed to.
+        patterns: Redis globs that may match some of it; every key they match is meant.
+        staleness: `Cache.staleness` when the event was made.
+    """
+
+    keys: tuple[str, ...]
+    patterns: tuple[str, ...]
+    staleness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Anything may have changed: events were lost, or the subscriber was too slow. Start from scratch.
+
+    Attributes:
+        staleness: `Cache.staleness` when the event was made.
+    """
+
+    staleness: float
+
+
+Event = Invalidated | Reset
+
+
+class Subscription:
+    """An asynchronous iterator of events that ends when the cache is closed."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._events: deque[Event] = deque()
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def offer(self, event: Event) -> None:
+        """Queue an event; the one that does not fit turns all into one `Reset`."""
+        if isinstance(event, Reset) or len(self._events) >= MOST_EVENTS:
+            self._events.clear()
+            event = Reset(event.staleness)
+        self._events.append(event)
+        self._ready.set()
+
+    def close(self) -> None:
+        """End the iteration once what is queued was delivered."""
+        self._closed = True
+        self._ready.set()
+
+    def selected(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """Which of ``keys`` and ``patterns`` concern this subscription."""
+        return (
+            tuple(key for key in keys if matches(self._pattern, key)),
+            tuple(pattern for pattern in patterns if may_overlap(pattern, self._pattern)),
+        )
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._closed:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        return self._events.popleft()
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self._pattern!r}, {len(self._events)} waiting>"
+
+
+class Events:
+    """Every subscription of one cache; the near tier's audience."""
+
+    def __init__(self, staleness: Callable[[], float]) -> None:
+        self._staleness = staleness
+        self._subscriptions: list[Subscription] = []
+
+    def open(self, pattern: str) -> Subscription:
+        """Deliver from now on."""
+        subscription = Subscription(pattern)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def remove(self, subscription: Subscription) -> None:
+        """Deliver no more."""
+        subscription.close()
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def dropped(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
+        """Tell whom it concerns."""
+        for subscription in self._subscriptions:
+            mine, overlapping = subscription.selected(keys, patterns)
+            if mine or overlapping:
+                subscription.offer(Invalidated(mine, overlapping, self._staleness()))
+
+    def reset(self) -> None:
+        """Tell everybody."""
+        for subscription in self._subscriptions:
+            subscription.offer(Reset(self._staleness()))
+
+    def close(self) -> None:
+        """End every subscription."""
+        for subscription in tuple(self._subscriptions):
+            self.remove(subscription)
+
+
+def may_overlap(one: str, other: str) -> bool:
+    """False only if no key can match both globs: their literal beginnings differ."""
+    a, b = literal_beginning(one), literal_beginning(other)
+    return a.startswith(b) or b.startswith(a)

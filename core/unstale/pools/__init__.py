@@ -1,5 +1,0 @@
-"""Connections to OpenAI, Supabase, Postgres and HTTP servers, made once and shared."""
-
-from unstale.pools.pool import ConnectionPool
-
-__all__ = ["ConnectionPool"]

@@ -1,0 +1,153 @@
+"""Turns values into the JSON bytes both tiers hold, and back."""
+
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
+
+import orjson
+from pydantic import BaseModel, TypeAdapter
+
+from unstale.protocol.names import LEASE, SOFT_LEASE
+
+M = TypeVar("M", bound=BaseModel)
+Model: TypeAlias = type[BaseModel] | TypeAdapter[Any]
+"""What a value is validated into: a pydantic model, or an adapter for any other type."""
+
+loads: Final = orjson.loads
+
+MAX_KEY_BYTES: Final = 1024
+"""Longest key, in UTF-8: keys travel in messages of 64 KiB."""
+
+NOTHING: Final = b"null"
+"""The JSON of None: "not found" is a value."""
+
+_MARKER: Final = b"\x00"
+_BITS: Final = 64
+_RENEWED: Final = b"\n"
+
+
+def check_key(key: str, *, own: str) -> str:
+    """Return ``key``, or raise ValueError: empty, over 1 KiB, not UTF-8, or beginning with ``own``."""
+    if not isinstance(key, str):
+        raise TypeError(f"a cache key is a str, and this one is a {type(key).__name__}")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"cache key {key!r} contains a lone surrogate, which Redis cannot store") from None
+    if not 0 < size <= MAX_KEY_BYTES:
+        raise ValueError(f"a cache key is 1 to {MAX_KEY_BYTES} bytes long, and {key[:60]!r}… has {size}")
+    if key.startswith(own):
+        raise ValueError(f"cache key {key!r} begins with {own!r}, which is unstale's own; take another name")
+    return key
+
+
+def encode(key: str, value: object) -> bytes:
+    """JSON of ``value``; raises TypeError naming key and type.
+
+    Pydantic models, dataclasses, datetimes, UUIDs and enums are written as orjson and pydantic write them;
+    NaN and infinities become null, as JSON has none.
+    """
+    try:
+        return orjson.dumps(value, default=_plain)
+    except TypeError as error:
+        raise TypeError(
+            f"the value for {key!r} is a {type(value).__name__} that is not JSON ({error}); "
+            "store plain data or a pydantic model"
+        ) from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, set | frozenset):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} inside")
+
+
+def decode(data: bytes, model: "Model | None") -> Any:
+    """The value again, a copy of the caller's own; ``model`` validates it. null stays None.
+
+    Raises ValueError (pydantic's ValidationError is one) when the bytes are not such a value.
+    """
+    if model is None or is_nothing(data):
+        return orjson.loads(data)
+    if isinstance(model, TypeAdapter):
+        return model.validate_json(data)
+    return model.model_validate_json(data)
+
+
+def is_value(data: bytes) -> bool:
+    """Whether what stands at a key is a value; else it is a lease."""
+    return not data.startswith(_MARKER)
+
+
+def is_nothing(data: bytes) -> bool:
+    """Whether a value is None, also one that is being renewed: no other JSON text begins like that."""
+    return data.startswith(NOTHING)
+
+
+def being_renewed(data: bytes, token: int) -> bytes:
+    """The same JSON text with white space behind it that spells ``token`` (64 bits): so it is one of a kind.
+
+    Every JSON parser ignores it, so readers do not notice; a compare-and-set does.
+    """
+    spelled = format(token, f"0{_BITS}b").translate({ord("0"): " ", ord("1"): "\t"})
+    return data.rstrip(b" \t\n") + _RENEWED + spelled.encode()
+
+
+def is_being_renewed(data: bytes) -> bool:
+    """Whether `being_renewed` made it."""
+    return data[-_BITS - 1 : -_BITS] == _RENEWED and not data[-_BITS:].strip(b" \t")
+
+
+def is_soft_lease(data: bytes) -> bool:
+    """Whether what stands at a key is the lease of a missed ``get``."""
+    return data.startswith(SOFT_LEASE)
+
+
+def lease(token: str, *, soft: bool = False) -> bytes:
+    """The marker that stands at a key while the holder of ``token`` may fill it."""
+    return (SOFT_LEASE if soft else LEASE) + token.encode()
+
+
+def freeze(value: object) -> object:
+    """The same JSON value made of `FrozenDict` and tuples, so that many callers can share it."""
+    if isinstance(value, dict):
+        return FrozenDict({name: freeze(item) for name, item in value.items()})
+    if isinstance(value, list):
+        return tuple(freeze(item) for item in value)
+    return value
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be changed; ``.copy()`` gives one that can (its nested values stay frozen).
+
+    A real dict, so ``orjson.dumps``, ``**unpacking`` and ``==`` work on it.
+    """
+
+    __slots__ = ()
+
+    def copy(self) -> dict[str, Any]:
+        """A plain dict of the same items."""
+        return dict(self)
+
+    def __copy__(self) -> "FrozenDict":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> dict[str, Any]:
+        return cast(dict[str, Any], _thaw(self))
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return FrozenDict, (dict(self),)
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("a shared value cannot be changed; read without shared=True for a copy of your own")
+
+    __setitem__ = __delitem__ = update = clear = _refuse
+    __ior__ = setdefault = pop = popitem = _refuse
+
+
+def _thaw(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _thaw(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_thaw(item) for item in value]
+    return value

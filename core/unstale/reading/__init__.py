@@ -1,0 +1,1 @@
+"""The read path: near cache, single flight, Redis and lease, loader, fill."""

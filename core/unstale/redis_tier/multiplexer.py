@@ -1,0 +1,295 @@
+"""One connection that carries the commands of many tasks: whoever comes while a batch is away joins the next.
+
+A lone command is sent at once. Single reads of one batch become one MGET. A caller that is cancelled disturbs
+nobody. Nothing is sent twice: when the connection breaks, each waiting command fails with `RedisUnavailable`.
+
+From then on commands fail at once: nobody waits for a dead server. One that comes after a short pause has a
+new connection opened in the background and a PING sent on it; once that is answered, commands are sent.
+"""
+
+import asyncio
+import math
+import random
+import socket
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from unstale.errors import CacheClosed, RedisUnavailable
+from unstale.redis_tier.connections import Connections, RedisConnection
+from unstale.redis_tier.sentinels import NoPrimary
+from unstale.runtime.cancellation import cancelled
+
+Argument = str | bytes | int | float
+
+MOST_READS: Final = 512
+"""Keys in one MGET; Redis serves nobody else meanwhile (about 0.2 ms)."""
+MOST_COMMANDS: Final = 512
+"""Other commands in one batch."""
+FIRST_PAUSE: Final = 0.05
+"""Seconds after a failure before a new connection is tried; doubles up to `LAST_PAUSE`."""
+LAST_PAUSE: Final = 1.0
+CLOSED: Final = "the cache is closed; use it inside `async with Cache.from_env() as cache`"
+
+
+class Lane:
+    """Commands over one connection, batched.
+
+    Example:
+        >>> lane = Lane(Connections("redis://localhost", timeout=1), timeout=1, clock=now)
+        >>> await lane.get("user:42:profile")
+        >>> await lane.execute_command("PING")
+    """
+
+    def __init__(self, connections: Connections, *, timeout: float, clock: Callable[[], float]) -> None:
+        self._connections = connections
+        self._timeout = timeout
+        self._clock = clock
+        self._reads: dict[str, list[asyncio.Future[bytes | None]]] = {}
+        self._commands: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # get_running_loop() is a system call on 3.11
+        self._runner: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._pause = 0.0
+        self._retry_at = -math.inf
+        self._cause: BaseException | None = None
+        self._closed = False
+        self._renewed = False
+        self.connected = False
+        """Whether the connection is open, as far as is known."""
+        self.batches = 0
+        """Batches sent."""
+
+    def get(self, key: str) -> "asyncio.Future[bytes | None]":
+        """GET; None also for a key of another type, as MGET has it. The future raises `RedisUnavailable`.
+
+        No coroutine: there is one for each read of Redis, and it would do nothing but wait.
+        """
+        future = self._future()
+        waiting = self._reads.get(key)
+        if waiting is None:
+            self._reads[key] = [future]
+        else:
+            waiting.append(future)
+        self._stir()
+        return future
+
+    async def execute_command(self, *parts: Argument) -> Any:
+        """Send one command; raises `RedisUnavailable`, or redis-py's ResponseError when Redis refuses it."""
+        future = self._future()
+        self._commands.append((parts, future))
+        self._stir()
+        return await future
+
+    async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Send several commands in this order, in one batch; refusals come back as exceptions in the list."""
+        futures = [self._future() for _ in commands]
+        self._commands.extend(zip(commands, futures, strict=True))
+        self._stir()
+        replies: list[Any] = await asyncio.gather(*futures, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def renew(self) -> None:
+        """Use a new connection from the next batch on: the address may lead to another server by now."""
+        self._renewed = self.connected
+
+    @property
+    def asks_sentinels(self) -> bool:
+        """Whether a new connection asks sentinels where the primary is."""
+        return self._connections.asks_sentinels
+
+    async def close(self) -> None:
+        """Close the connection; commands that wait fail."""
+        self._closed = True
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await cancelled(runner)
+        self._fail(CacheClosed(CLOSED))
+
+    # --- the batches ----------------------------------------------------------------------------
+
+    def _future(self) -> asyncio.Future[Any]:
+        if self._closed:
+            raise CacheClosed(CLOSED)
+        if self._pause:
+            if self._runner is None and self._clock() >= self._retry_at:
+                self._runner = asyncio.create_task(self._run(), name="unstale-lane")
+            raise self._unavailable()
+        return self._new_future()
+
+    def _new_future(self) -> asyncio.Future[Any]:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
+
+    def _stir(self) -> None:
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run(), name="unstale-lane")
+        elif self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _run(self) -> None:
+        connection = self._connections.new()
+        current: list[asyncio.Future[Any]] = []
+        try:
+            await self._connect(connection)
+            if self._pause:
+                await self._probe(connection)
+            self._pause = 0.0
+            while True:
+                while not self._reads and not self._commands:
+                    self._wake = self._new_future()
+                    await self._wake
+                    self._wake = None
+                    if await connection.can_read():  # nothing was asked: the server closed it meanwhile
+                        self._renewed = True
+                if self._renewed:
+                    await connection.disconnect(nowait=True)
+                    await self._connect(connection)
+                await self._batch(connection, current)
+        except asyncio.CancelledError:
+            self._fail(CacheClosed(CLOSED), current)
+            raise
+        except Exception as error:
+            self._runner = self._wake = None
+            self._cause = error
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LAST_PAUSE)
+            self._retry_at = self._clock() + self._pause * random.uniform(0.5, 1.0)
+            self._fail(self._unavailable(), current)
+            if not isinstance(error, RedisError | OSError | TimeoutError):
+                raise
+        finally:
+            self.connected = False
+            await connection.disconnect(nowait=True)
+
+    async def _connect(self, connection: RedisConnection) -> None:
+        async with asyncio.timeout(self._timeout):
+            await self._connections.open(connection)
+        self.connected, self._renewed = True, False
+
+    async def _probe(self, connection: RedisConnection) -> None:
+        """A server that takes connections and answers nothing is as dead as one that takes none."""
+        async with asyncio.timeout(self._timeout):
+            await connection.send_command("PING")
+            await connection.read_response(timeout=math.inf)
+
+    async def _batch(self, connection: RedisConnection, current: list[asyncio.Future[Any]]) -> None:
+        """Send what waits and hand the replies out; ``current`` always names who still waits for one."""
+        reads = self._reads
+        if len(reads) > MOST_READS:
+            keys = list(reads)
+            self._reads = {key: reads[key] for key in keys[MOST_READS:]}
+            reads = {key: reads[key] for key in keys[:MOST_READS]}
+        else:
+            self._reads = {}
+        commands, self._commands = self._commands[:MOST_COMMANDS], self._commands[MOST_COMMANDS:]
+        for futures in reads.values():
+            current.extend(futures)
+        current.extend(future for _, future in commands)
+        self.batches += 1
+        pack = connection.pack_command
+        async with asyncio.timeout(self._timeout):
+            packed: list[bytes] = []
+            if reads:
+                packed.append(pack_reads(reads))
+            for parts, _ in commands:
+                packed += pack(*parts)
+            await connection.send_packed_command(packed, check_health=False)
+            if reads:
+                await self._read_values(connection, reads)
+            for _, future in commands:
+                try:
+                    reply = await connection.read_response(timeout=math.inf)
+                except ReadOnlyError as error:
+                    # Demoted to a replica: only a new connection (a new look at the address) can help.
+                    raise RedisConnectionError("the server is a replica now") from error
+                except ResponseError as error:
+                    reply = None
+                    if not future.done():
+                        future.set_exception(error)
+                if not future.done():
+                    future.set_result(reply)
+        current.clear()
+
+    async def _read_values(
+        self, connection: RedisConnection, reads: dict[str, list[asyncio.Future[bytes | None]]]
+    ) -> None:
+        try:
+            reply = await connection.read_response(timeout=math.inf)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                reply = None
+            else:
+                for futures in reads.values():
+                    for future in futures:
+                        if not future.done():
+                            future.set_exception(refused(error))
+                return
+        values = [reply] if len(reads) == 1 else reply
+        for futures, value in zip(reads.values(), values, strict=True):
+            for future in futures:
+                if not future.done():
+                    future.set_result(value)
+
+    def _unavailable(self) -> RedisUnavailable:
+        if isinstance(self._cause, NoPrimary):
+            text = str(self._cause)
+        else:
+            text = f"Redis at {self._connections.place} does not answer ({reason(self._cause)})"
+        failure = RedisUnavailable(text)
+        failure.__cause__ = self._cause
+        return failure
+
+    def _fail(self, error: Exception, current: list[asyncio.Future[Any]] | None = None) -> None:
+        waiting = current if current is not None else []
+        waiting += [future for futures in self._reads.values() for future in futures]
+        waiting += [future for _, future in self._commands]
+        self._reads, self._commands = {}, []
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+        waiting.clear()
+
+    def __repr__(self) -> str:
+        return f"<Lane to {self._connections.place}, {'open' if self.connected else 'closed'}>"
+
+
+def pack_reads(keys: Collection[str]) -> bytes:
+    """GET or MGET in the protocol's own form; redis-py's way to say it costs twice the time of the reply."""
+    parts = [b"*%d\r\n$4\r\nMGET" % (len(keys) + 1) if len(keys) > 1 else b"*2\r\n$3\r\nGET"]
+    for key in keys:
+        data = key.encode()
+        parts.append(b"$%d\r\n%b" % (len(data), data))
+    parts.append(b"")
+    return b"\r\n".join(parts)
+
+
+def reason(error: BaseException | None) -> str:
+    """What went wrong with a connection, in a word or two and without a key's name."""
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return "timeout"
+    cause = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "unknown host"
+        if isinstance(cause, OSError):
+            return type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ResponseError | AuthenticationError | BusyLoadingError):
+        return str(error).rstrip(".")
+    return "the connection broke"
+
+
+def refused(error: RedisError) -> RedisUnavailable:
+    """Redis answered, but not with what was asked for; the text names its code and no key."""
+    problem = RedisUnavailable(
+        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check its user's rights"
+    )
+    problem.__cause__ = error
+    return problem

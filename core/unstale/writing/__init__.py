@@ -1,0 +1,1 @@
+"""Direct writes of the caller: set, delete and invalidate by pattern."""
