@@ -22,7 +22,7 @@ from unstale.protocol.codec import encode, loads
 from unstale.protocol.names import Names
 from unstale.runtime import failpoints
 from unstale.settings import Settings
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 
 READS: Final = 2_000
 POINT_LOOPS: Final = 1_000_000

@@ -12,8 +12,8 @@ from harness import applied, arguments, finish, medians, peak_rss_mb, position_o
 from redis.asyncio import Redis
 
 from unstale.protocol.names import Names
-from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.outbox import OutboxSource
+from unstale_worker.sources.postgres_connections import Connections
 
 BULK = "update public.profiles set version = version + 1 where id >= $1 and id < $1 + 1000"
 SINGLE = """

@@ -24,7 +24,7 @@ import uvloop
 
 from unstale.protocol.messages import Snapshot
 from unstale.protocol.names import Names
-from unstale_worker.embedded import Stack, stack
+from unstale_worker.dev_servers import Stack, stack
 
 RULES = """
 [[watch]]
@@ -74,7 +74,7 @@ def worker(running: Stack, *, rules: str = RULES, **environment: str) -> Iterato
         path = Path(folder) / "unstale.toml"
         path.write_text(rules)
         process = subprocess.Popen(
-            [sys.executable, "-m", "unstale_worker.cli", "worker"],
+            [sys.executable, "-m", "unstale_worker.cli.commands", "worker"],
             cwd=folder,
             env={
                 **os.environ,

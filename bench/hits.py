@@ -19,7 +19,7 @@ from unstale import Cache
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
 from unstale.settings import Settings
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 
 KEY = "user:42:profile"
 PROFILE: dict[str, Any] = {

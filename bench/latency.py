@@ -18,7 +18,7 @@ from harness import arguments, finish, leads, medians, percentile, run, servers,
 from redis.asyncio import Redis
 
 from unstale import Cache
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 AGENTS = 3
 WRITERS = 8

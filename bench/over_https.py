@@ -23,7 +23,7 @@ from latency import line, measure
 from redis.asyncio import Redis
 
 from unstale.protocol.names import Names
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

@@ -21,11 +21,11 @@ from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.redis_tier.tier import RedisTier
-from unstale_worker.applier import Applier
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.leadership import Leadership
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.leader.leadership import Leadership
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import State
 from unstale_worker.sources import Page
-from unstale_worker.state import State
 
 KEYS: Final = 1_000
 """Raced at once; what is sent at the same moment travels in one batch, as in an agent."""

@@ -21,7 +21,7 @@ from refresh_pydocket import pydocket
 from refresh_stage import GREETINGS, NAMES, ROWS, SCHEMA, counted, processes, settled, until
 
 from unstale import Cache
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 # --- rows -------------------------------------------------------------------------------------------
 

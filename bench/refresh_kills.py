@@ -11,7 +11,7 @@ from harness import leads
 from redis.asyncio import Redis
 from refresh_stage import GREETINGS, counted, help_comes, processes, settled, until
 
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 
 async def killed_workers(

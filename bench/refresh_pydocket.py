@@ -9,7 +9,7 @@ from harness import leads
 from redis.asyncio import Redis
 from refresh_stage import GREETINGS, NAMES, help_comes, processes, settled, until
 
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 
 async def pydocket(running: Stack, redis: Redis, *, jobs: int) -> dict[str, float]:

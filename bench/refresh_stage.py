@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from unstale.protocol.names import Names
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 NAMES = Names()
 
@@ -102,7 +102,7 @@ class Processes:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unstale_worker.cli", "worker", *arguments],
+            [sys.executable, "-m", "unstale_worker.cli.commands", "worker", *arguments],
             cwd=self._folder,
             env=self._environment,
             stdout=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ from harness import arguments, finish, leads, run, servers, worker
 from redis.asyncio import Redis
 
 from unstale import Cache
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 KEY = "user:1:profile"
 CHANGE = "update public.profiles set version = version + 1 where id = 1"

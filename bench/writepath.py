@@ -20,7 +20,7 @@ from pathlib import Path
 import asyncpg
 from harness import arguments, finish, run, servers, worker
 
-from unstale_worker.embedded import Stack
+from unstale_worker.dev_servers import Stack
 
 SCALE = 10
 WRITERS = 8

@@ -17,7 +17,7 @@ import psutil
 
 from servers import eventually
 
-COMMAND = [sys.executable, "-m", "unstale_worker.cli"]
+COMMAND = [sys.executable, "-m", "unstale_worker.cli.commands"]
 SECONDS = 90.0  # far more than any command needs; a hanging one fails here
 
 

@@ -34,7 +34,7 @@ from servers import (
     fresh_database,
     run_apart,
 )
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, migrate
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
 
 POSTGRES_SETTINGS = {"fsync": "off"}  # kill -9 costs no data even so; only the machine's own crash would
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from servers import eventually
 from unstale import Cache
-from unstale_worker.outbox_follower import OutboxFollower
+from unstale_worker.in_process.outbox_follower import OutboxFollower
 from workers import PROFILES
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 
 from servers import eventually
-from unstale_worker.embedded.places import unprivileged_user
-from unstale_worker.embedded.process import free_port
+from unstale_worker.dev_servers.places import unprivileged_user
+from unstale_worker.dev_servers.process import free_port
 
 
 def pgbouncer() -> str:

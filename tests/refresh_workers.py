@@ -65,7 +65,7 @@ class RefreshWorkers:
         """Start the process with this number."""
         with (self._folder / f"log-{number}").open("ab") as log:
             self.processes[number] = subprocess.Popen(
-                [sys.executable, "-m", "unstale_worker.cli", "worker", "--role", "refresh"],
+                [sys.executable, "-m", "unstale_worker.cli.commands", "worker", "--role", "refresh"],
                 cwd=self._folder,
                 env=self._environment,
                 stdout=subprocess.DEVNULL,

@@ -18,9 +18,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from servers import eventually
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.embedded.installs import find_redis
-from unstale_worker.embedded.server import Server
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.dev_servers.installs import find_redis
+from unstale_worker.dev_servers.server import Server
 
 SERVICE: Final = "mymaster"
 DOWN_AFTER_MS: Final = 500

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from unstale.protocol.names import WORKER_ROLE
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from servers import Database
 from supabase_double import SupabaseDouble
-from unstale_worker.migration import write_migration
+from unstale_worker.leader.supervisor import Worker
+from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
-from unstale_worker.supervisor import Worker
 from workers import PROFILES, connected, running_worker
 
 KINDS = ("outbox", "supabase")

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 
 from servers import eventually
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 from workers import connected
 
 

@@ -19,7 +19,7 @@ from unstale import Cache
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import Names
 from unstale.redis_tier.scripts import Script
-from unstale_worker.applier_scripts import BEFORE_GROUPS, renewed
+from unstale_worker.redis.script_batches import BEFORE_GROUPS, renewed
 from unstale_worker.rules import Renewal
 
 RULES = PublishedRules(
@@ -44,7 +44,7 @@ class WorkerDouble:
         self.epoch = ""
         self.database = DATABASE
         self._apply, self._recover, self._new_epoch, self._watermark, self._state, self._acquire = (
-            Script("unstale_worker", name)
+            Script("unstale_worker.redis", name)
             for name in ("apply", "recover", "new_epoch", "watermark", "state", "acquire")
         )
 

@@ -20,9 +20,9 @@ from servers import eventually
 from unstale.protocol.messages import Invalidation, Message, Snapshot, decode
 from unstale.protocol.names import Names
 from unstale.settings import Settings
+from unstale_worker.leader.supervisor import Worker
+from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
-from unstale_worker.status import Role
-from unstale_worker.supervisor import Worker
 
 PROFILES = """
 [[watch]]
@@ -93,7 +93,7 @@ def worker_process(
     with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:
         (Path(folder) / "unstale.toml").write_text(rules)
         process = subprocess.Popen(
-            [sys.executable, "-m", "unstale_worker.cli", "worker"],
+            [sys.executable, "-m", "unstale_worker.cli.commands", "worker"],
             cwd=folder,
             env={
                 **os.environ,

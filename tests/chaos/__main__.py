@@ -11,7 +11,7 @@ from pathlib import Path
 from chaos.faults import FAULTS
 from chaos.report import as_json, table
 from chaos.run import run
-from unstale_worker.loop import new_event_loop
+from unstale_worker.runtime.event_loop import new_event_loop
 
 
 def main(arguments: list[str] | None = None) -> int:

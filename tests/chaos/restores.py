@@ -18,7 +18,7 @@ import asyncpg
 
 from chaos.commits import Commits, Rows
 from chaos.world import statement
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 
 RECOVERING: Final[dict[str, str | int]] = {"restore_command": "/bin/false", "hot_standby": "off"}
 """No more WAL is to be had; serve once the new timeline has begun, not before."""

@@ -18,7 +18,7 @@ from chaos.valkeys import Valkeys
 from chaos.world import RULES, fill
 from proxy import Proxy
 from unstale.protocol.names import WORKER_ROLE, Names
-from unstale_worker.embedded import EmbeddedPostgres, migrate
+from unstale_worker.dev_servers import EmbeddedPostgres, migrate
 
 WORKERS: Final = 2
 REFRESHERS: Final = 2
@@ -186,7 +186,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             for n in range(1, WORKERS + 1)
         ]
 
-        command = "unstale_worker.cli worker --role refresh"
+        command = "unstale_worker.cli.commands worker --role refresh"
         refreshers = [
             await slot(f"refresher-{n}", command, theirs, postgres.dsn(user=WORKER_ROLE), pg=True)
             for n in range(1, REFRESHERS + 1)

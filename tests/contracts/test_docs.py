@@ -13,7 +13,7 @@ from pydantic import AliasChoices
 
 import unstale.errors
 from unstale.settings import Settings, environment_name
-from unstale_worker.metrics import DEFINITIONS
+from unstale_worker.observe.metrics import DEFINITIONS
 from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from commands import SECONDS, environment, run, started
-from unstale_worker.embedded import EmbeddedPostgres
-from unstale_worker.migration import write_migration
+from unstale_worker.dev_servers import EmbeddedPostgres
+from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from servers import Database, eventually
 from unstale import Cache
+from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.doctor import Severity, examine
-from unstale_worker.embedded import EmbeddedValkey
 from workers import PROFILES, SCHEMA, connected, running_worker, settings_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"

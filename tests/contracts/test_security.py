@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from refreshing import due, filled
 from servers import Database, eventually
 from unstale import Cache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from workers import PROFILES, SCHEMA, connected, running_worker, settings_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"

@@ -19,7 +19,7 @@ CONTENTS = {
 }
 LOOK = """
 from unstale_worker.demo.example import companion_folder
-from unstale_worker.embedded import migrations_folder
+from unstale_worker.dev_servers import migrations_folder
 import unstale
 print(unstale.__file__, migrations_folder(), companion_folder(), sep="\\n")
 """

@@ -20,10 +20,10 @@ from commands import Command, environment, run, started
 from companion.stand_in import LABEL, StandIn
 from servers import Database, eventually
 from unstale_worker.demo.example import companion_folder
-from unstale_worker.embedded import apply_migrations, migrations_folder
-from unstale_worker.migration import write_migration
+from unstale_worker.dev_servers import apply_migrations, migrations_folder
+from unstale_worker.leader.supervisor import Worker
+from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
-from unstale_worker.supervisor import Worker
 from workers import applied, connected, redis_at, running_worker
 
 PROJECT = companion_folder()

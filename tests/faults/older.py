@@ -1,6 +1,6 @@
 """A copy of what a Valkey has on disk, to be put back later."""
 
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 
 
 class Older:

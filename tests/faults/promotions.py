@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from faults.stage import Stage
 from servers import eventually
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from workers import redis_at, state_of
 
 

@@ -13,7 +13,7 @@ from faults.played import apply_unheard
 from servers import eventually
 from unstale import Cache
 from unstale.freshness.subscriber import Subscriber
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"

@@ -13,7 +13,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.protocol.names import LogId
 from unstale.redis_tier.tier import MOST_ENTRIES, RedisTier, Replay
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 CHANGED, UNTOUCHED = "user:1:profile", "user:2:profile"

@@ -15,8 +15,8 @@ from proxy import Proxy
 from servers import Database, eventually
 from unstale.errors import DatabaseUnavailable
 from unstale.freshness.subscriber import Subscriber
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.sources.connections import Connections
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.sources.postgres_connections import Connections
 from workers import running_worker, worker_process
 
 PATIENCE = {"max_silence": 1.0, "leader_ttl": 0.5, "redis_timeout": 0.5}

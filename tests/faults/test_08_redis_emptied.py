@@ -17,10 +17,10 @@ from servers import Database, eventually
 from unstale import Cache
 from unstale.freshness.tracker import Follower
 from unstale.runtime import failpoints
-from unstale_worker.applier import Applier
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import Seen, State
 from unstale_worker.sources import Page
-from unstale_worker.state import Seen, State
 from workers import running_worker, state_of
 
 

@@ -14,9 +14,9 @@ from faults.promotions import caught_up, cut_off, settle_in_new_epoch
 from faults.stage import staged
 from proxy import Proxy
 from servers import Database, eventually
-from unstale_worker.applier import Applier
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.state import State
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import State
 from workers import redis_at, running_worker, state_of
 
 
@@ -133,7 +133,7 @@ async def test_an_old_primary_that_lives_on_apart_is_left(
     Guards: `Leadership` and `Subscriber` look at the address again, the one now and then, the other when no
     watermark comes; and `Lane.renew`: whoever follows another server's log also reads there.
     """
-    monkeypatch.setattr("unstale_worker.leadership.LOOK_AGAIN", 0.1)
+    monkeypatch.setattr("unstale_worker.leader.leadership.LOOK_AGAIN", 0.1)
     primary, replica = pair
     async with Proxy(primary.port) as proxy, Proxy(primary.port) as agents_proxy:
         url = proxy.url(primary.url)

@@ -26,10 +26,10 @@ from unstale.redis_tier import connections
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.multiplexer import Lane
 from unstale.redis_tier.sentinels import NoPrimary
-from unstale_worker.checks import check_redis
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.observe.preflight import check_redis
 from unstale_worker.redis.client import open_redis
-from unstale_worker.refresh.spread import open_docket
+from unstale_worker.refresh.python.docket_queue import open_docket
 from workers import redis_at, running_worker, settings_for, state_of
 
 

@@ -13,9 +13,9 @@ import pytest
 from faults.stage import Stage, staged
 from servers import Database, eventually
 from unstale.runtime import failpoints
-from unstale_worker.applier import Applier
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import Seen, State
 from unstale_worker.sources import Page
-from unstale_worker.state import Seen, State
 from workers import running_worker, worker_process
 
 STEPS = [

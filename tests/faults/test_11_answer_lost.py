@@ -14,9 +14,9 @@ from servers import Database, eventually
 from unstale import Cache
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.tier import RedisTier
-from unstale_worker.applier import APPLY, NEW_EPOCH, RECOVER, STATE, WATERMARK
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.leadership import ACQUIRE, RENEW
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.leader.leadership import ACQUIRE, RENEW
+from unstale_worker.redis.applier import APPLY, NEW_EPOCH, RECOVER, STATE, WATERMARK
 from workers import running_worker
 
 FILL, DIRECT, REPLAY = (Script("unstale.redis_tier", name) for name in ("fill", "direct", "replay"))

@@ -17,9 +17,9 @@ from proxy import Proxy
 from servers import Database, eventually
 from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
-from unstale_worker import applier
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.status import Role
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.observe.status import Role
+from unstale_worker.redis import applier
 from workers import running_worker, state_of, worker_process
 
 FENCE = "if (known[1] or '') ~= fence then return 'fence' end"

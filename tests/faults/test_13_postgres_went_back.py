@@ -14,11 +14,11 @@ import pytest
 from faults.stage import key_of, staged
 from servers import eventually
 from unstale.protocol.messages import Snapshot
-from unstale_worker import pipeline
-from unstale_worker.embedded import EmbeddedPostgres, migrate
+from unstale_worker.dev_servers import EmbeddedPostgres, migrate
+from unstale_worker.leader import pipeline
+from unstale_worker.redis.state import Standing
 from unstale_worker.sources import Cursor, Page
 from unstale_worker.sources.outbox import OutboxSource
-from unstale_worker.state import Standing
 from workers import SCHEMA, applied, connected, running_worker, state_of
 
 

@@ -9,7 +9,7 @@ import pytest
 from faults.stage import staged
 from servers import Database, eventually
 from unstale_worker.sources.notify import NotifyWakeUps
-from unstale_worker.wakeups import WakeUps
+from unstale_worker.sources.wakeups import WakeUps
 from workers import running_worker
 
 

@@ -12,8 +12,8 @@ from pooler import pooled
 from servers import Database, eventually
 from unstale.protocol.names import SLEEP_LOCK
 from unstale_worker.sources import opening
-from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.pooler import is_transaction_pooler
+from unstale_worker.sources.postgres_connections import Connections
 from workers import connected, running_worker
 
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from servers import Database, eventually
-from unstale_worker import fanout
+from unstale_worker.fanout import queries
 from workers import Listener, applied, connected, redis_at, running_worker
 
 RULES = """
@@ -73,7 +73,7 @@ async def test_its_pattern_is_invalidated_and_the_rest_goes_on(
                 said = re.search(r"given up after ([0-9.]+) s", worker.status().counters.last_error)
                 assert said is not None
                 assert (
-                    float(said[1]) < fanout.TIMEOUT_SECONDS
+                    float(said[1]) < queries.TIMEOUT_SECONDS
                 )  # the connection's own limit was the shorter one
                 await change.rollback()
             await redis.delete("organization:2")
@@ -83,7 +83,7 @@ async def test_its_pattern_is_invalidated_and_the_rest_goes_on(
 async def test_a_failure_that_only_is_reported_would_be_stale(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-    run = fanout.run_queries
+    run = queries.run_queries
 
     async def forgets(connection, rules, plan):  # type: ignore[no-untyped-def]
         failures = await run(connection, rules, plan)
@@ -91,7 +91,7 @@ async def test_a_failure_that_only_is_reported_would_be_stale(
         return failures
 
     if not defended:
-        monkeypatch.setattr(fanout, "run_queries", forgets)
+        monkeypatch.setattr(queries, "run_queries", forgets)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(TABLES)
         async with running_worker(database.worker_dsn, redis_url, rules=RULES):

@@ -14,8 +14,8 @@ from faults.stage import staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale.redis_tier import scripts
-from unstale_worker import applier
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.redis import applier
 from workers import redis_at, running_worker, state_of
 
 
@@ -98,7 +98,7 @@ async def test_stuck_turns_readiness_red_and_retries_are_bounded(
     database: Database, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing gets through: lag grows, readiness goes, and the attempts do not add up to a storm."""
-    monkeypatch.setattr("unstale_worker.status.READY_LAG", 1.0)  # ten seconds otherwise
+    monkeypatch.setattr("unstale_worker.observe.status.READY_LAG", 1.0)  # ten seconds otherwise
     async with (
         Proxy(valkey.port) as proxy,
         staged(database.dsn, valkey.url) as (stage, redis),

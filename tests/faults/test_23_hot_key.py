@@ -9,7 +9,7 @@ import asyncio
 from servers import eventually
 from unstale import Cache
 from unstale.reading.single_flight import Loader
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache
 
 KEY = "user:42:profile"

@@ -13,9 +13,9 @@ import pytest
 from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale.runtime import clock
-from unstale_worker import pipeline
+from unstale_worker.leader import pipeline
+from unstale_worker.redis.state import Standing, State, standing_after_read
 from unstale_worker.sources import Page
-from unstale_worker.state import Standing, State, standing_after_read
 from workers import connected, running_worker
 
 

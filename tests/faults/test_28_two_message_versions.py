@@ -12,7 +12,7 @@ from faults.played import Elsewhere, stored
 from servers import eventually
 from unstale import Cache
 from unstale.freshness.tracker import Follower
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 KEY, OTHER = "user:42:profile", "user:43:profile"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from unstale.runtime import clock
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble
 
 CHILD = Path(__file__).with_name("agent_child.py")

@@ -13,17 +13,17 @@ from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime import clock
-from unstale_worker.applier import Applier
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.fanout import FanoutFailure
-from unstale_worker.pace import Pace
-from unstale_worker.pipeline import Pipeline
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.fanout.queries import FanoutFailure
+from unstale_worker.leader.pipeline import Pipeline
+from unstale_worker.leader.poll_policy import Pace
+from unstale_worker.observe.status import Counters
+from unstale_worker.redis.applier import Applier
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
-from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.outbox import OutboxSource
-from unstale_worker.status import Counters
-from unstale_worker.wakeups import WakeUps
+from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.wakeups import WakeUps
 from worker_double import DATABASE, WorkerDouble
 from workers import PROFILES, SCHEMA, Listener, connected, state_of
 

@@ -11,8 +11,8 @@ import pytest
 from refreshing import due, filled
 from standby import pause, resume, standby_of
 from unstale.errors import DatabaseUnavailable
-from unstale_worker.embedded import EmbeddedPostgres
-from unstale_worker.sources.connections import Connections
+from unstale_worker.dev_servers import EmbeddedPostgres
+from unstale_worker.sources.postgres_connections import Connections
 from workers import connected, redis_at, running_worker
 
 RULES = """

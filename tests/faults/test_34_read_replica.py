@@ -19,7 +19,7 @@ from servers import eventually
 from standby import pause, resume, standby_of
 from unstale import Cache, Load
 from unstale.runtime import failpoints
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 from workers import SCHEMA, connected, running_worker, state_of
 
 USERS = 20

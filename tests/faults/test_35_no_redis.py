@@ -23,9 +23,9 @@ from unstale import Cache
 from unstale.in_process.outbox_feed import Feed
 from unstale.near_cache.local_state import NearTier
 from unstale.runtime import clock, failpoints
-from unstale_worker import outbox_follower
-from unstale_worker.embedded import EmbeddedPostgres
-from unstale_worker.state import Standing
+from unstale_worker.dev_servers import EmbeddedPostgres
+from unstale_worker.in_process import outbox_follower
+from unstale_worker.redis.state import Standing
 from workers import PROFILES, SCHEMA, connected, running_worker
 
 KEY = "user:1:profile"

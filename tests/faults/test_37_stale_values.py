@@ -20,7 +20,7 @@ from faults.stage import Stage, staged
 from proxy import Proxy
 from servers import Database, eventually
 from unstale.protocol.names import Names
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import RULES, WorkerDouble, attached_cache, redis_client
 from workers import PROFILES, running_worker, state_of
 

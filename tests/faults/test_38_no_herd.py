@@ -16,10 +16,10 @@ from unstale import Cache
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import FIRST_PAUSE, LAST_PAUSE, Lane
-from unstale_worker.backoff import Backoff
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.embedded.process import free_port
-from unstale_worker.retrying import retried
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.dev_servers.process import free_port
+from unstale_worker.runtime.backoff import Backoff
+from unstale_worker.runtime.retry import retried
 
 AGENTS = 20
 
@@ -107,7 +107,7 @@ def test_workers_that_failed_together_try_again_apart(monkeypatch: pytest.Monkey
 async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or several crashes within minutes would each keep it away for longer than the last."""
     Drawn(monkeypatch, jitter=False)
-    monkeypatch.setattr("unstale_worker.retrying.LASTED", 0.2)
+    monkeypatch.setattr("unstale_worker.runtime.retry.LASTED", 0.2)
     bounds: list[float] = []
     failed = Backoff.failed
 

@@ -15,7 +15,7 @@ from faults.older import Older
 from servers import eventually
 from unstale import Cache
 from unstale.freshness.tracker import Follower, Trust
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, redis_client
 
 KEY = "user:42:profile"

@@ -23,8 +23,8 @@ from refreshing import NAMES, settled
 from servers import Database, eventually
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.runtime import failpoints
-from unstale_worker.refresh.dead_letters import list_dead
-from unstale_worker.refresh.queue import Claimed, RefreshQueue
+from unstale_worker.refresh.redis.dead_letters import list_dead
+from unstale_worker.refresh.redis.refresh_set import Claimed, RefreshQueue
 from workers import applied, connected, redis_at, running_worker, worker_process
 
 USERS = range(1, 9)

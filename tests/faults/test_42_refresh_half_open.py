@@ -16,8 +16,8 @@ from proxy import Proxy
 from refresh_workers import refresh_workers
 from refreshing import NAMES, due, filled, settled
 from servers import Database, eventually
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.refresh import spread
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.refresh.python import docket_queue
 from workers import connected, redis_at, running_worker
 
 SCHEMA = """
@@ -76,7 +76,7 @@ async def test_a_leader_ends_though_a_client_drops_its_cancellation(
 ) -> None:
     """As redis-py does at times, which sends by ``asyncio.wait_for`` because of the limit."""
     refresh_loaders.reset()
-    asked, real = asyncio.Event(), getattr(spread, where)
+    asked, real = asyncio.Event(), getattr(docket_queue, where)
 
     async def deaf(*given: Any, **named: Any) -> Any:
         if asked.is_set():
@@ -86,7 +86,7 @@ async def test_a_leader_ends_though_a_client_drops_its_cancellation(
             await asyncio.sleep(3600)
         return await real(*given, **named)
 
-    monkeypatch.setattr(spread, where, deaf)
+    monkeypatch.setattr(docket_queue, where, deaf)
     async with connected(database.dsn) as db, redis_at(valkey.url) as redis:
         await db.execute(SCHEMA)
         async with asyncio.timeout(60), running_worker(database.dsn, valkey.url, rules=RULES):

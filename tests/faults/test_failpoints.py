@@ -107,7 +107,9 @@ async def test_leaving_releases_whoever_is_held() -> None:
 
 @pytest.mark.parametrize(("what", "code"), [("kill", -signal.SIGKILL), ("raise", 1), ("sleep:0.01", 0)])
 def test_a_process_is_armed_by_its_environment(what: str, code: int) -> None:
-    program = f"import asyncio; from unstale import failpoints; asyncio.run(failpoints.reach({SOME!r}))"
+    program = (
+        f"import asyncio; from unstale.runtime import failpoints; asyncio.run(failpoints.reach({SOME!r}))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, failpoints.ENVIRONMENT: f"{SOME}={what}"},

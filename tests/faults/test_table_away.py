@@ -19,7 +19,7 @@ from unstale import Cache, Invalidated, Reset, WaitTimeout
 from unstale.freshness.tracker import Trust
 from unstale.near_cache.subscriptions import Subscription
 from unstale.runtime import clock
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache, redis_client
 from workers import state_of
 

@@ -16,7 +16,7 @@ from history.recorder import seen_in
 from proxy import Proxy
 from servers import Database, eventually
 from unstale import Cache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from workers import applied, connected, redis_at, running_worker, settings_for
 
 pytestmark = pytest.mark.leaves_keys("item:.*")  # a naive cache sets no TTL

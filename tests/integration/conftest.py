@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from unstale import Cache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache, redis_client
 
 

@@ -15,10 +15,10 @@ from unstale.protocol.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
 from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane
-from unstale_worker.applier import Applier
-from unstale_worker.leadership import Leadership
+from unstale_worker.leader.leadership import Leadership
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import Seen, State
 from unstale_worker.sources import Page
-from unstale_worker.state import Seen, State
 from workers import Listener, logged, redis_at, state_of
 
 NAMES = Names()

@@ -12,13 +12,13 @@ from redis.asyncio import Redis
 from unstale.protocol.names import LEASE, SOFT_LEASE, Names
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane
-from unstale_worker import applier_scripts
-from unstale_worker.applier import Applier
-from unstale_worker.leadership import Leadership
+from unstale_worker.leader.leadership import Leadership
+from unstale_worker.redis import script_batches
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import Seen, State
 from unstale_worker.rules import Plan, Renewal, Rules
 from unstale_worker.rules.refresh import PURGED
 from unstale_worker.sources import Page
-from unstale_worker.state import Seen, State
 from workers import logged, redis_at, state_of
 
 NAMES = Names()
@@ -201,7 +201,7 @@ async def test_recovery_drops_what_is_stale(leader: Leader, redis: Redis, patter
 async def test_the_refresh_set_is_bounded(
     leader: Leader, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(applier_scripts, "MOST_WAITING", 3)
+    monkeypatch.setattr(script_batches, "MOST_WAITING", 3)
     await redis.mset({f"k:{n}": "1" for n in range(6)})
     for n in range(6):
         await leader.apply({f"k:{n}": replace(KEPT, debounce_ms=1_000 * n)})

@@ -11,8 +11,8 @@ import pytest
 from servers import Database
 from supabase_double import SupabaseDouble
 from unstale.errors import MigrationMissing
-from unstale_worker import fanout
-from unstale_worker.migration_query import create_query, query_hash
+from unstale_worker.fanout import queries
+from unstale_worker.migration.query import create_query, query_hash
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import rpc_queries
 from unstale_worker.sources.rpc import Key, Project, Rpc
@@ -139,7 +139,7 @@ async def test_both_ways_answer_the_same(both: Both, case: str) -> None:
     given, rows = CASES[case]
     await both.push(given)
     here, there = planned(given, *rows), planned(given, *rows)
-    failed_here = await fanout.run_queries(both.connection, given, here)
+    failed_here = await queries.run_queries(both.connection, given, here)
     failed_there = await rpc_queries.run_queries(both.rpc, given, there)
     assert (set(there.keys), there.patterns, there.queries) == (set(here.keys), here.patterns, {})
     assert [bool(failure.remedy) for failure in failed_there] == [True for _ in failed_here]
@@ -147,7 +147,7 @@ async def test_both_ways_answer_the_same(both: Both, case: str) -> None:
         [failure.code for failure in failed_here],
         ["42703" for _ in failed_here],  # Postgres itself misses what we look for in its answer
     )
-    checked_here = await fanout.check_queries(both.connection, given)
+    checked_here = await queries.check_queries(both.connection, given)
     checked_there = await rpc_queries.check_queries(both.rpc, given)
     assert len(checked_here) == len(checked_there)
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from unstale import Cache, CacheClosed, FrozenDict
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 
 KEY = "user:42:profile"

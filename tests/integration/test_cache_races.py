@@ -8,7 +8,7 @@ import pytest
 from servers import eventually
 from unstale import Cache, Load, LoadCancelled
 from unstale.protocol.names import LEASE
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import DATABASE, Loader, WorkerDouble, attached_cache, open_cache
 
 KEY = "user:42:profile"

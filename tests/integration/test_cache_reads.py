@@ -5,7 +5,7 @@ import asyncio
 import orjson
 
 from unstale import Cache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"

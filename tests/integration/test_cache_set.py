@@ -12,7 +12,7 @@ from servers import eventually
 from unstale import Cache, Invalidated
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import SOFT_LEASE
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 
 OWNED = "user:42:profile"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from servers import eventually
 from unstale import Cache
 from unstale.protocol.names import LEASE, Names
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import RULES, Loader, WorkerDouble, attached_cache, open_cache, redis_client
 
 KEY = "user:42:profile"

@@ -5,7 +5,7 @@ import random
 
 from servers import eventually
 from unstale import Cache, Invalidated
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache
 
 USERS = 5

@@ -12,9 +12,9 @@ import pytest
 
 from outbox import Entry, changes, connected, position, tuples_of
 from servers import Database
-from unstale_worker.embedded import migrations_folder
-from unstale_worker.embedded.migrations import apply_migrations
-from unstale_worker.migration import write_migration
+from unstale_worker.dev_servers import migrations_folder
+from unstale_worker.dev_servers.migrations import apply_migrations
+from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
 
 

@@ -9,8 +9,8 @@ from redis.backoff import NoBackoff
 
 from servers import eventually
 from unstale.errors import RedisUnavailable
-from unstale_worker.checks import check_redis
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.observe.preflight import check_redis
 
 
 async def test_a_server_that_was_demoted_since_we_connected_is_tried_again(valkey: EmbeddedValkey) -> None:

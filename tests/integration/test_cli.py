@@ -42,7 +42,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 
 def test_the_command_line_loads_no_client_before_it_is_needed() -> None:
     heavy = "asyncpg, redis, aiohttp, supabase, openai, realtime, rich.live, uvloop, pydantic_settings"
-    code = f"import sys, unstale_worker.cli; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
+    code = f"import sys, unstale_worker.cli.commands; print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
@@ -73,7 +73,7 @@ sys.exit(getattr(import_module(module), function)())
     [
         ("typer", "--help"),
         ("unstale.errors", "stats"),
-        ("unstale_worker.loop", "stats"),
+        ("unstale_worker.runtime.event_loop", "stats"),
         ("uvloop", "worker"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 from no_redis import NOWHERE, alone
 from servers import Database, eventually
 from unstale import Cache, LockTimeout
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from workers import PROFILES, SCHEMA, connected, running_worker
 
 KEY = "user:1:profile"

@@ -13,7 +13,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.freshness.tracker import Trust
 from unstale.protocol.names import Epoch, LogId
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 
 KEY = "user:42:profile"

@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 from commands import run
 from servers import Database
 from unstale.settings import Settings
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
+from unstale_worker.dev_servers.installs import RedisProgram
+from unstale_worker.dev_servers.process import free_port
 from unstale_worker.doctor import Finding, Severity, examine
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, migrate
-from unstale_worker.embedded.installs import RedisProgram
-from unstale_worker.embedded.process import free_port
 from workers import PROFILES, SCHEMA, running_worker, settings_for
 
 FANOUT = """

@@ -24,8 +24,8 @@ from redis.backoff import NoBackoff
 
 from servers import eventually, run_apart
 from unstale.errors import EmbeddedServerError
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey, installs, places, server
-from unstale_worker.embedded.process import free_port
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, installs, places, server
+from unstale_worker.dev_servers.process import free_port
 
 UNSAFE = {"fsync": "off"}
 

@@ -17,13 +17,13 @@ import psutil
 import pytest
 
 from servers import eventually
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 
 ASKS = """
 import asyncio, json, os, sys
 sys.modules["async_timeout"] = asyncio  # redis wants it before Python 3.11.3, which may be the only other one
 import asyncpg
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 
 async def main():
     async with EmbeddedPostgres(settings={"fsync": "off"}) as postgres, EmbeddedValkey() as valkey:
@@ -48,7 +48,7 @@ PACKAGES = os.pathsep.join(path for path in sys.path if path and not path.starts
 
 INITIALIZES = """
 import asyncio
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 
 asyncio.run(EmbeddedPostgres().__aenter__())
 """

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from servers import Database
-from unstale_worker.embedded import EmbeddedPostgres, apply_migrations, migrations_folder, stack
+from unstale_worker.dev_servers import EmbeddedPostgres, apply_migrations, migrations_folder, stack
 
 HISTORY = (
     "select array_agg(version || ' ' || name order by version) from supabase_migrations.schema_migrations"

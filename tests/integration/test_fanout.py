@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from servers import Database
-from unstale_worker.fanout import check_queries, run_queries
+from unstale_worker.fanout.queries import check_queries, run_queries
 from unstale_worker.rules import Plan, Rules
 
 Connection = asyncpg.Connection

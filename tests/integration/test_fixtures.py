@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from servers import Database, eventually
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 
 TESTS = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from servers import eventually
 from unstale import Cache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 KEYS = [f"user:{n}:profile" for n in range(50)]

@@ -8,7 +8,7 @@ import pytest
 
 from unstale import Cache, CacheClosed, Lock, LockLost, LockTimeout, RedisUnavailable
 from unstale.protocol.names import Names
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import open_cache, redis_client
 
 NAME = "user:42:greeting"

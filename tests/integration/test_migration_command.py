@@ -8,10 +8,10 @@ import pytest
 
 from servers import Database
 from unstale.errors import ConfigurationError
-from unstale_worker.embedded import apply_migrations, migrations_folder
-from unstale_worker.fanout import check_queries
-from unstale_worker.migration import Result, write_migration
-from unstale_worker.refresh.reading import Statements, check, load
+from unstale_worker.dev_servers import apply_migrations, migrations_folder
+from unstale_worker.fanout.queries import check_queries
+from unstale_worker.migration.writer import Result, write_migration
+from unstale_worker.refresh.sql.sql_loading import Statements, check, load
 from unstale_worker.rules import Rules
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

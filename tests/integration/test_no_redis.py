@@ -18,9 +18,9 @@ from unstale.companion.tools.tools import Tools
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
 from unstale.near_cache.subscriptions import Reset
 from unstale.settings import Settings
-from unstale_worker import outbox_follower
-from unstale_worker.pace import Pace
-from unstale_worker.planning import plan_page
+from unstale_worker.in_process import outbox_follower
+from unstale_worker.leader.planning import plan_page
+from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.sources.outbox import OutboxSource
 from workers import PROFILES, SCHEMA, connected
 

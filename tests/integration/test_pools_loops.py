@@ -157,7 +157,7 @@ sys.meta_path.insert(0, Slow)
 supabase = threading.Thread(target=__import__, args=["httpx"])
 supabase.start()
 half.wait()
-from unstale.pools.openai_clients import OpenAISync
+from unstale.companion.pools.openai_clients import OpenAISync
 OpenAISync(Settings.load(_env_file=None, openai_api_key="k"))
 asked.set()
 supabase.join()

@@ -14,7 +14,7 @@ import pytest
 import unstale
 from servers import eventually
 from unstale import RedisCache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble, redis_client
 
 # The best practices of the system people come from, unchanged.

@@ -13,7 +13,7 @@ from unstale import Cache
 from unstale.freshness.other_databases import LOOK_AGAIN, MOST, Foreign
 from unstale.freshness.tracker import Trust
 from unstale.protocol.names import Epoch
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache, redis_client
 from workers import SCHEMA, connected, running_worker
 

@@ -17,7 +17,7 @@ from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble, redis_client
 
 KEY = "user:42:profile"

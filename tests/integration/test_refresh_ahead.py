@@ -11,7 +11,7 @@ import pytest
 from servers import eventually
 from unstale import Cache
 from unstale.protocol import codec
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"

@@ -9,12 +9,12 @@ from docket.strikelist import StrikeList
 from refreshing import due, filled, settled
 from servers import Database, eventually
 from unstale.runtime.cancellation import cancelled
-from unstale_worker.refresh import spread
-from unstale_worker.refresh.lines import run_jobs
-from unstale_worker.refresh.refresher import open_queue
-from unstale_worker.refresh.waiting import Waiting
+from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.refresh.coordinator import open_queue
+from unstale_worker.refresh.python import docket_queue
+from unstale_worker.refresh.python.dispatch import run_jobs
+from unstale_worker.refresh.redis.pending_keys import Waiting
 from unstale_worker.rules import Rules
-from unstale_worker.tally import Tally
 from workers import connected, redis_at, running_worker, settings_for
 
 KEY = "user:1:greeting"
@@ -40,24 +40,24 @@ async def test_a_key_whose_job_was_lost_gets_another(database: Database, redis_u
     rules = Rules.parse(RULES)
     (spec,) = rules.refreshes
     lane, queue = open_queue(settings, rules=rules.hash)
-    async with redis_at(redis_url) as redis, spread.open_docket(settings) as docket:
-        spread.register(docket, rules.refreshes, spread.nothing)
-        assert await spread.add(docket, queue, spec, [KEY]) == []
+    async with redis_at(redis_url) as redis, docket_queue.open_docket(settings) as docket:
+        docket_queue.register(docket, rules.refreshes, docket_queue.nothing)
+        assert await docket_queue.add(docket, queue, spec, [KEY]) == []
         assert await redis.xlen(docket.stream_key) == 1
-        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await docket_queue.add(docket, queue, spec, [KEY]) == []
         assert await redis.xlen(docket.stream_key) == 1, "no second one"
         await redis.unlink(docket.stream_key)
-        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await docket_queue.add(docket, queue, spec, [KEY]) == []
         assert await redis.xlen(docket.stream_key) == 1
 
         await redis.unlink(docket.stream_key)
         await redis.hset(docket.runs_key(KEY), mapping={"state": "running", "worker": "alive"})
         await redis.hdel(docket.runs_key(KEY), "known")
         await redis.zadd(docket.workers_set, {"alive": time.time()})
-        assert await spread.add(docket, queue, spec, [KEY]) == [KEY]
+        assert await docket_queue.add(docket, queue, spec, [KEY]) == [KEY]
         assert not await redis.exists(docket.stream_key)
         await redis.zrem(docket.workers_set, "alive")
-        assert await spread.add(docket, queue, spec, [KEY]) == []
+        assert await docket_queue.add(docket, queue, spec, [KEY]) == []
         assert await redis.xlen(docket.stream_key) == 1
         await redis.unlink(docket.stream_key, docket.runs_key(KEY))
     await lane.close()
@@ -69,8 +69,8 @@ async def test_a_lost_job_does_not_keep_its_place_for_ever(database: Database, r
     (spec,) = rules.refreshes
     lane, queue = open_queue(settings, rules=rules.hash)
     lost: list[str] = []
-    async with redis_at(redis_url) as redis, spread.open_docket(settings) as docket:
-        spread.register(docket, rules.refreshes, spread.nothing)
+    async with redis_at(redis_url) as redis, docket_queue.open_docket(settings) as docket:
+        docket_queue.register(docket, rules.refreshes, docket_queue.nothing)
         waiting = Waiting()
         task = asyncio.create_task(run_jobs(spec, waiting, docket, queue, Tally(), lost.extend))
         waiting.put([KEY])
@@ -90,9 +90,9 @@ async def test_it_is_made_new_all_the_same(database: Database, redis_url: str) -
     lane, queue = open_queue(settings, rules=rules.hash)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        async with spread.open_docket(settings) as docket:
-            spread.register(docket, rules.refreshes, spread.nothing)
-            await spread.add(docket, queue, spec, [KEY])
+        async with docket_queue.open_docket(settings) as docket:
+            docket_queue.register(docket, rules.refreshes, docket_queue.nothing)
+            await docket_queue.add(docket, queue, spec, [KEY])
             await redis.unlink(docket.stream_key)
         async with running_worker(database.dsn, redis_url, rules=RULES):
             await due(redis, KEY, "user:2:greeting")
@@ -118,6 +118,6 @@ async def test_leaving_ends_though_the_queues_monitor_drops_a_cancellation(
                 dropped.set()
 
     monkeypatch.setattr(StrikeList, "_monitor_strikes", monitor)
-    async with asyncio.timeout(20), spread.open_docket(settings_for("postgresql://nowhere", redis_url)):
+    async with asyncio.timeout(20), docket_queue.open_docket(settings_for("postgresql://nowhere", redis_url)):
         await asyncio.sleep(0)  # the monitor begins
     assert dropped.is_set()

@@ -14,20 +14,20 @@ from servers import Database, eventually
 from unstale import ConnectionPool
 from unstale.errors import RuleError
 from unstale.runtime.cancellation import cancelled
-from unstale_worker.refresh.attempts import Attempts
-from unstale_worker.refresh.batches import Batches
-from unstale_worker.refresh.dead_letters import drop_dead, list_dead, retry_dead
-from unstale_worker.refresh.jobs import Jobs
-from unstale_worker.refresh.lifetime import Lifetimes
-from unstale_worker.refresh.lines import run_batches
-from unstale_worker.refresh.python_loader import resolve
-from unstale_worker.refresh.queue import Verdict, new_lease
-from unstale_worker.refresh.refresher import open_queue
-from unstale_worker.refresh.service import RefreshWorker
-from unstale_worker.refresh.waiting import Waiting
+from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.refresh.coordinator import open_queue
+from unstale_worker.refresh.python.dispatch import run_batches
+from unstale_worker.refresh.python.python_loader import resolve
+from unstale_worker.refresh.python.python_refresher import Jobs
+from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
+from unstale_worker.refresh.redis.pending_keys import Waiting
+from unstale_worker.refresh.redis.refresh_set import Verdict, new_lease
+from unstale_worker.refresh.redis.ttl import Lifetimes
+from unstale_worker.refresh.refresh_worker import RefreshWorker
+from unstale_worker.refresh.retry_policy import Attempts
+from unstale_worker.refresh.sql.sql_refresher import Batches
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
-from unstale_worker.tally import Tally
 from workers import applied, connected, redis_at, running_worker, settings_for
 
 SCHEMA = """

@@ -11,10 +11,10 @@ import refresh_loaders
 from proxy import Proxy
 from refreshing import NAMES, due, filled, settled
 from servers import Database, eventually
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.refresh.service import RefreshWorker
+from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.observe.status import Role
+from unstale_worker.refresh.refresh_worker import RefreshWorker
 from unstale_worker.rules import Rules
-from unstale_worker.status import Role
 from workers import connected, redis_at, running_worker, settings_for
 
 SCHEMA = """

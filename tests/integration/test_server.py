@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from unstale.errors import UnstaleError
 from unstale.settings import Settings
-from unstale_worker.metrics import DEFINITIONS
-from unstale_worker.server import serving
-from unstale_worker.status import Counters, Role, Status
+from unstale_worker.observe.http import serving
+from unstale_worker.observe.metrics import DEFINITIONS
+from unstale_worker.observe.status import Counters, Role, Status
 
 LEADING = Status(
     role=Role.LEADING, source="outbox", fence=3, lag=0.01, watermark_age=0.2, listening=True, redis=True,

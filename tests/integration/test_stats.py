@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from commands import run, started
 from servers import Database, eventually
 from unstale.protocol.names import Names
-from unstale_worker.stats import lines, read_stats
+from unstale_worker.observe.overview import lines, read_stats
 from workers import SCHEMA, connected, running_worker
 
 

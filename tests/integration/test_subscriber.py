@@ -19,7 +19,7 @@ from unstale.freshness.subscriber_log import Silence
 from unstale.freshness.tracker import Trust
 from unstale.near_cache.subscriptions import Subscription
 from unstale.protocol.names import LogId
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, open_cache
 
 KEY = "user:42:profile"

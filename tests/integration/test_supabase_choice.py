@@ -16,10 +16,10 @@ from sources import FANOUT, FANOUT_TABLES, over_https, push, way
 from supabase_double import SupabaseDouble
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
 from unstale.settings import Settings
+from unstale_worker.dev_servers.process import free_port
 from unstale_worker.doctor import Finding, Severity, examine
-from unstale_worker.embedded.process import free_port
-from unstale_worker.logs import configure_logging
-from unstale_worker.server import serving
+from unstale_worker.observe.http import serving
+from unstale_worker.runtime.logs import configure_logging
 from unstale_worker.sources.opening import open_source
 from workers import PROFILES, SCHEMA, Listener, connected, running_worker, settings_for
 

@@ -13,7 +13,7 @@ from servers import Database, eventually
 from sources import Way, over_https, publish, way
 from supabase_double import SupabaseDouble
 from unstale.errors import DatabaseUnavailable, MigrationMissing
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.sources import supabase, supabase_wakeups
 from unstale_worker.sources.rpc import Key, Project
 from unstale_worker.sources.supabase import MAX_ELEMENTS, SupabaseSource

@@ -15,8 +15,8 @@ from commands import started
 from servers import Database, eventually
 from unstale.errors import RedisUnavailable
 from unstale.protocol.names import Names
-from unstale_worker.embedded import EmbeddedValkey
-from unstale_worker.tail import Line, follow
+from unstale_worker.cli.tail import Line, follow
+from unstale_worker.dev_servers import EmbeddedValkey
 from workers import SCHEMA, connected, running_worker
 
 CHANNEL = Names().channel

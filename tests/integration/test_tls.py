@@ -15,8 +15,8 @@ from unstale.companion.pools.postgres import Database
 from unstale.errors import DatabaseUnavailable, SettingError
 from unstale.runtime.tls import postgres_tls
 from unstale.settings import Settings
-from unstale_worker.embedded import EmbeddedPostgres
-from unstale_worker.sources.connections import Connections
+from unstale_worker.dev_servers import EmbeddedPostgres
+from unstale_worker.sources.postgres_connections import Connections
 
 ENCRYPTED = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
 

@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionMessage
 from servers import eventually
 from standin import StandIn
 from unstale import Cache, ConnectionPool, RedisCache, ToolError, Tools
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache
 
 SEVEN = {

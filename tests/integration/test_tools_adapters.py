@@ -23,7 +23,7 @@ from standin import StandIn
 from unstale import Cache, ConnectionPool, Tools
 from unstale.companion.tools.livekit import livekit_tools
 from unstale.companion.tools.mcp import mcp_server
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 
 SEVEN = [
     "getConnectionPoolStats",
@@ -74,7 +74,7 @@ async def test_unstale_mcp_serves_over_standard_input_and_output(
         await cache.set(key, "note", ttl=60)
     command = StdioServerParameters(
         command=sys.executable,
-        args=["-m", "unstale_worker.cli", "mcp", "--user", "1"],
+        args=["-m", "unstale_worker.cli.commands", "mcp", "--user", "1"],
         env={**os.environ, "REDIS_URL": valkey.url},
         cwd=tmp_path,
     )
@@ -104,7 +104,7 @@ async def test_unstale_mcp_ends_when_it_is_told_to(
     valkey: EmbeddedValkey, tmp_path: Path, end: signal.Signals | None
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "unstale_worker.cli", "mcp", "--user", "1",
+        sys.executable, "-W", "error", "-m", "unstale_worker.cli.commands", "mcp", "--user", "1",
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "REDIS_URL": valkey.url}, cwd=tmp_path,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, CacheClosed, WaitTimeout
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import Loader, WorkerDouble, attached_cache, open_cache
 
 KEY = "user:42:profile"

@@ -13,11 +13,11 @@ from servers import Database, eventually
 from unstale.errors import MigrationMissing
 from unstale.protocol.messages import Watermark
 from unstale.protocol.names import SLEEP_LOCK, Names
-from unstale_worker.embedded import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
+from unstale_worker.leader.supervisor import Worker
+from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
 from unstale_worker.sources.notify import NotifyWakeUps
-from unstale_worker.status import Role
-from unstale_worker.supervisor import Worker
 from workers import (
     PROFILES,
     SCHEMA,

@@ -11,7 +11,7 @@ import pytest
 
 from outbox import changes, connected, position, read, tuples_of
 from servers import Database, run_apart
-from unstale_worker.embedded import EmbeddedPostgres, migrations_folder
+from unstale_worker.dev_servers import EmbeddedPostgres, migrations_folder
 
 FILES = sorted(migrations_folder().glob("*.sql"))
 VERSIONS = ["17", "18"]

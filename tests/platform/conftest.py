@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from servers import run_apart
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 
 VERSIONS = ["15", "17"] if Path("/usr/lib/postgresql/15/bin/postgres").exists() else ["17"]
 

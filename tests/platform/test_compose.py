@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from platform_programs import REPOSITORY, program, run
-from unstale_worker.embedded import EmbeddedPostgres
+from unstale_worker.dev_servers import EmbeddedPostgres
 from workers import connected
 
 SUPABASE = {"db", "migrate", "realtime", "rest", "gateway"}

@@ -16,8 +16,8 @@ from supabase import AsyncClientOptions, create_async_client
 from platform_programs import REPOSITORY, program
 from servers import Database, eventually
 from supabase_double import SupabaseDouble
-from unstale_worker.embedded.process import free_port
-from unstale_worker.realtime import RealtimeWakeUps
+from unstale_worker.dev_servers.process import free_port
+from unstale_worker.sources.realtime import RealtimeWakeUps
 from workers import connected
 
 MAIN = """

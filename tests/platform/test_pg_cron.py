@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from platform_programs import pg_cron
-from unstale_worker.embedded import EmbeddedPostgres, migrate, migrations_folder
+from unstale_worker.dev_servers import EmbeddedPostgres, migrate, migrations_folder
 from workers import connected
 
 PURGE = next(migrations_folder().glob("*_unstale_purge.sql"))

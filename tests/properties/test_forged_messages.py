@@ -13,7 +13,7 @@ from history import Checker, Final, Record, Recorder, State, Verdict, Writes
 from history.recorder import seen_in
 from servers import eventually
 from unstale import Cache
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 from worker_double import WorkerDouble, attached_cache, redis_client
 
 KEYS = [f"user:{n}:profile" for n in range(4)]

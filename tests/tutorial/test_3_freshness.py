@@ -6,7 +6,7 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, Invalidated
-from unstale_worker.embedded import EmbeddedValkey
+from unstale_worker.dev_servers import EmbeddedValkey
 
 
 async def test_staleness_is_an_upper_bound_in_seconds(cache: Cache) -> None:

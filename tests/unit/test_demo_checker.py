@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unstale import Invalidated
-from unstale_worker.demo.checker import PAST, Checker
+from unstale_worker.demo.judge import PAST, Checker
 
 
 def told(checker: Checker, *keys: str, at: float) -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 import structlog
 
-from unstale_worker.logs import configure_logging, get_logger, without_passwords
+from unstale_worker.runtime.logs import configure_logging, get_logger, without_passwords
 
 SECRET = "postgresql://worker:s3cr3t-p%40ss@db.example.co:5432/postgres"
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from unstale_worker.pace import BUSY_PAUSE, Pace
+from unstale_worker.leader.poll_policy import BUSY_PAUSE, Pace
 
 
 def paced(rate: int, *, seconds: float = 2.0) -> Pace:

@@ -4,9 +4,9 @@ import httpx2
 import openai
 import pytest
 
-from unstale_worker.refresh.allowance import Allowance
-from unstale_worker.refresh.rate_limits import LONGEST, UNNAMED, pause_for, pause_of
-from unstale_worker.refresh.waiting import Waiting
+from unstale_worker.refresh.python.openai_backoff import LONGEST, UNNAMED, pause_for, pause_of
+from unstale_worker.refresh.rate_window import Allowance
+from unstale_worker.refresh.redis.pending_keys import Waiting
 from unstale_worker.rules.refresh import Rate
 
 NOON = 1_792_929_600.0  # Sun, 25 Oct 2026 12:00:00 GMT

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from unstale.errors import RuleError, RuleErrors
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import Plan, Rules
-from unstale_worker.rules.document import Document
+from unstale_worker.rules.toml_lines import Document
 
 DESIGN = """
 [[watch]]

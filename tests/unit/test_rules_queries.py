@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from unstale_worker.rules import Query
 from unstale_worker.rules.identifiers import NameMistake
-from unstale_worker.rules.select import outputs, reads
+from unstale_worker.rules.query_tables import outputs, reads
 
 HOLE = '"unstale changed"'
 

@@ -2,7 +2,7 @@
 
 import math
 
-from unstale_worker.said import Said
+from unstale_worker.runtime.log_throttle import Said
 
 
 def test_the_same_text_is_said_once() -> None:

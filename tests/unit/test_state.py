@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from unstale.protocol.messages import lsn
+from unstale_worker.redis.state import Standing, State, standing, standing_after_read
 from unstale_worker.sources import Page
-from unstale_worker.state import Standing, State, standing, standing_after_read
 
 STATE = State(
     live_run="r1",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from servers import eventually
 from supabase_double import SupabaseDouble
-from unstale_worker.realtime import RealtimeWakeUps, Timing
+from unstale_worker.sources.realtime import RealtimeWakeUps, Timing
 
 FAST = Timing(
     ready=10, echo_every=60, first_pause=0.01, most_pause=0.05, refused_pause=0.05, settled=0.0, close=0.5

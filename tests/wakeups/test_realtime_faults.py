@@ -19,8 +19,8 @@ from realtime import AsyncRealtimeClient
 from proxy import Proxy
 from servers import eventually
 from supabase_double import SupabaseDouble
-from unstale_worker.realtime import RealtimeWakeUps, session
-from unstale_worker.realtime.session import Session
+from unstale_worker.sources.realtime import RealtimeWakeUps, session
+from unstale_worker.sources.realtime.session import Session
 from wakeups.realtime_stage import ECHOING, FAST, listening
 
 

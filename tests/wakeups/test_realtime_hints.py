@@ -20,8 +20,8 @@ from supabase_double import SupabaseDouble
 from supabase_double.changes import Change
 from supabase_double.channels import Channel
 from unstale.errors import SettingError
-from unstale_worker.realtime import RealtimeWakeUps, Target, Timing
-from unstale_worker.realtime.session import Ended
+from unstale_worker.sources.realtime import RealtimeWakeUps, Target, Timing
+from unstale_worker.sources.realtime.session import Ended
 from wakeups.realtime_stage import FAST, TABLE, listening
 
 INSERT = """

@@ -18,8 +18,8 @@ from companion.service import application
 from unstale import Cache, ConnectionPool, Invalidated
 from unstale.settings import Settings
 from unstale_worker.demo import child
-from unstale_worker.demo.checker import Checker, Expected
 from unstale_worker.demo.example import companion_folder
+from unstale_worker.demo.judge import Checker, Expected
 from unstale_worker.demo.reports import (
     BREAK_VARIABLE,
     REPORT_EVERY,

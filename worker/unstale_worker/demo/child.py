@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from unstale_worker.demo.reports import Report, encode
-from unstale_worker.loop import new_event_loop
+from unstale_worker.runtime.event_loop import new_event_loop
 
 HARD_AFTER: Final = 5.0
 """Seconds a child may take to end once nobody listens to it any more."""

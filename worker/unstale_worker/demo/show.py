@@ -12,11 +12,11 @@ from rich.live import Live
 
 from unstale.errors import UnstaleError
 from unstale_worker.demo import summary
-from unstale_worker.demo.model import Model, choose_model
+from unstale_worker.demo.language_model import Model, choose_model
 from unstale_worker.demo.reports import World
 from unstale_worker.demo.view import View
 from unstale_worker.demo.world import Demo, Running
-from unstale_worker.loop import begun, stopped_within
+from unstale_worker.runtime.event_loop import begun, stopped_within
 
 LOOK_EVERY: Final = 0.25
 """Seconds between two pictures."""

@@ -6,9 +6,9 @@ import math
 from unstale.settings import Settings
 from unstale_worker.demo import child
 from unstale_worker.demo.reports import REPORT_EVERY, WorkerReport
-from unstale_worker.logs import configure_logging
+from unstale_worker.leader.supervisor import Worker
 from unstale_worker.rules import Rules
-from unstale_worker.supervisor import Worker
+from unstale_worker.runtime.logs import configure_logging
 
 
 async def main(stop: asyncio.Event) -> None:

@@ -14,10 +14,10 @@ import asyncpg
 from unstale.errors import UnstaleError
 from unstale_worker.demo.children import Child
 from unstale_worker.demo.example import companion_folder
+from unstale_worker.demo.language_model import Model
 from unstale_worker.demo.ledger import Ledger, Tally
-from unstale_worker.demo.model import Model
 from unstale_worker.demo.reports import MODEL_VARIABLE, Report, World, statement
-from unstale_worker.embedded import Stack, stack
+from unstale_worker.dev_servers import Stack, stack
 from unstale_worker.rules import Rules
 
 SETTLE_SECONDS: Final = 5.0

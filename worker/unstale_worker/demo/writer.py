@@ -11,7 +11,7 @@ import asyncpg
 from unstale_worker.demo import child
 from unstale_worker.demo.reports import REPORT_EVERY, Commit, World, WriterReport, statement
 from unstale_worker.demo.zipf import Zipf
-from unstale_worker.loop import stopped_within
+from unstale_worker.runtime.event_loop import stopped_within
 
 MOODS: Final = ("calm", "curious", "cheerful", "tired", "proud", "worried")
 PLANS: Final = ("free", "team", "business")

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from unstale_worker.logs import without_passwords
+from unstale_worker.runtime.logs import without_passwords
 
 
 class Severity(StrEnum):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import Settings, environment_name, unknown_variables
-from unstale_worker.doctor import refreshes
-from unstale_worker.doctor.database import Database
+from unstale_worker.doctor import refresh_checks
+from unstale_worker.doctor.database_checks import Database
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
-from unstale_worker.doctor.redis import RedisDoctor
+from unstale_worker.doctor.redis_checks import RedisDoctor
 from unstale_worker.rules import Rules
-from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.opening import check_settings, has_project, project_of
+from unstale_worker.sources.postgres_connections import Connections
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -22,7 +22,7 @@ async def examine(settings: Settings) -> list[Finding]:
     findings[:0] = _misspelt()
     if rules is not None:
         findings += await collected(
-            refreshes.SUBJECT, lambda: refreshes.functions(rules), remedy="See docs/refresh.md."
+            refresh_checks.SUBJECT, lambda: refresh_checks.functions(rules), remedy="See docs/refresh.md."
         )
     findings += await _database(settings, rules)
     findings += await _redis(settings, rules)
@@ -85,7 +85,7 @@ async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
 
 
 async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
-    from unstale_worker.doctor.supabase import Supabase  # heavy: the clients, only where they are used
+    from unstale_worker.doctor.supabase_checks import Supabase  # heavy: the clients, only where they are used
 
     findings = [ok("source", "supabase: over HTTPS")]
     doctor = Supabase(project_of(settings), rules=rules)
@@ -94,7 +94,7 @@ async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
             findings += await collected(subject, check, remedy="See docs/supabase.md.")
     if rules is not None:
         findings += await collected(
-            refreshes.SUBJECT,
+            refresh_checks.SUBJECT,
             lambda: _loaders_beside(settings, rules),
             remedy="Row and sql loaders need DATABASE_URL; without it their keys are only invalidated.",
         )
@@ -104,9 +104,9 @@ async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
 def _loaders_beside(settings: Settings, rules: Rules) -> AsyncIterator[Finding]:
     """Row and SQL loaders of a worker that reads over HTTPS: they go by a connection all the same."""
     if settings.database_url is None:
-        return refreshes.without_connection(rules)
+        return refresh_checks.without_connection(rules)
     dsn = settings.database_url.get_secret_value()
-    return refreshes.queries(Connections(dsn, settings.database_timeout), rules)
+    return refresh_checks.queries(Connections(dsn, settings.database_timeout), rules)
 
 
 async def _redis(settings: Settings, rules: Rules | None) -> list[Finding]:

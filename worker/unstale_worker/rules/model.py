@@ -9,7 +9,7 @@ from typing import Final
 
 from unstale.errors import RuleError, RuleErrors
 from unstale.protocol.messages import PublishedRules
-from unstale_worker.rules import document, find
+from unstale_worker.rules import discovery, toml_lines
 from unstale_worker.rules.parse import Parser
 from unstale_worker.rules.plan import Plan, Step, Watch
 from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
@@ -73,7 +73,7 @@ class Rules:
             RuleError: There is no such file, or it cannot be read.
             RuleErrors: The file has mistakes; all of them are in it.
         """
-        found = find.read(path, root=root)
+        found = discovery.read(path, root=root)
         return cls._parse(found.text, file=found.file, base=found.base)
 
     @classmethod
@@ -82,10 +82,10 @@ class Rules:
         return cls._parse(text, file=file, base=())
 
     @classmethod
-    def _parse(cls, text: str, *, file: str, base: document.Path) -> "Rules":
+    def _parse(cls, text: str, *, file: str, base: toml_lines.Path) -> "Rules":
         try:
-            parsed = document.Document.parse(text)
-        except document.SyntaxMistake as mistake:
+            parsed = toml_lines.Document.parse(text)
+        except toml_lines.SyntaxMistake as mistake:
             line = text.splitlines()[mistake.line - 1] if mistake.line <= len(text.splitlines()) else ""
             remedy = "Correct the TOML; a pattern as a name needs double quotes."
             error = RuleError(

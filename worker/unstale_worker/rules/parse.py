@@ -4,15 +4,15 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from unstale_worker.rules.checker import DURATION_REMEDY, Checker, seconds_of
-from unstale_worker.rules.document import Path
+from unstale_worker.rules.field_checks import DURATION_REMEDY, Checker, seconds_of
 from unstale_worker.rules.identifiers import TableName, check_name
 from unstale_worker.rules.parse_refresh import RefreshParser
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
+from unstale_worker.rules.query_tables import outputs
 from unstale_worker.rules.refresh import RefreshSpec
-from unstale_worker.rules.select import outputs
 from unstale_worker.rules.template import Template, columns_of
+from unstale_worker.rules.toml_lines import Path
 
 _WATCH_FIELDS: Final = ("table", "keys", "columns", "query", "reads", "purge")
 _TOP_FIELDS: Final = ("watch", "ttl", "refresh")

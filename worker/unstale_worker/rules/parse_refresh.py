@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from unstale_worker.rules.checker import DURATION_REMEDY, Checker, seconds_of
-from unstale_worker.rules.document import Path
+from unstale_worker.rules.field_checks import DURATION_REMEDY, Checker, seconds_of
 from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
@@ -20,6 +19,7 @@ from unstale_worker.rules.refresh import (
     overlap,
 )
 from unstale_worker.rules.template import Template
+from unstale_worker.rules.toml_lines import Path
 
 MAX_TIMEOUT: Final = 3600.0
 """Seconds one load may take at most."""

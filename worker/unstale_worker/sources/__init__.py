@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from unstale.protocol.messages import Snapshot
-from unstale_worker.fanout_failure import FanoutFailure
+from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
-from unstale_worker.wakeups import WakeUps
+from unstale_worker.sources.wakeups import WakeUps
 
 
 class Entry(NamedTuple):

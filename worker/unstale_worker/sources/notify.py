@@ -16,10 +16,10 @@ import structlog
 from unstale.errors import DatabaseUnavailable
 from unstale.protocol.names import SLEEP_LOCK, WAKEUP_CHANNEL
 from unstale.runtime import failpoints
-from unstale_worker.backoff import Backoff
-from unstale_worker.sources.connections import Connections, end_session, translated
+from unstale_worker.runtime.backoff import Backoff
+from unstale_worker.sources.postgres_connections import Connections, end_session, translated
+from unstale_worker.sources.wakeups import WakeUps
 from unstale_worker.sql import statement
-from unstale_worker.wakeups import WakeUps
 
 log = structlog.get_logger("unstale.wakeups")
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Final
 
 from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
 from unstale.settings import Settings
-from unstale_worker.logs import get_logger
+from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Source
-from unstale_worker.sources.connections import Connections
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.pooler import is_transaction_pooler
+from unstale_worker.sources.postgres_connections import Connections
 
 if TYPE_CHECKING:
     from unstale_worker.sources.rpc import Project

@@ -12,12 +12,17 @@ import asyncpg
 from unstale.errors import DatabaseUnavailable, UnstaleError
 from unstale.protocol.names import APPLICATION_NAME
 from unstale.runtime import failpoints
-from unstale_worker import fanout
-from unstale_worker.fanout_failure import FanoutFailure
+from unstale_worker.fanout import queries
+from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
-from unstale_worker.sources.connections import CONNECTION_ERRORS, Connections, end_session, translated
 from unstale_worker.sources.notify import NotifyWakeUps
+from unstale_worker.sources.postgres_connections import (
+    CONNECTION_ERRORS,
+    Connections,
+    end_session,
+    translated,
+)
 from unstale_worker.sql import statement
 
 logger = logging.getLogger("unstale.source")  # an agent process may read, too: it need not know structlog
@@ -122,12 +127,12 @@ class OutboxSource:
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
         """See `Source.run_queries`."""
         async with self._asking() as connection:
-            return await fanout.run_queries(connection, rules, plan)
+            return await queries.run_queries(connection, rules, plan)
 
     async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
         """See `Source.check_queries`."""
         async with self._asking() as connection:
-            return await fanout.check_queries(connection, rules)
+            return await queries.check_queries(connection, rules)
 
     async def begin_term(self, consumer: str, fence: int) -> int:
         """Name the session after the term, and end the sessions of leaders with a lower fence."""

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from unstale_worker.sources.connections import Connections, translated
+from unstale_worker.sources.postgres_connections import Connections, translated
 from unstale_worker.sql import statement
 
 MOST_WAIT: Final = 2.0

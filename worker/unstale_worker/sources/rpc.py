@@ -12,7 +12,7 @@ from supabase import AsyncClient, AsyncClientOptions
 from unstale.companion.pools.environment import proxy_of
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
 from unstale.runtime.cancellation import pass_on_cancellation
-from unstale_worker.realtime import Target
+from unstale_worker.sources.realtime import Target
 
 ATTEMPTS: Final = 2
 """A kept connection that the other side has closed meanwhile costs one attempt, and no more than that."""

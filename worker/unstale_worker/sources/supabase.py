@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from unstale.errors import DatabaseUnavailable
 from unstale.runtime import failpoints
-from unstale_worker.fanout_failure import FanoutFailure
-from unstale_worker.logs import get_logger
+from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
+from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
 from unstale_worker.sources.rpc import TIMED_OUT, Project, Refused, Rpc
 from unstale_worker.sources.rpc_queries import check_queries, run_queries

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from unstale_worker.realtime import RealtimeWakeUps
+from unstale_worker.sources.realtime import RealtimeWakeUps
 from unstale_worker.sources.rpc import Project
-from unstale_worker.wakeups import WakeUps
+from unstale_worker.sources.wakeups import WakeUps
 
 DEAF_READS: Final = 10
 """Reads by timer that found changes, without any hint between them, ..."""

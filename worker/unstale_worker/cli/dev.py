@@ -1,0 +1,83 @@
+"""Embedded servers and a worker for one's own code: what ``unstale dev`` runs."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from unstale.errors import ConfigurationError
+from unstale.settings import Settings
+from unstale_worker.dev_servers import stack
+from unstale_worker.leader.supervisor import Worker
+from unstale_worker.observe.http import serving
+from unstale_worker.observe.status import Role
+from unstale_worker.rules import Rules
+from unstale_worker.runtime.event_loop import begun
+
+MIGRATIONS: Final = Path("supabase/migrations")
+"""The user's own migrations, as the Supabase command line keeps them; relative to the working directory."""
+SEED: Final = Path("supabase/seed.sql")
+"""Run after the migrations, as the Supabase command line does."""
+
+
+async def run_dev(
+    rules: Rules, *, config: Path | None, stop: asyncio.Event, say: Callable[[str], None]
+) -> None:
+    """Serve until ``stop`` is set, then end and remove everything.
+
+    Unstale's migrations are applied, then those in `MIGRATIONS`, then `SEED`. ``say`` gets the servers' URLs
+    as lines of an ``.env`` file, once the worker has found all it needs; what is stopped before that says
+    nothing. Raises `ConfigurationError` when a file of SQL fails or a watch is missing.
+    """
+
+    async def work(ready: Callable[[], None]) -> None:
+        await _serve(rules, config=config, stop=stop, say=say, ready=ready)
+
+    await begun(work, stop=stop)
+
+
+async def _serve(
+    rules: Rules,
+    *,
+    config: Path | None,
+    stop: asyncio.Event,
+    say: Callable[[str], None],
+    ready: Callable[[], None],
+) -> None:
+    folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
+    seed = SEED.read_text("utf-8") if SEED.is_file() else ""
+    try:
+        async with stack(migrations=folders, sql=seed) as servers:
+            settings = Settings.load(
+                database_url=servers.worker_database_url, redis_url=servers.redis_url, config=config
+            )
+            if "http_port" not in settings.model_fields_set:
+                settings = settings.model_copy(update={"http_port": 0})
+            worker = Worker(settings, rules)
+            async with serving(settings, worker.status) as url:
+                working = asyncio.create_task(worker.run(stop=stop))
+                try:
+                    await _accepted(worker, working)
+                    ready()
+                    applied = [*map(str, folders), *([str(SEED)] if seed else [])]
+                    say(f"# {rules.file}; applied: {', '.join(applied) or 'only what unstale brings'}")
+                    say(f"DATABASE_URL={servers.database_url}")
+                    say(f"REDIS_URL={servers.redis_url}")
+                    say(f"# the worker says how it is at {url}/; Ctrl-C ends it all")
+                    await working
+                finally:
+                    working.cancel()
+                    await asyncio.wait([working])
+    except asyncpg.PostgresError as error:
+        where = "; ".join(getattr(error, "__notes__", ()))
+        raise ConfigurationError(f"SQL failed {where or f'in {SEED}'}: {error}") from error
+
+
+async def _accepted(worker: Worker, working: asyncio.Task[None]) -> None:
+    """Until the worker has checked the servers against its rules, or has ended; raises what it raised."""
+    while worker.status().role is Role.STARTING and not working.done():
+        await asyncio.wait([working], timeout=0.02)
+    if working.done():
+        await working

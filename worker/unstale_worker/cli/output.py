@@ -1,0 +1,115 @@
+"""Prints what commands found: rich on a terminal, plain lines or JSON elsewhere."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unstale_worker.cli.tail import Line
+from unstale_worker.doctor import Finding, Severity
+from unstale_worker.migration.writer import Result
+from unstale_worker.refresh.redis.dead_letters import DeadLetter
+
+_COLORS = {
+    Severity.OK: "green",
+    Severity.INFO: "cyan",
+    Severity.WARNING: "yellow",
+    Severity.ERROR: "bold red",
+}
+
+
+class Output:
+    """One command's output; each line is flushed, so that a pipe sees it at once."""
+
+    def __init__(self, *, json: bool, renewing: bool = False) -> None:
+        """With ``renewing``, `pairs` replaces what a terminal showed before."""
+        self._json, self._renewing = json, renewing
+        self._console = Console(soft_wrap=True, highlight=False)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """What the doctor found, the worst last."""
+        if self._json:
+            self._print_json({"findings": [asdict(finding) for finding in findings]})
+            return
+        for finding in sorted(findings, key=lambda finding: list(Severity).index(finding.severity)):
+            self._console.print(
+                Text.assemble(
+                    (f"{finding.severity:<8}", _COLORS[finding.severity]),
+                    (f"{finding.subject}: ", "bold"),
+                    finding.finding,
+                )
+            )
+            if finding.remedy:
+                self._console.print(Text(f"        {finding.remedy}", "dim"))
+
+    def pairs(self, pairs: Iterable[tuple[str, str]], data: dict[str, object]) -> None:
+        """Names and values."""
+        if self._json:
+            self._print_json(data)
+            return
+        if self._console.is_terminal:
+            if self._renewing:
+                self._console.clear()
+            table = Table.grid(padding=(0, 2))
+            table.add_column(style="dim")
+            table.add_column()
+            for name, value in pairs:
+                table.add_row(name, Text(value))
+            self._console.print(table)
+        else:
+            for name, value in pairs:
+                self._console.print(f"{name}: {value}", markup=False)
+
+    def dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keys whose refresh failed for good."""
+        if self._json:
+            self._print_json({"dead_letters": [letter.as_dict() for letter in letters]})
+        elif not letters:
+            self._console.print("no dead letters")
+        for letter in () if self._json else letters:
+            self._console.print(letter.line(), markup=False)
+
+    def done(self, text: str, data: dict[str, object]) -> None:
+        """What came of an action."""
+        if self._json:
+            self._print_json(data)
+        else:
+            self._console.print(text, markup=False)
+
+    def tail(self, line: Line) -> None:
+        """One invalidation."""
+        if self._json:
+            self._print_json(asdict(line))
+            return
+        clock = time.strftime("%H:%M:%S", time.localtime(line.at)) + f"{line.at % 1:.3f}"[1:]
+        age = "?" if line.watermark_age is None else f"{line.watermark_age:.3f} s"
+        text = Text.assemble(
+            (f"{clock}  ", "dim"), (f"{line.epoch[:8]} #{line.id}", "cyan"), (f"  watermark {age}  ", "dim")
+        )
+        if line.missed:
+            text.append(f"({line.missed} missed before) ", "yellow")
+        text.append(" ".join((*line.keys, *(f"{pattern} (pattern)" for pattern in line.patterns))))
+        self._console.print(text)
+
+    def migration(self, result: Result) -> None:
+        """What was written, or that nothing had to be."""
+        if result.unchanged:
+            self._console.print("nothing changed: the migrations already say what the rules say")
+        for path in (*result.base, *([result.path] if result.path else [])):
+            self._console.print(f"wrote {path}", markup=False)
+        for doubt in result.doubts:
+            self._console.print(Text(doubt, "yellow"))
+        if not result.unchanged:
+            self._console.print("push it with `supabase db push`", markup=False)
+
+    def line(self, text: str) -> None:
+        """As it is."""
+        self._console.print(text, markup=False)
+
+    def _print_json(self, data: object) -> None:
+        self._console.file.write(orjson.dumps(data).decode() + "\n")
+        self._console.file.flush()

@@ -1,0 +1,93 @@
+"""Follows the invalidations as an agent hears them, without being one."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from unstale.errors import MessageError
+from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, decode
+from unstale.protocol.names import Names, matches
+from unstale_worker.redis.applier import unavailable
+
+WAIT: Final = 0.25
+"""Seconds a look at the connection may take, so that a wish to stop is seen soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One message of the channel.
+
+    Attributes:
+        at: Seconds since 1970, when it came.
+        epoch: The history of the log it belongs to.
+        id: Number of its log entry.
+        keys: Keys that match the pattern asked for.
+        patterns: Patterns that were invalidated, all of them.
+        watermark_age: Seconds: how old the newest watermark says everything is at most; None before one.
+        missed: Log entries missed just before this one.
+    """
+
+    at: float
+    epoch: str
+    id: int
+    keys: tuple[str, ...]
+    patterns: tuple[str, ...]
+    watermark_age: float | None
+    missed: int
+
+
+async def follow(
+    redis: Redis, names: Names, *, pattern: str | None, stop: asyncio.Event
+) -> AsyncGenerator[Line, None]:
+    """Yield what is published from now on until ``stop`` is set; raises `RedisUnavailable`.
+
+    Watermarks are not yielded. Messages that cannot be read are passed over.
+    """
+    epoch, last = "", 0
+    caught_up: float | None = None
+    async with aclosing(_payloads(redis, names.channel, stop)) as payloads:
+        async for payload in payloads:
+            try:
+                message = decode(payload)
+            except MessageError:
+                continue
+            match message:
+                case UnknownVersion():
+                    continue
+                case Watermark():
+                    caught_up = time.monotonic() - message.age_ms / 1000
+                    epoch, last = message.epoch, message.last
+                case Invalidation():
+                    missed = max(0, message.prev - last) if message.epoch == epoch else 0
+                    epoch, last = message.epoch, message.id
+                    keys = tuple(key for key in message.keys if pattern is None or matches(pattern, key))
+                    if keys or message.patterns:
+                        yield Line(
+                            at=time.time(),
+                            epoch=message.epoch,
+                            id=message.id,
+                            keys=keys,
+                            patterns=message.patterns,
+                            watermark_age=None if caught_up is None else time.monotonic() - caught_up,
+                            missed=missed,
+                        )
+
+
+async def _payloads(redis: Redis, channel: str, stop: asyncio.Event) -> AsyncGenerator[bytes, None]:
+    pubsub = redis.pubsub(ignore_subscribe_messages=True)
+    try:
+        await pubsub.subscribe(channel)
+        while not stop.is_set():
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=WAIT)
+            if message is not None:
+                yield message["data"]
+    except RedisError as error:
+        raise unavailable(error) from error
+    finally:
+        await pubsub.aclose()

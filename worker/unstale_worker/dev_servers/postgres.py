@@ -1,0 +1,231 @@
+"""A real Postgres of one's own, set up as Supabase sets it up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+
+from unstale.errors import EmbeddedServerError
+from unstale_worker.dev_servers.installs import PostgresInstall, PostgresVersion, find_postgres
+from unstale_worker.dev_servers.places import owner_of, unprivileged_user
+from unstale_worker.dev_servers.process import tail
+from unstale_worker.dev_servers.server import Server
+
+SUPERUSER = "supabase_admin"
+PROJECT_ROLE = "postgres"
+
+_SETTINGS: Mapping[str, str | int] = {
+    "wal_level": "logical",
+    "max_connections": 100,
+    "dynamic_shared_memory_type": "mmap",  # files in the folder: a killed server leaves none in /dev/shm
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_ROLES = Path(__file__).with_name("roles.sql")
+
+
+class EmbeddedPostgres(Server):
+    """One Postgres server. The superuser is ``supabase_admin``; one random password serves every role.
+
+        async with EmbeddedPostgres(settings={"fsync": "off"}) as server:
+            await server.create_supabase_roles()
+            connection = await asyncpg.connect(server.dsn())
+
+    Args:
+        directory: Holds data, password and log, and stays; None: a temporary one that is removed.
+        settings: Beats the defaults ``wal_level=logical``, ``max_connections=100``, time zone UTC.
+        version: The major version, of a wheel (18, 17) or installed on this machine.
+    """
+
+    log_name = "postgres.log"
+    stop_signal = signal.SIGINT  # "fast": rolls open transactions back, writes everything out
+    stop_seconds = 10.0
+    last_signal = signal.SIGQUIT  # "immediate": waits for nobody, frees its shared memory
+
+    def __init__(
+        self,
+        *,
+        directory: Path | None = None,
+        settings: Mapping[str, str | int] | None = None,
+        version: PostgresVersion = "18",
+    ) -> None:
+        super().__init__(directory=directory, password="", user=unprivileged_user())
+        self.version = version
+        self.settings = {**_SETTINGS, **(settings or {})}
+        self._install: PostgresInstall | None = None
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.folder / "data"
+
+    @property
+    def programs(self) -> Path:
+        """The folder with ``pgbench``, ``psql`` and the others of this version."""
+        if self._install is None:
+            raise EmbeddedServerError("the programs are not looked up yet: use the server's `async with`")
+        return self._install.bin
+
+    def dsn(self, *, user: str = PROJECT_ROLE, database: str = "postgres") -> str:
+        """A URL with the password; `user` and `database` are used as they are."""
+        return self._url(user=user, database=database, port=self.port)
+
+    @property
+    def superuser_dsn(self) -> str:
+        """A URL of the superuser, for the database ``postgres``."""
+        return self.dsn(user=SUPERUSER)
+
+    async def create_supabase_roles(self) -> None:
+        """Create ``postgres`` (no superuser, owner of the database ``postgres``) and the API's roles.
+
+        May be called again.
+        """
+        await self.run_file(_ROLES)
+
+    async def run_file(self, path: Path, *, database: str = "postgres") -> None:
+        """Run a file of SQL as the superuser, in one transaction that has the setting unstale.password."""
+        connection = await asyncpg.connect(self.dsn(user=SUPERUSER, database=database))
+        try:
+            async with connection.transaction():
+                await connection.execute("select set_config('unstale.password', $1, true)", self.password)
+                await connection.execute(await asyncio.to_thread(path.read_text))
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def event_triggers_allowed(self) -> AsyncIterator[None]:
+        """Inside, ``postgres`` may create event triggers.
+
+        On Supabase the extension supautils allows it that; plain Postgres allows it superusers only. Making
+        it one for as long leaves the same objects with the same owner.
+        """
+        connection = await asyncpg.connect(self.superuser_dsn)
+        try:
+            await connection.execute("alter role postgres superuser")
+            try:
+                yield
+            finally:
+                await connection.execute("alter role postgres nosuperuser")
+        finally:
+            await connection.close()
+
+    async def save_data(self, name: str) -> Path:
+        """A copy of the data directory, for `restore_data`. The server must not run."""
+        copy = self.folder / f"saved-{name}"
+        await self._copy(self.data, copy)
+        return copy
+
+    async def restore_data(self, copy: Path) -> None:
+        """Put a copy in the place of the data, as a restored backup. The server must not run."""
+        await asyncio.to_thread(shutil.rmtree, self.data)
+        await self._copy(copy, self.data)
+
+    async def _copy(self, source: Path, target: Path) -> None:
+        if await self.running():
+            raise EmbeddedServerError("data of a running server cannot be copied: stop or kill it first")
+        await asyncio.to_thread(_copy_with_owners, source, target)
+
+    async def _find(self) -> None:
+        self._install = await asyncio.to_thread(find_postgres, self.version, user=self._user)
+
+    async def _prepare(self) -> None:
+        password = self.folder / "password"
+        if (self.data / "PG_VERSION").exists():
+            if self._user is not None:
+                self._user = owner_of(self.data)  # a normal user's data, now looked at by root
+            self.password = password.read_text()
+            return
+        self.password = secrets.token_hex(16)
+        password.touch(mode=0o600)
+        password.write_text(self.password)
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        if self._user is not None:
+            os.chown(self.data, self._user.uid, self._user.gid)
+            os.chown(password, self._user.uid, self._user.gid)
+        await self._initialize(password)
+
+    async def _initialize(self, password: Path) -> None:
+        """`initdb`, as the user that will run the server; 0.5 s."""
+        log = self.folder / "initdb.log"
+        await self.guard.start(
+            [
+                *(str(self.programs / "initdb"), "-D", str(self.data), "-U", SUPERUSER),
+                *(
+                    "--pwfile",
+                    str(password),
+                    "--auth",
+                    "scram-sha-256",
+                    "--encoding",
+                    "UTF8",
+                    "--locale",
+                    "C",
+                ),
+                *("--no-sync", "--no-instructions"),
+            ],
+            log=log,
+            cwd=self.folder,
+            user=self._user,
+            last_signal=signal.SIGKILL,
+        )
+        if await self.guard.ended() != 0:
+            # Half a data directory would look like a whole one at the next start.
+            await asyncio.to_thread(shutil.rmtree, self.data, ignore_errors=True)
+            raise EmbeddedServerError(f"initdb failed; its output ends:\n{tail(log)}")
+
+    def _argv(self, port: int) -> Sequence[str]:
+        return [
+            *(str(self.programs / "postgres"), "-D", str(self.data)),
+            *("-h", "127.0.0.1", "-p", str(port), "-k", ""),
+            *(part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")),
+        ]
+
+    async def _answers(self, port: int) -> bool:
+        """Its pid file says when; the password and its data directory prove that it is ours."""
+        if not self._pid_file_says_ready(port):
+            return False
+        try:
+            connection = await asyncpg.connect(
+                self._url(user=SUPERUSER, database="postgres", port=port), timeout=10
+            )
+        except (OSError, asyncpg.CannotConnectNowError):
+            return False  # it ended, or is shutting down, since it wrote the file
+        except asyncpg.InvalidPasswordError as error:
+            raise EmbeddedServerError(
+                f"the Postgres on port {port} refuses the password in {self.folder}: it is another "
+                "server, or the file is of other data; remove the folder, then start again"
+            ) from error
+        try:
+            theirs = await connection.fetchval("show data_directory")
+        finally:
+            await connection.close()
+        if theirs != str(self.data):
+            raise EmbeddedServerError(f"another Postgres answers on port {port}: start again")
+        return True
+
+    def _url(self, *, user: str, database: str, port: int) -> str:
+        # The wheels have no TLS: without the last part clients ask for it first, and look into the home.
+        return f"postgresql://{user}:{self.password}@127.0.0.1:{port}/{database}?sslmode=disable"
+
+    def _pid_file_says_ready(self, port: int) -> bool:
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return (
+            len(lines) >= 8
+            and (lines[0], lines[3]) == (str(self.pid), str(port))
+            and lines[7].strip() == "ready"
+        )
+
+
+def _copy_with_owners(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "-a", source, target], check=True)

@@ -1,0 +1,159 @@
+"""Examines the Redis that holds the values, and what the worker wrote there."""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from unstale.errors import UnstaleError
+from unstale.redis_tier.scripts import Script
+from unstale.settings import Settings
+from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
+from unstale_worker.observe.overview import read_stats
+from unstale_worker.observe.preflight import check_redis
+from unstale_worker.redis.client import open_redis
+from unstale_worker.rules import Rules
+
+TRIAL: Final = Script("unstale_worker.redis", "doctor")
+RIGHTS: Final = (
+    "Give the user of REDIS_URL the commands of docs/operations.md, the keys of your rules and "
+    "~{tag}:*, and the channels &{tag}:*."
+)
+
+
+class RedisDoctor:
+    """The checks of one Redis."""
+
+    def __init__(self, redis: Redis, settings: Settings, rules: Rules | None) -> None:
+        self._redis, self._settings, self._rules = redis, settings, rules
+        self._names = settings.names
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(
+        cls, settings: Settings, rules: Rules | None, findings: list[Finding]
+    ) -> AsyncIterator["RedisDoctor | None"]:
+        """Yields the doctor if Redis answers and can carry the protocol; adds that to ``findings``."""
+        if not settings.uses_redis:
+            alone = "REDIS_URL is not set, and UNSTALE_EMBEDDED_WORKER is"
+            why = alone if settings.redis_enabled else "REDIS_ENABLED is false"
+            if settings.embedded_worker:
+                text = f"{why}: every process follows the outbox and caches for itself"
+                findings.append(ok("Redis", text))
+            else:
+                findings.append(
+                    warning(
+                        "Redis",
+                        f"{why}: every process caches for itself, and no change reaches it",
+                        "Set REDIS_URL and REDIS_ENABLED=true to share values and hear of invalidations, or "
+                        "UNSTALE_EMBEDDED_WORKER=true to let every process follow the outbox itself.",
+                    )
+                )
+            yield None
+            return
+        redis = open_redis(settings, connections=2)
+        try:
+            try:
+                server = await check_redis(redis, state_key=settings.names.state)
+            except UnstaleError as failure:
+                findings.append(
+                    error(
+                        "Redis",
+                        str(failure),
+                        "Point REDIS_URL at a supported server that answers; its user needs the commands of "
+                        "docs/operations.md.",
+                    )
+                )
+                yield None
+                return
+            findings.append(ok("Redis", f"{server}, a primary; scripts can call INFO"))
+            yield cls(redis, settings, rules)
+        finally:
+            await redis.aclose()
+
+    def checks(self) -> Sequence[tuple[str, Check]]:
+        """Subject and check, in the order they are run."""
+        return (
+            ("Redis rights", self._rights),
+            ("Redis memory", self._memory),
+            ("worker", self._worker),
+        )
+
+    async def _rights(self) -> AsyncIterator[Finding]:
+        own = f"{self._names.tag}:doctor:{secrets.token_hex(8)}"
+        remedy = RIGHTS.replace("{tag}", self._names.tag)
+        try:
+            await TRIAL(
+                self._redis, keys=[f"{own}:hash", f"{own}:stream", f"{own}:string"], args=[f"{own}:channel"]
+            )
+        except ResponseError as failure:
+            yield error("Redis rights", f"scripts may not do what unstale's do: {str(failure)[:200]}", remedy)
+            return
+        refused = [what async for what in self._refused(own)]
+        if refused:
+            yield error("Redis rights", "; ".join(refused), remedy)
+        else:
+            yield ok("Redis rights", "scripts may write and publish, values may be removed, the log followed")
+
+    async def _refused(self, own: str) -> AsyncIterator[str]:
+        """What the user may not do outside of scripts, in words."""
+        patterns = self._rules.patterns if self._rules is not None else ()
+        for pattern in patterns:
+            try:  # a key that the pattern matches and nobody has
+                await self._redis.unlink(pattern.replace("*", own.rpartition(":")[2]))
+            except ResponseError as failure:
+                yield f"keys like {pattern} may not be removed ({str(failure)[:120]})"
+        try:
+            await self._redis.scan(count=10, match=f"{own}*")
+        except ResponseError as failure:
+            yield f"SCAN is refused ({str(failure)[:120]})"
+        pubsub = self._redis.pubsub()
+        try:
+            await pubsub.subscribe(self._names.channel)
+            await pubsub.get_message(timeout=self._settings.redis_timeout)
+        except ResponseError as failure:
+            yield f"the channel {self._names.channel} may not be followed ({str(failure)[:120]})"
+        finally:
+            await pubsub.aclose()
+
+    async def _memory(self) -> AsyncIterator[Finding]:
+        memory = await self._redis.info("memory")
+        policy = str(memory.get("maxmemory_policy", "unknown"))
+        if policy.startswith("allkeys-") and int(memory.get("maxmemory", 0) or 0):
+            yield warning(
+                "Redis memory",
+                f"maxmemory-policy is {policy}: Redis may evict unstale's own state and log, after which "
+                "every owned key is dropped once",
+                "Use a volatile-* policy (every cached value has a TTL), or noeviction.",
+            )
+        else:
+            yield ok("Redis memory", f"{memory.get('used_memory_human', '?')} used, {policy}")
+
+    async def _worker(self) -> AsyncIterator[Finding]:
+        stats = await read_stats(self._redis, self._names)
+        start = "Start one: `unstale worker`."
+        if not stats.epoch:
+            yield warning("worker", "none has ever led here, so nothing is stored in Redis yet", start)
+            return
+        if not stats.leader:
+            yield error("worker", "none leads: changes are not applied, agents detach", start)
+        else:
+            yield ok("worker", f"leads with fence {stats.fence}; {stats.agents} subscribers")
+        age = stats.watermark_age
+        if stats.leader and (age is None or age > self._settings.max_silence):
+            yield error(
+                "watermark",
+                f"the newest is {'unknown' if age is None else f'{age:.1f} s'} old",
+                "Look at the worker's log and /readyz: it does not get on.",
+            )
+        elif stats.leader:
+            yield ok("watermark", f"{age:.2f} s old")
+        if self._rules is not None and stats.rules != self._rules.hash:
+            yield warning(
+                "worker",
+                "it runs with other rules than those found here",
+                "Restart it with this rules file, or run the doctor where its file lies.",
+            )

@@ -1,0 +1,1 @@
+"""Fan-out queries: one changed row, many keys."""

@@ -1,0 +1,24 @@
+"""Runs a worker and its HTTP side until it is told to stop."""
+
+import asyncio
+
+import structlog
+
+from unstale.settings import Settings
+from unstale_worker.leader.supervisor import Worker
+from unstale_worker.observe.http import serving
+from unstale_worker.rules import Rules
+
+log = structlog.get_logger("unstale.worker")
+
+
+async def run_service(settings: Settings, rules: Rules, *, stop: asyncio.Event) -> None:
+    """Lead or stand by, and answer HTTP, until ``stop`` is set; the batch at hand is then finished.
+
+    Raises what `Worker.run` raises, and `UnstaleError` when the HTTP port is taken.
+    """
+    worker = Worker(settings, rules)
+    async with serving(settings, worker.status) as url:
+        log.info("serving", http=url, rules=rules.file)
+        await worker.run(stop=stop)
+    log.info("stopped")

@@ -1,0 +1,1 @@
+"""Writes the SQL migration for the rules."""

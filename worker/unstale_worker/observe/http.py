@@ -1,0 +1,122 @@
+"""The worker's HTTP side: health, readiness, metrics and a plain status page."""
+
+import hmac
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Final
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from unstale.errors import UnstaleError
+from unstale.settings import Settings
+from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
+from unstale_worker.observe.status import READY_LAG, Role, Status
+
+OPEN_PATHS: Final = frozenset({"/healthz"})
+"""Answered without a token: it says nothing but that the process lives."""
+
+
+@asynccontextmanager
+async def serving(settings: Settings, status: Callable[[], Status]) -> AsyncIterator[str]:
+    """Serve inside; yields the URL. Raises `UnstaleError` when the port is taken."""
+    runner = web.AppRunner(application(settings, status), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.http_host, settings.http_port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise UnstaleError(
+                f"HTTP cannot listen on {settings.http_host}:{settings.http_port} ({error.strerror}); "
+                "another worker? Set UNSTALE_HTTP_PORT to a free port, or to 0 for any"
+            ) from error
+        host, port = runner.addresses[0][:2]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def application(settings: Settings, status: Callable[[], Status]) -> web.Application:
+    """The routes over ``status``, which is asked anew for every request."""
+    metrics = Metrics(status)
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        now = status()
+        return _json(
+            {"ready": now.ready, "why": why(now), "source": now.source}, code=200 if now.ready else 503
+        )
+
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def page(_: web.Request) -> web.Response:
+        return _json(as_dict(status()))
+
+    middlewares = []
+    if settings.http_token is not None:
+        middlewares.append(_bearer(settings.http_token.get_secret_value()))
+    app = web.Application(middlewares=middlewares)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", scrape)
+    app.router.add_get("/", page)
+    return app
+
+
+def why(status: Status) -> str:
+    """Readiness in words."""
+    if status.ready:
+        return str(status.role)
+    if status.role is Role.LEADING:
+        lag = f"{status.lag:.1f} s" if math.isfinite(status.lag) else "unknown yet"
+        reason = f"leading, but the lag is {lag} (ready below {READY_LAG:.0f} s)"
+    elif status.role is Role.STANDBY:
+        database = "Supabase" if status.source == "supabase" else "Postgres"
+        down = [name for name, up in (("Redis", status.redis), (database, status.database)) if not up]
+        reason = f"standing by, but {' and '.join(down)} did not answer"
+    elif status.role is Role.REFRESHING:
+        reason = "refreshing, but Redis did not answer"
+    else:
+        reason = str(status.role)
+    return f"{reason}: {status.problem}" if status.problem else reason
+
+
+def as_dict(status: Status) -> dict[str, object]:
+    """The status as JSON says it; what is not known yet is null."""
+    plain = asdict(status)
+    plain["counters"] = {name: value for name, value in plain["counters"].items() if not name.endswith("_at")}
+    for name in ("lag", "watermark_age"):
+        plain[name] = round(plain[name], 4) if math.isfinite(plain[name]) else None
+    return {"ready": status.ready, "why": why(status), **plain}
+
+
+def _bearer(token: str) -> Middleware:
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if request.path not in OPEN_PATHS and not hmac.compare_digest(given, expected):
+            return web.Response(
+                status=401,
+                text="a bearer token is required: UNSTALE_HTTP_TOKEN\n",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return await handler(request)
+
+    return check
+
+
+def _json(data: object, *, code: int = 200) -> web.Response:
+    return web.Response(
+        status=code,
+        body=orjson.dumps(data, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_INDENT_2),
+        content_type="application/json",
+    )

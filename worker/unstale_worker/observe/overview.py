@@ -1,0 +1,118 @@
+"""What Redis knows of the worker and its agents, as one picture."""
+
+from dataclasses import asdict, dataclass
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from unstale.protocol.names import Names
+from unstale_worker.redis.applier import STATE, unavailable
+from unstale_worker.redis.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Redis' side of the protocol at one moment.
+
+    Attributes:
+        epoch: The history of the log in force; empty before the first worker.
+        run: ``live`` when the epoch belongs to the server that answers, else ``old``: a failover was not
+            seen by a worker yet.
+        position: Transactions applied, as a ``pg_snapshot``.
+        lsn: WAL position that covers it.
+        rules: Hash of the rules in force.
+        fence: Number of the newest leadership.
+        leader: Whether a worker holds the lease.
+        lease_ms: For how long it holds it still.
+        watermark_age: Seconds since the last watermark, by Redis' clock; None before the first.
+        last: Id of the newest log entry.
+        log_entries: Entries in the log.
+        log_bytes: Bytes they are counted with.
+        agents: Subscribers of the invalidations.
+        keys: Keys in this Redis database, whoever wrote them.
+        memory: Memory that Redis uses, for people.
+    """
+
+    epoch: str
+    run: str
+    position: str
+    lsn: str
+    rules: str
+    fence: int
+    leader: bool
+    lease_ms: int
+    watermark_age: float | None
+    last: int
+    log_entries: int
+    log_bytes: int
+    agents: int
+    keys: int
+    memory: str
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+async def read_stats(redis: Redis, names: Names) -> Stats:
+    """Ask Redis; raises `RedisUnavailable`."""
+    try:
+        reply = await STATE(redis, keys=[names.state])
+        fields = {bytes(name): bytes(value).decode() for name, value in _pairs(reply[2:])}
+        state = State.read(reply[0], reply[2:])
+        seconds, microseconds = await redis.time()
+        applied_at = fields.get(b"applied_at")
+        lease = int(await redis.pttl(names.leader))
+        entries = int(await redis.xlen(names.log))
+        subscribers = await redis.pubsub_numsub(names.channel)
+        return Stats(
+            epoch=state.epoch,
+            run="" if not state.run else "live" if state.run == state.live_run else "old",
+            position=state.position,
+            lsn=fields.get(b"lsn", ""),
+            rules=state.rules,
+            fence=int(state.fence or 0),
+            leader=lease > 0,
+            lease_ms=max(0, lease),
+            watermark_age=(
+                round(max(0.0, seconds + microseconds / 1e6 - int(applied_at) / 1e3), 3)
+                if applied_at
+                else None
+            ),
+            last=int(fields.get(b"last", 0)),
+            log_entries=entries,
+            log_bytes=int(fields.get(b"log_bytes", 0)),
+            agents=int(subscribers[0][1]) if subscribers else 0,
+            keys=int(await redis.dbsize()),
+            memory=str((await redis.info("memory")).get("used_memory_human", "")),
+        )
+    except RedisError as error:
+        raise unavailable(error) from error
+
+
+def lines(stats: Stats) -> list[tuple[str, str]]:
+    """Name and value of what people want to see, in reading order."""
+    age = stats.watermark_age
+    entries = _counted(stats.log_entries, "entry", "entries")
+    size = _counted(stats.log_bytes, "byte", "bytes")
+    return [
+        ("leader", f"yes, lease for {stats.lease_ms} ms" if stats.leader else "none"),
+        ("fence", str(stats.fence)),
+        ("watermark", "never" if age is None else f"{age:.3f} s ago"),
+        ("epoch", f"{stats.epoch or 'none'}{' (of an older server)' if stats.run == 'old' else ''}"),
+        ("position", stats.position or "none"),
+        ("lsn", stats.lsn or "none"),
+        ("rules", stats.rules or "none"),
+        ("log", ", ".join([entries, size, f"newest {stats.last:,}"])),
+        ("agents", str(stats.agents)),
+        ("keys", f"{stats.keys:,}"),
+        ("memory", stats.memory),
+    ]
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))

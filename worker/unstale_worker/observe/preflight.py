@@ -1,0 +1,99 @@
+"""Whether the servers can carry the protocol: asked before anything is done, and by ``doctor``."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from unstale.errors import MigrationMissing, UnsupportedServer
+from unstale_worker.redis.applier import STATE, unavailable
+from unstale_worker.rules import Rules
+from unstale_worker.sources import WatchVersion
+
+OLDEST_REDIS: Final = (7, 0)
+OLDEST_VALKEY: Final = (7, 2)
+PASSING: Final = (ReadOnlyError, BusyLoadingError, MasterDownError, OutOfMemoryError)
+"""What a server says for a while: it was demoted since we connected, loads its data, or is full."""
+SUPPORTED: Final = (
+    "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel), "
+    "self-hosted or node-based managed"
+)
+
+
+async def check_redis(redis: Redis, *, state_key: str) -> str:
+    """Return the server's name and version; raises `UnsupportedServer` or `RedisUnavailable`."""
+    try:
+        server = await redis.info("server")
+        name, version = server_version(server)
+        mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's word, Redis'
+        if mode == "cluster":
+            raise UnsupportedServer(f"REDIS_URL is a Redis Cluster, which is not supported yet; {SUPPORTED}")
+        if mode == "sentinel":
+            raise UnsupportedServer(
+                "REDIS_URL leads to a sentinel; write redis+sentinel://host:port,host:port/service/db"
+            )
+        wanted = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
+        if version < wanted:
+            shown = ".".join(map(str, version))
+            raise UnsupportedServer(f"REDIS_URL is {name} {shown}; {SUPPORTED}")
+        try:
+            reply = await STATE(redis, keys=[state_key])
+        except (NoPermissionError, *PASSING):
+            raise
+        except ResponseError as error:
+            if "ACL failure in script" in str(error):
+                raise NoPermissionError(str(error)) from error
+            raise UnsupportedServer(
+                f"scripts of this server cannot call INFO ({str(error)[:120]}), as on Redis Enterprise and "
+                f"Redis Cloud; {SUPPORTED}"
+            ) from error
+        if not reply[0]:
+            raise UnsupportedServer(f"INFO replication of this server has no master_replid; {SUPPORTED}")
+        role = await redis.info("replication")
+        if str(role.get("role")) != "master":
+            raise UnsupportedServer(
+                "REDIS_URL is a replica; give the primary's URL, or the sentinels' "
+                "(redis+sentinel://host:port,host:port/service/db)"
+            )
+    except RedisError as error:
+        raise unavailable(error) from error
+    return f"{name} {'.'.join(map(str, version))}"
+
+
+def server_version(server: Mapping[str, object]) -> tuple[str, tuple[int, ...]]:
+    """Name and version from ``INFO server``; Valkey keeps ``redis_version`` at 7.2.4 for old clients."""
+    own = server.get("valkey_version")
+    text = str(own or server.get("redis_version") or "0")
+    return ("Valkey" if own else "Redis"), tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:
+    """Raise `MigrationMissing` when the captures do not report what the rules need."""
+    current = {(version.schema, version.table): version for version in versions if version.current}
+    missing = []
+    for (schema, table), needs in rules.tables.items():
+        watched = current.get((schema, table))
+        if watched is None:
+            missing.append(f"{schema}.{table} is not watched")
+        elif lacking := sorted(set(needs.keys) - set(watched.key_columns)):
+            missing.append(f"the capture of {schema}.{table} lacks {', '.join(lacking)}")
+        elif watched.columns is not None and (
+            needs.columns is None or not set(needs.columns) <= {*watched.columns, *watched.key_columns}
+        ):
+            shown = ", ".join(watched.columns)
+            missing.append(f"the capture of {schema}.{table} only captures changes of {shown}")
+    if missing:
+        raise MigrationMissing(
+            f"{rules.file} needs what the database does not have: {'; '.join(missing)}. "
+            "Run `unstale migration` and push the file it writes (`supabase db push`)"
+        )

@@ -1,0 +1,1 @@
+"""Loaders written in Python: called in the worker's own process or in refresh workers."""

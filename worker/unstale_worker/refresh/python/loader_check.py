@@ -1,0 +1,20 @@
+"""Tells a worker that stands by which loaders it could not call if it led."""
+
+import structlog
+
+from unstale_worker.refresh.python.python_loader import mistakes
+from unstale_worker.rules import Rules
+from unstale_worker.runtime.daemon_call import aside
+
+log = structlog.get_logger("unstale.refresh")
+
+
+async def look_for_loaders(rules: Rules) -> None:
+    """Import the Python loaders and warn of each that is not there, as a leader does when it begins.
+
+    In a thread: a module that takes long to import, or never ends, must not keep the worker from leading.
+    """
+    if not rules.refreshes:
+        return
+    for mistake in await aside(lambda: mistakes(rules), name="unstale-loaders"):
+        log.warning("this standby could not call a loader if it led", problem=str(mistake))

@@ -1,0 +1,1 @@
+"""The refresh set in Redis: pending keys, leases on them, dead letters."""

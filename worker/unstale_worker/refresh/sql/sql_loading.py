@@ -1,0 +1,189 @@
+"""Loads the values of many keys in one query, and tells which keys cannot be loaded."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from unstale.errors import DatabaseUnavailable
+from unstale_worker.refresh.sql.sql_statements import Connection, LoaderProblem, Statement, statement_for
+from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.sql import statement
+
+NOT_FOUND: Final = b"null"
+"""The value of a key that has no row: what a reader's loader that returns None stores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of some keys of one refresh.
+
+    Attributes:
+        values: Key and its value's JSON.
+        failures: Key and what is wrong with it, without values, as a sentence.
+    """
+
+    values: dict[str, bytes]
+    failures: dict[str, str]
+
+
+class Statements:
+    """The statements of one session; made anew when Postgres refuses one, as tables change.
+
+    Args:
+        pooled: Behind a transaction pooler, where nothing lasts longer than a transaction.
+    """
+
+    def __init__(self, *, pooled: bool) -> None:
+        self._pooled = pooled
+        self._known: dict[str, Statement] = {}
+
+    async def begin(self, connection: Connection) -> None:
+        """Make a fresh session read as loaders do."""
+        if not self._pooled:
+            await connection.fetchrow(statement("refresh_session"), False)
+
+    @asynccontextmanager
+    async def transaction(self, connection: Connection) -> AsyncIterator[None]:
+        """What loads inside reads as loaders do; elsewhere than behind a pooler that needs no transaction."""
+        if not self._pooled:
+            yield
+            return
+        async with connection.transaction(readonly=True):
+            session = await connection.fetchrow(statement("refresh_session"), True)
+            if session is not None and session["standby"]:
+                raise DatabaseUnavailable("the pooler led a loader to a standby; it must lead to the primary")
+            yield
+
+    async def get(self, connection: Connection, spec: RefreshSpec) -> Statement:
+        """See `statement_for`."""
+        known = self._known.get(spec.template.text)
+        if known is None:
+            known = self._known[spec.template.text] = await statement_for(connection, spec)
+        return known
+
+    def forget(self, spec: RefreshSpec) -> None:
+        """Make it anew next time."""
+        self._known.pop(spec.template.text, None)
+
+
+async def load(
+    connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str]
+) -> Loaded:
+    """Load ``keys`` from the primary, read only, with snapshots taken after this call.
+
+    What is wrong with one key (a segment that is no number, two rows) fails that key; what is wrong with the
+    query or the table fails all of them.
+
+    Raises:
+        asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: The session is of no more use.
+        DatabaseUnavailable: A pooler led to a standby.
+    """
+    loaded = Loaded({}, {})
+    try:
+        await _load(connection, statements, spec, keys, loaded)
+    except LoaderProblem as problem:
+        statements.forget(spec)
+        loaded.failures.update((key, str(problem)) for key in keys if key not in loaded.values)
+    return loaded
+
+
+async def check(connection: Connection, statements: Statements, spec: RefreshSpec) -> str | None:
+    """Run a loader for no key; returns what is wrong with it, or None. Raises as `load` does."""
+    try:
+        await _attempt(connection, statements, spec, [], Loaded({}, {}))
+    except LoaderProblem as problem:
+        statements.forget(spec)
+        return f"line {spec.line}, refresh of {spec.template.text}: {problem}"
+    return None
+
+
+async def _load(
+    connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str], into: Loaded
+) -> None:
+    """Load them together; if a value among them makes Postgres refuse, in halves, until it is found."""
+    try:
+        await _attempt(connection, statements, spec, keys, into)
+    except asyncpg.DataError as error:  # class 22: a field that is no value of the column's type
+        if len(keys) == 1:
+            problem = f"Postgres cannot read a field of the key ({type(error).__name__})"
+            into.failures[keys[0]] = f"{problem}. Drop it: it is no key of this refresh."
+            return
+        middle = len(keys) // 2
+        await _load(connection, statements, spec, keys[:middle], into)
+        await _load(connection, statements, spec, keys[middle:], into)
+
+
+async def _attempt(
+    connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str], into: Loaded
+) -> None:
+    try:
+        async with asyncio.timeout(spec.timeout):
+            records = await _fetch(connection, statements, spec, keys)
+    except TimeoutError:
+        if connection.is_closed():
+            raise
+        raise LoaderProblem(
+            f"it took longer than {spec.timeout:g} s", "Add an index for it, or raise the refresh's timeout."
+        ) from None
+    except asyncpg.DataError:
+        raise
+    except asyncpg.PostgresError as error:
+        if _is_fatal(error) or connection.is_closed():
+            raise
+        raise _problem(error) from error
+    found: dict[str, bytes] = {}
+    several: set[str] = set()
+    for number, value in records:
+        key = keys[number]
+        if key in found:
+            several.add(key)
+        found[key] = NOT_FOUND if value is None else value.encode()
+    for key in keys:
+        if key in several:
+            into.failures[key] = (
+                "the loader found more than one row. Select one, or make them one: "
+                "select jsonb_agg(x) as value from ..."
+            )
+        else:
+            into.values[key] = found.get(key, NOT_FOUND)
+
+
+async def _fetch(
+    connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str]
+) -> list[asyncpg.Record]:
+    """One query; afterwards it is known that no policy hid a row."""
+    async with statements.transaction(connection):
+        made = await statements.get(connection, spec)
+        fields = [spec.fields(key) for key in keys]
+        columns = [[of[name] for of in fields] for name in made.fields]
+        numbers = list(range(len(keys)))
+        records: list[asyncpg.Record] = await connection.fetch(made.sql, numbers, *columns)
+    if records and records[-1][0] == -1:  # or behind a view that reads with its owner's rights: this tells
+        async with connection.transaction(readonly=True):
+            await connection.fetchrow(statement("fanout_session"), "off")
+            records = await connection.fetch(made.plain, numbers, *columns)
+    return records
+
+
+def _problem(error: asyncpg.PostgresError) -> LoaderProblem:
+    code: str = error.sqlstate or "XX000"
+    if code == "42501":
+        remedy = "Let the worker's role read it: run unstale migration and push the file it writes."
+        return LoaderProblem(_first_line(error), remedy)
+    if code.startswith("42"):  # names and syntax; other classes quote row values
+        return LoaderProblem(_first_line(error), "Correct the refresh's query, or create what it names.")
+    return LoaderProblem(f"Postgres refused it ({type(error).__name__})", "Run it by hand to see why.")
+
+
+def _first_line(error: asyncpg.PostgresError) -> str:
+    """Without what Postgres adds: its details quote row values."""
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def _is_fatal(error: asyncpg.PostgresError) -> bool:
+    severity: object = getattr(error, "severity_en", None) or getattr(error, "severity", None)
+    return severity in ("FATAL", "PANIC") or isinstance(error, asyncpg.PostgresConnectionError)

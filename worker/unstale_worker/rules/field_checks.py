@@ -1,0 +1,158 @@
+"""Reads fields of a rules file, and notes every mistake with file, line, field, value and remedy."""
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from unstale.errors import RuleError
+from unstale_worker.rules.identifiers import NameMistake
+from unstale_worker.rules.toml_lines import Document, Path
+
+MAX_SECONDS: Final = 3650 * 86400.0
+"""Longest duration in a rules file."""
+DURATION_REMEDY: Final = 'Write "30s", "2m", "1h30m", "7d" or a whole number of seconds, at most ten years.'
+
+_DURATION: Final = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
+
+T = TypeVar("T")
+
+
+class Checker:
+    """One document, and what is wrong with it.
+
+    Args:
+        document: The parsed TOML.
+        file: The file as the user named it, for the errors.
+        base: Where the rules stand in the document: ``()``, or ``("tool", "unstale")``.
+    """
+
+    def __init__(self, document: Document, *, file: str, base: Path = ()) -> None:
+        self.errors: list[RuleError] = []
+        self.document = document
+        self.file = file
+        self.base = base
+        self._meant: set[Path] = set()
+
+    def one(
+        self,
+        block: dict[str, object],
+        path: Path,
+        name: str,
+        read: Callable[[str], T],
+        example: str,
+        *,
+        required: bool = True,
+    ) -> T | None:
+        """What ``read`` makes of one string, or None: missing, or a mistake was noted."""
+        if name not in block:
+            if required:
+                self.missing(path, block, name, example)
+            return None
+        return self.read((*path, name), block[name], read)
+
+    def many(
+        self,
+        block: dict[str, object],
+        path: Path,
+        name: str,
+        read: Callable[[str], T],
+        example: str,
+        *,
+        required: bool = True,
+    ) -> tuple[T, ...] | None:
+        """What ``read`` makes of a list of strings, or None: missing, or a mistake was noted."""
+        if name not in block:
+            if required:
+                self.missing(path, block, name, example)
+            return None
+        values = block[name]
+        if not isinstance(values, list) or not values:
+            self.mistake((*path, name), values, "not a list with something in it", 'Write ["...", "..."].')
+            return None
+        found: dict[T, None] = {}
+        for number, value in enumerate(values):
+            item = self.read((*path, name, number), value, read)
+            if item is None:
+                continue
+            if item in found:
+                self.mistake((*path, name, number), value, "listed twice", "Remove one of them.")
+            found[item] = None
+        return tuple(found)
+
+    def flag(self, block: dict[str, object], path: Path, name: str, *, default: bool) -> bool:
+        """``true`` or ``false``."""
+        value = block.get(name, default)
+        if not isinstance(value, bool):
+            self.mistake((*path, name), value, "not true or false", f"Write {name} = true, without quotes.")
+            return default
+        return value
+
+    def read(self, path: Path, value: object, read: Callable[[str], T]) -> T | None:
+        """What ``read`` makes of one string; notes what it raises."""
+        if not isinstance(value, str):
+            self.mistake(path, value, "not a string", "Put it in quotes.")
+            return None
+        try:
+            return read(value)
+        except NameMistake as mistake:
+            self.mistake(path, value, mistake.problem, mistake.remedy)
+            return None
+
+    def unknown(self, path: Path, value: object, known: tuple[str, ...]) -> None:
+        """Note a field that does not exist, and the one that was probably meant."""
+        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        self._meant.update((*path[:-1], name) for name in near)
+        remedy = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+        self.mistake(path, value, "unknown field", remedy)
+
+    def missing(self, path: Path, block: dict[str, object], name: str, example: str) -> None:
+        """Note that ``name`` is not in ``block``; unless `unknown` named it as what was misspelt there."""
+        if (*path, name) not in self._meant:
+            self.mistake(path, block, f"{name} is missing", example)
+
+    def mistake(self, path: Path, value: object, problem: str, remedy: str) -> None:
+        """Note what is wrong with ``value`` at ``path``."""
+        field = _field(path) or _field(self.base) or "file"
+        self.errors.append(
+            RuleError(
+                file=self.file,
+                line=self.line(path),
+                field=field,
+                value=value,
+                problem=problem,
+                remedy=remedy,
+            )
+        )
+
+    def line(self, path: Path) -> int:
+        """The 1-based line of ``path`` in the file."""
+        return self.document.line(self.base + path)
+
+
+def _field(path: Path) -> str:
+    """``watch[0].keys[1]``, counting from 0; a name with other characters in quotes."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif re.fullmatch(r"[\w-]+", part):
+            text += f".{part}" if text else part
+        else:
+            text += f'."{part}"' if text else f'"{part}"'
+    return text
+
+
+def seconds_of(value: object, *, zero: bool = False) -> float | None:
+    """Seconds of ``"1h30m"``, ``"250ms"`` or of a whole number; None for anything else.
+
+    More than ten years is None too, and so is zero unless ``zero``.
+    """
+    if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
+        days, hours, minutes, seconds, thousandths = (int(part or 0) for part in match.groups())
+        total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds + thousandths / 1000
+    elif isinstance(value, int) and not isinstance(value, bool):
+        total = float(min(value, 2**53))
+    else:
+        return None
+    return total if (zero or total > 0) and 0 <= total <= MAX_SECONDS else None

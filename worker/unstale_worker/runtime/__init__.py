@@ -1,0 +1,1 @@
+"""Retry, backoff, logging, event loop: what the other folders need from Python and the machine."""
