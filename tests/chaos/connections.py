@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-from proxy import Proxy
+from servers.proxy import Proxy
 
 How = Callable[[Proxy, random.Random], Awaitable[None]]
 """Does it to what passes a proxy, and has healed it when it returns."""

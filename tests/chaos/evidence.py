@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from chaos.stage import Stage
 from chaos.valkeys import client
-from proxy import Proxy
+from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 
 ANSWER_SECONDS = 3.0

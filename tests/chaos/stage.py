@@ -16,7 +16,7 @@ from chaos.processes import Process
 from chaos.restores import Restores
 from chaos.valkeys import Valkeys
 from chaos.world import RULES, fill
-from proxy import Proxy
+from servers.proxy import Proxy
 from unstale.protocol.names import WORKER_ROLE, Names
 from unstale_worker.dev_servers import EmbeddedPostgres, migrate
 

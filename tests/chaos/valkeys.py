@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from proxy import Proxy
+from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
 
 SYNC_SECONDS: Final = 30.0

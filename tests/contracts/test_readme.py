@@ -12,10 +12,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from commands import SECONDS, environment, run, started
 from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
+from workers.commands import SECONDS, environment, run, started
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()

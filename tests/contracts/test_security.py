@@ -9,11 +9,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from refreshing import due, filled
 from servers import Database, eventually
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import PROFILES, SCHEMA, connected, running_worker, settings_for
+from workers.refresh_stage import due, filled
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 STATE, LOG, CHANNEL = "{unstale:0}:state", "{unstale:0}:log", "{unstale:0}:invalidations"

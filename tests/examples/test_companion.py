@@ -16,7 +16,6 @@ import asyncpg
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
-from commands import Command, environment, run, started
 from companion.stand_in import LABEL, StandIn
 from servers import Database, eventually
 from unstale_worker.demo.example import companion_folder
@@ -25,6 +24,7 @@ from unstale_worker.leader.supervisor import Worker
 from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
 from workers import applied, connected, redis_at, running_worker
+from workers.commands import Command, environment, run, started
 
 PROJECT = companion_folder()
 RULES = (PROJECT / "unstale.toml").read_text()

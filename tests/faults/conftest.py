@@ -8,8 +8,8 @@ import pytest
 from servers import eventually
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import WorkerDouble, attached_cache, redis_client
 from workers import redis_at
+from workers.double import WorkerDouble, attached_cache, redis_client
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from unstale.protocol.names import Names
 from unstale.redis_tier.tier import RedisTier
-from worker_double import WorkerDouble
+from workers.double import WorkerDouble
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from unstale.near_cache.in_flight import Marks
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache
+from workers.double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
 

@@ -13,7 +13,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.freshness.subscriber import Subscriber
 from unstale.protocol.names import Epoch, LogId
-from worker_double import Loader, WorkerDouble
+from workers.double import Loader, WorkerDouble
 
 FIRST, SECOND = "user:1:profile", "user:2:profile"
 

@@ -8,7 +8,7 @@ import pytest
 from faults.played import apply_unheard
 from unstale import Cache
 from unstale.freshness.subscriber import Subscriber
-from worker_double import Loader, WorkerDouble
+from workers.double import Loader, WorkerDouble
 
 BEFORE, LOST, AFTER, UNTOUCHED = (f"user:{n}:profile" for n in range(4))
 

@@ -14,7 +14,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.freshness.subscriber import Subscriber
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache
+from workers.double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from proxy import Proxy
 from servers import eventually
+from servers.proxy import Proxy
 from unstale import Cache
 from unstale.protocol.names import LogId
 from unstale.redis_tier.tier import MOST_ENTRIES, RedisTier, Replay
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache
+from workers.double import Loader, WorkerDouble, attached_cache
 
 CHANGED, UNTOUCHED = "user:1:profile", "user:2:profile"
 
@@ -47,7 +47,7 @@ async def test_a_log_that_does_not_reach_back_drops_everything(
         if not defended:
             monkeypatch.setattr(RedisTier, "replay", pretends)
         if how == "trimmed":
-            monkeypatch.setattr("worker_double.LOG_BYTES", 1_000)
+            monkeypatch.setattr("workers.double.LOG_BYTES", 1_000)
         await silent.apply(CHANGED)
         for _ in range(20 if how == "trimmed" else MOST_ENTRIES + 1):
             await silent.apply("user:3:profile")

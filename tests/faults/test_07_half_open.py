@@ -11,8 +11,8 @@ import time
 import pytest
 
 from faults.stage import staged
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale.errors import DatabaseUnavailable
 from unstale.freshness.subscriber import Subscriber
 from unstale_worker.dev_servers import EmbeddedValkey

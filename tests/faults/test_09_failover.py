@@ -12,8 +12,8 @@ import pytest
 
 from faults.promotions import caught_up, cut_off, settle_in_new_epoch
 from faults.stage import staged
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import State

@@ -17,9 +17,9 @@ import pytest
 import trustme
 
 from faults.stage import staged
-from sentinels import SERVICE, EmbeddedSentinel, Guarded, guarded, sentinel_url
 from servers import Database, eventually
-from tls_front import TlsFront
+from servers.sentinels import SERVICE, EmbeddedSentinel, Guarded, guarded, sentinel_url
+from servers.tls_front import TlsFront
 from unstale.errors import RedisUnavailable, UnsupportedServer
 from unstale.protocol.names import Names
 from unstale.redis_tier import connections

@@ -9,8 +9,8 @@ was lost is safe either way.
 import pytest
 
 from faults.stage import key_of, staged
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale import Cache
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.tier import RedisTier

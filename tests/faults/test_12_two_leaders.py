@@ -13,8 +13,8 @@ import pytest
 
 from faults.promotions import caught_up, cut_off
 from faults.stage import Stage, key_of, staged
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedValkey

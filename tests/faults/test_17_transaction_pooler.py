@@ -8,8 +8,8 @@ statements. A real PgBouncer; an ordinary connection is not mistaken for one.
 import pytest
 
 from faults.stage import staged
-from pooler import pooled
 from servers import Database, eventually
+from servers.pooler import pooled
 from unstale.protocol.names import SLEEP_LOCK
 from unstale_worker.sources import opening
 from unstale_worker.sources.pooler import is_transaction_pooler

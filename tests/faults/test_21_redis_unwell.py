@@ -11,8 +11,8 @@ import hashlib
 import pytest
 
 from faults.stage import staged
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale.redis_tier import scripts
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis import applier

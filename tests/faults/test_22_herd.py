@@ -14,7 +14,7 @@ from unstale import Cache
 from unstale.reading.single_flight import Flights
 from unstale.redis_tier.tier import Claim, RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache
+from workers.double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
 join = Flights.join

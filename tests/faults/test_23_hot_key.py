@@ -10,7 +10,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.reading.single_flight import Loader
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import WorkerDouble, attached_cache
+from workers.double import WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
 INVALIDATIONS = 1_000

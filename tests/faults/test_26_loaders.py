@@ -17,7 +17,7 @@ from servers import eventually
 from unstale import Cache, LoadCancelled
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache
+from workers.double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
 

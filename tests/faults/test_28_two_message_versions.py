@@ -13,7 +13,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.freshness.tracker import Follower
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache
+from workers.double import Loader, WorkerDouble, attached_cache
 
 KEY, OTHER = "user:42:profile", "user:43:profile"
 

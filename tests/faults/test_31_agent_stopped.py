@@ -16,7 +16,7 @@ import pytest
 
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import WorkerDouble
+from workers.double import WorkerDouble
 
 CHILD = Path(__file__).with_name("agent_child.py")
 KEY = "user:42:profile"

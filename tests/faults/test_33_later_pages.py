@@ -24,8 +24,8 @@ from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.postgres_connections import Connections
 from unstale_worker.sources.wakeups import WakeUps
-from worker_double import DATABASE, WorkerDouble
 from workers import PROFILES, SCHEMA, Listener, connected, state_of
+from workers.double import DATABASE, WorkerDouble
 
 PROMOTED = DATABASE[:-1] + "2"
 

@@ -8,12 +8,12 @@ import json
 
 import pytest
 
-from refreshing import due, filled
-from standby import pause, resume, standby_of
+from servers.replica import pause, resume, standby_of
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.sources.postgres_connections import Connections
 from workers import connected, redis_at, running_worker
+from workers.refresh_stage import due, filled
 
 RULES = """
 [[watch]]

@@ -14,9 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from faults.stage import Stage, key_of, staged
-from proxy import Proxy
 from servers import eventually
-from standby import pause, resume, standby_of
+from servers.proxy import Proxy
+from servers.replica import pause, resume, standby_of
 from unstale import Cache, Load
 from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedPostgres

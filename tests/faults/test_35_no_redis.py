@@ -16,9 +16,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from no_redis import alone, follower_of
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale import Cache
 from unstale.in_process.outbox_feed import Feed
 from unstale.near_cache.local_state import NearTier
@@ -27,6 +26,7 @@ from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.in_process import outbox_follower
 from unstale_worker.redis.state import Standing
 from workers import PROFILES, SCHEMA, connected, running_worker
+from workers.no_redis import alone, follower_of
 
 KEY = "user:1:profile"
 QUICK: dict[str, Any] = {

@@ -10,10 +10,10 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from refresh_workers import RULES, refresh_workers
-from refreshing import NAMES, counts, due, settled
 from servers import Database, eventually
 from workers import connected, redis_at, running_worker
+from workers.refresh_stage import NAMES, counts, due, settled
+from workers.refresh_workers import RULES, refresh_workers
 
 SCHEMA = """
 create table public.profiles (id bigint primary key, name text);

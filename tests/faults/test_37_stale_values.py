@@ -17,12 +17,12 @@ from redis.asyncio import Redis
 
 from faults.promotions import caught_up, cut_off, settle_in_new_epoch
 from faults.stage import Stage, staged
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale.protocol.names import Names
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import RULES, WorkerDouble, attached_cache, redis_client
 from workers import PROFILES, running_worker, state_of
+from workers.double import RULES, WorkerDouble, attached_cache, redis_client
 
 KEY = "user:1:profile"
 STALE = Names().stale(KEY)

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from proxy import Proxy
 from servers import eventually
+from servers.proxy import Proxy
 from unstale import Cache
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.redis_tier.connections import Connections

@@ -16,7 +16,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.freshness.tracker import Follower, Trust
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, attached_cache, redis_client
+from workers.double import Loader, WorkerDouble, attached_cache, redis_client
 
 KEY = "user:42:profile"
 

@@ -7,10 +7,10 @@ the new primary by itself, and leaving the old one ends though a cancellation is
 import pytest
 
 import refresh_loaders
-from refreshing import due, filled, rules_in_force, settled
-from sentinels import guarded
 from servers import Database
+from servers.sentinels import guarded
 from workers import connected, redis_at, running_worker
+from workers.refresh_stage import due, filled, rules_in_force, settled
 
 SCHEMA = """
 create table public.profiles (id bigint primary key, name text);

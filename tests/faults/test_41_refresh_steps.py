@@ -19,13 +19,13 @@ import pytest
 from redis.asyncio import Redis
 
 import refresh_loaders
-from refreshing import NAMES, settled
 from servers import Database, eventually
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.runtime import failpoints
 from unstale_worker.refresh.redis.dead_letters import list_dead
 from unstale_worker.refresh.redis.refresh_set import Claimed, RefreshQueue
 from workers import applied, connected, redis_at, running_worker, worker_process
+from workers.refresh_stage import NAMES, settled
 
 USERS = range(1, 9)
 SCHEMA = """

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import refresh_loaders
-from proxy import Proxy
-from refresh_workers import refresh_workers
-from refreshing import NAMES, due, filled, settled
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.refresh.python import docket_queue
 from workers import connected, redis_at, running_worker
+from workers.refresh_stage import NAMES, due, filled, settled
+from workers.refresh_workers import refresh_workers
 
 SCHEMA = """
 create table public.profiles (id bigint primary key, name text);

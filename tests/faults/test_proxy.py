@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, TimeoutError
 
-from proxy import Proxy
+from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import redis_at
 

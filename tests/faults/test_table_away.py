@@ -13,15 +13,15 @@ import pytest
 
 from faults.away_table import Row, rows
 from faults.older import Older
-from proxy import Proxy
 from servers import eventually
+from servers.proxy import Proxy
 from unstale import Cache, Invalidated, Reset, WaitTimeout
 from unstale.freshness.tracker import Trust
 from unstale.near_cache.subscriptions import Subscription
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import Loader, WorkerDouble, open_cache, redis_client
 from workers import state_of
+from workers.double import Loader, WorkerDouble, open_cache, redis_client
 
 MAX_SILENCE, DETACHED_TTL, TIMEOUT = 600.0, 6_000.0, 0.3
 FIRST, SECOND, THIRD, FOURTH = (f"user:{n}:profile" for n in (1, 2, 3, 4))

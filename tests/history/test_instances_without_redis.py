@@ -16,12 +16,12 @@ import pytest
 
 from history import Checker, Final, Limits, Record, Recorder, State, Verdict, Writes
 from history.recorder import seen_in
-from no_redis import alone, follower_of
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale import Cache
 from unstale.near_cache.in_flight import Marks
 from workers import connected
+from workers.no_redis import alone, follower_of
 
 ROWS = 6
 CHANGES = 400

@@ -13,8 +13,8 @@ import pytest
 from history import Checker, Final, Heard, Record, Recorder, State, Verdict, Writes
 from history.naive import Subject, subject
 from history.recorder import seen_in
-from proxy import Proxy
 from servers import Database, eventually
+from servers.proxy import Proxy
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import applied, connected, redis_at, running_worker, settings_for

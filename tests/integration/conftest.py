@@ -6,7 +6,7 @@ import pytest
 
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import WorkerDouble, attached_cache, redis_client
+from workers.double import WorkerDouble, attached_cache, redis_client
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from outbox import changes, connected, position, read, tuples_of
 from servers import Database, run_apart
+from servers.outbox import changes, connected, position, read, tuples_of
 from unstale_worker.dev_servers import EmbeddedPostgres, migrations_folder
 
 FILES = sorted(migrations_folder().glob("*.sql"))

@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from outbox import connected, read
 from servers import Database
+from servers.outbox import connected, read
 
 RETAINED = 1_000_000
 PAGE = 5000

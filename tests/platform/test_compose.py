@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from platform_programs import REPOSITORY, program, run
+from services.programs import REPOSITORY, program, run
 from unstale_worker.dev_servers import EmbeddedPostgres
 from workers import connected
 

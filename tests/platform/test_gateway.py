@@ -13,8 +13,8 @@ import aiohttp
 import httpx
 from supabase import AsyncClientOptions, create_async_client
 
-from platform_programs import REPOSITORY, program
 from servers import Database, eventually
+from services.programs import REPOSITORY, program
 from supabase_double import SupabaseDouble
 from unstale_worker.dev_servers.process import free_port
 from unstale_worker.sources.realtime import RealtimeWakeUps

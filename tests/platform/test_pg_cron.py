@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from platform_programs import pg_cron
+from services.programs import pg_cron
 from unstale_worker.dev_servers import EmbeddedPostgres, migrate, migrations_folder
 from workers import connected
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from platform_programs import REPOSITORY, pg_prove, run
+from services.programs import REPOSITORY, pg_prove, run
 from unstale_worker.dev_servers import EmbeddedPostgres, migrate
 from workers import connected
 

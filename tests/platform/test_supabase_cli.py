@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from platform_programs import REPOSITORY, run, supabase_cli
+from services.programs import REPOSITORY, run, supabase_cli
 from unstale_worker.dev_servers import EmbeddedPostgres, migrations_folder
 from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules

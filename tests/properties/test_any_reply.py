@@ -15,7 +15,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.protocol.names import LEASE, SOFT_LEASE
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import WorkerDouble, attached_cache, redis_client
+from workers.double import WorkerDouble, attached_cache, redis_client
 
 pytestmark = pytest.mark.leaves_keys("(?s:user:.*)")
 

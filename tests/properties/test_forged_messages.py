@@ -14,7 +14,7 @@ from history.recorder import seen_in
 from servers import eventually
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
-from worker_double import WorkerDouble, attached_cache, redis_client
+from workers.double import WorkerDouble, attached_cache, redis_client
 
 KEYS = [f"user:{n}:profile" for n in range(4)]
 HUGE = 2**53 - 1

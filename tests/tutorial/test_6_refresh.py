@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from servers import Database, eventually
-from standin import StandIn
+from services.api_double import StandIn
 from unstale import Cache, ConnectionPool
 from workers import running_worker, settings_for
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from realtime import AsyncRealtimeClient
 
-from proxy import Proxy
 from servers import eventually
+from servers.proxy import Proxy
 from supabase_double import SupabaseDouble
 from unstale_worker.sources.realtime import RealtimeWakeUps, session
 from unstale_worker.sources.realtime.session import Session

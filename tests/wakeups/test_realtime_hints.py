@@ -15,7 +15,7 @@ import structlog
 from realtime import AsyncRealtimeClient
 
 from servers import Database, eventually
-from sources import publish
+from servers.both_sources import publish
 from supabase_double import SupabaseDouble
 from supabase_double.changes import Change
 from supabase_double.channels import Channel

@@ -1,0 +1,112 @@
+"""The fixtures give what they promise, and the look for leaks afterwards sees a leak."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from servers import Database, eventually
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
+
+TESTS = Path(__file__).parents[2]
+
+
+async def test_database_belongs_to_a_role_that_is_no_superuser(database: Database) -> None:
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        row = await connection.fetchrow(
+            "select current_user as who, rolsuper, rolbypassrls, pg_get_userbyid(datdba) as owner "
+            "from pg_roles, pg_database where rolname = current_user and datname = current_database()"
+        )
+        assert row is not None
+        assert dict(row) == {"who": "postgres", "rolsuper": False, "rolbypassrls": True, "owner": "postgres"}
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(
+                "create function f() returns event_trigger language plpgsql as 'begin end'; "
+                "create event trigger t on ddl_command_end execute function f()"
+            )
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("round", [1, 2])
+async def test_each_test_has_a_database_of_its_own(empty_database: Database, round: int) -> None:
+    connection = await asyncpg.connect(empty_database.dsn)
+    try:
+        await connection.execute("create table only_once ()")
+        assert await connection.fetchval("select to_regnamespace('unstale')") is None
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("round", [1, 2])
+async def test_each_test_has_a_valkey_of_its_own(redis_url: str, namespace: str, round: int) -> None:
+    async with Redis.from_url(redis_url) as client:
+        assert await client.dbsize() == 0
+        await client.set(f"{{{namespace}:0}}:state", "permanent")
+        await client.set("user:1:profile", "{}", ex=60)
+
+
+async def test_own_postgres_may_be_killed(own_postgres: EmbeddedPostgres) -> None:
+    dsn = own_postgres.dsn()
+    connection = await asyncpg.connect(dsn)
+    await own_postgres.kill()
+    await eventually(connection.is_closed)
+    await own_postgres.start()
+    connection = await asyncpg.connect(dsn)
+    await connection.close()
+
+
+async def test_killed_valkey_is_not_asked_for_its_keys(valkey: EmbeddedValkey) -> None:
+    await valkey.kill()
+    assert not await valkey.running()
+
+
+LEAKS = {
+    "left-over tasks": """
+        import asyncio
+        async def test_leak() -> None:
+            global task
+            task = asyncio.create_task(asyncio.Event().wait(), name="forgotten")
+    """,
+    "left-over keys without TTL: ['forgotten']": """
+        from redis.asyncio import Redis
+        async def test_leak(redis_url: str) -> None:
+            async with Redis.from_url(redis_url) as client:
+                await client.set("forgotten", 1)
+                await client.set("{unstale:0}:log", 1)
+    """,
+    "left-over connections: ['postgres forgotten: ": """
+        import asyncpg
+        async def test_leak(empty_database) -> None:
+            global connection
+            named = {"application_name": "forgotten"}
+            connection = await asyncpg.connect(empty_database.dsn, server_settings=named)
+    """,
+}
+
+
+@pytest.mark.parametrize("complaint", LEAKS)
+def test_a_leak_fails_the_test_that_leaks(tmp_path: Path, complaint: str) -> None:
+    lines = LEAKS[complaint].splitlines()
+    (tmp_path / "test_leak.py").write_text("\n".join(line[8:] for line in lines))
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", tmp_path, "--rootdir", tmp_path),
+            *("-c", TESTS.parent / "pyproject.toml", "-o", "filterwarnings="),
+            *("-p", "conftest", "-p", "no:cacheprovider"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=TESTS,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, sys.path)])},
+        timeout=60,
+    )
+    assert complaint in run.stdout
+    assert "1 passed, 1 error" in run.stdout

@@ -1,0 +1,268 @@
+"""The lane and the typed steps on it, against a real Valkey."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+
+from servers import eventually
+from servers.proxy import Proxy
+from unstale.errors import CacheClosed, RedisUnavailable, SettingError
+from unstale.protocol.names import LogId, Names
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.tier import RedisTier
+from unstale.runtime import clock
+from unstale_worker.dev_servers import EmbeddedValkey
+from workers.double import WorkerDouble, redis_client
+
+KEY = "user:42:profile"
+
+
+@pytest.fixture
+async def lane(valkey: EmbeddedValkey) -> AsyncIterator[Lane]:
+    lane = Lane(Connections(valkey.url, timeout=1.0), timeout=1.0, clock=clock.now)
+    yield lane
+    await lane.close()
+
+
+@pytest.fixture
+def tier(lane: Lane) -> RedisTier:
+    return RedisTier(lane, Names(), log_max_bytes=1 << 20)
+
+
+async def test_reads_of_the_same_moment_are_one_command(lane: Lane, valkey: EmbeddedValkey) -> None:
+    async with redis_client(valkey.url) as redis:
+        await redis.mset({f"k{number}": str(number) for number in range(50)})
+        await lane.get("warm")
+        before = (await redis.info("commandstats")).get("cmdstat_mget", {"calls": 0})["calls"]
+        values = await asyncio.gather(*(lane.get(f"k{number}") for number in range(60)))
+        after = (await redis.info("commandstats"))["cmdstat_mget"]["calls"]
+        await redis.flushall()
+    assert values == [str(number).encode() for number in range(50)] + [None] * 10
+    assert after - before == 1
+
+
+async def test_a_lone_read_waits_for_nobody(lane: Lane) -> None:
+    await lane.get("a")
+    batches = lane.batches
+    await lane.get("a")
+    assert lane.batches == batches + 1
+
+
+async def test_very_many_reads_are_split_and_all_answered(lane: Lane) -> None:
+    assert await asyncio.gather(*(lane.get(f"k{number}") for number in range(2_000))) == [None] * 2_000
+
+
+async def test_the_same_key_is_asked_for_once(lane: Lane, valkey: EmbeddedValkey) -> None:
+    async with redis_client(valkey.url) as redis:
+        await redis.set("k", "v", ex=60)
+        assert await asyncio.gather(*(lane.get("k") for _ in range(100))) == [b"v"] * 100
+        stats = await redis.info("commandstats")
+    assert stats["cmdstat_get"]["calls"] == 1
+    assert "cmdstat_mget" not in stats
+
+
+async def test_a_cancelled_caller_disturbs_nobody(lane: Lane) -> None:
+    await lane.execute_command("SET", "k", "v", "EX", 60)
+    reads = [lane.get("k") for _ in range(3)]
+    await asyncio.sleep(0)
+    reads[1].cancel()
+    assert list(await asyncio.gather(reads[0], reads[2])) == [b"v", b"v"]
+    assert await lane.execute_command("PING") in (b"PONG", "PONG")
+
+
+async def test_a_refused_command_is_its_own_callers_error_only(lane: Lane, tier: RedisTier) -> None:
+    await lane.execute_command("SET", "k", "v", "EX", 60)
+    answers: list[object] = await asyncio.gather(
+        tier._command("LPUSH", "k", "x"), lane.get("k"), return_exceptions=True
+    )
+    refused, value = answers
+    assert isinstance(refused, RedisUnavailable)
+    assert "WRONGTYPE" in str(refused)
+    assert value == b"v"
+
+
+async def test_a_server_that_comes_back_is_used_again(lane: Lane, valkey: EmbeddedValkey) -> None:
+    await lane.get("k")
+    await valkey.kill()
+    with pytest.raises(RedisUnavailable, match="does not answer"):
+        await lane.get("k")
+    with pytest.raises(RedisUnavailable):  # at once: nobody waits for a server known to be away
+        await lane.get("k")
+    await valkey.start()
+
+    async def answers() -> bool:
+        try:
+            await lane.get("k")
+        except RedisUnavailable:
+            return False
+        return True
+
+    await eventually(answers)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://{password}@127.0.0.1:1", "ConnectionRefusedError"),
+        ("redis://{password}@no.such.host.invalid:1", "unknown host"),
+        ("redis://:wrong@127.0.0.1:{port}", "invalid username-password pair or user is disabled"),
+        ("redis://:{password}@127.0.0.1:{front}", "timeout"),
+    ],
+)
+async def test_the_error_says_why(valkey: EmbeddedValkey, url: str, reason: str) -> None:
+    async with Proxy(valkey.port) as proxy:
+        proxy.half_open()
+        url = url.format(password=valkey.password, port=valkey.port, front=proxy.port)
+        lane = Lane(Connections(url, timeout=0.5), timeout=0.5, clock=time.monotonic)
+        try:
+            with pytest.raises(RedisUnavailable, match=rf"does not answer \({reason}\)") as caught:
+                await lane.get("k")
+        finally:
+            await lane.close()
+    assert valkey.password not in str(caught.value)
+
+
+async def test_a_connection_closed_while_idle_is_replaced_without_an_error(
+    lane: Lane, valkey: EmbeddedValkey
+) -> None:
+    await lane.get("k")
+    async with redis_client(valkey.url) as redis:
+        assert await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") == 1
+    assert await lane.get("k") is None
+
+
+async def test_a_server_that_hangs_is_given_up(valkey: EmbeddedValkey) -> None:
+    lane = Lane(Connections(valkey.url, timeout=1.0), timeout=0.1, clock=clock.now)
+    await lane.get("k")
+    assert valkey.pid is not None
+    os.kill(valkey.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RedisUnavailable):
+            await lane.get("k")
+    finally:
+        os.kill(valkey.pid, signal.SIGCONT)
+        await lane.close()
+
+
+async def test_after_close_nothing_is_sent(lane: Lane) -> None:
+    read = lane.get("k")
+    await asyncio.sleep(0)
+    await lane.close()
+    with pytest.raises(CacheClosed):
+        await read
+    with pytest.raises(CacheClosed):
+        await lane.get("k")
+
+
+async def test_a_fill_needs_its_lease(tier: RedisTier, silent: WorkerDouble) -> None:
+    claim = await tier.take(KEY, soft=False, seconds=60)
+    assert claim.lease is not None
+    assert claim.live
+    second = await tier.take(KEY, soft=False, seconds=60)
+    assert (second.lease, second.found) == (None, claim.lease)
+    assert not await tier.fill(KEY, b"\x00unstale:lease:wrong", b"1", seconds=60)
+    assert await tier.extend(KEY, claim.lease, seconds=120)
+    assert await silent.redis.pttl(KEY) > 60_000
+    assert await tier.fill(KEY, claim.lease, b"1", seconds=60)
+    assert not await tier.fill(KEY, claim.lease, b"2", seconds=60)
+    assert not await tier.extend(KEY, claim.lease, seconds=60)
+    assert not await tier.release(KEY, claim.lease)
+    assert await tier.read(KEY) == b"1"
+
+
+async def test_only_soft_leases_are_taken_over(tier: RedisTier, silent: WorkerDouble) -> None:
+    soft = await tier.take(KEY, soft=True, seconds=60)
+    taken = await tier.take_over(KEY, seconds=60)
+    assert taken.lease not in (None, soft.lease)
+    assert taken.live
+    again = await tier.take_over(KEY, seconds=60)
+    assert (again.lease, again.found) == (None, taken.lease)
+
+
+async def test_a_replay_is_complete_or_says_that_it_is_not(tier: RedisTier, silent: WorkerDouble) -> None:
+    for number in range(3):
+        await silent.apply(f"k{number}", patterns=["p:*"])
+    replay = await tier.replay(LogId(1))
+    assert (replay.epoch, replay.last, replay.complete) == (silent.epoch, 3, True)
+    assert [entry.keys for entry in replay.entries] == [("k1",), ("k2",)]
+    assert replay.entries[0].patterns == ("p:*",)
+    await silent.redis.xdel(silent.names.log, "2-0")
+    assert not (await tier.replay(LogId(1))).complete
+    assert (await tier.replay(LogId(2))).complete
+    await silent.redis.delete(silent.names.state)
+    assert (await tier.replay(LogId(1))).epoch is None
+
+
+async def test_a_put_is_logged(tier: RedisTier, silent: WorkerDouble) -> None:
+    put = await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
+    assert put == (1, silent.epoch)
+    assert [entry.keys for entry in (await tier.replay(LogId(0))).entries] == [("session:1",)]
+
+
+async def test_a_put_under_other_rules_stores_nothing(tier: RedisTier, silent: WorkerDouble) -> None:
+    """They may own the key by now: nothing would say how old such a value is."""
+    assert await tier.put("session:1", b"1", seconds=60, rules="older") is None
+    assert await silent.redis.get("session:1") is None
+    assert (await tier.replay(LogId(0))).last == 0
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", ""])
+def test_a_url_that_is_none_is_a_setting_error(url: str) -> None:
+    with pytest.raises(SettingError, match="REDIS_URL"):
+        Connections(url, timeout=1.0)
+
+
+def test_no_option_of_the_url_brings_silent_retries_back() -> None:
+    connections = Connections(
+        "redis://:secret@localhost:1/0?socket_timeout=5&retry_on_timeout=yes", timeout=1.0
+    )
+    connection = connections.new()
+    assert connection.socket_timeout is None
+    assert connection.retry.get_retries() == 0
+    assert "secret" not in repr(connections)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "place"),
+    [
+        ("redis://localhost", Connection, "localhost:6379"),
+        ("rediss://:secret@example.com:6380/1", SSLConnection, "example.com:6380"),
+        ("unix:///run/redis.sock?db=2", UnixDomainSocketConnection, "/run/redis.sock"),
+    ],
+)
+def test_every_kind_of_url_makes_its_connection(url: str, kind: type, place: str) -> None:
+    connections = Connections(url, timeout=1.0)
+    assert type(connections.new()) is kind
+    assert connections.place == place
+
+
+async def test_nobody_waits_for_a_dead_server(valkey: EmbeddedValkey) -> None:
+    """Connections are taken and never answered; only the command that finds out waits, for the time limit."""
+    now = [100.0]
+    async with Proxy(valkey.port) as proxy:
+        connections = Connections(proxy.url(valkey.url), timeout=1.0)
+        lane = Lane(connections, timeout=0.2, clock=lambda: now[0])
+        try:
+            await lane.execute_command("SET", "key", "value", "PX", 60_000)
+            proxy.half_open()
+            with pytest.raises(RedisUnavailable):
+                await lane.get("key")
+            for _ in range(5):
+                now[0] += 10.0  # time for another attempt
+                with pytest.raises(RedisUnavailable):
+                    lane.get("key")  # raises before there is anything to wait for
+                await eventually(lambda: lane._runner is None, message="the probe found it still dead")
+            await proxy.heal()
+            now[0] += 10.0
+            with pytest.raises(RedisUnavailable):
+                await lane.get("key")
+            await eventually(lambda: lane.connected and not lane._pause)
+            assert await lane.get("key") == b"value"
+        finally:
+            await lane.close()

@@ -1,0 +1,69 @@
+"""The official programs Supabase users run: where they are, and what happens when they are missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HERE = Path(__file__).parents[1] / "platform"
+REPOSITORY = HERE.parent.parent
+
+
+def supabase_cli() -> Path:
+    """The official command line, which ``.ci/run`` installs; outside CI a test that needs it is skipped."""
+    program = HERE / "node_modules" / ".bin" / "supabase"
+    if not program.exists():
+        _missing("the Supabase CLI", f"npm install --no-package-lock --prefix {HERE.relative_to(REPOSITORY)}")
+    return program
+
+
+def pg_prove() -> str:
+    """The runner of pgTAP tests; outside CI a test that needs it is skipped."""
+    program = shutil.which("pg_prove")
+    if program is None or not Path("/usr/share/postgresql/15/extension/pgtap.control").exists():
+        _missing("pgTAP", "apt-get install postgresql-15-pgtap libtap-parser-sourcehandler-pgtap-perl")
+    return program
+
+
+def pg_cron() -> None:
+    """The extension of Debian's Postgres; outside CI a test that needs it is skipped."""
+    if not Path("/usr/share/postgresql/15/extension/pg_cron.control").exists():
+        _missing("pg_cron", "apt-get install postgresql-15-cron")
+
+
+def program(name: str, *, remedy: str) -> str:
+    """A program of this machine; outside CI a test that needs it is skipped."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postgresql/15/bin")
+    if found is None:
+        _missing(name, remedy)
+    return found
+
+
+async def run(
+    *command: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, for a minute at most."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "SUPABASE_TELEMETRY_DISABLED": "1", **(environment or {})},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+def _missing(what: str, remedy: str) -> NoReturn:
+    sentence = f"{what} is not installed: {remedy}"
+    if os.environ.get("CI"):
+        pytest.fail(sentence)
+    pytest.skip(sentence)
