@@ -14,12 +14,11 @@ from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
-from unstale_worker.fanout.queries import FanoutFailure
 from unstale_worker.leader.pipeline import Pipeline
 from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.status import Counters
 from unstale_worker.redis.applier import Applier
-from unstale_worker.rules import Plan, Rules
+from unstale_worker.rules import Rules
 from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.postgres_connections import Connections
@@ -67,9 +66,6 @@ def _page(
 async def pipeline(
     valkey: EmbeddedValkey, source: Source, fence: int, counters: Counters
 ) -> AsyncIterator[Pipeline]:
-    async def no_queries(plan: Plan) -> list[FanoutFailure]:
-        return []
-
     lane = Lane(RedisConnections(valkey.url, timeout=1), timeout=1, clock=clock.now)
     try:
         yield Pipeline(
@@ -77,7 +73,6 @@ async def pipeline(
             Applier(lane, Names(), fence=fence, log_max_bytes=1 << 20),
             Rules.parse(PROFILES),
             WakeUps(),
-            no_queries,
             counters,
             pace=Pace(poll_min=0.001, poll_max=0.01),
             interval=0.5,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, assert_never
 
 import structlog
@@ -10,13 +10,12 @@ import structlog
 from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
 from unstale.runtime import failpoints
-from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.status import Counters
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, Standing, State, standing, standing_after_read
-from unstale_worker.rules import Plan, Rules
+from unstale_worker.rules import Rules
 from unstale_worker.sources import Page, Source
 from unstale_worker.sources.wakeups import WakeUps
 
@@ -28,9 +27,6 @@ WATERMARK_SPACING: Final = 0.005
 TIMER_RESOLUTION: Final = 0.001
 """Seconds; event loops count in milliseconds, so a shorter pause would be a longer one: it is left out."""
 
-RunQueries = Callable[[Plan], Awaitable[list[FanoutFailure]]]
-"""Carries out a plan's fan-out queries, moving them into its keys and patterns."""
-
 
 class Pipeline:
     """A leader's work on one database and one Redis.
@@ -39,7 +35,7 @@ class Pipeline:
     go on where another stopped.
 
     Example:
-        >>> pipeline = Pipeline(source, applier, rules, wakeups, queries, counters, pace=pace, interval=0.5)
+        >>> pipeline = Pipeline(source, applier, rules, wakeups, counters, pace=pace, interval=0.5)
         >>> await pipeline.run(asyncio.Event())
     """
 
@@ -49,7 +45,6 @@ class Pipeline:
         applier: Applier,
         rules: Rules,
         wakeups: WakeUps,
-        run_queries: RunQueries,
         counters: Counters,
         *,
         pace: Pace,
@@ -60,7 +55,7 @@ class Pipeline:
         """``healthy`` is called after each cycle; ``first``: this process has not known a position before."""
         self._healthy, self._first = healthy, first
         self._source, self._applier, self._rules, self._wakeups = source, applier, rules, wakeups
-        self._run_queries, self._counters, self._pace, self._interval = run_queries, counters, pace, interval
+        self._counters, self._pace, self._interval = counters, pace, interval
         self._state: State | None = None
         self._seen: Seen | None = None
         self._primary_until = ""
@@ -182,7 +177,7 @@ class Pipeline:
         plan = await plan_page(page, self._rules, self._source)
         self._counters.entries += len(page.entries)
         if plan.queries:
-            for failure in await self._run_queries(plan):
+            for failure in await self._source.run_queries(self._rules, plan):
                 self._counters.failed(str(failure))
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
         now = time.monotonic()

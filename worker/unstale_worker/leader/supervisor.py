@@ -20,7 +20,6 @@ from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime.cancellation import insistently, pass_on_cancellation
 from unstale.settings import Settings
-from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.pipeline import Pipeline
 from unstale_worker.leader.poll_policy import Pace
@@ -32,7 +31,7 @@ from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.coordinator import Refresher
 from unstale_worker.refresh.python.loader_check import look_for_loaders
-from unstale_worker.rules import Plan, Rules
+from unstale_worker.rules import Rules
 from unstale_worker.runtime.log_throttle import Said
 from unstale_worker.runtime.retry import retried
 from unstale_worker.sources import Source
@@ -192,10 +191,6 @@ class Worker:
             log_max_bytes=self._settings.log_max_bytes,
             script_keys=self._settings.script_keys,
         )
-
-        async def queries(plan: Plan) -> list[FanoutFailure]:
-            return await source.run_queries(self._rules, plan)
-
         refresher = Refresher(
             self._settings, self._rules, self._refreshed,
             session=leadership.session_name, failed=self._counters.failed,
@@ -219,7 +214,7 @@ class Worker:
             if ended := await source.begin_term(leadership.consumer, fence):
                 log.info("ended sessions of an older leader", sessions=ended)
             pipeline = Pipeline(
-                source, applier, self._rules, wakeups, queries, self._counters,
+                source, applier, self._rules, wakeups, self._counters,
                 pace=pace, interval=self._settings.watermark_interval, healthy=cycled,
                 first=self._first,
             )  # fmt: skip
