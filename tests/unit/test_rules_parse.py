@@ -80,30 +80,30 @@ def test_an_empty_file_has_no_rules() -> None:
     ("text", "line", "field", "said"),
     [
         ("[[wach]]\ntable = 't'", 1, "wach", "Did you mean watch?"),
-        ("[other]\nx = 1", 1, "other", "Known are: watch, ttl, refresh."),
+        ("[other]\nx = 1", 1, "other", "Known fields: watch, ttl, refresh."),
         ("[[watch]]\nkeys = ['a']", 1, "watch[0]", "table is missing"),
         ("\n[[watch]]\ntable = 't'", 2, "watch[0]", "keys is missing"),
         (WATCH + "kesy = 1", 4, "watch[0].kesy", "Did you mean keys?"),
         (WATCH + "colour = 1", 4, "watch[0].colour", "Did you mean columns?"),
-        ("[[watch]]\ntable = 7\nkeys = ['a']", 2, "watch[0].table", "not a string"),
+        ("[[watch]]\ntable = 7\nkeys = ['a']", 2, "watch[0].table", "must be a string"),
         ("[[watch]]\ntable = 'a.b.c'\nkeys = ['a']", 2, "watch[0].table", "schema.table"),
         ("[[watch]]\ntable = 'my table'\nkeys = ['a']", 2, "watch[0].table", "double quotes"),
         ("[[watch]]\ntable = ''\nkeys = ['a']", 2, "watch[0].table", "schema.table"),
         ("[[watch]]\ntable = 'public.'\nkeys = ['a']", 2, "watch[0].table", "schema.table"),
         (f"[[watch]]\ntable = '{'x' * 64}'\nkeys = ['a']", 2, "watch[0].table", "63 bytes"),
-        ("[[watch]]\ntable = 't'\nkeys = 'a'", 3, "watch[0].keys", "not a list"),
-        ("[[watch]]\ntable = 't'\nkeys = []", 3, "watch[0].keys", "something in it"),
-        ("[[watch]]\ntable = 't'\nkeys = [\n  'a',\n  7]", 5, "watch[0].keys[1]", "not a string"),
+        ("[[watch]]\ntable = 't'\nkeys = 'a'", 3, "watch[0].keys", "must be a list"),
+        ("[[watch]]\ntable = 't'\nkeys = []", 3, "watch[0].keys", "not empty"),
+        ("[[watch]]\ntable = 't'\nkeys = [\n  'a',\n  7]", 5, "watch[0].keys[1]", "must be a string"),
         ("[[watch]]\ntable = 't'\nkeys = [\n'a', # x\n'a']", 5, "watch[0].keys[1]", "listed twice"),
-        ("[[watch]]\ntable = 't'\nkeys = ['a:{x']", 3, "watch[0].keys[0]", "belongs to no placeholder"),
+        ("[[watch]]\ntable = 't'\nkeys = ['a:{x']", 3, "watch[0].keys[0]", "a brace without a placeholder"),
         (WATCH + "columns = ['x', 'y', 'x']", 4, "watch[0].columns[2]", "listed twice"),
         (WATCH + "columns = ['']", 4, "watch[0].columns[0]", "1 to 63 bytes"),
-        (WATCH + "reads = ['members']", 4, "watch[0].reads", "belongs to a query"),
+        (WATCH + "reads = ['members']", 4, "watch[0].reads", "needs a query"),
         (WATCH + "query = 'drop table t'", 4, "watch[0].query", "not a select"),
         (WATCH + "query = ''", 4, "watch[0].query", "not a select"),
         (WATCH + "query = 'select 1; select 2'", 4, "watch[0].query", "more than one statement"),
-        (WATCH + "query = 'select $1'", 4, "watch[0].query", "$1 has no value here"),
-        (WATCH + "query = 'select {a b}'", 4, "watch[0].query", "belongs to no placeholder"),
+        (WATCH + "query = 'select $1'", 4, "watch[0].query", "the parameter $1 has no value"),
+        (WATCH + "query = 'select {a b}'", 4, "watch[0].query", "a brace without a placeholder"),
         (WATCH + "query = \"select '{id}'\"", 4, "watch[0].query", "inside quotes"),
         (WATCH + 'query = "select \'x"', 4, "watch[0].query", "not closed"),
         (WATCH + "query = 'select /* /* */ 1'", 4, "watch[0].query", "not closed"),
@@ -143,7 +143,7 @@ def test_a_mistake_names_file_line_field_and_what_was_expected(
 )
 def test_what_is_not_toml(text: str, line: int) -> None:
     (error,) = mistakes(text)
-    assert (error.line, error.problem[:9]) == (line, "not TOML:")
+    assert (error.line, error.problem[:15]) == (line, "not valid TOML:")
 
 
 def test_all_mistakes_at_once_in_the_order_of_the_lines() -> None:

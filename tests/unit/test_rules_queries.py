@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from unstale_worker.rules import Query
 from unstale_worker.rules.identifiers import NameMistake
-from unstale_worker.rules.query_tables import outputs, reads
+from unstale_worker.rules.query_tables import outputs, tables_of
 
 HOLE = '"unstale changed"'
 
@@ -104,7 +104,7 @@ def test_outputs(text: str, names: set[str] | None) -> None:
     ],
 )
 def test_reads(text: str, tables: list[str]) -> None:
-    found = reads(Query.parse(text))
+    found = tables_of(Query.parse(text))
     assert {str(table) for table in found.tables} == set(tables)
     assert not found.doubts
 
@@ -114,11 +114,11 @@ def test_reads(text: str, tables: list[str]) -> None:
     [
         ("select 1 from app.members_of({id}) m", "the function app.members_of may read"),
         ("select 1 from t, rows from (f(1))", "the function f may read"),
-        ("select 1 from 'x'", "does not understand"),
+        ("select 1 from 'x'", "cannot parse"),
     ],
 )
 def test_what_the_text_cannot_tell_is_a_doubt(text: str, doubt: str) -> None:
-    assert doubt in " ".join(reads(Query.parse(text)).doubts)
+    assert doubt in " ".join(tables_of(Query.parse(text)).doubts)
 
 
 @settings(max_examples=80, deadline=None)
@@ -129,5 +129,5 @@ def test_any_text_is_a_query_or_a_clear_mistake(text: str) -> None:
     except NameMistake:
         return
     assert Query.parse(query.normal).normal == query.normal
-    reads(query)
+    tables_of(query)
     outputs(query)

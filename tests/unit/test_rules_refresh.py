@@ -75,7 +75,7 @@ def test_a_key_has_its_refresh_and_fields() -> None:
     assert rules.refresh_of("user:42:greeting") is rules.refreshes[2]
     for other in ("user:42", "user::greeting", "user:4:2:greeting", "user:42:greeting:x", "user:42:settings"):
         assert rules.refresh_of(other) is None
-    with pytest.raises(ValueError, match="is no key of"):
+    with pytest.raises(ValueError, match="does not match"):
         spec.fields("user:42:greeting")
 
 
@@ -158,8 +158,8 @@ def test_a_purge_is_noted_with_its_keys() -> None:
         ("user:{id}:profile", "loader = 'a:b'\nconcurrency = true", 8, ".concurrency", "from 1 to 10000"),
         ("user:{id}:profile", "loader = 'a:b'\nrate = '10'", 8, ".rate", '"600/m"'),
         ("user:{id}:profile", "loader = 'a:b'\nonly_if_cached = 1", 8, ".only_if_cached", "true or false"),
-        ("user:{id}:profile", "loader = 'a:b'\ntable = 't'", 8, ".table", "belongs to the loader 'row'"),
-        ("user:{id}:profile", "loader = 'a:b'\nquery = 'x'", 8, ".query", "belongs to the loader 'sql'"),
+        ("user:{id}:profile", "loader = 'a:b'\ntable = 't'", 8, ".table", "only the loader 'row' has"),
+        ("user:{id}:profile", "loader = 'a:b'\nquery = 'x'", 8, ".query", "only the loader 'sql' has"),
         ("user:{id}:profile", "loader = 'row'\nkey = 'id'", 6, "", "table is missing"),
         ("user:{id}:profile", "loader = 'row'\ntable = 't'", 6, "", "key is missing"),
         ("user:{id}:profile", "loader = 'row'\ntable = 't'\nkey = 7", 9, ".key", 'key = { id = "id" }'),
@@ -168,7 +168,7 @@ def test_a_purge_is_noted_with_its_keys() -> None:
             "loader = 'row'\ntable = 't'\nkey = {a = 'x'}",
             9,
             ".key.a",
-            "Placeholders are: id.",
+            "Placeholders of the key: id.",
         ),
         (
             "org:{a}:user:{b}",
@@ -177,12 +177,12 @@ def test_a_purge_is_noted_with_its_keys() -> None:
             ".key",
             'key = { a = "a", b = "b" }',
         ),
-        ("org:{a}:user:{b}", "loader = 'row'\ntable = 't'\nkey = {x = 'a'}", 9, ".key", "leaves b open"),
+        ("org:{a}:user:{b}", "loader = 'row'\ntable = 't'\nkey = {x = 'a'}", 9, ".key", "no column for b"),
         ("user:{id}:profile", "loader = 'sql'", 6, "", "query is missing"),
         ("user:{id}:profile", "loader = 'sql'\nquery = 'select {x}'", 8, ".query", "names x, which"),
         ("user:{id}:profile", "loader = 'sql'\nquery = 'delete'", 8, ".query", "not a select"),
         ("user:*:profile", "loader = 'a:b'", 6, "", "Name the segments"),
-        ("user:{a}{b}:profile", "loader = 'a:b'", 6, "", "side by side"),
+        ("user:{a}{b}:profile", "loader = 'a:b'", 6, "", "adjacent placeholders"),
         ("user:{id}:settings", "loader = 'a:b'", 6, "", "no [[watch]] invalidates such a key"),
         ("user:{id}", "loader = 'a:b'", 6, "", "no [[watch]] invalidates such a key"),
         ("user:{ id }:profile", "loader = 'a:b'", 6, "", "Write {id}."),
@@ -199,8 +199,8 @@ def test_a_mistake_names_file_line_field_and_what_was_expected(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("refresh = 1\n" + WATCHES, "not tables with a pattern each"),
-        (WATCHES + "[refresh]\nuser = 'x'\n", "not a table with a pattern as its name"),
+        ("refresh = 1\n" + WATCHES, "must be tables named by a pattern"),
+        (WATCHES + "[refresh]\nuser = 'x'\n", "must be a table named by a pattern"),
         (FULL + '[refresh."user:{x}:profile"]\nloader = "m:f"\n', "the same keys as on line 6"),
         (WATCHES + "[[watch]]\ntable = 't'\nkeys = ['a:{b}']\npurge = 'yes'\n", "Write purge = true"),
     ],

@@ -161,7 +161,7 @@ def test_the_file_explains_itself(folder: Path) -> None:
 def test_a_query_that_calls_a_function_is_doubted_until_reads_says_more(folder: Path) -> None:
     rule = '[[watch]]\ntable = "t"\nkeys = ["u:{u}"]\nquery = "select u from app.members_of({id}) as m"\n'
     result = write(folder, rule)
-    assert "app.members_of may read tables of its own" in written(result)
+    assert "app.members_of may read other tables" in written(result)
     assert len(result.doubts) == 1
     stated = write(folder, rule + 'reads = ["app.members"]\n')
     assert [str(table) for table in stated.opened] == ["app.members"]

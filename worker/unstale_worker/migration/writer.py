@@ -13,7 +13,7 @@ from unstale.errors import ConfigurationError
 from unstale_worker.migration.folder import Done, Folder, record
 from unstale_worker.migration.query import create_query, drop_query, query_hash
 from unstale_worker.rules import PythonLoader, RowLoader, Rules, SqlLoader, TableName, TableNeeds, Watch
-from unstale_worker.rules.query_tables import reads
+from unstale_worker.rules.query_tables import tables_of
 from unstale_worker.sql.text import array_literal, dollars, fill, literal, table_literal
 
 NAME: Final = "unstale_watches"
@@ -116,7 +116,7 @@ def _asking(rules: Rules) -> tuple[Asking, list[str]]:
             continue
         tables = watch.reads
         if tables is None:
-            found = reads(watch.query)
+            found = tables_of(watch.query)
             tables = tuple(found.tables)
             doubts.extend(
                 f"Query on {watch.table} (line {watch.line}): {doubt}; state its tables with reads = [...]."
@@ -136,7 +136,7 @@ def _loading(rules: Rules) -> tuple[set[TableName], list[str]]:
             case RowLoader(table):
                 tables.add(table)
             case SqlLoader(query, None):
-                found = reads(query)
+                found = tables_of(query)
                 tables.update(found.tables)
                 doubts += [
                     f"Refresh of {spec.template.text} (line {spec.line}): {doubt}; state its tables with "

@@ -1,4 +1,7 @@
-"""The rules: ``unstale.toml`` to what a change concerns. Decides only; no I/O but reading that one file."""
+"""The rules: from ``unstale.toml`` to the keys that a change affects.
+
+Pure decisions; the only I/O is reading that one file.
+"""
 
 from unstale_worker.rules.identifiers import TableName
 from unstale_worker.rules.model import Rules, TableNeeds

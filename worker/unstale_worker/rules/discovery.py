@@ -1,4 +1,4 @@
-"""Finds the rules file: ``unstale.toml``, else ``[tool.unstale]`` in ``pyproject.toml``."""
+"""Find the rules file: ``unstale.toml``, else ``[tool.unstale]`` in ``pyproject.toml``."""
 
 import tomllib
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _REMEDY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A rules file's text.
+    """The text of a rules file.
 
     Attributes:
-        file: The file, as errors name it.
-        text: Its text.
-        base: Where in its data the rules stand.
+        file: File name for error messages.
+        text: Content of the file.
+        base: Path to the rules inside the document.
     """
 
     file: str
@@ -45,7 +45,11 @@ def read(path: Path | None, *, root: Path) -> Found:
 
 
 def _has_rules(text: str) -> bool:
-    """Whether a pyproject.toml has ``[tool.unstale]``; a broken one counts if it says so somewhere."""
+    """Return True if a pyproject.toml has ``[tool.unstale]``.
+
+    A file that is not valid TOML counts if it contains the text ``tool.unstale``, so that its mistake is
+    reported.
+    """
     try:
         tool = tomllib.loads(text).get("tool")
     except tomllib.TOMLDecodeError:
@@ -63,7 +67,7 @@ def _text(path: Path) -> str:
 
 
 def _display(path: Path, root: Path) -> str:
-    """Short where the file lies below the place the search began, complete where it lies above."""
+    """Path for messages: relative if the file is below the start of the search, else absolute."""
     try:
         return str(path.relative_to(root.resolve()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reads fields of a rules file, and notes every mistake with file, line, field, value and remedy."""
+"""Read the fields of a rules file and record every mistake with file, line, field, value and remedy."""
 
 import difflib
 import re
@@ -18,13 +18,13 @@ _DURATION: Final = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:
 T = TypeVar("T")
 
 
-class Checker:
-    """One document, and what is wrong with it.
+class FieldChecker:
+    """Typed access to the fields of one document; mistakes are collected in ``errors``.
 
     Args:
         document: The parsed TOML.
         file: The file as the user named it, for the errors.
-        base: Where the rules stand in the document: ``()``, or ``("tool", "unstale")``.
+        base: Path to the rules in the document: ``()``, or ``("tool", "unstale")``.
     """
 
     def __init__(self, document: Document, *, file: str, base: Path = ()) -> None:
@@ -44,7 +44,7 @@ class Checker:
         *,
         required: bool = True,
     ) -> T | None:
-        """What ``read`` makes of one string, or None: missing, or a mistake was noted."""
+        """Parse one string field; None if it is missing or a mistake was recorded."""
         if name not in block:
             if required:
                 self.missing(path, block, name, example)
@@ -61,14 +61,14 @@ class Checker:
         *,
         required: bool = True,
     ) -> tuple[T, ...] | None:
-        """What ``read`` makes of a list of strings, or None: missing, or a mistake was noted."""
+        """Parse a list of strings; None if it is missing or a mistake was recorded."""
         if name not in block:
             if required:
                 self.missing(path, block, name, example)
             return None
         values = block[name]
         if not isinstance(values, list) or not values:
-            self.mistake((*path, name), values, "not a list with something in it", 'Write ["...", "..."].')
+            self.mistake((*path, name), values, "must be a list that is not empty", 'Write ["...", "..."].')
             return None
         found: dict[T, None] = {}
         for number, value in enumerate(values):
@@ -81,17 +81,19 @@ class Checker:
         return tuple(found)
 
     def flag(self, block: dict[str, object], path: Path, name: str, *, default: bool) -> bool:
-        """``true`` or ``false``."""
+        """Read a boolean field."""
         value = block.get(name, default)
         if not isinstance(value, bool):
-            self.mistake((*path, name), value, "not true or false", f"Write {name} = true, without quotes.")
+            self.mistake(
+                (*path, name), value, "must be true or false", f"Write {name} = true, without quotes."
+            )
             return default
         return value
 
     def read(self, path: Path, value: object, read: Callable[[str], T]) -> T | None:
-        """What ``read`` makes of one string; notes what it raises."""
+        """Parse one string with ``read``; record the `NameMistake` it raises."""
         if not isinstance(value, str):
-            self.mistake(path, value, "not a string", "Put it in quotes.")
+            self.mistake(path, value, "must be a string", "Put it in quotes.")
             return None
         try:
             return read(value)
@@ -100,19 +102,19 @@ class Checker:
             return None
 
     def unknown(self, path: Path, value: object, known: tuple[str, ...]) -> None:
-        """Note a field that does not exist, and the one that was probably meant."""
+        """Record an unknown field, and suggest the field that was probably meant."""
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         self._meant.update((*path[:-1], name) for name in near)
-        remedy = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known)}."
+        remedy = f"Did you mean {near[0]}?" if near else f"Known fields: {', '.join(known)}."
         self.mistake(path, value, "unknown field", remedy)
 
     def missing(self, path: Path, block: dict[str, object], name: str, example: str) -> None:
-        """Note that ``name`` is not in ``block``; unless `unknown` named it as what was misspelt there."""
+        """Record a missing field, unless `unknown` has already suggested ``name`` for a misspelt one."""
         if (*path, name) not in self._meant:
             self.mistake(path, block, f"{name} is missing", example)
 
     def mistake(self, path: Path, value: object, problem: str, remedy: str) -> None:
-        """Note what is wrong with ``value`` at ``path``."""
+        """Record a mistake in the ``value`` at ``path``."""
         field = _field(path) or _field(self.base) or "file"
         self.errors.append(
             RuleError(
@@ -126,12 +128,12 @@ class Checker:
         )
 
     def line(self, path: Path) -> int:
-        """The 1-based line of ``path`` in the file."""
+        """Return the 1-based line of ``path`` in the file."""
         return self.document.line(self.base + path)
 
 
 def _field(path: Path) -> str:
-    """``watch[0].keys[1]``, counting from 0; a name with other characters in quotes."""
+    """Format a path as ``watch[0].keys[1]``, with indexes from 0 and unusual names in double quotes."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -144,9 +146,9 @@ def _field(path: Path) -> str:
 
 
 def seconds_of(value: object, *, zero: bool = False) -> float | None:
-    """Seconds of ``"1h30m"``, ``"250ms"`` or of a whole number; None for anything else.
+    """Parse ``"1h30m"``, ``"250ms"`` or a whole number of seconds; None for anything else.
 
-    More than ten years is None too, and so is zero unless ``zero``.
+    More than ten years is None, too. Zero is None unless ``zero`` is True.
     """
     if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
         days, hours, minutes, seconds, thousandths = (int(part or 0) for part in match.groups())

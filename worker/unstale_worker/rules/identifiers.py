@@ -1,11 +1,11 @@
-"""Names of tables and columns as a rules file writes them."""
+"""Names of tables and columns, as written in a rules file."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
 MAX_NAME_BYTES: Final = 63
-"""Postgres cuts longer identifiers (NAMEDATALEN - 1)."""
+"""Postgres truncates longer identifiers (NAMEDATALEN - 1)."""
 
 PLAIN: Final = r"[^\W\d][\w$]*"
 QUOTED: Final = r'"(?:[^"\x00]|"")+"'
@@ -14,11 +14,11 @@ _PART: Final = re.compile(f"({PLAIN})|({QUOTED})")
 
 
 class NameMistake(ValueError):
-    """A name cannot be used.
+    """A name, template or query cannot be used.
 
     Attributes:
-        problem: What is wrong, without a full stop.
-        remedy: What was expected, as a sentence.
+        problem: The mistake, without a full stop.
+        remedy: The expected form, as a sentence.
     """
 
     def __init__(self, problem: str, *, remedy: str) -> None:
@@ -28,7 +28,7 @@ class NameMistake(ValueError):
 
 @dataclass(frozen=True, slots=True, order=True)
 class TableName:
-    """A table, by the names the catalog has for it (nothing is folded to lower case)."""
+    """A table, by its names in the catalog (not folded to lower case)."""
 
     schema: str
     name: str
@@ -46,7 +46,7 @@ class TableName:
             at += 1
         if not parts or at != len(text) or text.endswith(".") or len(parts) > 2:
             raise NameMistake(
-                "not a table's name",
+                "not a table name",
                 remedy='Write schema.table; other characters need double quotes: public."My Table".',
             )
         for part in parts:
@@ -58,22 +58,22 @@ class TableName:
 
 
 def unquote(part: str) -> str:
-    """The name that a plain or double-quoted identifier stands for."""
+    """Return the name that a plain or double-quoted identifier denotes."""
     return part[1:-1].replace('""', '"') if part.startswith('"') else part
 
 
 def display(name: str) -> str:
-    """``name`` as a rules file writes it: quoted only where it must be."""
+    """Format ``name`` for a rules file, quoted only if necessary."""
     return name if re.fullmatch(PLAIN, name) else quote_identifier(name)
 
 
 def quote_identifier(name: str) -> str:
-    """``name`` as SQL writes it, always quoted."""
+    """Format ``name`` for SQL, always quoted."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def check_name(name: str) -> None:
-    """Raise `NameMistake` for a name that Postgres would cut, or that breaks a line."""
+    """Raise `NameMistake` if Postgres would truncate ``name`` or it contains control characters."""
     if not name or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or _CONTROL.search(name):
         remedy = "A name has 1 to 63 bytes and no control characters."
-        raise NameMistake("not a name Postgres can have", remedy=remedy)
+        raise NameMistake("not a valid Postgres name", remedy=remedy)

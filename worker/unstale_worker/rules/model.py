@@ -1,4 +1,4 @@
-"""The rules of one file, parsed and valid: what to capture, what to publish, what a change concerns."""
+"""The parsed and valid rules of one file: columns to capture, patterns to publish, keys of a change."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Final
 from unstale.errors import RuleError, RuleErrors
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import discovery, toml_lines
-from unstale_worker.rules.parse import Parser
+from unstale_worker.rules.parse import RulesParser
 from unstale_worker.rules.plan import Plan, Step, Watch
 from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
 
@@ -19,11 +19,11 @@ _HASH_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class TableNeeds:
-    """What the capture of one table must deliver, for all its rules together.
+    """Columns that the capture of one table must deliver, for all its rules together.
 
     Attributes:
-        keys: The columns of a row, sorted. Empty when every template of the table is a constant.
-        columns: Only a change of one of these (or of ``keys``) counts; None when any rule wants every change.
+        keys: Columns written for each changed row, sorted. Empty if every template of the table is constant.
+        columns: Only changes of these columns (or of ``keys``) count; None if any rule wants every change.
     """
 
     keys: tuple[str, ...]
@@ -32,16 +32,16 @@ class TableNeeds:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of one ``unstale.toml``; made by `load` or `parse`, immutable, no I/O after that.
+    """The rules of one ``unstale.toml``: immutable, created by `load` or `parse`, no I/O afterwards.
 
     Attributes:
-        file: Where they came from, as the user named it.
+        file: The file, as the user named it.
         watches: One per ``[[watch]]`` block, in file order.
         ttl: Pattern and seconds, in file order; the first match counts.
-        tables: (schema, name) to what its capture must deliver, sorted.
-        hash: Of what matters to cached values: 32 hex digits, the same whatever the order of the
-            rules, their blanks and comments. Another hash means that every owned key has to go.
-        patterns: A Redis glob for every template, sorted, each once: the keys the rules own.
+        tables: (schema, name) to the columns its capture must deliver, sorted.
+        hash: 32 hex digits over everything that affects cached values. The order of the rules, white space
+            and comments do not change it. A different hash means that every owned key must be dropped.
+        patterns: One Redis glob per template, sorted and unique: the keys that the rules own.
         refreshes: One per ``[refresh."..."]`` table, in file order; the first that matches a key counts.
 
     Example:
@@ -70,15 +70,15 @@ class Rules:
         In each folder ``unstale.toml`` comes first, then ``[tool.unstale]`` in ``pyproject.toml``.
 
         Raises:
-            RuleError: There is no such file, or it cannot be read.
-            RuleErrors: The file has mistakes; all of them are in it.
+            RuleError: The file does not exist or cannot be read.
+            RuleErrors: The file has mistakes; the error lists all of them.
         """
         found = discovery.read(path, root=root)
         return cls._parse(found.text, file=found.file, base=found.base)
 
     @classmethod
     def parse(cls, text: str, *, file: str = "unstale.toml") -> "Rules":
-        """Read the text of an ``unstale.toml``; raises `RuleErrors` with every mistake in it."""
+        """Parse the text of an ``unstale.toml``; raise `RuleErrors` with every mistake in it."""
         return cls._parse(text, file=file, base=())
 
     @classmethod
@@ -87,12 +87,12 @@ class Rules:
             parsed = toml_lines.Document.parse(text)
         except toml_lines.SyntaxMistake as mistake:
             line = text.splitlines()[mistake.line - 1] if mistake.line <= len(text.splitlines()) else ""
-            remedy = "Correct the TOML; a pattern as a name needs double quotes."
+            remedy = "Correct the TOML; a pattern used as a key needs double quotes."
             error = RuleError(
                 file=file, line=mistake.line, field="file", value=line, problem=mistake.problem, remedy=remedy
             )
             raise RuleErrors([error]) from None
-        parser = Parser(parsed, file=file, base=base)
+        parser = RulesParser(parsed, file=file, base=base)
         watches, ttl, refreshes = parser.run()
         if parser.errors:
             raise RuleErrors(sorted(parser.errors, key=lambda error: error.line))
@@ -103,12 +103,12 @@ class Rules:
         )  # fmt: skip
 
     def published(self) -> bytes:
-        """What agents must know, as the JSON that is stored in Redis."""
+        """Return what agents need to know, as the JSON that is stored in Redis."""
         refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
         return PublishedRules(hash=self.hash, patterns=self.patterns, ttl=self.ttl, refresh=refresh).encode()
 
     def refresh_of(self, key: str) -> RefreshSpec | None:
-        """How ``key`` is made new: the first refresh in file order that matches it, or None."""
+        """Return the first refresh in file order that matches ``key``, or None."""
         for spec in self.refreshes:
             if spec.matches(key):
                 return spec
@@ -122,17 +122,17 @@ class Rules:
         flat: Sequence[str | None] | None,
         into: Plan,
     ) -> None:
-        """Add what one outbox entry asks for.
+        """Add the keys, patterns and queries of one outbox entry.
 
-        A template or query whose column ``key_columns`` lacks (it was dropped, or the entry was written
-        by an older capture) adds its pattern instead. A table without rules adds nothing.
+        A template or query adds its pattern instead if ``key_columns`` lacks one of its columns: the column
+        was dropped, or an older capture wrote the entry. A table without rules adds nothing.
 
         Args:
             schema: The table's schema.
             table: Its name.
             key_columns: The columns of each row in ``flat``.
-            flat: The rows' values, row after row, None for a null; None for the whole table, whose
-                rules then add their patterns.
+            flat: The values of all rows, row after row, None for a null. None instead of a sequence stands
+                for the whole table: its rules add their patterns.
             into: The plan that receives keys, patterns and pending queries.
         """
         key = (schema, table, tuple(key_columns))
@@ -148,7 +148,7 @@ class Rules:
                 step.run(flat, into)
 
     def renewals(self, plan: Plan) -> dict[str, Renewal]:
-        """Those of the plan's keys that are made new, or were; a purge wins over everything."""
+        """Return the renewal of each key in ``plan`` that a refresh matches; a purge overrides it."""
         if not self.refreshes:
             return {}
         found: dict[str, Renewal] = {}
@@ -160,7 +160,7 @@ class Rules:
 
     @property
     def serves_stale(self) -> bool:
-        """Whether old values are kept to be served, of any key."""
+        """True if any refresh keeps old values to serve them while stale."""
         return any(spec.serve_stale for spec in self.refreshes)
 
     def __repr__(self) -> str:
@@ -186,7 +186,10 @@ def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
 def _hash(
     watches: Sequence[Watch], ttl: Sequence[tuple[str, float]], refreshes: Sequence[RefreshSpec]
 ) -> str:
-    """TTLs count too: a shorter one has to reach what is cached already; so do loaders."""
+    """Hash the rules.
+
+    TTLs and loaders are included, because a change of either must also reach values that are cached already.
+    """
     rules = sorted(
         json.dumps(
             [
@@ -199,7 +202,7 @@ def _hash(
         )
         for watch in watches
     )
-    said: list[object] = [_HASH_VERSION, rules, list(ttl)]
+    content: list[object] = [_HASH_VERSION, rules, list(ttl)]
     if refreshes:
-        said.append([spec.normal for spec in refreshes])
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        content.append([spec.normal for spec in refreshes])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

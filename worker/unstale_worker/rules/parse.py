@@ -1,10 +1,10 @@
-"""Checks the data of a rules file and makes watches, TTLs and refreshes of it."""
+"""Check the data of a rules file and build its watches, TTLs and refreshes."""
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-from unstale_worker.rules.field_checks import DURATION_REMEDY, Checker, seconds_of
+from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
 from unstale_worker.rules.identifiers import TableName, check_name
 from unstale_worker.rules.parse_refresh import RefreshParser
 from unstale_worker.rules.plan import Watch
@@ -18,18 +18,18 @@ _WATCH_FIELDS: Final = ("table", "keys", "columns", "query", "reads", "purge")
 _TOP_FIELDS: Final = ("watch", "ttl", "refresh")
 
 
-class Parser(Checker):
-    """Turns one document into watches, TTLs and refreshes; every mistake goes to ``errors``."""
+class RulesParser(FieldChecker):
+    """Parser from one document to watches, TTLs and refreshes; every mistake goes to ``errors``."""
 
     def run(
         self,
     ) -> tuple[tuple[Watch, ...], tuple[tuple[str, float], ...], tuple[RefreshSpec, ...]]:
-        """The watches, the TTLs and the refreshes; to be used only if ``errors`` is empty afterwards."""
+        """Return watches, TTLs and refreshes; use them only if ``errors`` is empty afterwards."""
         data: object = self.document.data
         for name in self.base:
             data = data.get(name) if isinstance(data, dict) else None
         if not isinstance(data, dict):
-            self.mistake((), data, "not a table", "Write [[watch]] blocks and a [ttl] table.")
+            self.mistake((), data, "must be a table", "Write [[watch]] blocks and a [ttl] table.")
             return (), (), ()
         for name in data:
             if name not in _TOP_FIELDS:
@@ -42,13 +42,15 @@ class Parser(Checker):
 
     def _watches(self, blocks: object) -> Iterator[Watch]:
         if not isinstance(blocks, list):
-            self.mistake(("watch",), blocks, "not a list of rules", "Write each rule as a [[watch]] block.")
+            self.mistake(
+                ("watch",), blocks, "must be a list of rules", "Write each rule as a [[watch]] block."
+            )
             return
         seen: dict[object, int] = {}
         for number, block in enumerate(blocks):
             path: Path = ("watch", number)
             if not isinstance(block, dict):
-                self.mistake(path, block, "not a rule", "Write each rule as a [[watch]] block.")
+                self.mistake(path, block, "must be a table", "Write each rule as a [[watch]] block.")
                 continue
             watch = self._watch(path, block)
             if watch is None:
@@ -72,9 +74,7 @@ class Parser(Checker):
         query = self.one(block, path, "query", Query.parse, "", required=False)
         reads = self.many(block, path, "reads", TableName.parse, "", required=False)
         if reads is not None and "query" not in block:
-            self.mistake(
-                (*path, "reads"), block["reads"], "belongs to a query", "Add query, or remove reads."
-            )
+            self.mistake((*path, "reads"), block["reads"], "needs a query", "Add query, or remove reads.")
         purge = self.flag(block, path, "purge", default=False)
         if len(self.errors) > before or table is None or keys is None:
             return None
@@ -84,7 +84,9 @@ class Parser(Checker):
 
     def _ttl(self, table: object, watches: tuple[Watch, ...]) -> Iterator[tuple[str, float]]:
         if not isinstance(table, dict):
-            self.mistake(("ttl",), table, "not a table", 'Write [ttl] and below it "user:*:profile" = "1h".')
+            self.mistake(
+                ("ttl",), table, "must be a table", 'Write [ttl] and below it "user:*:profile" = "1h".'
+            )
             return
         templates = {
             template.text: template for watch in watches for template in watch.keys if template.columns
@@ -99,7 +101,7 @@ class Parser(Checker):
                 self.mistake(path, pattern, problem, 'Write a Redis glob, such as "user:*:profile".')
             elif pattern in templates:
                 remedy = f'Write it as a pattern: "{templates[pattern].pattern}".'
-                self.mistake(path, pattern, "a template with placeholders", remedy)
+                self.mistake(path, pattern, "a template with placeholders is not a pattern", remedy)
             elif (seconds := seconds_of(value)) is None:
                 self.mistake(path, value, "not a duration", DURATION_REMEDY)
             else:
@@ -112,10 +114,11 @@ def _column(name: str) -> str:
 
 
 def _row_columns(keys: tuple[Template, ...], query: Query | None) -> tuple[str, ...]:
-    """What the changed row itself must give.
+    """Return the columns that the changed row itself must provide.
 
-    With a query that is what the query names, and what its select list certainly does not return. When
-    the select list cannot be read (``select *``), the templates are taken to be filled by the query.
+    With a query, these are the columns that the query names, and the columns of the templates that its
+    select list certainly does not return. If the select list cannot be derived (``select *``), the query is
+    assumed to fill the templates.
     """
     if query is None:
         return columns_of(keys)
@@ -128,6 +131,6 @@ def _pattern_problem(pattern: str) -> str | None:
     if not pattern:
         return "empty"
     if re.search("[\x00-\x1f\x7f]", pattern):
-        return "holds a control character"
+        return "contains a control character"
     bare = re.sub(r"\\.", "", pattern, flags=re.DOTALL)
-    return "a bracket that is not closed" if re.search(r"\[[^\]]*\Z", bare) else None
+    return "a bracket is not closed" if re.search(r"\[[^\]]*\Z", bare) else None

@@ -1,10 +1,10 @@
-"""Makes refreshes of the ``[refresh."..."]`` tables of a rules file, noting every mistake."""
+"""Parse the ``[refresh."..."]`` tables of a rules file and record every mistake."""
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-from unstale_worker.rules.field_checks import DURATION_REMEDY, Checker, seconds_of
+from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
 from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
@@ -22,7 +22,7 @@ from unstale_worker.rules.template import Template
 from unstale_worker.rules.toml_lines import Path
 
 MAX_TIMEOUT: Final = 3600.0
-"""Seconds one load may take at most."""
+"""Maximum seconds for one load."""
 MAX_CONCURRENCY: Final = 10_000
 
 _OPTIONS: Final = (
@@ -44,28 +44,28 @@ _EXAMPLE: Final = 'Write [refresh."user:{user_id}:greeting"] and below it loader
 
 
 class RefreshParser:
-    """Turns tables into refreshes; mistakes go to ``checker``.
+    """Parser from tables to refreshes; mistakes go to ``checker``.
 
     Args:
         checker: The document.
-        watches: Its watches: a refresh whose keys none of them invalidates is a mistake.
+        watches: Its watches. A refresh is a mistake if none of them invalidates its keys.
     """
 
-    def __init__(self, checker: Checker, watches: tuple[Watch, ...]) -> None:
+    def __init__(self, checker: FieldChecker, watches: tuple[Watch, ...]) -> None:
         self._checker = checker
         self._watched = tuple(dict.fromkeys(template for watch in watches for template in watch.keys))
 
     def run(self, tables: object) -> Iterator[RefreshSpec]:
-        """The refreshes, in the order of the file: the first that matches a key counts."""
+        """Yield the refreshes in file order: the first that matches a key counts."""
         check = self._checker
         if not isinstance(tables, dict):
-            check.mistake(("refresh",), tables, "not tables with a pattern each", _EXAMPLE)
+            check.mistake(("refresh",), tables, "must be tables named by a pattern", _EXAMPLE)
             return
         seen: dict[str, int] = {}
         for name, block in tables.items():
             path: Path = ("refresh", name)
             if not isinstance(block, dict):
-                check.mistake(path, block, "not a table with a pattern as its name", _EXAMPLE)
+                check.mistake(path, block, "must be a table named by a pattern", _EXAMPLE)
                 continue
             before = len(check.errors)
             template = self._template(path, name)
@@ -79,20 +79,20 @@ class RefreshParser:
                 yield spec
 
     def _template(self, path: Path, name: str) -> Template | None:
-        """The keys that the table's name stands for."""
+        """Parse the template in the table's name."""
         check = self._checker
         template = check.read(path, name, Template.parse)
         if template is None:
             return None
         if "*" in "".join(template.literals):
             remedy = "Name the segments instead: user:{user_id}:greeting."
-            check.mistake(path, name, "a glob", remedy)
+            check.mistake(path, name, "a glob is not allowed here", remedy)
         elif "" in template.literals[1:-1]:
             remedy = f"Put text between them, such as {SEPARATOR!r}."
-            check.mistake(path, name, "two placeholders side by side cannot be told apart", remedy)
+            check.mistake(path, name, "two adjacent placeholders are ambiguous", remedy)
         elif not any(overlap(template, watched) for watched in self._watched):
             shown = ", ".join(watched.text for watched in self._watched[:5]) or "none"
-            remedy = f"Watched are: {shown}. Keys that no [[watch]] invalidates are never made new."
+            remedy = f"Watched templates: {shown}. Only keys that a [[watch]] invalidates are refreshed."
             check.mistake(path, name, "no [[watch]] invalidates such a key", remedy)
         else:
             return template
@@ -117,7 +117,7 @@ class RefreshParser:
             or not 1 <= concurrency <= MAX_CONCURRENCY
         ):
             remedy = f"Write a whole number from 1 to {MAX_CONCURRENCY}."
-            check.mistake((*path, "concurrency"), concurrency, "not a number of loads", remedy)
+            check.mistake((*path, "concurrency"), concurrency, "not a valid number of loads", remedy)
             concurrency = 1
         only_if_cached = check.flag(block, path, "only_if_cached", default=True)
         rate = check.read((*path, "rate"), block["rate"], _rate) if "rate" in block else None
@@ -160,7 +160,7 @@ class RefreshParser:
             if name in block and name not in allowed:
                 owner = "row" if name in _OF_ROW else "sql"
                 remedy = f"Remove it, or write loader = {owner!r}."
-                check.mistake((*path, name), block[name], f"belongs to the loader {owner!r}", remedy)
+                check.mistake((*path, name), block[name], f"only the loader {owner!r} has this field", remedy)
         if kind == "row":
             return self._row(path, block, template)
         if kind == "sql":
@@ -176,33 +176,33 @@ class RefreshParser:
         return RowLoader(table, key, columns) if table is not None and key else None
 
     def _key(self, path: Path, block: dict[str, object], template: Template) -> tuple[tuple[str, str], ...]:
-        """``key = "id"`` for the one placeholder, or ``key = { id = "user_id" }``."""
+        """Parse ``key = "id"`` for a single placeholder, or ``key = { id = "user_id" }``."""
         check, fields = self._checker, dict.fromkeys(template.columns)
         value = block.get("key")
         shown = ", ".join(f'{each} = "{each}"' for each in fields)
         if not fields:
             remedy = 'Write loader = "sql" for a key without placeholders.'
-            check.mistake(path, template.text, "a row needs a placeholder that tells which", remedy)
+            check.mistake(path, template.text, "the loader 'row' needs a placeholder to find the row", remedy)
         elif "key" not in block:
-            check.missing(path, block, "key", 'Write key = "id": the column the placeholder equals.')
+            check.missing(path, block, "key", 'Write key = "id": the column that the placeholder equals.')
         elif isinstance(value, str) and len(fields) == 1:
             column = check.read((*path, "key"), value, _name)
             return () if column is None else ((column, template.columns[0]),)
         elif not isinstance(value, dict) or not value:
-            remedy = f"Write key = {{ {shown} }}: each column and the placeholder it equals."
-            check.mistake((*path, "key"), value, "not columns of the table", remedy)
+            remedy = f"Write key = {{ {shown} }}: each column and the placeholder that it equals."
+            check.mistake((*path, "key"), value, "must map columns to placeholders", remedy)
         else:
             pairs: list[tuple[str, str]] = []
             for column, placeholder in value.items():
                 if placeholder not in fields:
-                    remedy = f"Placeholders are: {', '.join(fields)}."
+                    remedy = f"Placeholders of the key: {', '.join(fields)}."
                     check.mistake((*path, "key", column), placeholder, "not a placeholder", remedy)
                 elif check.read((*path, "key", column), column, _name) is not None:
                     pairs.append((column, str(placeholder)))
             unused = [name for name in fields if name not in value.values()]
             if unused and len(pairs) == len(value):
-                remedy = "Every placeholder tells which row: name a column for it."
-                check.mistake((*path, "key"), value, f"leaves {', '.join(unused)} open", remedy)
+                remedy = "Name a column for every placeholder; together they identify the row."
+                check.mistake((*path, "key"), value, f"no column for {', '.join(unused)}", remedy)
             return tuple(pairs)
         return ()
 
@@ -215,8 +215,8 @@ class RefreshParser:
             return None
         if unknown := [name for name in query.columns if name not in template.columns]:
             names = ", ".join(dict.fromkeys(template.columns)) or "none"
-            problem = f"names {', '.join(unknown)}, which the key does not have"
-            check.mistake((*path, "query"), query.text, problem, f"Placeholders are: {names}.")
+            problem = f"names {', '.join(unknown)}, which is not a placeholder of the key"
+            check.mistake((*path, "query"), query.text, problem, f"Placeholders of the key: {names}.")
             return None
         return SqlLoader(query, reads)
 

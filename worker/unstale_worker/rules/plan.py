@@ -1,4 +1,4 @@
-"""From changed rows to keys, patterns and pending fan-out queries; the hot path."""
+"""From changed rows to keys, patterns and pending fan-out queries. This is the hot path."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,22 +9,23 @@ from unstale_worker.rules.query import Query
 from unstale_worker.rules.template import MAX_VALUE_BYTES, Template, Values
 
 Arguments = tuple[str | None, ...]
-"""Values of one changed row, in the order of `Watch.row_columns`; None is a null."""
+"""Values of one changed row, in the order of `Watch.row_columns`; None stands for null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """One rule, a ``[[watch]]`` block: which keys a change of ``table`` concerns.
+    """One rule, a ``[[watch]]`` block: the keys that a change of ``table`` affects.
 
     Attributes:
         table: The watched table.
         keys: The key templates.
-        columns: Only a change of one of these counts (or of a key column); None: any change.
-        query: The fan-out query, or None: then the templates are filled from the changed row itself.
-        reads: Tables the query reads, as the user stated them; None: told from its text.
-        row_columns: The changed row's columns this rule needs, sorted.
+        columns: Only changes of these columns (or of a key column) count; None: any change.
+        query: The fan-out query; None: the changed row itself fills the templates.
+        reads: Tables the query reads, as the user stated them; None: derived from its text.
+        row_columns: Columns of the changed row that this rule needs, sorted.
         line: Line of the block in its file, 1-based.
-        purge: Its keys are removed for good: never served stale, never made new, whatever else concerns them.
+        purge: Remove the keys for good: never serve them stale and never refresh them, even if another rule
+            would.
     """
 
     table: TableName
@@ -38,14 +39,14 @@ class Watch:
 
     @property
     def patterns(self) -> frozenset[str]:
-        """The globs of this rule's templates."""
+        """The globs of all templates of this rule."""
         return frozenset(template.pattern for template in self.keys)
 
     def expand(self, values: Mapping[str, Values], into: "Plan") -> None:
-        """Add the keys of all templates; a column that ``values`` lacks means the template's pattern.
+        """Add the keys of all templates. A template adds its pattern if ``values`` lacks one of its columns.
 
         Args:
-            values: Column name to the values of all rows, all of the same length.
+            values: Column name to the values of all rows; all columns have the same length.
             into: The plan that receives keys and patterns.
         """
         with into.receiving(purge=self.purge) as keys:
@@ -60,13 +61,13 @@ class Watch:
 
 @dataclass(slots=True)
 class Plan:
-    """What one batch of changes asks for; it only ever grows.
+    """The invalidations of one batch of changes; a plan only grows.
 
     Attributes:
-        keys: Keys to remove, each once, in the order they came up.
-        patterns: Globs whose keys to remove.
+        keys: Keys to remove, unique, in order of first appearance.
+        patterns: Globs of the keys to remove.
         queries: Fan-out queries still to run, each with the arguments of the changed rows.
-        purged: Those of ``keys`` that a rule with ``purge`` asks for.
+        purged: The subset of ``keys`` that a rule with ``purge`` names.
     """
 
     keys: dict[str, None] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Plan:
 
     @contextmanager
     def receiving(self, *, purge: bool) -> Iterator[dict[str, None]]:
-        """Where to put the keys of one rule."""
+        """Yield the dict that collects the keys of one rule."""
         if not purge:
             yield self.keys
             return
@@ -91,13 +92,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one watch does with entries whose rows have certain columns; made once for many entries.
+    """One watch, prepared for entries whose rows have certain columns; built once for many entries.
 
     Attributes:
         watch: The rule.
-        stride: Columns in a row.
-        fills: Each template with the places of its columns in a row, or None where the row lacks one.
-        arguments: The places of the query's arguments, or None where the row lacks one.
+        stride: Number of columns in a row.
+        fills: Each template with the indexes of its columns in a row; None if the row lacks one.
+        arguments: The indexes of the query's arguments in a row; None if the row lacks one.
     """
 
     watch: Watch
@@ -107,7 +108,7 @@ class Step:
 
     @classmethod
     def of(cls, watch: Watch, key_columns: Sequence[str]) -> "Step":
-        """Find the columns' places in rows that have ``key_columns``."""
+        """Find the indexes of the columns in rows that have ``key_columns``."""
         places = {name: at for at, name in enumerate(key_columns)}
 
         def find(names: Sequence[str]) -> tuple[int, ...] | None:
@@ -117,7 +118,7 @@ class Step:
         return cls(watch, len(key_columns), fills, find(watch.row_columns))
 
     def run(self, flat: Sequence[str | None], into: Plan) -> None:
-        """Add what ``flat`` (row after row, ``stride`` values each) asks for."""
+        """Add the keys, patterns and queries of ``flat``: row after row, ``stride`` values each."""
         if self.watch.query is not None:
             self._ask(flat, into)
             return
@@ -130,7 +131,7 @@ class Step:
                     template.expand(columns, keys=keys, patterns=into.patterns)
 
     def _ask(self, flat: Sequence[str | None], into: Plan) -> None:
-        """Note the query's arguments; what cannot be asked for adds the patterns."""
+        """Record the arguments of the query; add the patterns for rows that cannot be queried."""
         if self.arguments is None:
             into.patterns.update(self.watch.patterns)
             return
@@ -145,5 +146,8 @@ class Step:
 
 
 def _oversize(row: Arguments) -> bool:
-    """Arguments are bound, so any character is fine; only their size is bounded, for the worker's memory."""
+    """Return True if a value exceeds 512 bytes.
+
+    Arguments are bound, so any character is allowed. The limit bounds the worker's memory.
+    """
     return any(value is not None and len(value.encode()) > MAX_VALUE_BYTES for value in row)

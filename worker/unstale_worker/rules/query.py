@@ -1,4 +1,4 @@
-"""A rule's fan-out query: its text, its placeholders, and what can be told of it without a database."""
+"""A rule's fan-out query: its text, its placeholders, and the checks that need no database."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from unstale_worker.rules.identifiers import NameMistake, check_name, quote_iden
 from unstale_worker.rules.template import PLACEHOLDER
 
 CHANGED: Final = "unstale changed"
-"""Alias of the changed rows inside the statement; the space keeps it apart from any alias of the user's."""
+"""Alias of the changed rows inside the statement; the space avoids a clash with the user's aliases."""
 
 _TOKEN: Final = re.compile(
     r"""
@@ -32,20 +32,20 @@ _QUOTED_HOLE: Final = re.compile(r"\{[^\W\d][\w$]*\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """One token of SQL; ``kind`` is a group of the tokenizer, ``text`` as written."""
+class SqlToken:
+    """One token of SQL; ``kind`` is a group of the tokenizer, ``text`` is as written."""
 
     kind: str
     text: str
 
     @property
     def word(self) -> str:
-        """A bare word or a sign in lower case, else nothing: for comparing with keywords."""
+        """A bare word or a sign in lower case, else empty; for comparison with keywords."""
         return self.text.lower() if self.kind in ("word", "sign") else ""
 
     @property
     def name(self) -> str | None:
-        """The identifier this token is for Postgres, or None."""
+        """The identifier that Postgres reads in this token, or None."""
         match self.kind:
             case "word":
                 return self.text.lower()
@@ -57,23 +57,23 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One select statement with ``{column}`` placeholders; made by `parse`, pure and hashable.
+    """One select statement with ``{column}`` placeholders; created by `parse`, pure and hashable.
 
     Attributes:
         text: The query as written.
-        tokens: Its tokens, without blanks and comments.
-        columns: The columns of the changed row that it names, sorted, each once.
+        tokens: Its tokens, without white space and comments.
+        columns: Columns of the changed row that it names, sorted and unique.
     """
 
     text: str
-    tokens: tuple[Token, ...]
+    tokens: tuple[SqlToken, ...]
     columns: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Query":
-        """Read a query; raises `NameMistake` that says what was expected.
+        """Parse a query; raise `NameMistake` with the expected form.
 
-        What only Postgres can tell (tables, types, syntax) is checked when the worker starts.
+        Tables, types and syntax are checked by Postgres when the worker starts.
         """
         tokens = tuple(_tokens(text))
         while tokens and tokens[-1].text == ";":
@@ -88,16 +88,17 @@ class Query:
                 raise NameMistake("more than one statement", remedy="Write one select statement.")
             if token.kind == "param":
                 raise NameMistake(
-                    f"{token.text} has no value here", remedy="Write {column} for a changed row's value."
+                    f"the parameter {token.text} has no value",
+                    remedy="Write {column} for a value of the changed row.",
                 )
             if token.text in ("{", "}"):
                 raise NameMistake(
-                    "a brace that belongs to no placeholder",
-                    remedy='Write {column}, or {"Any Column"}, for a changed row\'s value.',
+                    "a brace without a placeholder",
+                    remedy='Write {column}, or {"Any Column"}, for a value of the changed row.',
                 )
             if token.kind == "string" and token.text[0] != "$" and (hole := _QUOTED_HOLE.search(token.text)):
                 raise NameMistake(
-                    f"the placeholder {hole[0]} stands inside quotes",
+                    f"the placeholder {hole[0]} is inside quotes",
                     remedy="Write it without quotes: it is a bound value of the column's type, never text.",
                 )
             if token.kind == "hole":
@@ -108,16 +109,16 @@ class Query:
 
     @property
     def normal(self) -> str:
-        """The query without what makes no difference: comments, blanks, the case of keywords."""
+        """The query without comments, white space and the case of keywords, which do not change it."""
         return " ".join(token.text.lower() if token.kind == "word" else token.text for token in self.tokens)
 
     def bound(self) -> str:
-        """The query as it stands in the statement: each placeholder is a column of `CHANGED`."""
+        """Return the query for the statement, with a column of `CHANGED` for each placeholder."""
         alias = quote_identifier(CHANGED)
         return self.written({column: f"{alias}.{quote_identifier(column)}" for column in self.columns})
 
     def written(self, values: Mapping[str, str]) -> str:
-        """The query as written, an expression for each placeholder, without comments and final ``;``."""
+        """Return the query with an expression for each placeholder, without comments and final ``;``."""
         parts: list[str] = []
         for kind, text in _pieces(self.text):
             if kind == "hole":
@@ -127,16 +128,16 @@ class Query:
         return "".join(parts).rstrip("; \t\r\n\f\v")
 
 
-def _tokens(text: str) -> Iterator[Token]:
+def _tokens(text: str) -> Iterator[SqlToken]:
     for kind, piece in _pieces(text):
         if kind == "sign" and piece in ("'", '"'):
-            raise NameMistake("a quote that is not closed", remedy="Close the string or the quoted name.")
+            raise NameMistake("a quote is not closed", remedy="Close the string or the quoted name.")
         if kind not in ("blank", "comment"):
-            yield Token(kind, piece)
+            yield SqlToken(kind, piece)
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Kind and text of everything in ``text``, in order, nothing left out."""
+    """Yield kind and text of every piece of ``text``, in order and without gaps."""
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -150,10 +151,10 @@ def _pieces(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _after_comment(text: str, at: int) -> int:
-    """Postgres' comments nest."""
+    """Return the end of a comment; comments of Postgres nest."""
     depth = 1
     for match in re.compile(r"/\*|\*/").finditer(text, at):
         depth += 1 if match[0] == "/*" else -1
         if not depth:
             return match.end()
-    raise NameMistake("a comment that is not closed", remedy="Close it with */.")
+    raise NameMistake("a comment is not closed", remedy="Close it with */.")

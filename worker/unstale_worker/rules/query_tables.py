@@ -1,14 +1,14 @@
-"""What a query's text tells by itself: which columns it returns and which tables it reads.
+"""Derive from the text of a query which columns it returns and which tables it reads.
 
-This is no SQL parser. Where the text alone cannot say, it says so; Postgres has the last word when the
-worker (or ``unstale doctor``) prepares the query.
+This is not an SQL parser. Where the text is not conclusive, the result says so. Postgres checks the query
+itself when the worker (or ``unstale doctor``) prepares it.
 """
 
 from dataclasses import dataclass, field
 from typing import Final
 
 from unstale_worker.rules.identifiers import TableName
-from unstale_worker.rules.query import Query, Token
+from unstale_worker.rules.query import Query, SqlToken
 
 _ENDS_FROM: Final = frozenset(
     {
@@ -36,12 +36,13 @@ _SELF_CONTAINED: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
-    """What a query reads.
+class QueryTables:
+    """The tables that a query reads.
 
     Attributes:
-        tables: The tables and views it names, sorted.
-        doubts: Why it may read more, as sentences; empty when the list is complete (but for views).
+        tables: Tables and views that it names, sorted.
+        doubts: Reasons why it may read more, as sentences; empty if the list is complete (except for what
+            views read).
     """
 
     tables: tuple[TableName, ...]
@@ -52,24 +53,24 @@ class Reads:
 class _Level:
     """One level of parentheses."""
 
-    argument: bool = False  # of a function whose arguments are written with FROM
+    argument: bool = False  # arguments of a function that takes FROM, such as extract(... from ...)
     in_from: bool = False
     item: bool = False  # the next token begins a table
-    query: bool = False  # a select stands here
+    query: bool = False  # contains a select
 
 
-def reads(query: Query) -> Reads:
-    """The tables ``query`` names after FROM, JOIN and TABLE, common table expressions excluded."""
+def tables_of(query: Query) -> QueryTables:
+    """Return the tables that ``query`` names after FROM, JOIN and TABLE, without common table expressions."""
     tokens = query.tokens
     local = _common_tables(tokens)
     scan = _Scan(tokens, local)
     scan.run()
-    return Reads(tuple(sorted(scan.tables)), tuple(scan.doubts))
+    return QueryTables(tuple(sorted(scan.tables)), tuple(scan.doubts))
 
 
 @dataclass(slots=True)
 class _Scan:
-    tokens: tuple[Token, ...]
+    tokens: tuple[SqlToken, ...]
     local: frozenset[str]
     tables: set[TableName] = field(default_factory=set)
     doubts: dict[str, None] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class _Scan:
             word, before = token.word, self.tokens[at - 1].word if at else ""
             at += 1
             if word == "(":
-                # A parenthesis where a table is expected holds a query or a join.
+                # A parenthesis in the place of a table encloses a query or a join.
                 levels.append(_Level(argument=before in _FROM_ARGUMENT, in_from=level.item, item=level.item))
                 level.item = False
             elif word == ")":
@@ -103,12 +104,12 @@ class _Scan:
                 at = self._table(at - 1)
 
     def _table_command(self, at: int) -> bool:
-        """Whether ``table`` at ``at`` is the command that returns a whole table."""
+        """Return True if ``table`` at ``at`` is the command that returns a whole table."""
         before = self.tokens[at - 1].word if at else "("
         return self.tokens[at].word == "table" and before in ("(", "union", "all", "except", "intersect")
 
     def _table(self, at: int) -> int:
-        """Read a possibly qualified name at ``at``; returns where to go on."""
+        """Read a possibly qualified name at ``at``; return the position after it."""
         parts: list[str] = []
         while at < len(self.tokens):
             name = self.tokens[at].name
@@ -120,18 +121,18 @@ class _Scan:
                 break
             at += 1
         if not parts:
-            self.doubts["it names a table in a way that this reading does not understand"] = None
+            self.doubts["it names a table in a form that unstale cannot parse"] = None
             return at + 1
         if at < len(self.tokens) and self.tokens[at].text == "(":
             if parts[-1] not in _SELF_CONTAINED:
-                self.doubts[f"the function {'.'.join(parts)} may read tables of its own"] = None
+                self.doubts[f"the function {'.'.join(parts)} may read other tables"] = None
         elif len(parts) > 1 or parts[0] not in self.local:
             self.tables.add(TableName(parts[-2] if len(parts) > 1 else "public", parts[-1]))
         return at
 
 
-def _common_tables(tokens: tuple[Token, ...]) -> frozenset[str]:
-    """The names that WITH gives: ``name [(columns)] as [[not] materialized] (``."""
+def _common_tables(tokens: tuple[SqlToken, ...]) -> frozenset[str]:
+    """Return the names that WITH defines: ``name [(columns)] as [[not] materialized] (``."""
     if not any(token.word == "with" for token in tokens):
         return frozenset()
     found: set[str] = set()
@@ -151,7 +152,7 @@ def _common_tables(tokens: tuple[Token, ...]) -> frozenset[str]:
 
 
 def outputs(query: Query) -> frozenset[str] | None:
-    """The names of the columns ``query`` returns, or None when the text alone cannot say."""
+    """Return the names of the columns that ``query`` returns, or None if the text is not conclusive."""
     names: set[str] = set()
     for item in _select_list(query.tokens):
         name = _output(item)
@@ -161,10 +162,10 @@ def outputs(query: Query) -> frozenset[str] | None:
     return frozenset(names) or None
 
 
-def _select_list(tokens: tuple[Token, ...]) -> list[list[Token]]:
-    """The items of the outermost select list; nothing if there is none to be found."""
+def _select_list(tokens: tuple[SqlToken, ...]) -> list[list[SqlToken]]:
+    """Return the items of the outermost select list; empty if it cannot be found."""
     depth = 0
-    items: list[list[Token]] = []
+    items: list[list[SqlToken]] = []
     for at, token in enumerate(tokens):
         word = token.word
         if depth == 0 and not items:
@@ -184,7 +185,7 @@ def _select_list(tokens: tuple[Token, ...]) -> list[list[Token]]:
     return [_without_distinct(item) if not at else item for at, item in enumerate(items)]
 
 
-def _without_distinct(item: list[Token]) -> list[Token]:
+def _without_distinct(item: list[SqlToken]) -> list[SqlToken]:
     words = [token.word for token in item]
     if words[:2] == ["distinct", "on"]:
         depth = 0
@@ -195,8 +196,8 @@ def _without_distinct(item: list[Token]) -> list[Token]:
     return item[1:] if words[:1] in (["distinct"], ["all"]) else item
 
 
-def _output(item: list[Token]) -> str | None:
-    """``a``, ``t.a``, ``{a}``, or anything with ``as a``."""
+def _output(item: list[SqlToken]) -> str | None:
+    """Return the column name of ``a``, ``t.a``, ``{a}``, or of anything with ``as a``."""
     if len(item) >= 2 and item[-2].word == "as":
         return item[-1].name
     if len(item) == 1 and item[0].kind == "hole":

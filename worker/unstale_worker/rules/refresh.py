@@ -1,4 +1,4 @@
-"""What makes a key new when its inputs change: one ``[refresh."..."]`` table, parsed; pure."""
+"""A parsed ``[refresh."..."]`` table: how keys are recomputed when their inputs change; pure."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from unstale_worker.rules.query import Query
 from unstale_worker.rules.template import Template
 
 SEPARATOR: Final = ":"
-"""A placeholder of a refresh stands for a segment: one or more characters without this one."""
+"""Separates the segments of a key. A placeholder of a refresh matches exactly one segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowLoader:
-    """The value is one row, read by the worker: an object of its columns; no such row: null.
+    """Loader ``"row"``: the worker reads one row. The value is an object of its columns, or null.
 
     Attributes:
         table: The table or view.
-        key: Column and the field of the key that it equals, in the order of the file; at least one.
-        columns: The columns of the value; None: all.
+        key: Pairs of a column and the field of the key that it must equal, in file order; at least one.
+        columns: Columns of the value; None: all.
     """
 
     table: TableName
@@ -29,11 +29,11 @@ class RowLoader:
 
 @dataclass(frozen=True, slots=True)
 class SqlLoader:
-    """The value is what a query returns, run by the worker.
+    """Loader ``"sql"``: the worker runs a query. The value is its result.
 
     Attributes:
-        query: Its placeholders are fields of the key.
-        reads: Tables it reads, as the user stated them; None: told from its text.
+        query: The query; its placeholders are fields of the key.
+        reads: Tables it reads, as the user stated them; None: derived from its text.
     """
 
     query: Query
@@ -42,11 +42,11 @@ class SqlLoader:
 
 @dataclass(frozen=True, slots=True)
 class PythonLoader:
-    """The value is what an async function returns.
+    """Loader ``"module:function"``: the value is the result of an async function.
 
     Attributes:
-        module: Where it lies, as ``import`` names it.
-        function: Its name there, with dots for what lies inside a class.
+        module: Dotted name of the module.
+        function: Name in the module, with dots for attributes of a class.
     """
 
     module: str
@@ -61,7 +61,7 @@ Loader = RowLoader | SqlLoader | PythonLoader
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most ``count`` loads in ``seconds``."""
+    """Rate limit: at most ``count`` loads in ``seconds``."""
 
     count: int
     seconds: float
@@ -69,13 +69,13 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What an invalidation does to a key that is made new when it changes.
+    """The part of a refresh that an invalidation of its key needs to know.
 
     Attributes:
-        serve_ms: Milliseconds its old value is kept to be served; 0: not at all; -1: a purge, which also
-            removes what was kept before, and makes nothing new.
-        debounce_ms: Milliseconds until it is due.
-        only_if_cached: Only if it was in Redis.
+        serve_ms: Milliseconds for which the old value may still be served; 0: not at all. -1 is a purge: it
+            also removes an old value that was kept earlier, and refreshes nothing.
+        debounce_ms: Milliseconds until the refresh is due.
+        only_if_cached: Refresh the key only if it was in Redis.
     """
 
     serve_ms: int
@@ -88,20 +88,20 @@ PURGED: Final = Renewal(-1, 0, True)
 
 @dataclass(frozen=True, slots=True)
 class RefreshSpec:
-    """How the keys of one pattern are made new.
+    """One ``[refresh."..."]`` table: how the keys of one pattern are refreshed.
 
     Attributes:
         template: The keys; its ``columns`` are the names of the fields.
-        loader: What makes the value.
-        debounce: Seconds from the first change to the load, at least; more changes meanwhile cost nothing.
-        only_if_cached: Only keys that were in Redis when they were invalidated are made new.
-        serve_stale: Seconds the old value is still served after a change, at most; 0: not at all.
-        timeout: Seconds one load may take.
-        concurrency: Loads at the same time, over all processes.
-        rate: Loads in a time, over all processes; None: any number.
-        ttl: Seconds the value may live; None: what ``[ttl]`` says.
+        loader: Computes the value.
+        debounce: Minimum seconds from the first change to the load; changes in between cause no further load.
+        only_if_cached: Refresh only keys that were in Redis when they were invalidated.
+        serve_stale: Maximum seconds for which the old value is still served after a change; 0: not at all.
+        timeout: Maximum seconds for one load.
+        concurrency: Maximum number of simultaneous loads, over all processes.
+        rate: Rate limit for loads, over all processes; None: no limit.
+        ttl: Seconds until the value expires; None: as ``[ttl]`` says.
         line: Line of the table in its file, 1-based.
-        renewal: What of this an invalidation must know.
+        renewal: The part of this that an invalidation needs to know.
     """
 
     template: Template
@@ -124,36 +124,36 @@ class RefreshSpec:
 
     @property
     def pattern(self) -> str:
-        """A Redis glob that matches every key of this refresh (and some others: ``*`` crosses segments)."""
+        """A Redis glob that matches every key of this refresh, and others: ``*`` crosses segments."""
         return self.template.pattern
 
     def matches(self, key: str) -> bool:
-        """Whether ``key`` is one of this refresh."""
+        """Return True if ``key`` belongs to this refresh."""
         return self._regex.fullmatch(key) is not None
 
     def fields(self, key: str) -> dict[str, str]:
-        """The segments of ``key`` by their placeholders' names; ValueError for a key of another refresh."""
+        """Map placeholder names to the segments of ``key``; ValueError if the key does not match."""
         match = self._regex.fullmatch(key)
         if match is None:
-            raise ValueError(f"{key!r} is no key of {self.template.text!r}")
+            raise ValueError(f"key {key!r} does not match {self.template.text!r}")
         return dict(zip(dict.fromkeys(self.template.columns), match.groups(), strict=True))
 
     @property
     def normal(self) -> list[object]:
-        """What matters to cached values, for the hash of the rules."""
-        made: list[object]
+        """The part that affects cached values, for the hash of the rules."""
+        loader: list[object]
         match self.loader:
             case RowLoader(table, key, columns):
-                made = ["row", table.schema, table.name, list(key), columns]
+                loader = ["row", table.schema, table.name, list(key), columns]
             case SqlLoader(query):
-                made = ["sql", query.normal]
+                loader = ["sql", query.normal]
             case PythonLoader():
-                made = ["python", str(self.loader)]
-        return [self.template.text, made, self.serve_stale, self.ttl]
+                loader = ["python", str(self.loader)]
+        return [self.template.text, loader, self.serve_stale, self.ttl]
 
 
 def _regex(template: Template) -> re.Pattern[str]:
-    """One group for each field; a field that stands there again must be the same."""
+    """Build the regex of a template: one group per field; a repeated field must match the same text."""
     groups: dict[str, int] = {}
     text = re.escape(template.literals[0])
     for name, literal in zip(template.columns, template.literals[1:], strict=True):
@@ -168,7 +168,7 @@ def _regex(template: Template) -> re.Pattern[str]:
 
 
 def overlap(refresh: Template, watched: Template) -> bool:
-    """Whether a key may belong to both; a placeholder of ``refresh`` stays within a segment."""
+    """Return True if some key matches both templates; a placeholder of ``refresh`` stays in one segment."""
     first, second = _units(refresh), _units(watched)
     todo, seen = [(0, 0)], {(0, 0)}
     while todo:
@@ -190,7 +190,7 @@ def overlap(refresh: Template, watched: Template) -> bool:
 
 
 def _units(template: Template) -> list[str | None]:
-    """Characters, and None for each placeholder."""
+    """Return the characters of a template, with None for each placeholder."""
     units: list[str | None] = list(template.literals[0])
     for literal in template.literals[1:]:
         units += [None, *literal]

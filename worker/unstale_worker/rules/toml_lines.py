@@ -1,4 +1,8 @@
-"""Reads TOML text and says on which line each value of it stands."""
+"""Parse TOML and find the line of each value.
+
+`tomllib` parses and checks the text but reports no positions. A second pass over the valid text, `_Scanner`,
+counts lines only, so that a mistake in a rule can name its file and line.
+"""
 
 import re
 import tomllib
@@ -6,7 +10,7 @@ from bisect import bisect_right
 from typing import Final
 
 Path = tuple[str | int, ...]
-"""Where a value stands in a document: ``("watch", 0, "keys", 1)``."""
+"""Path to a value in a document: ``("watch", 0, "keys", 1)``."""
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _BLANK: Final = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
@@ -16,7 +20,7 @@ _ERROR_PLACE: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of docu
 
 
 class SyntaxMistake(ValueError):
-    """The text is not TOML; ``line`` is 1-based."""
+    """The text is not valid TOML; ``line`` is 1-based."""
 
     def __init__(self, problem: str, *, line: int) -> None:
         self.problem, self.line = problem, line
@@ -24,7 +28,7 @@ class SyntaxMistake(ValueError):
 
 
 class Document:
-    """A parsed TOML text: its data, and the line of each value.
+    """A parsed TOML text: its data and the line of each value.
 
     Example:
         >>> document = Document.parse('[ttl]\\n"user:*" = "1h"\\n')
@@ -40,7 +44,7 @@ class Document:
 
     @classmethod
     def parse(cls, text: str) -> "Document":
-        """Read TOML; raises `SyntaxMistake`."""
+        """Parse TOML; raise `SyntaxMistake`."""
         text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         try:
             data = tomllib.loads(text)
@@ -49,13 +53,13 @@ class Document:
             last = text.count("\n") + 1
             line = int(place[1]) if place and place[1] else last
             problem = _ERROR_PLACE.sub("", str(error))
-            raise SyntaxMistake(f"not TOML: {problem}", line=line) from None
+            raise SyntaxMistake(f"not valid TOML: {problem}", line=line) from None
         except RecursionError:
-            raise SyntaxMistake("not TOML: nested too deeply", line=1) from None
+            raise SyntaxMistake("not valid TOML: nested too deeply", line=1) from None
         return cls(data, _Scanner(text).run())
 
     def line(self, path: Path) -> int:
-        """The 1-based line of ``path``, or of the nearest thing around it; 0 for the whole file."""
+        """Return the 1-based line of ``path``, or of the nearest enclosing value; 0 for the whole file."""
         for length in range(len(path), 0, -1):
             found = self._lines.get(path[:length])
             if found is not None:
@@ -64,7 +68,7 @@ class Document:
 
 
 class _Scanner:
-    """Walks a text that is known to be TOML; it checks nothing, it only counts lines."""
+    """Scanner for text that `tomllib` has accepted: it validates nothing and only counts lines."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -74,7 +78,7 @@ class _Scanner:
         self._lines: dict[Path, int] = {}
 
     def run(self) -> dict[Path, int]:
-        """The first line of each path."""
+        """Return the first line of each path."""
         header: Path = ()
         self._skip(_BLANK)
         while self._at < len(self._text):
@@ -94,7 +98,7 @@ class _Scanner:
         return self._lines
 
     def _resolve(self, names: tuple[str, ...]) -> Path:
-        """Put the current index after each name that is an array of tables."""
+        """Insert the current index after each name of an array of tables."""
         path: Path = ()
         for length, name in enumerate(names, start=1):
             count = self._arrays.get(names[:length])
@@ -116,7 +120,7 @@ class _Scanner:
         self._value(path)
 
     def _key(self) -> tuple[str, ...]:
-        """A key of one or more parts; afterwards we stand at the ``=`` or ``]`` that ends it."""
+        """Read a key of one or more parts; stop at the ``=`` or ``]`` that ends it."""
         names: list[str] = []
         while True:
             self._skip(_SPACE)
@@ -150,7 +154,7 @@ class _Scanner:
                 self._skip(_BARE_VALUE)
 
     def _ends(self, closing: str) -> bool:
-        """Step over blanks and a comma; then over ``closing`` if it is there."""
+        """Skip blanks and a comma, then ``closing``; return True if it was there."""
         self._skip(_BLANK)
         if self._text.startswith(",", self._at):
             self._at += 1
@@ -168,7 +172,7 @@ class _Scanner:
         while not self._text.startswith(fence, self._at):
             self._at += 2 if quote == '"' and self._text[self._at] == "\\" else 1
         self._at += len(fence)
-        while long and self._text.startswith(quote, self._at):  # up to two quotes may belong to the text
+        while long and self._text.startswith(quote, self._at):  # up to two more quotes may be content
             self._at += 1
 
     def _skip(self, expression: re.Pattern[str]) -> str:
