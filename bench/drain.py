@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from unstale.protocol.names import Names
 from unstale_worker.sources.outbox import OutboxSource
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 
 BULK = "update public.profiles set version = version + 1 where id >= $1 and id < $1 + 1000"
 SINGLE = """
@@ -75,7 +75,7 @@ async def first_move(redis: Any, position: str) -> float:
 
 
 async def read_only(dsn: str, position: str, rows: int) -> float:
-    source = OutboxSource(Connections(dsn, timeout=60))
+    source = OutboxSource(PostgresConnections(dsn, timeout=60))
     began, found, cursor = time.monotonic(), 0, None
     try:
         while True:

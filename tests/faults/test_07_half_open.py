@@ -16,7 +16,7 @@ from servers.proxy import Proxy
 from unstale.errors import DatabaseUnavailable
 from unstale.freshness.subscriber import Subscriber
 from unstale_worker.dev_servers import EmbeddedValkey
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 from workers import running_worker, worker_process
 
 PATIENCE = {"max_silence": 1.0, "leader_ttl": 0.5, "redis_timeout": 0.5}
@@ -127,10 +127,10 @@ async def test_a_leader_notices_that_its_database_connections_are_dead(
 
 
 async def test_an_opening_that_is_given_up_at_any_moment_leaves_no_session(database: Database) -> None:
-    """Guards: `Connections.open` ends what it has begun; the fixture looks for sessions that are left."""
+    """Guards: `PostgresConnections.open` ends what it began; the fixture looks for leftover sessions."""
     port = int(database.dsn.rpartition(":")[2].partition("/")[0])
     async with Proxy(port) as proxy:
-        connections = Connections(proxy.url(database.worker_dsn))
+        connections = PostgresConnections(proxy.url(database.worker_dsn))
         proxy.slow(0.005)
         opened = 0
         for moment in range(1, 60):

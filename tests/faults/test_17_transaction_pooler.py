@@ -13,7 +13,7 @@ from servers.pooler import pooled
 from unstale.protocol.names import SLEEP_LOCK
 from unstale_worker.sources import opening
 from unstale_worker.sources.pooler import is_transaction_pooler
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 from workers import connected, running_worker
 
 
@@ -32,12 +32,12 @@ async def locks(database: Database) -> int:
 async def test_it_is_recognised(database: Database, size: int) -> None:
     async with pooled(database.worker_dsn, size=size) as dsn:
         for _ in range(1 if size == 1 else 3):
-            assert await is_transaction_pooler(Connections(dsn, timeout=5))
+            assert await is_transaction_pooler(PostgresConnections(dsn, timeout=5))
 
 
 async def test_a_direct_connection_is_none(database: Database) -> None:
     for _ in range(5):
-        assert not await is_transaction_pooler(Connections(database.worker_dsn))
+        assert not await is_transaction_pooler(PostgresConnections(database.worker_dsn))
 
 
 @pytest.mark.parametrize("defended", [True, False])
@@ -46,7 +46,7 @@ async def test_changes_arrive_and_no_lock_stays(
 ) -> None:
     if not defended:
 
-        async def unaware(_: Connections) -> bool:
+        async def unaware(_: PostgresConnections) -> bool:
             return False
 
         monkeypatch.setattr(opening, "is_transaction_pooler", unaware)

@@ -21,7 +21,7 @@ from unstale_worker.redis.applier import Applier
 from unstale_worker.rules import Rules
 from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
 from unstale_worker.sources.outbox import OutboxSource
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 from unstale_worker.sources.wakeups import WakeUps
 from workers import PROFILES, SCHEMA, Listener, connected, state_of
 from workers.double import DATABASE, WorkerDouble
@@ -86,7 +86,9 @@ async def test_a_promoted_standby_that_answers_a_later_page(
 ) -> None:
     await silent.redis.hset(Names().state, "rules", Rules.parse(PROFILES).hash)
     counters = Counters()
-    async with pipeline(valkey, PromotedBetweenPages(Connections("nowhere")), silent.fence, counters) as work:
+    async with pipeline(
+        valkey, PromotedBetweenPages(PostgresConnections("nowhere")), silent.fence, counters
+    ) as work:
         await work.cycle()
     # The position of the old timeline does not count on the new one: everything was dropped.
     assert counters.recoveries == 1
@@ -96,7 +98,7 @@ async def test_a_promoted_standby_that_answers_a_later_page(
 async def test_entries_purged_between_two_pages_are_not_called_applied(
     valkey: EmbeddedValkey, silent: WorkerDouble, database: Database
 ) -> None:
-    source, counters = PurgedBetweenPages(Connections(database.dsn), read_entries=1), Counters()
+    source, counters = PurgedBetweenPages(PostgresConnections(database.dsn), read_entries=1), Counters()
     async with (
         connected(database.dsn) as db,
         pipeline(valkey, source, silent.fence, counters) as work,

@@ -1,7 +1,8 @@
 """34: the worker's sessions, its loaders' too, end at a standby of a URL that names both servers.
 
-Guards: `Connections.open`, which takes only a primary. Without it a ``row`` refresh after a failover, or over
-an address that leads to either server, reads the standby, which lags, and stores what is old for good.
+Guards: `PostgresConnections.open`, which takes only a primary. Without it a ``row`` refresh after a
+failover, or over an address that leads to either server, reads the lagging standby and stores old values for
+good.
 """
 
 import json
@@ -11,7 +12,7 @@ import pytest
 from servers.replica import pause, resume, standby_of
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.dev_servers import EmbeddedPostgres
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 from workers import connected, redis_at, running_worker
 from workers.refresh_stage import due, filled
 
@@ -39,7 +40,7 @@ async def test_a_loader_passes_a_standby_by(own_postgres: EmbeddedPostgres, redi
     async with standby_of(own_postgres) as standby, connected(standby.superuser_dsn) as control:
         await pause(control)
         with pytest.raises(DatabaseUnavailable, match="standby"):
-            await Connections(standby.dsn()).open()
+            await PostgresConnections(standby.dsn()).open()
 
         before = f"127.0.0.1:{own_postgres.port}"
         both = own_postgres.dsn().replace(before, f"127.0.0.1:{standby.port},{before}")

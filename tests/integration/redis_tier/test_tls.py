@@ -16,7 +16,7 @@ from unstale.errors import DatabaseUnavailable, SettingError
 from unstale.runtime.tls import postgres_tls
 from unstale.settings import Settings
 from unstale_worker.dev_servers import EmbeddedPostgres
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 
 ENCRYPTED = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
 
@@ -98,7 +98,7 @@ async def test_a_certificate_of_the_named_authority_is_accepted(
     file = tmp_path / "authority.crt"
     authority.cert_pem.write_to_path(str(file))
     dsn = f"{plain(server)}?sslrootcert={file}"
-    connection = await Connections(dsn).open()
+    connection = await PostgresConnections(dsn).open()
     assert await connection.fetchval(ENCRYPTED) is True
     await connection.close()
     pool = await Database(Settings.load(_env_file=None, database_url=dsn)).open()
@@ -112,7 +112,7 @@ async def test_a_certificate_of_somebody_else_is_refused_with_the_remedy(
     file = tmp_path / "other.crt"
     trustme.CA().cert_pem.write_to_path(str(file))
     with pytest.raises(DatabaseUnavailable, match=r"not trusted .*sslrootcert=FILE") as refused:
-        await Connections(f"{plain(server)}?sslrootcert={file}").open()
+        await PostgresConnections(f"{plain(server)}?sslrootcert={file}").open()
     assert server.password not in str(refused.value)
 
 
@@ -122,7 +122,7 @@ async def test_a_server_that_does_not_encrypt_is_refused_with_the_remedy(
     file = tmp_path / "authority.crt"
     authority.cert_pem.write_to_path(str(file))
     with pytest.raises(DatabaseUnavailable, match="sslmode=disable"):
-        await Connections(f"{plain(postgres_server)}?sslrootcert={file}").open()
+        await PostgresConnections(f"{plain(postgres_server)}?sslrootcert={file}").open()
 
 
 def test_a_missing_file_is_named() -> None:

@@ -12,9 +12,10 @@ from unstale_worker.doctor import refresh_checks
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.doctor.schema_checks import SchemaDoctor
 from unstale_worker.rules import Rules
+from unstale_worker.runtime.postgres_errors import translate_errors
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.pooler import is_transaction_pooler
-from unstale_worker.sources.postgres_connections import Connections, translated
+from unstale_worker.sources.postgres_connections import PostgresConnections
 from unstale_worker.sql import statement
 
 OLDEST: Final = 15
@@ -25,7 +26,7 @@ class Database:
     """The checks of one database; `connected` must be entered before `checks` are run."""
 
     def __init__(self, dsn: str, *, timeout: float, rules: Rules | None) -> None:
-        self._connections = Connections(dsn, timeout)
+        self._connections = PostgresConnections(dsn, timeout)
         self._rules = rules
         self._source = OutboxSource(self._connections)
 
@@ -52,7 +53,9 @@ class Database:
             )
         else:
             findings.append(ok("pooler", "sessions are our own"))
-        self._connections = Connections(self._connections.dsn, self._connections.timeout, pooled=pooled)
+        self._connections = PostgresConnections(
+            self._connections.dsn, self._connections.timeout, pooled=pooled
+        )
         self._source = OutboxSource(self._connections)
         try:
             yield True
@@ -113,5 +116,5 @@ class Database:
         return (await self._rows(name))[0]
 
     async def _rows(self, name: str) -> list[asyncpg.Record]:
-        async with self._source.borrow() as connection, translated():
+        async with self._source.borrow() as connection, translate_errors():
             return list(await connection.fetch(statement(name)))

@@ -8,7 +8,7 @@ from unstale_worker.refresh.sql.sql_loading import check
 from unstale_worker.refresh.sql.sql_sessions import Sessions
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 
 SUBJECT = "refreshes"
 
@@ -38,7 +38,7 @@ async def without_connection(rules: Rules) -> AsyncIterator[Finding]:
         )
 
 
-async def queries(connections: Connections, rules: Rules) -> AsyncIterator[Finding]:
+async def queries(connections: PostgresConnections, rules: Rules) -> AsyncIterator[Finding]:
     """Row and SQL loaders, each run once for no key."""
     specs = [spec for spec in rules.refreshes if not isinstance(spec.loader, PythonLoader)]
     if not specs:

@@ -13,7 +13,7 @@ from unstale_worker.doctor.findings import Finding, Severity, collected, error, 
 from unstale_worker.doctor.redis_checks import RedisDoctor
 from unstale_worker.rules import Rules
 from unstale_worker.sources.opening import check_settings, has_project, project_of
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 
 
 async def examine(settings: Settings) -> list[Finding]:
@@ -106,7 +106,7 @@ def _loaders_beside(settings: Settings, rules: Rules) -> AsyncIterator[Finding]:
     if settings.database_url is None:
         return refresh_checks.without_connection(rules)
     dsn = settings.database_url.get_secret_value()
-    return refresh_checks.queries(Connections(dsn, settings.database_timeout), rules)
+    return refresh_checks.queries(PostgresConnections(dsn, settings.database_timeout), rules)
 
 
 async def _redis(settings: Settings, rules: Rules | None) -> list[Finding]:

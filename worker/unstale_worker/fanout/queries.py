@@ -15,6 +15,7 @@ import asyncpg
 from unstale_worker.fanout.failure import CAST_REMEDY, FanoutFailure, QueryFailed
 from unstale_worker.fanout.statement import Connection, check_columns, failure_of, statement_for, values_of
 from unstale_worker.rules import Plan, Rules, Watch
+from unstale_worker.runtime.postgres_errors import ends_session
 from unstale_worker.sql import statement
 
 __all__ = ["FanoutFailure", "check_queries", "run_queries"]
@@ -150,16 +151,10 @@ async def _transaction(
         problem = f"it was given up after {time.monotonic() - began:.1f} s"
         raise QueryFailed(FanoutFailure(watch, problem, "Add an index for it, or make it smaller.")) from None
     except asyncpg.PostgresError as error:
-        if _is_fatal(error) or connection.is_closed():
+        if ends_session(error) or connection.is_closed():
             raise
         raise QueryFailed(failure_of(watch, error)) from error
     except asyncpg.InterfaceError as error:
         if connection.is_closed():
             raise
         raise QueryFailed(FanoutFailure(watch, "its answer cannot be read", CAST_REMEDY)) from error
-
-
-def _is_fatal(error: asyncpg.PostgresError) -> bool:
-    """Whether the session ends with this error."""
-    severity: object = getattr(error, "severity_en", None) or getattr(error, "severity", None)
-    return severity in ("FATAL", "PANIC") or isinstance(error, asyncpg.PostgresConnectionError)

@@ -18,7 +18,7 @@ from unstale_worker.refresh.sql.sql_refresher import Batches, Lifetime
 from unstale_worker.refresh.sql.sql_sessions import Sessions
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.sources.pooler import is_transaction_pooler
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -55,7 +55,7 @@ async def load_here(
         await asyncio.Event().wait()
     assert settings.database_url is not None
     timeout = max(settings.database_timeout, *(spec.timeout + 1 for spec in specs))
-    connections = Connections(settings.database_url.get_secret_value(), timeout=timeout)
+    connections = PostgresConnections(settings.database_url.get_secret_value(), timeout=timeout)
     connections = replace(connections, pooled=await is_transaction_pooler(connections))
     sessions = Sessions(connections, name=session, most=settings.refresh_connections)
     try:

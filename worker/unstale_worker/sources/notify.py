@@ -17,7 +17,8 @@ from unstale.errors import DatabaseUnavailable
 from unstale.protocol.names import SLEEP_LOCK, WAKEUP_CHANNEL
 from unstale.runtime import failpoints
 from unstale_worker.runtime.backoff import Backoff
-from unstale_worker.sources.postgres_connections import Connections, end_session, translated
+from unstale_worker.runtime.postgres_errors import translate_errors
+from unstale_worker.sources.postgres_connections import PostgresConnections, end_session
 from unstale_worker.sources.wakeups import WakeUps
 from unstale_worker.sql import statement
 
@@ -36,7 +37,7 @@ class NotifyWakeUps(WakeUps):
         ...         await wakeups.wait(0.5)
     """
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: PostgresConnections) -> None:
         super().__init__()
         self._connections = connections
         self._connection: asyncpg.Connection | None = None
@@ -78,7 +79,7 @@ class NotifyWakeUps(WakeUps):
             if connection is None:
                 return False
             self._event.clear()
-            async with translated():
+            async with translate_errors():
                 self.asleep = bool(await connection.fetchval(statement("sleep_try"), *SLEEP_LOCK))
         except DatabaseUnavailable as error:
             self._broken(error)
@@ -97,7 +98,7 @@ class NotifyWakeUps(WakeUps):
         self.asleep = False
         assert self._connection is not None
         try:
-            async with translated():
+            async with translate_errors():
                 await self._connection.fetchval(statement("sleep_end"), *SLEEP_LOCK)
         except DatabaseUnavailable as error:
             self._broken(error)
@@ -128,7 +129,7 @@ class NotifyWakeUps(WakeUps):
             return None
         connection = await self._connections.open(name=self._name)
         try:
-            async with translated():
+            async with translate_errors():
                 await connection.add_listener(WAKEUP_CHANNEL, self._notified)
         except BaseException:
             connection.terminate()

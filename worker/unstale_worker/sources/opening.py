@@ -9,7 +9,7 @@ from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Source
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.pooler import is_transaction_pooler
-from unstale_worker.sources.postgres_connections import Connections
+from unstale_worker.sources.postgres_connections import PostgresConnections
 
 if TYPE_CHECKING:
     from unstale_worker.sources.rpc import Project
@@ -90,7 +90,9 @@ async def open_source(settings: Settings, *, session: str = "standby") -> Source
 
 async def _outbox(settings: Settings, session: str) -> Source:
     assert settings.database_url is not None
-    connections = Connections(settings.database_url.get_secret_value(), timeout=settings.database_timeout)
+    connections = PostgresConnections(
+        settings.database_url.get_secret_value(), timeout=settings.database_timeout
+    )
     pooled = await is_transaction_pooler(connections)
     if pooled:
         log.warning(

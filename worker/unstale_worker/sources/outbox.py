@@ -15,13 +15,12 @@ from unstale.runtime import failpoints
 from unstale_worker.fanout import queries
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
+from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS, translate_errors
 from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
 from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.sources.postgres_connections import (
-    CONNECTION_ERRORS,
-    Connections,
+    PostgresConnections,
     end_session,
-    translated,
 )
 from unstale_worker.sql import statement
 
@@ -35,7 +34,7 @@ class OutboxSource:
     """The outbox of one database, read over one connection that is opened again when it breaks.
 
     Example:
-        >>> source = OutboxSource(Connections("postgresql://..."), read_entries=5_000)
+        >>> source = OutboxSource(PostgresConnections("postgresql://..."), read_entries=5_000)
         >>> page = await source.read(None)
     """
 
@@ -43,7 +42,7 @@ class OutboxSource:
     least_pause = 0.0
 
     def __init__(
-        self, connections: Connections, *, read_entries: int = 5_000, session: str = "standby"
+        self, connections: PostgresConnections, *, read_entries: int = 5_000, session: str = "standby"
     ) -> None:
         self._connections = connections
         self._read_entries = read_entries
@@ -180,7 +179,7 @@ class OutboxSource:
         async with self._lock:
             connection = await self._open()
             try:
-                async with translated():
+                async with translate_errors():
                     if self._connections.pooled:
                         async with connection.transaction():
                             await connection.execute(statement("pooled_settings"))

@@ -1,17 +1,16 @@
-"""Opens connections to Postgres, and turns asyncpg's errors into ours."""
+"""Open and close connections to Postgres."""
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from unstale.errors import DatabaseUnavailable, MigrationMissing
+from unstale.errors import DatabaseUnavailable
 from unstale.protocol.names import APPLICATION_NAME
 from unstale.runtime.tls import UNENCRYPTED, postgres_tls, untrusted
+from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS
 from unstale_worker.sql import statement
 
 SESSION_SETTINGS: Final = {
@@ -24,21 +23,10 @@ SESSION_SETTINGS: Final = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-CONNECTION_ERRORS: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.CannotConnectNowError,
-)
-"""Everything that a fresh connection may heal."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connections:
+class PostgresConnections:
     """How to reach the database.
 
     Attributes:
@@ -89,27 +77,6 @@ class Connections:
             raise DatabaseUnavailable(
                 f"Postgres accepts no connection ({type(error).__name__}); check DATABASE_URL and the server"
             ) from error
-
-
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """Turn asyncpg's errors into ours."""
-    try:
-        yield
-    except (
-        asyncpg.UndefinedFunctionError,
-        asyncpg.InvalidSchemaNameError,
-        asyncpg.UndefinedTableError,
-    ) as error:
-        raise MigrationMissing(
-            "the database lacks schema unstale of this version; run `unstale migration`, push the new files"
-        ) from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise MigrationMissing(
-            "the worker's role may not read the outbox; grant it unstale_worker, or connect as its owner"
-        ) from error
-    except CONNECTION_ERRORS as error:
-        raise DatabaseUnavailable(f"the connection to Postgres broke ({type(error).__name__})") from error
 
 
 async def end_session(connection: asyncpg.Connection | None) -> None:

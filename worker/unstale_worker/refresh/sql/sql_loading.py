@@ -11,6 +11,7 @@ import asyncpg
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.refresh.sql.sql_statements import Connection, LoaderProblem, Statement, statement_for
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.runtime.postgres_errors import ends_session
 from unstale_worker.sql import statement
 
 NOT_FOUND: Final = b"null"
@@ -132,7 +133,7 @@ async def _attempt(
     except asyncpg.DataError:
         raise
     except asyncpg.PostgresError as error:
-        if _is_fatal(error) or connection.is_closed():
+        if ends_session(error) or connection.is_closed():
             raise
         raise _problem(error) from error
     found: dict[str, bytes] = {}
@@ -182,8 +183,3 @@ def _problem(error: asyncpg.PostgresError) -> LoaderProblem:
 def _first_line(error: asyncpg.PostgresError) -> str:
     """Without what Postgres adds: its details quote row values."""
     return str(error).partition("\n")[0].rstrip(".")
-
-
-def _is_fatal(error: asyncpg.PostgresError) -> bool:
-    severity: object = getattr(error, "severity_en", None) or getattr(error, "severity", None)
-    return severity in ("FATAL", "PANIC") or isinstance(error, asyncpg.PostgresConnectionError)

@@ -9,7 +9,8 @@ import asyncpg
 
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.refresh.sql.sql_loading import Statements
-from unstale_worker.sources.postgres_connections import CONNECTION_ERRORS, Connections, end_session
+from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS
+from unstale_worker.sources.postgres_connections import PostgresConnections, end_session
 
 Session: TypeAlias = tuple["asyncpg.Connection[asyncpg.Record]", Statements]
 
@@ -22,7 +23,7 @@ class Sessions:
         ...     loaded = await load(connection, statements, spec, keys)
     """
 
-    def __init__(self, connections: Connections, *, name: str, most: int) -> None:
+    def __init__(self, connections: PostgresConnections, *, name: str, most: int) -> None:
         self._connections, self._name = connections, name
         self._idle: list[Session] = []
         self._free = asyncio.Semaphore(most)
