@@ -19,7 +19,7 @@ from unstale.redis_tier.multiplexer import FIRST_PAUSE, LAST_PAUSE, Lane
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.dev_servers.process import free_port
 from unstale_worker.runtime.backoff import Backoff
-from unstale_worker.runtime.retry import retried
+from unstale_worker.runtime.retry import retry
 
 AGENTS = 20
 
@@ -107,7 +107,7 @@ def test_workers_that_failed_together_try_again_apart(monkeypatch: pytest.Monkey
 async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or several crashes within minutes would each keep it away for longer than the last."""
     Drawn(monkeypatch, jitter=False)
-    monkeypatch.setattr("unstale_worker.runtime.retry.LASTED", 0.2)
+    monkeypatch.setattr("unstale_worker.runtime.retry.SETTLED_AFTER", 0.2)
     bounds: list[float] = []
     failed = Backoff.failed
 
@@ -124,5 +124,5 @@ async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.Mon
         await asyncio.sleep(works.pop(0))
         raise DatabaseUnavailable
 
-    assert await retried(attempt, asyncio.Event(), fatal=(), failed=lambda _: None)
+    assert await retry(attempt, failed=lambda _: None)
     assert bounds == [0.05, 0.1, 0.2, 0.05, 0.1]

@@ -1,13 +1,15 @@
-"""Cancellations that something else swallows, and ends that must come all the same.
+"""End tasks reliably although a library, or Python before 3.13, may drop a cancellation.
 
-Before Python 3.13 a TaskGroup drops its own task's cancellation when a child fails at that moment, and before
-3.12 ``asyncio.wait_for`` can do the same; redis-py sends by it when it has a ``socket_timeout``. A loop that
-goes on after every error, or a group that cancels each of its tasks once and waits for them, would then never
-end.
+Before Python 3.13 a TaskGroup drops its own task's cancellation when a child fails at the same moment. Before
+Python 3.12 ``asyncio.wait_for`` can do the same, and redis-py sends commands through it when it has a
+``socket_timeout``. A loop that survives every error, or a group that cancels each of its tasks only once and
+waits for them, would then never end. All workarounds are in this file; they can go when Python 3.13 is the
+oldest version supported.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ def pass_on_cancellation() -> None:
 
 
 async def insistently(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in a task of its own, and once the caller is cancelled, cancel it until it is done.
+    """Run ``work`` in a task of its own; if the caller is cancelled, cancel that task until it has ended.
 
     For a child of a TaskGroup that calls a library which may drop a cancellation.
     """
@@ -38,7 +40,17 @@ async def insistently(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def cancelled(task: "asyncio.Task[Any]") -> None:
-    """Cancel a task until it is done. Its outcome is not raised; the caller's own cancellation is."""
+    """Cancel a task until it has ended. Raises the caller's own cancellation, but no error of the task."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=AGAIN)
+
+
+@asynccontextmanager
+async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Task[None]"]:
+    """Run ``work`` beside the body, and cancel it when the body ends. Its errors are not raised."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        await cancelled(task)

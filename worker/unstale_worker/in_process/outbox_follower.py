@@ -10,7 +10,7 @@ import logging
 import random
 from typing import Final
 
-from unstale.errors import ConfigurationError, UnstaleError
+from unstale.errors import ConfigurationError
 from unstale.in_process.outbox_feed import Feed
 from unstale.protocol.messages import PublishedRules
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
@@ -20,11 +20,13 @@ from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.preflight import check_watches
 from unstale_worker.redis.state import Standing, State, standing_after_read
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.backoff import Backoff
+from unstale_worker.runtime.logs import get_logger
+from unstale_worker.runtime.retry import retry
 from unstale_worker.sources import Page, Source
 from unstale_worker.sources.opening import check_settings, open_source
 
 logger = logging.getLogger("unstale")
+log = get_logger("unstale")
 
 SESSION: Final = "embedded"
 """Suffix of the sessions' ``application_name``: no leader's, so that no leader ends them."""
@@ -57,7 +59,6 @@ class OutboxFollower:
         self._place: State | None = None
         self._source: Source | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._warned = ""
         self._hinted = asyncio.Event()
         self.tried = asyncio.Event()
         self.refused: ConfigurationError | None = None
@@ -68,7 +69,7 @@ class OutboxFollower:
     def start(self) -> None:
         """See `EmbeddedWorker.start`."""
         self._tasks = [
-            asyncio.create_task(self._follow_for_ever(), name="unstale-embedded"),
+            asyncio.create_task(self._follow_forever(), name="unstale-embedded"),
             asyncio.create_task(self._purge_for_ever(), name="unstale-embedded-purge"),
         ]
 
@@ -84,25 +85,18 @@ class OutboxFollower:
 
     # --- following ------------------------------------------------------------------------------
 
-    async def _follow_for_ever(self) -> None:
-        backoff = Backoff(first=0.05, most=2.0)
-        while True:
-            reads = self.reads
+    async def _follow_forever(self) -> None:
+        async def attempt() -> None:
             try:
                 await self._follow()
             except ConfigurationError as error:
-                if not self.tried.is_set():
-                    self.refused = error
-                    self.tried.set()
-                    return
-                self._warn(error)
-            except Exception as error:  # whatever it was, deafness ends in another attempt
-                pass_on_cancellation()
-                self._warn(error)
-            self.tried.set()
-            if self.reads > reads:
-                backoff.succeeded()
-            await asyncio.sleep(backoff.failed())
+                if self.tried.is_set():
+                    raise
+                self.refused = error
+            finally:
+                self.tried.set()
+
+        await retry(attempt, failed=self._note, logger=log, event="not following the outbox; trying again")
 
     async def _follow(self) -> None:
         """Read until something breaks."""
@@ -117,7 +111,6 @@ class OutboxFollower:
                 self._hinted.clear()
                 found = await self.cycle(source)
                 self.tried.set()
-                self._warned = ""
                 pace.saw(found or hinted, now=self._feed.now())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pace.pause):
@@ -209,14 +202,8 @@ class OutboxFollower:
             finally:
                 await source.close()
 
-    def _warn(self, error: Exception) -> None:
-        """Say it once until it is over or something else goes wrong."""
+    def _note(self, error: Exception) -> None:
         self.failures += 1
-        text = f"{type(error).__name__}: {error}"
-        if text != self._warned:
-            self._warned = text
-            known = isinstance(error, UnstaleError)
-            logger.warning("not following the outbox: %s; trying again", text, exc_info=not known)
 
     def __repr__(self) -> str:
         return f"<OutboxFollower position={self._place.position if self._place else None} reads={self.reads}>"

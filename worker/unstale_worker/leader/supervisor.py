@@ -3,8 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 import structlog
@@ -18,7 +17,7 @@ from unstale.errors import (
 )
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Lane
-from unstale.runtime.cancellation import insistently, pass_on_cancellation
+from unstale.runtime.cancellation import background, insistently
 from unstale.settings import Settings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.pipeline import Pipeline
@@ -32,8 +31,8 @@ from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.coordinator import Refresher
 from unstale_worker.refresh.python.loader_check import look_for_loaders
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.log_throttle import Said
-from unstale_worker.runtime.retry import retried
+from unstale_worker.runtime.log_throttle import LogThrottle
+from unstale_worker.runtime.retry import retry
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
 from unstale_worker.sources.wakeups import WakeUps
@@ -105,8 +104,8 @@ class Worker:
             stack.push_async_callback(leadership.resign)
             self._wakeups = await stack.enter_async_context(source.wakeups())
             async with (
-                _background(_hint_on_stop(stop, self._wakeups)),
-                _background(self._look_for_loaders()),
+                background(_hint_on_stop(stop, self._wakeups)),
+                background(self._look_for_loaders()),
             ):
                 await self._serve(lane, source, leadership, self._wakeups, stop)
             self._role = Role.STOPPING
@@ -133,7 +132,9 @@ class Worker:
             log.info("servers checked", redis=server, source=source.kind, rules=self._rules.hash[:8])
             return source
 
-        return await retried(attempt, stop, fatal=(ConfigurationError, UnsupportedServer), failed=self._note)
+        return await retry(
+            attempt, stop=stop, fatal=(ConfigurationError, UnsupportedServer), failed=self._note
+        )
 
     async def _serve(
         self,
@@ -151,10 +152,10 @@ class Worker:
             return True
 
         while not stop.is_set():
-            await retried(term, stop, fatal=(), failed=self._note)
+            await retry(term, stop=stop, failed=self._note)
 
     async def _stand_by(self, leadership: Leadership, stop: asyncio.Event) -> int:
-        said = Said(every=math.inf)
+        throttle = LogThrottle(every=math.inf)
         while not stop.is_set():
             fence = await leadership.try_acquire()
             self._redis_up = True
@@ -163,7 +164,7 @@ class Worker:
                 return fence
             self._first = False
             self._stood_by.set()
-            if said.anew("standing by"):
+            if throttle.allows("standing by"):
                 log.info("standing by: another worker leads")
             with suppress(TimeoutError):
                 async with asyncio.timeout(leadership.pause):
@@ -227,7 +228,7 @@ class Worker:
                 keeping = group.create_task(insistently(leadership.keep()), name="lease")
                 purging = group.create_task(insistently(purge), name="purge")
                 refreshing = group.create_task(insistently(refresher.run()), name="refresh")
-                await retried(pipe, stop, fatal=(LeadershipLost,), failed=self._note)
+                await retry(pipe, stop=stop, fatal=(LeadershipLost,), failed=self._note)
                 keeping.cancel()
                 purging.cancel()
                 refreshing.cancel()
@@ -236,7 +237,6 @@ class Worker:
             log.warning("no longer leading", fence=fence, why=str(lost.exceptions[0]))
         finally:
             await source.end_term()
-        pass_on_cancellation()
         if stop.is_set():
             await leadership.resign()
 
@@ -251,18 +251,6 @@ class Worker:
             self._redis_up = False
         elif isinstance(error, DatabaseUnavailable):
             self._database_up = False
-
-
-@asynccontextmanager
-async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run ``work`` beside the body, and end it with the body."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _hint_on_stop(stop: asyncio.Event, wakeups: WakeUps) -> None:

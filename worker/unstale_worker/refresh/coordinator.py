@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -22,7 +22,7 @@ from unstale_worker.refresh.redis.ttl import Lifetimes
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.runtime.daemon_call import aside
-from unstale_worker.runtime.restart import forever
+from unstale_worker.runtime.retry import retry
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -77,14 +77,19 @@ class Refresher:
         lane, queue = open_queue(self._settings, rules=self._rules.hash)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(forever(lambda: self._claim(queue), self._failed), name="refresh claims")
+                group.create_task(self._repeat(lambda: self._claim(queue)), name="refresh claims")
                 if self._sql:
-                    here = forever(lambda: self._load_here(queue), self._failed)
-                    group.create_task(here, name="refresh batches")
+                    group.create_task(self._repeat(lambda: self._load_here(queue)), name="refresh batches")
                 if self._python:
-                    group.create_task(forever(lambda: self._spread(queue), self._failed), name="refresh jobs")
+                    group.create_task(self._repeat(lambda: self._spread(queue)), name="refresh jobs")
         finally:
             await lane.close()
+
+    async def _repeat(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        def failed(error: Exception) -> None:
+            self._failed(str(error) or type(error).__name__)
+
+        await retry(work, failed=failed, logger=log)
 
     # --- claiming -------------------------------------------------------------------------------
 

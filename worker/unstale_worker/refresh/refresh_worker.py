@@ -1,7 +1,6 @@
 """Runs a refresh worker: calls Python loaders until it is told to stop."""
 
 import asyncio
-import time
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
@@ -9,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 
-from unstale.errors import ConfigurationError, RedisUnavailable, UnstaleError
+from unstale.errors import ConfigurationError, RedisUnavailable, UnsupportedServer
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import Settings
 from unstale_worker.observe.http import serving
@@ -22,10 +21,7 @@ from unstale_worker.refresh.python.loader_process import OwnWorker
 from unstale_worker.refresh.redis.refresh_set import RefreshQueue
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
-from unstale_worker.runtime.backoff import Backoff
-from unstale_worker.runtime.event_loop import stopped_within
-from unstale_worker.runtime.log_throttle import Said
-from unstale_worker.runtime.restart import outcome, singles
+from unstale_worker.runtime.retry import retry
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -56,7 +52,6 @@ class RefreshWorker:
         self._tally, self._counters = Tally(), Counters()
         self._own = OwnWorker(settings, rules, specs, self._tally)
         self._role, self._redis_up, self._problem = Role.STARTING, False, ""
-        self._said = Said(every=30.0)
 
     @property
     def name(self) -> str:
@@ -90,17 +85,9 @@ class RefreshWorker:
         await self._check(stop)
         lane, queue = open_queue(self._settings, rules=self._rules.hash)
         looking = asyncio.create_task(self._look(queue), name="refresh readiness")
-        backoff = Backoff(first=0.05, most=5.0)
         try:
             while not stop.is_set():
-                began = time.monotonic()
-                if (error := await outcome(self._work(queue, stop))) is None:
-                    continue
-                for single in singles(error):
-                    self._report(single)
-                if time.monotonic() - began > 10.0:
-                    backoff.succeeded()
-                await stopped_within(stop, seconds=backoff.failed())
+                await retry(lambda: self._work(queue, stop), stop=stop, failed=self._note, logger=log)
         finally:
             self._role = Role.STOPPING
             await cancelled(looking)
@@ -123,20 +110,16 @@ class RefreshWorker:
             task.result()
 
     async def _check(self, stop: asyncio.Event) -> None:
-        backoff = Backoff(first=0.05, most=5.0)
-        while not stop.is_set():
+        async def attempt() -> None:
             redis = open_redis(self._settings, connections=2)
             try:
                 server = await check_redis(redis, state_key=self._settings.names.state)
-            except RedisUnavailable as error:
-                self._report(error)
-                await stopped_within(stop, seconds=backoff.failed())
-            else:
-                self._redis_up, self._problem = True, ""
-                log.info("server checked", redis=server, rules=self._rules.hash[:8])
-                return
             finally:
                 await _closed(redis.aclose())
+            self._redis_up, self._problem = True, ""
+            log.info("server checked", redis=server, rules=self._rules.hash[:8])
+
+        await retry(attempt, stop=stop, fatal=(UnsupportedServer,), failed=self._note, logger=log)
 
     async def _look(self, queue: RefreshQueue) -> None:
         while True:
@@ -151,16 +134,11 @@ class RefreshWorker:
                 self._redis_up, self._problem = False, str(error)
             await asyncio.sleep(LOOK_EVERY)
 
-    def _report(self, error: Exception) -> None:
+    def _note(self, error: Exception) -> None:
         self._problem = str(error) or type(error).__name__
         self._counters.failed(self._problem)
         if isinstance(error, RedisUnavailable):
             self._redis_up = False
-        if isinstance(error, UnstaleError):
-            if self._said.anew(self._problem):
-                log.warning("trying again", error=self._problem)
-        else:
-            log.error("unexpected error; trying again", exc_info=error)
 
 
 async def run_refresh_service(settings: Settings, rules: Rules, *, stop: asyncio.Event) -> None:

@@ -1,17 +1,17 @@
-"""Keeps a log readable while something fails again and again: the same text once in a while only."""
+"""Rate limit for log messages that repeat."""
 
 import time
 
 
-class Said:
-    """Whether a text is worth a line.
+class LogThrottle:
+    """Lets the same text through once per period, and every other text at once.
 
     Args:
-        every: Seconds after which the same text is worth another one.
+        every: Seconds after which the same text may be logged again.
 
     Example:
-        >>> said = Said(every=30.0)
-        >>> said.anew("Redis is away"), said.anew("Redis is away"), said.anew("Postgres is away")
+        >>> throttle = LogThrottle(every=30.0)
+        >>> throttle.allows("Redis is away"), throttle.allows("Redis is away"), throttle.allows("no disk")
         (True, False, True)
     """
 
@@ -20,8 +20,8 @@ class Said:
     def __init__(self, *, every: float) -> None:
         self._every, self._text, self._until = every, "", 0.0
 
-    def anew(self, text: str) -> bool:
-        """True when ``text`` is another than the last one, or that was long ago; it then counts as said."""
+    def allows(self, text: str) -> bool:
+        """Return True if ``text`` is another than the last one or the period is over."""
         now = time.monotonic()
         if text == self._text and now < self._until:
             return False

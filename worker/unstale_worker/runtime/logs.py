@@ -71,8 +71,9 @@ def _as_configured(logger: Any, method: str, event: MutableMapping[str, Any]) ->
             made = processor(logger, method, made)
         return made
     fields = dict(mask_passwords(logger, method, event))
-    text = str(fields.pop("event", ""))
-    return " ".join([text, *(f"{field}={value!r}" for field, value in fields.items())])
+    text, error = str(fields.pop("event", "")), fields.pop("exc_info", None)
+    line = " ".join([text, *(f"{field}={value!r}" for field, value in fields.items())])
+    return (line,), {"exc_info": error}
 
 
 def mask_passwords(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
