@@ -21,7 +21,7 @@ from unstale import Cache
 from unstale.protocol.codec import encode, loads
 from unstale.protocol.names import Names
 from unstale.runtime import failpoints
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale_worker.dev_servers import EmbeddedValkey
 
 READS: Final = 2_000
@@ -123,8 +123,8 @@ async def measure(repeats: int) -> dict[str, dict[str, float]]:
         redis: Redis = Redis.from_url(valkey.url)
         await begin_history(redis, names)
         fresh = asyncio.create_task(keep_fresh(redis, names))
-        settings = Settings.load(
-            _env_file=None, redis_url=valkey.url, max_silence=MAX_SILENCE, redis_timeout=0.5
+        settings = AgentSettings.from_env(
+            env_file=None, redis_url=valkey.url, max_silence=MAX_SILENCE, redis_timeout=0.5
         )
         try:
             async with Cache(settings) as cache:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from unstale import Cache
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale_worker.dev_servers import EmbeddedValkey
 
 KEY = "user:42:profile"
@@ -167,7 +167,7 @@ async def measure(repeats: int) -> dict[str, dict[str, float]]:
         await begin_history(redis, names)
         fresh = asyncio.create_task(keep_fresh(voice, names))
         try:
-            async with Cache(Settings.load(_env_file=None, redis_url=valkey.url)) as cache:
+            async with Cache(AgentSettings.from_env(env_file=None, redis_url=valkey.url)) as cache:
                 if not cache.attached:
                     raise SystemExit("the cache did not attach: its hits would be misses")
                 gc.freeze()

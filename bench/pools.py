@@ -32,7 +32,7 @@ HEALTH_SECONDS = 30.0
 
 def pool_for(server: FarServer, **more: Any) -> ConnectionPool:
     return ConnectionPool.from_env(
-        _env_file=None, openai_api_key=KEY, openai_base_url=f"{server.url}/v1",
+        env_file=None, openai_api_key=KEY, openai_base_url=f"{server.url}/v1",
         supabase_url=server.url, supabase_key="sb_secret_bench", **more,
     )  # fmt: skip
 

@@ -222,7 +222,7 @@ async def by_unstale(events: Sequence[Event], dsn: str, redis_url: str) -> Score
     async with AsyncExitStack() as cleanup:
         pool = await cleanup.enter_async_context(asyncpg.create_pool(dsn, min_size=4, max_size=20))
         caches = [
-            await cleanup.enter_async_context(Cache.from_env(_env_file=None, redis_url=redis_url))
+            await cleanup.enter_async_context(Cache.from_env(env_file=None, redis_url=redis_url))
             for _ in range(INSTANCES)
         ]
 

@@ -74,8 +74,8 @@ async def operations(server: FarServer, redis_url: str, *, scale: float) -> Figu
         return max(2, round(full * scale))
 
     await asyncio.to_thread(server.latency, LATENCY_SECONDS, completions=MODEL_SECONDS)
-    near = Cache.from_env(_env_file=None, redis_url=redis_url)
-    far = Cache.from_env(_env_file=None, redis_url=redis_url, near_max_entries=0)
+    near = Cache.from_env(env_file=None, redis_url=redis_url)
+    far = Cache.from_env(env_file=None, redis_url=redis_url, near_max_entries=0)
     async with pool_for(server) as pool, near, far:
         await pool.warm()
         await asyncio.gather(pooled_rows(pool), pooled_completion(pool))

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from unstale.near_cache.subscriptions import Invalidated, Reset
     from unstale.protocol.codec import FrozenDict
     from unstale.reading.single_flight import Load
-    from unstale.settings import Settings
+    from unstale.settings import AgentSettings, PoolSettings
 
 __all__ = [
+    "AgentSettings",
     "Cache",
     "CacheClosed",
     "ConfigurationError",
@@ -45,12 +46,12 @@ __all__ = [
     "LockLost",
     "LockTimeout",
     "PoolClosed",
+    "PoolSettings",
     "RedisCache",
     "RedisUnavailable",
     "Refresh",
     "Reset",
     "SettingError",
-    "Settings",
     "ToolError",
     "Tools",
     "UnstaleError",
@@ -60,16 +61,17 @@ __all__ = [
 ]
 
 _ON_USE = {
+    "AgentSettings": "settings",
     "Cache": "cache",
     "ConnectionPool": "companion.pools",
     "FrozenDict": "protocol.codec",
     "Invalidated": "near_cache.subscriptions",
     "Load": "reading.single_flight",
     "Lock": "locks",
+    "PoolSettings": "settings",
     "RedisCache": "compat.redis_cache",
     "Refresh": "companion.refresh_context",
     "Reset": "near_cache.subscriptions",
-    "Settings": "settings",
     "Tools": "companion.tools.tools",
     "redis_cache": "compat.redis_cache",
 }

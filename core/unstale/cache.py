@@ -20,7 +20,7 @@ from unstale.reads import check_ttl
 from unstale.reads_many import ManyReads
 from unstale.redis_tier.multiplexer import CLOSED
 from unstale.runtime import clock
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale.stats import Counters, count, describe
 
 
@@ -34,14 +34,14 @@ class Cache(ManyReads):
     One object per process and event loop. What callers get is theirs to change.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         super().__init__(settings)
         self._locks = Locks(self._tier, self.settings.names, clock=clock.now)
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """A cache with the settings of the environment and ``.env``; arguments beat them."""
-        return cls(Settings.load(**overrides))
+        return cls(AgentSettings.from_env(**overrides))
 
     # --- life -----------------------------------------------------------------------------------
 

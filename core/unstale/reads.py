@@ -15,7 +15,7 @@ from unstale.protocol.codec import Model
 from unstale.reading.single_flight import Loaded, Loader, Origin
 from unstale.redis_tier.multiplexer import CLOSED
 from unstale.runtime import clock
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale.wiring import Assembly
 
 M = TypeVar("M", bound=BaseModel)
@@ -28,8 +28,8 @@ MAX_TTL: Final = 10 * 365 * 86_400.0
 class Reads:
     """The reading half of `Cache`, which adds its life, writing and freshness."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings = settings if settings is not None else Settings.load()
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
         self._near_hits = 0
         self._redis_hits = 0
         self._misses = 0

@@ -20,7 +20,7 @@ from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale.writing.writer import Writer
 
 logger = logging.getLogger("unstale")
@@ -35,7 +35,7 @@ class Assembly:
     and everything that readers and writers ask.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._lanes: list[Lane] = []
         self._attached = asyncio.Event()

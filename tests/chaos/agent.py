@@ -24,7 +24,7 @@ from history import Record, Recorder, encode
 from history.naive import Subject, subject
 from history.recorder import seen_in
 from unstale import Cache, WaitTimeout
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale_worker.demo import child
 
 CONVERSATIONS: Final = 8
@@ -150,7 +150,7 @@ async def main(stop: asyncio.Event) -> None:
     """Read until ``stop`` is set, then write down what is cached."""
     folder, name = Path(os.environ["CHAOS_FOLDER"]), os.environ["CHAOS_NAME"]
     move_on_signal(f"{os.environ['CHAOS_SEED']} {name}")
-    settings = Settings.load(_env_file=None)
+    settings = AgentSettings.from_env(env_file=None)
     with (
         (folder / f"{name}.history").open("wb") as file,
         Commits.opened(folder / f"{name}.commits") as commits,

@@ -9,10 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from pydantic import AliasChoices
 
 import unstale.errors
-from unstale.settings import Settings, environment_name
+from unstale.settings import (
+    AgentSettings,
+    DatabaseSettings,
+    OutboxSettings,
+    PoolSettings,
+    SharedSettings,
+    WorkerSettings,
+)
+from unstale.settings.base import Settings
+from unstale.settings.variables import variables
 from unstale_worker.observe.metrics import DEFINITIONS
 from unstale_worker.rules import Rules
 
@@ -37,22 +45,45 @@ def errors() -> Iterator[type[Exception]]:
             yield found
 
 
-def test_every_setting_is_documented_and_nothing_else() -> None:
-    assert set(sections("settings.md")) == {environment_name(name) for name in Settings.model_fields}
+GROUPS: list[tuple[str, type[Settings]]] = [
+    ("Agents and worker", SharedSettings),
+    ("The database", DatabaseSettings),
+    ("Following the outbox", OutboxSettings),
+    ("Agents", AgentSettings),
+    ("Connection pool", PoolSettings),
+    ("Worker", WorkerSettings),
+]
+FIELDS = [
+    (cls, name)
+    for _, cls in GROUPS
+    for name in cls.model_fields
+    if not any(name in base.model_fields for base in cls.__bases__ if issubclass(base, Settings))
+]
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_a_settings_default_and_other_names_are_true(name: str) -> None:
-    field, said = Settings.model_fields[name], sections("settings.md")[environment_name(name)]
-    default = field.default
+def test_every_setting_is_documented_once_under_its_class_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    found = re.findall(r"^(##|###) `?(.+?)`?$", text, re.MULTILINE)
+    wanted = []
+    for title, group in GROUPS:
+        wanted.append(("##", title))
+        wanted += [("###", cls.variables(name)[0]) for cls, name in FIELDS if cls is group]
+    assert found == wanted
+    assert set(variables().values()) == set(sections("settings.md"))
+    assert len({name for _, name in FIELDS}) == len(FIELDS)
+
+
+@pytest.mark.parametrize(("cls", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_settings_default_and_other_names_are_true(cls: type[Settings], name: str) -> None:
+    names = cls.variables(name)
+    said, default = sections("settings.md")[names[0]], cls.model_fields[name].default
     if hasattr(default, "get_secret_value"):
         default = default.get_secret_value()
     shown = (
         "unset" if default is None else f"`{str(default).lower() if default in (True, False) else default}`"
     )
     assert f"Default: {shown}." in said
-    if isinstance(field.validation_alias, AliasChoices):
-        assert all(f"`{other}`" in said for other in field.validation_alias.choices[1:])
+    assert all(f"`{other}`" in said for other in names[1:])
 
 
 def test_every_error_is_documented_and_nothing_else() -> None:
@@ -91,7 +122,7 @@ def test_metrics_are_named_as_prometheus_wants() -> None:
 
 
 def test_settings_and_metrics_that_pages_mention_exist() -> None:
-    known = {environment_name(name) for name in Settings.model_fields}
+    known = {*variables().values()}
     metrics = {definition.name for definition in DEFINITIONS}
     for page in PAGES:
         text = page.read_text()

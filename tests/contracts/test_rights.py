@@ -28,7 +28,10 @@ async def test_the_documented_redis_user_can_do_it_all(
     settings = settings_for(database.worker_dsn, url, config=tmp_path / "unstale.toml")
     async with connected(database.dsn) as connection:
         await connection.execute(SCHEMA)
-        async with running_worker(database.worker_dsn, url), Cache(settings) as cache:
+        async with (
+            running_worker(database.worker_dsn, url),
+            Cache.from_env(env_file=None, redis_url=url) as cache,
+        ):
             await eventually(lambda: cache.attached)
             assert await cache.get_or_load("user:42:profile", lambda: "old") == "old"
             async with cache.subscribe("user:42:*") as events:

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from servers import Database, eventually
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers import PROFILES, SCHEMA, connected, running_worker, settings_for
+from workers import PROFILES, SCHEMA, connected, running_worker
 from workers.refresh_stage import due, filled
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -57,7 +57,7 @@ async def test_each_user_can_do_its_work(
 ) -> None:
     (tmp_path / "unstale.toml").write_text(PROFILES)
     agent, writer = (
-        Cache(settings_for(database.worker_dsn, users[name])) for name in ("unstale-agent", "unstale-writer")
+        Cache.from_env(env_file=None, redis_url=users[name]) for name in ("unstale-agent", "unstale-writer")
     )
     async with connected(database.dsn) as connection:
         await connection.execute(SCHEMA)

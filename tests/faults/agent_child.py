@@ -42,7 +42,7 @@ async def main(url: str, max_silence: float, naive: bool) -> None:
 
     Subscriber._hear = slowly  # type: ignore[method-assign]  # nor is there another place between two
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    async with Cache.from_env(_env_file=None, redis_url=url, max_silence=max_silence) as cache:
+    async with Cache.from_env(env_file=None, redis_url=url, max_silence=max_silence) as cache:
         while not over.done():
             at, staleness = clock.now(), cache.staleness
             value = await cache.get_or_load(KEY, lambda: None, ttl=3600)

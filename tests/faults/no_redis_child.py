@@ -21,7 +21,7 @@ async def main(dsn: str, max_silence: float, rules: str) -> None:
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     db = await asyncpg.connect(dsn)
     async with Cache.from_env(
-        _env_file=None, redis_enabled=False, embedded_worker=True, database_url=dsn, config=rules,
+        env_file=None, redis_enabled=False, embedded_worker=True, database_url=dsn, config=rules,
         max_silence=max_silence, leader_ttl=1.0, poll_max=0.05,
     ) as cache:  # fmt: skip
         while not over.done():

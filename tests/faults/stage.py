@@ -66,7 +66,7 @@ class Stage:
     async def open_agent(self, redis_url: str | None = None, **more: Any) -> Cache:
         """One more agent, which is waited for until it is attached."""
         cache = await self._exits.enter_async_context(
-            Cache.from_env(_env_file=None, redis_url=redis_url or self.redis_url, **more)
+            Cache.from_env(env_file=None, redis_url=redis_url or self.redis_url, **more)
         )
         self.agents.append(cache)
         await eventually(lambda: cache.attached, message="the agent is attached")

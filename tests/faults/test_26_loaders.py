@@ -157,7 +157,7 @@ async def test_a_process_killed_in_the_middle_of_a_load_leaves_a_lease_that_runs
             os.kill(os.getpid(), signal.SIGKILL)
 
         async def main():
-            async with Cache.from_env(_env_file=None, redis_url={valkey.url!r}, lease_ttl=0.5) as cache:
+            async with Cache.from_env(env_file=None, redis_url={valkey.url!r}, lease_ttl=0.5) as cache:
                 while not cache.attached:
                     await asyncio.sleep(0.01)
                 await cache.get_or_load({KEY!r}, dies)

@@ -294,7 +294,7 @@ async def test_instances_and_a_worker_do_not_disturb_each_other(database: Databa
         for _ in range(2):
             async with (
                 running_worker(database.worker_dsn, redis_url),
-                Cache.from_env(_env_file=None, redis_url=redis_url) as shared,
+                Cache.from_env(env_file=None, redis_url=redis_url) as shared,
             ):
                 await eventually(lambda: shared.attached)
                 caches = (one, two, shared)

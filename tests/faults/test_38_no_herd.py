@@ -55,7 +55,7 @@ async def test_agents_that_lost_redis_together_come_back_apart(
     async with Proxy(valkey.port) as proxy, AsyncExitStack() as stack:
         for _ in range(AGENTS):
             await stack.enter_async_context(
-                Cache.from_env(_env_file=None, redis_url=proxy.url(valkey.url), near_max_entries=1)
+                Cache.from_env(env_file=None, redis_url=proxy.url(valkey.url), near_max_entries=1)
             )
         Drawn(monkeypatch, jitter=jitter)
         monkeypatch.setattr("unstale.freshness.subscriber.LAST_PAUSE", 0.2)

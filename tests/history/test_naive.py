@@ -17,7 +17,7 @@ from servers import Database, eventually
 from servers.proxy import Proxy
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers import applied, connected, redis_at, running_worker, settings_for
+from workers import applied, connected, redis_at, running_worker
 
 pytestmark = pytest.mark.leaves_keys("item:.*")  # a naive cache sets no TTL
 
@@ -89,7 +89,7 @@ async def staged(kind: str, database: Database, valkey: EmbeddedValkey) -> Async
         await stack.enter_async_context(running_worker(database.dsn, valkey.url, rules=RULES))
         proxy = await stack.enter_async_context(Proxy(valkey.port))
         url = proxy.url(valkey.url)
-        cache = await stack.enter_async_context(Cache(settings_for(database.dsn, url)))
+        cache = await stack.enter_async_context(Cache.from_env(env_file=None, redis_url=url))
         await eventually(lambda: cache.attached)
         redis = await stack.enter_async_context(redis_at(valkey.url))
         records: list[Record] = []

@@ -46,12 +46,12 @@ async def worker(db: asyncpg.Connection, database: Database, redis_url: str) -> 
 @pytest.fixture
 async def cache(worker: None, redis_url: str) -> AsyncIterator[Cache]:
     """The cache of one agent instance."""
-    async with Cache.from_env(_env_file=None, redis_url=redis_url) as cache:
+    async with Cache.from_env(env_file=None, redis_url=redis_url) as cache:
         yield cache
 
 
 @pytest.fixture
 async def other_instance(worker: None, redis_url: str) -> AsyncIterator[Cache]:
     """The cache of another instance of the same agent."""
-    async with Cache.from_env(_env_file=None, redis_url=redis_url) as cache:
+    async with Cache.from_env(env_file=None, redis_url=redis_url) as cache:
         yield cache

@@ -13,7 +13,7 @@ import pytest
 from servers import Database, eventually
 from services.api_double import StandIn
 from unstale import Cache, ConnectionPool
-from workers import running_worker, settings_for
+from workers import running_worker
 
 PAGE = Path(__file__).parents[2] / "docs" / "refresh.md"
 
@@ -35,33 +35,32 @@ def greetings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modul
 async def test_nobody_waits_for_the_model_twice(
     db: asyncpg.Connection, database: Database, redis_url: str, greetings: ModuleType
 ) -> None:
-    async with StandIn() as model:
-        settings = settings_for(database.dsn, redis_url, **model.settings)
-        async with (
-            running_worker(database.dsn, redis_url, rules=blocks("toml")[0], **model.settings),
-            Cache(settings) as cache,
-            ConnectionPool(settings) as pool,
-        ):
-            await eventually(lambda: cache.attached)
-            # The first reader waits for the model.
-            assert await greetings.greet(cache, pool, 42) == "You said: Greet Ada in one sentence."
+    async with (
+        StandIn() as model,
+        running_worker(database.dsn, redis_url, rules=blocks("toml")[0], **model.settings),
+        Cache.from_env(env_file=None, redis_url=redis_url) as cache,
+        ConnectionPool.from_env(env_file=None, database_url=database.dsn, **model.settings) as pool,
+    ):
+        await eventually(lambda: cache.attached)
+        # The first reader waits for the model.
+        assert await greetings.greet(cache, pool, 42) == "You said: Greet Ada in one sentence."
 
-            # Her name changes. The model is slow today: readers get the greeting for the old name meanwhile.
-            model.gate.clear()
-            async with cache.subscribe("user:42:*") as events:
-                await db.execute("update profiles set name = 'Ada Lovelace' where id = 42")
-                await anext(events)
-            assert await greetings.greet(cache, pool, 42) == "You said: Greet Ada in one sentence."
-            await eventually(lambda: model.waiting == 1)  # the worker has asked; no reader did
+        # Her name changes. The model is slow today: readers get the greeting for the old name meanwhile.
+        model.gate.clear()
+        async with cache.subscribe("user:42:*") as events:
+            await db.execute("update profiles set name = 'Ada Lovelace' where id = 42")
+            await anext(events)
+        assert await greetings.greet(cache, pool, 42) == "You said: Greet Ada in one sentence."
+        await eventually(lambda: model.waiting == 1)  # the worker has asked; no reader did
 
-            # It answers, and everybody has the new one.
-            model.gate.set()
+        # It answers, and everybody has the new one.
+        model.gate.set()
 
-            async def new() -> bool:
-                return "Lovelace" in await greetings.greet(cache, pool, 42)
+        async def new() -> bool:
+            return "Lovelace" in await greetings.greet(cache, pool, 42)
 
-            await eventually(new)
-            assert model.requests["/v1/chat/completions"] == 2
+        await eventually(new)
+        assert model.requests["/v1/chat/completions"] == 2
 
 
 def test_it_takes_twenty_lines() -> None:

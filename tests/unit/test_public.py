@@ -11,6 +11,7 @@ HEAVY = ("redis", "pydantic", "asyncio", "orjson", "aiohttp", "asyncpg", "supaba
 def test_the_public_names_are_these() -> None:
     assert unstale.__all__ == sorted(unstale.__all__)
     assert set(unstale.__all__) == {
+        "AgentSettings",
         "Cache",
         "CacheClosed",
         "ConfigurationError",
@@ -23,12 +24,12 @@ def test_the_public_names_are_these() -> None:
         "LockLost",
         "LockTimeout",
         "PoolClosed",
+        "PoolSettings",
         "RedisCache",
         "RedisUnavailable",
         "Refresh",
         "Reset",
         "SettingError",
-        "Settings",
         "ToolError",
         "Tools",
         "UnstaleError",

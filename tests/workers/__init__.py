@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from servers import eventually
 from unstale.protocol.messages import Invalidation, Message, Snapshot, decode
 from unstale.protocol.names import Names
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
@@ -39,9 +39,9 @@ select unstale.watch('public.profiles', '{id}');
 """
 
 
-def settings_for(dsn: str | None, redis_url: str, **more: Any) -> Settings:
+def settings_for(dsn: str | None, redis_url: str, **more: Any) -> WorkerSettings:
     """Settings of a worker on these servers, without any `.env` of the machine."""
-    return Settings.load(_env_file=None, database_url=dsn, redis_url=redis_url, **more)
+    return WorkerSettings.from_env(env_file=None, database_url=dsn, redis_url=redis_url, **more)
 
 
 @asynccontextmanager

@@ -186,7 +186,7 @@ async def redis_client(url: str) -> AsyncIterator[Redis]:
 @contextlib.asynccontextmanager
 async def open_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
     """A cache on this Redis, attached or not."""
-    async with Cache.from_env(_env_file=None, redis_url=url, **more) as cache:
+    async with Cache.from_env(env_file=None, redis_url=url, **more) as cache:
         yield cache
 
 

@@ -25,7 +25,7 @@ async def alone(
         file.write_text(rules)
         settings = {"poll_max": 0.05, **more}
         async with Cache.from_env(
-            _env_file=None,
+            env_file=None,
             redis_enabled=False,
             redis_url=NOWHERE,
             embedded_worker=True,

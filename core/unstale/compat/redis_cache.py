@@ -10,7 +10,7 @@ from unstale.locks import LOCK_SECONDS, Lock
 if TYPE_CHECKING:
     from unstale.cache import Cache
     from unstale.reading.single_flight import Loader
-    from unstale.settings import Settings
+    from unstale.settings import AgentSettings
 
 
 class RedisCache:
@@ -26,16 +26,16 @@ class RedisCache:
     ends. After a fork the child opens its own.
     """
 
-    def __init__(self, settings: "Settings | None" = None) -> None:
+    def __init__(self, settings: "AgentSettings | None" = None) -> None:
         self._settings = settings
         self._caches = PerLoop(self._open, name="redis_cache")
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """One with the settings of the environment and ``.env``, read now; arguments beat them."""
-        from unstale.settings import Settings
+        from unstale.settings import AgentSettings
 
-        return cls(Settings.load(**overrides))
+        return cls(AgentSettings.from_env(**overrides))
 
     async def cache(self) -> "Cache":
         """The `Cache` behind it in this event loop, for everything that the seed did not have."""
@@ -87,7 +87,7 @@ class RedisCache:
     def _open(self) -> "Cache":
         from unstale.cache import Cache
 
-        return Cache(self._settings)
+        return Cache.from_env() if self._settings is None else Cache(self._settings)
 
     def __repr__(self) -> str:
         return f"<RedisCache open in {len(self._caches.opened())} event loops>"

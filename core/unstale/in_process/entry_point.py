@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from unstale.errors import ConfigurationError, SettingError
 from unstale.in_process.outbox_feed import Feed
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 
 GROUP: Final = "unstale.embedded_workers"
 """Entry-point group in which a distribution offers a `Factory`."""
@@ -36,11 +36,11 @@ class EmbeddedWorker(Protocol):
         ...
 
 
-Factory = Callable[[Settings, Feed], EmbeddedWorker]
+Factory = Callable[[AgentSettings, Feed], EmbeddedWorker]
 """Makes one that is not started; raises `ConfigurationError` for settings or rules that cannot be used."""
 
 
-def embedded_worker(settings: Settings, feed: Feed) -> EmbeddedWorker:
+def embedded_worker(settings: AgentSettings, feed: Feed) -> EmbeddedWorker:
     """The installed one; raises `ConfigurationError`."""
     from importlib.metadata import entry_points  # 50 ms, and only those without Redis need it
 

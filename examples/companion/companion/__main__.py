@@ -10,7 +10,7 @@ from aiohttp import web
 
 from companion.agent import Companion
 from companion.service import application
-from unstale import Cache, ConnectionPool, Settings
+from unstale import Cache, ConnectionPool, PoolSettings
 
 
 async def serve(*, port: int) -> None:
@@ -19,11 +19,11 @@ async def serve(*, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as cleanup:
-        settings = Settings.load()
+        settings = PoolSettings.from_env()
         if settings.openai_api_key is None:
             sys.exit("OPENAI_API_KEY is not set. Without one: python -m companion.stand_in")
         pool = await cleanup.enter_async_context(ConnectionPool(settings))
-        cache = await cleanup.enter_async_context(Cache(settings))
+        cache = await cleanup.enter_async_context(Cache.from_env())
         await pool.warm()
         runner = web.AppRunner(application(Companion(cache, pool)))
         cleanup.push_async_callback(runner.cleanup)

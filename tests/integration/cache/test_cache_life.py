@@ -21,7 +21,7 @@ class Profile(BaseModel):
 
 
 async def test_start_and_close_tolerate_everything(valkey: EmbeddedValkey, double: WorkerDouble) -> None:
-    cache = Cache.from_env(_env_file=None, redis_url=valkey.url)
+    cache = Cache.from_env(env_file=None, redis_url=valkey.url)
     with pytest.raises(CacheClosed):
         await cache.get(KEY)
     await cache.start()
@@ -31,7 +31,7 @@ async def test_start_and_close_tolerate_everything(valkey: EmbeddedValkey, doubl
     for use in (cache.get(KEY), cache.set(KEY, 1), cache.delete(KEY), cache.start(), cache.wait_for("1:1:1")):
         with pytest.raises(CacheClosed):
             await use
-    never_started = Cache.from_env(_env_file=None, redis_url=valkey.url)
+    never_started = Cache.from_env(env_file=None, redis_url=valkey.url)
     await never_started.close()
 
 
@@ -54,7 +54,7 @@ async def test_closing_ends_subscriptions(cache: Cache) -> None:
 
 def test_a_forgotten_close_warns(valkey: EmbeddedValkey) -> None:
     async def forget() -> None:
-        cache = Cache.from_env(_env_file=None, redis_url=valkey.url)
+        cache = Cache.from_env(env_file=None, redis_url=valkey.url)
         await cache.start()
 
     with warnings.catch_warnings(record=True) as caught:
@@ -65,7 +65,7 @@ def test_a_forgotten_close_warns(valkey: EmbeddedValkey) -> None:
 
 
 def test_another_event_loop_is_refused(valkey: EmbeddedValkey) -> None:
-    cache = Cache.from_env(_env_file=None, redis_enabled=False)
+    cache = Cache.from_env(env_file=None, redis_enabled=False)
     asyncio.run(_started(cache))
     with pytest.raises(RuntimeError, match="another event loop"):
         asyncio.run(_read(cache))

@@ -162,7 +162,7 @@ async def test_invalidating_everything_leaves_locks_alone(caches: tuple[Cache, C
 
 
 async def test_without_redis_it_holds_between_the_tasks_of_this_process() -> None:
-    async with Cache.from_env(_env_file=None, redis_enabled=False) as cache:
+    async with Cache.from_env(env_file=None, redis_enabled=False) as cache:
         async with cache.lock(NAME) as first:
             with pytest.raises(LockTimeout):
                 await cache.lock(NAME, timeout=0.01).__aenter__()

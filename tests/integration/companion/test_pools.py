@@ -29,7 +29,7 @@ async def standin() -> AsyncIterator[StandIn]:
 
 @pytest.fixture
 async def pool(standin: StandIn) -> AsyncIterator[ConnectionPool]:
-    async with ConnectionPool.from_env(_env_file=None, **standin.settings, pool_shutdown=5) as pool:
+    async with ConnectionPool.from_env(env_file=None, **standin.settings, pool_shutdown=5) as pool:
         yield pool
 
 
@@ -106,7 +106,7 @@ async def test_requests_reuse_connections(pool: ConnectionPool, standin: StandIn
 
 
 async def test_one_host_gets_no_more_connections_than_it_may(standin: StandIn) -> None:
-    async with ConnectionPool.from_env(_env_file=None, pool_connections_per_host=3) as pool:
+    async with ConnectionPool.from_env(env_file=None, pool_connections_per_host=3) as pool:
         session = await pool.http()
         standin.gate.clear()
 
@@ -168,7 +168,7 @@ async def test_secrets_are_in_no_repr_stat_or_log(
 
 
 async def test_what_is_not_configured_says_so() -> None:
-    async with ConnectionPool.from_env(_env_file=None, openai_api_key=None, supabase_url=None) as pool:
+    async with ConnectionPool.from_env(env_file=None, openai_api_key=None, supabase_url=None) as pool:
         with pytest.raises(SettingError, match="OPENAI_API_KEY is not set"):
             await pool.openai()
         with pytest.raises(SettingError, match="OPENAI_API_KEY is not set"):
@@ -290,7 +290,7 @@ async def test_closing_waits_for_what_is_in_flight(pool: ConnectionPool, standin
 
 
 async def test_closing_cuts_off_what_takes_too_long(standin: StandIn) -> None:
-    pool = ConnectionPool.from_env(_env_file=None, **standin.settings, pool_shutdown=0.05)
+    pool = ConnectionPool.from_env(env_file=None, **standin.settings, pool_shutdown=0.05)
     client = (await pool.openai()).with_options(max_retries=0)
     standin.gate.clear()
     request = asyncio.create_task(client.chat.completions.create(**ASK))
@@ -303,7 +303,7 @@ async def test_closing_cuts_off_what_takes_too_long(standin: StandIn) -> None:
 
 
 async def test_the_youngest_is_closed_first(standin: StandIn, database: Database) -> None:
-    pool = ConnectionPool.from_env(_env_file=None, **standin.settings, database_url=database.dsn)
+    pool = ConnectionPool.from_env(env_file=None, **standin.settings, database_url=database.dsn)
     order: list[str] = []
     await pool.http()
     await pool.postgres()
@@ -324,7 +324,7 @@ async def test_the_youngest_is_closed_first(standin: StandIn, database: Database
 @pytest.mark.parametrize("steps", range(12))
 async def test_closing_is_safe_at_any_moment(standin: StandIn, steps: int) -> None:
     """Close while clients are being made, after so many steps of the loop; twice at once, and again."""
-    pool = ConnectionPool.from_env(_env_file=None, **standin.settings, pool_shutdown=5)
+    pool = ConnectionPool.from_env(env_file=None, **standin.settings, pool_shutdown=5)
     asked = [asyncio.create_task(get()) for get in (pool.openai, pool.http, pool.supabase)]
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -360,7 +360,7 @@ async def test_a_cancelled_close_still_closes(pool: ConnectionPool, standin: Sta
 
 async def test_the_postgres_pool_opens_what_it_needs(database: Database) -> None:
     async with ConnectionPool.from_env(
-        _env_file=None, database_url=database.dsn, pool_database_connections=3
+        env_file=None, database_url=database.dsn, pool_database_connections=3
     ) as pool:
         postgres = await pool.postgres()
         assert postgres.get_size() == 0
@@ -381,14 +381,14 @@ async def test_a_transaction_pooler_gets_no_prepared_statements(database: Databa
     pooled = dsn.replace(f":{database.server.port}/", ":6543/")
     assert pooled != dsn
     for url, size in ((dsn, 100), (pooled, 0)):
-        async with ConnectionPool.from_env(_env_file=None, database_url=url) as pool:
+        async with ConnectionPool.from_env(env_file=None, database_url=url) as pool:
             postgres: Any = await pool.postgres()
             assert postgres._connect_kwargs["statement_cache_size"] == size
 
 
 async def test_a_database_that_is_away_is_reported(unused_tcp_port: int) -> None:
     url = f"postgresql://ada:hunter2@127.0.0.1:{unused_tcp_port}/x"
-    async with ConnectionPool.from_env(_env_file=None, database_url=url) as pool:
+    async with ConnectionPool.from_env(env_file=None, database_url=url) as pool:
         with pytest.raises(OSError, match="Connect"):
             await (await pool.postgres()).fetchval("select 1")
         stats: Any = await pool.get_stats()

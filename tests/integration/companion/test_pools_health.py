@@ -36,7 +36,7 @@ async def states(pool: ConnectionPool, name: str, wanted: str) -> bool:
 
 async def test_what_is_in_use_is_checked_and_nothing_else(standin: StandIn, database: Database) -> None:
     async with ConnectionPool.from_env(
-        _env_file=None, **standin.settings, **FAST, database_url=database.dsn
+        env_file=None, **standin.settings, **FAST, database_url=database.dsn
     ) as pool:
         await pool.openai()
         await eventually(lambda: standin.requests["/v1/models"] >= 2)
@@ -53,7 +53,7 @@ async def test_an_outage_is_seen_told_once_and_recovered_from(
     standin: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="unstale")
-    async with ConnectionPool.from_env(_env_file=None, **standin.settings, **FAST) as pool:
+    async with ConnectionPool.from_env(env_file=None, **standin.settings, **FAST) as pool:
         await pool.openai()
         await eventually(lambda: states(pool, "openai", "healthy"))
         standin.status = 503
@@ -71,7 +71,7 @@ async def test_an_outage_is_seen_told_once_and_recovered_from(
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_wrong_key_is_named(standin: StandIn, status: int) -> None:
     standin.status = status
-    async with ConnectionPool.from_env(_env_file=None, **standin.settings, **FAST) as pool:
+    async with ConnectionPool.from_env(env_file=None, **standin.settings, **FAST) as pool:
         await pool.openai()
         await pool.supabase()
         await eventually(lambda: states(pool, "openai", "failing"))
@@ -81,7 +81,7 @@ async def test_a_wrong_key_is_named(standin: StandIn, status: int) -> None:
 
 
 async def test_a_server_that_is_gone_and_comes_back(standin: StandIn) -> None:
-    async with ConnectionPool.from_env(_env_file=None, **standin.settings, **FAST) as pool:
+    async with ConnectionPool.from_env(env_file=None, **standin.settings, **FAST) as pool:
         await pool.supabase()
         await eventually(lambda: states(pool, "supabase", "healthy"))
         await standin.__aexit__(None, None, None)
@@ -92,7 +92,7 @@ async def test_a_server_that_is_gone_and_comes_back(standin: StandIn) -> None:
 
 async def test_no_check_is_left_when_the_pool_closes(standin: StandIn) -> None:
     """Also while one is under way; the fixtures look for tasks left behind."""
-    pool = ConnectionPool.from_env(_env_file=None, **standin.settings, **FAST, pool_shutdown=5)
+    pool = ConnectionPool.from_env(env_file=None, **standin.settings, **FAST, pool_shutdown=5)
     await pool.openai()
     await eventually(lambda: standin.requests["/v1/models"] >= 1)
     await pool.close()

@@ -41,7 +41,7 @@ async def test_a_new_loop_gets_new_clients_and_an_ended_one_closed_its_own(
     standin: StandIn, database: Database
 ) -> None:
     """Also: no ResourceWarning, which would be an error here, and no session left in Postgres."""
-    pool = ConnectionPool.from_env(_env_file=None, **standin.settings, database_url=database.dsn)
+    pool = ConnectionPool.from_env(env_file=None, **standin.settings, database_url=database.dsn)
     for _ in range(3):
         await asyncio.to_thread(use_everything, pool, standin.url)
     assert pool._dependencies() == []
@@ -49,7 +49,7 @@ async def test_a_new_loop_gets_new_clients_and_an_ended_one_closed_its_own(
 
 
 async def test_two_loops_at_once_have_their_own_clients(standin: StandIn) -> None:
-    pool = ConnectionPool.from_env(_env_file=None, **standin.settings)
+    pool = ConnectionPool.from_env(env_file=None, **standin.settings)
     here = await pool.openai()
     seen: list[object] = []
     leave, ready = threading.Event(), threading.Event()
@@ -82,7 +82,7 @@ from unstale import ConnectionPool
 
 url, dsn = sys.argv[1:]
 pool = ConnectionPool.from_env(
-    _env_file=None, openai_api_key="sk", openai_base_url=url + "/v1", supabase_url=url, supabase_key="sb",
+    env_file=None, openai_api_key="sk", openai_base_url=url + "/v1", supabase_url=url, supabase_key="sb",
     database_url=dsn,
 )
 
@@ -138,7 +138,7 @@ IMPORTING: str = """
 import importlib.machinery, sys, threading
 import openai
 import unstale.companion.pools.environment, unstale.companion.pools.http_transport
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 openai.OpenAI(api_key="k")  # whatever it imports late
 half, asked = threading.Event(), threading.Event()
@@ -158,7 +158,7 @@ supabase = threading.Thread(target=__import__, args=["httpx"])
 supabase.start()
 half.wait()
 from unstale.companion.pools.openai_clients import OpenAISync
-OpenAISync(Settings.load(_env_file=None, openai_api_key="k"))
+OpenAISync(PoolSettings.from_env(env_file=None, openai_api_key="k"))
 asked.set()
 supabase.join()
 """

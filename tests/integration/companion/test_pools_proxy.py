@@ -42,7 +42,7 @@ async def test_requests_of_every_client_go_through_it(monkeypatch: pytest.Monkey
     async with proxy() as (url, asked):
         monkeypatch.setenv("http_proxy", url)
         async with ConnectionPool.from_env(
-            _env_file=None,
+            env_file=None,
             openai_api_key="sk",
             openai_base_url="http://openai.invalid/v1",
             supabase_url="http://supabase.invalid",

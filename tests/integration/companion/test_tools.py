@@ -33,7 +33,7 @@ USERS = ("1", "10", "1*", "[1]", "?", "\\", "é", "{unstale", "*")
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ConnectionPool]:
-    async with StandIn() as standin, ConnectionPool.from_env(_env_file=None, **standin.settings) as pool:
+    async with StandIn() as standin, ConnectionPool.from_env(env_file=None, **standin.settings) as pool:
         yield pool
 
 
@@ -316,7 +316,7 @@ async def test_what_nobody_expected_is_a_sentence_and_logged(
 
 
 async def test_the_lazy_cache_will_do(double: WorkerDouble, valkey: EmbeddedValkey) -> None:
-    async with RedisCache.from_env(_env_file=None, redis_url=valkey.url) as cache:
+    async with RedisCache.from_env(env_file=None, redis_url=valkey.url) as cache:
         await cache.set("user:1:note", 1, ttl=60)
         tools = Tools(cache, user_id=1)
         assert await tools.run("clearUserCache") == {"removed": 1}

@@ -38,7 +38,7 @@ SEVEN = [
 
 @pytest.fixture
 async def tools(cache: Cache) -> AsyncIterator[Tools]:
-    async with StandIn() as standin, ConnectionPool.from_env(_env_file=None, **standin.settings) as pool:
+    async with StandIn() as standin, ConnectionPool.from_env(env_file=None, **standin.settings) as pool:
         yield Tools(cache, pool, user_id=1)
 
 

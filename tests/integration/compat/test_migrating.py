@@ -26,7 +26,7 @@ async def test_an_old_instance_cannot_read_a_value_that_is_being_loaded(
         await connection.execute(SCHEMA)
     async with (
         running_worker(database.dsn, redis_url),
-        Cache.from_env(_env_file=None, redis_url=redis_url) as cache,
+        Cache.from_env(env_file=None, redis_url=redis_url) as cache,
         redis_at(redis_url) as old,
     ):
         reading = asyncio.create_task(cache.get_or_load("user:1:profile", load))
@@ -47,7 +47,7 @@ async def test_a_value_that_an_old_instance_puts_in_is_believed(database: Databa
         await connection.execute(SCHEMA)
     async with (
         running_worker(database.dsn, redis_url),
-        Cache.from_env(_env_file=None, redis_url=redis_url) as cache,
+        Cache.from_env(env_file=None, redis_url=redis_url) as cache,
         redis_at(redis_url) as old,
     ):
         await old.set("user:1:profile", json.dumps({"name": "from before the change"}), ex=3600)

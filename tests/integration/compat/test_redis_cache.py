@@ -156,7 +156,7 @@ async def test_many_at_once_need_no_pool_of_fifty(redis_cache: RedisCache, valke
 
 
 async def test_disabled_it_remembers_in_this_process() -> None:
-    async with RedisCache.from_env(_env_file=None, redis_enabled=False) as cache:
+    async with RedisCache.from_env(env_file=None, redis_enabled=False) as cache:
         assert await cache.get_or_load("user:1:profile", lambda: 7) == 7
         assert await cache.get("user:1:profile") == 7
         stats = await cache.get_stats()
@@ -165,7 +165,7 @@ async def test_disabled_it_remembers_in_this_process() -> None:
 
 
 async def test_unavailable_it_loads_and_recovers(valkey: EmbeddedValkey, double: WorkerDouble) -> None:
-    async with RedisCache.from_env(_env_file=None, redis_url=valkey.url) as cache:
+    async with RedisCache.from_env(env_file=None, redis_url=valkey.url) as cache:
         opened = await cache.cache()
         await eventually(lambda: opened.attached)
         await valkey.stop()
@@ -186,7 +186,7 @@ async def test_it_opens_again_after_it_was_closed(redis_cache: RedisCache) -> No
 
 def test_two_runs_and_no_close_leave_nothing_behind(valkey: EmbeddedValkey) -> None:
     """Warnings are errors here: an unclosed socket or cache would be one."""
-    cache = RedisCache.from_env(_env_file=None, redis_url=valkey.url)
+    cache = RedisCache.from_env(env_file=None, redis_url=valkey.url)
 
     async def use(value: int) -> object:
         await cache.set("note", value, ttl=60)
@@ -200,7 +200,7 @@ FORKED = """
 import asyncio, os, sys
 from unstale import RedisCache
 
-cache = RedisCache.from_env(_env_file=None, redis_url=sys.argv[1])
+cache = RedisCache.from_env(env_file=None, redis_url=sys.argv[1])
 loop = asyncio.new_event_loop()
 loop.run_until_complete(cache.set("note", "parent", ttl=60))
 child = os.fork()
@@ -228,6 +228,6 @@ async def test_a_forked_child_opens_its_own(valkey: EmbeddedValkey, double: Work
 
 
 async def test_no_secret_is_in_its_repr() -> None:
-    cache = RedisCache.from_env(_env_file=None, redis_url="redis://:hunter2@127.0.0.1:1/0")
+    cache = RedisCache.from_env(env_file=None, redis_url="redis://:hunter2@127.0.0.1:1/0")
     assert "hunter2" not in repr(cache) + str(await cache.get_stats()) + repr(await cache.cache())
     await cache.close()

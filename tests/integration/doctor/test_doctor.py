@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from servers import Database
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
 from unstale_worker.dev_servers.installs import RedisProgram
 from unstale_worker.dev_servers.process import free_port
@@ -42,7 +42,7 @@ async def execute(database: Database, sql: str) -> None:
         await connection.close()
 
 
-def settings_of(folder: Path, database: Database, redis_url: str, rules: str = PROFILES) -> Settings:
+def settings_of(folder: Path, database: Database, redis_url: str, rules: str = PROFILES) -> WorkerSettings:
     path = folder / "unstale.toml"
     path.write_text(rules)
     return settings_for(database.worker_dsn, redis_url, config=path)
@@ -231,7 +231,7 @@ async def test_servers_that_are_away(tmp_path: Path) -> None:
 
 async def test_no_database_and_no_redis_wanted(tmp_path: Path) -> None:
     (tmp_path / "unstale.toml").write_text(PROFILES)
-    settings = Settings.load(_env_file=None, redis_enabled=False, config=tmp_path / "unstale.toml")
+    settings = WorkerSettings.from_env(env_file=None, redis_enabled=False, config=tmp_path / "unstale.toml")
 
     findings = await examine(settings)
 
@@ -244,8 +244,8 @@ async def test_without_redis_and_with_a_worker_in_each_process_all_is_well(
     tmp_path: Path, database: Database
 ) -> None:
     (tmp_path / "unstale.toml").write_text(PROFILES)
-    settings = Settings.load(
-        _env_file=None, embedded_worker=True, database_url=database.dsn, config=tmp_path / "unstale.toml"
+    settings = WorkerSettings.from_env(
+        env_file=None, embedded_worker=True, database_url=database.dsn, config=tmp_path / "unstale.toml"
     )
 
     found = worst(await examine(settings), "Redis")

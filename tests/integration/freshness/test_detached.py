@@ -38,7 +38,7 @@ async def test_briefly_detached_redis_answers_and_is_filled(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
     async with silent.beating():
-        cache = await Cache.from_env(_env_file=None, redis_url=valkey.url).start()
+        cache = await Cache.from_env(env_file=None, redis_url=valkey.url).start()
     try:
         await cache.get_or_load(KEY, Loader("first"))
         await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -57,7 +57,7 @@ async def test_detached_for_longer_each_process_is_on_its_own_until_attached_aga
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
     async with silent.beating():
-        cache = await Cache.from_env(_env_file=None, redis_url=valkey.url, detached_ttl=0.2).start()
+        cache = await Cache.from_env(env_file=None, redis_url=valkey.url, detached_ttl=0.2).start()
     try:
         await silent.redis.set(KEY, b'"of unknown age"', px=60_000)
         await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -83,7 +83,7 @@ async def test_detached_for_longer_each_process_is_on_its_own_until_attached_aga
 async def alone(valkey: EmbeddedValkey, silent: WorkerDouble) -> AsyncIterator[Cache]:
     """Detached for so long that Redis is not believed, although it answers and its log is followed."""
     async with silent.beating():
-        cache = await Cache.from_env(_env_file=None, redis_url=valkey.url, detached_ttl=0.2).start()
+        cache = await Cache.from_env(env_file=None, redis_url=valkey.url, detached_ttl=0.2).start()
     cache._follower._detached_ttl = 0.0
     cache._writer._detached_ttl = 60.0
     cache._follower.detach()

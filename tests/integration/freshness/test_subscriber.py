@@ -327,7 +327,7 @@ import asyncio, sys
 from unstale import Cache
 
 async def main(url):
-    async with Cache.from_env(_env_file=None, redis_url=url) as cache:
+    async with Cache.from_env(env_file=None, redis_url=url) as cache:
         while not cache.attached:
             await asyncio.sleep(0.01)
         await cache.get_or_load("user:42:profile", lambda: 1)
@@ -400,6 +400,6 @@ async def test_it_ends_though_a_failing_child_swallows_the_cancellation(
             raise Silence
 
     monkeypatch.setattr(Subscriber, "_ping", failing)
-    cache = await Cache.from_env(_env_file=None, redis_url=valkey.url).start()
+    cache = await Cache.from_env(env_file=None, redis_url=valkey.url).start()
     async with asyncio.timeout(10):
         await cache.close()

@@ -34,7 +34,7 @@ async def test_it_returns_once_the_transaction_was_processed(
 
 
 async def open_and_attach(valkey: EmbeddedValkey) -> Cache:
-    return await Cache.from_env(_env_file=None, redis_url=valkey.url).start()
+    return await Cache.from_env(env_file=None, redis_url=valkey.url).start()
 
 
 async def test_a_transaction_that_is_not_applied_times_out(cache: Cache, double: WorkerDouble) -> None:

@@ -16,7 +16,7 @@ from unstale import Cache, Invalidated
 from unstale.companion.tools.tools import Tools
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
 from unstale.near_cache.subscriptions import Reset
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale_worker.in_process import outbox_follower
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
@@ -366,7 +366,7 @@ async def test_an_unwatched_table_is_refused_at_the_start(database: Database) ->
 def test_no_rules_no_start(tmp_path: Path) -> None:
     with pytest.raises(RuleError):
         Cache.from_env(
-            _env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y",
+            env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y",
             config=tmp_path / "missing.toml",
         )  # fmt: skip
 
@@ -375,13 +375,13 @@ def test_it_needs_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "SUPABASE_DB_URL"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SettingError, match="DATABASE_URL is not set; give the connection string"):
-        Cache.from_env(_env_file=None, redis_enabled=False, embedded_worker=True)
+        Cache.from_env(env_file=None, redis_enabled=False, embedded_worker=True)
 
 
 def test_it_may_not_poll_more_slowly_than_it_is_trusted() -> None:
     with pytest.raises(SettingError, match=r"max_silence is 1\.0 s: an embedded worker needs at least twice"):
         Cache.from_env(
-            _env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y",
+            env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y",
             poll_max=0.6, max_silence=1.0, watermark_interval=0.5, leader_ttl=0.5,
         )  # fmt: skip
 
@@ -390,7 +390,7 @@ def test_without_the_worker_package_the_error_says_what_to_install(monkeypatch: 
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
     with pytest.raises(SettingError, match="nothing that is installed follows the outbox; install"):
         Cache.from_env(
-            _env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y"
+            env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y"
         )
 
 
@@ -410,7 +410,7 @@ async def test_with_redis_the_setting_changes_nothing(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "unstale"):
-        async with Cache.from_env(_env_file=None, redis_url=redis_url, embedded_worker=True) as cache:
+        async with Cache.from_env(env_file=None, redis_url=redis_url, embedded_worker=True) as cache:
             assert cache._parts.embedded is None
             assert (await cache.get_stats())["follows"] == "log"
     assert "run `unstale worker`" in caplog.text
@@ -423,7 +423,7 @@ async def test_an_embedded_worker_and_nothing_said_of_redis_means_without(
         monkeypatch.delenv(name, raising=False)
     rules = tmp_path / "unstale.toml"
     rules.write_text(PROFILES)
-    said = {"_env_file": None, "database_url": database.worker_dsn, "config": rules}
+    said = {"env_file": None, "database_url": database.worker_dsn, "config": rules}
     async with Cache.from_env(embedded_worker=True, **said) as cache:
         assert (await cache.get_stats())["follows"] == "outbox"
         await eventually(lambda: cache.attached, message="the cache is attached")
@@ -431,11 +431,11 @@ async def test_an_embedded_worker_and_nothing_said_of_redis_means_without(
         await cache.wait_for(await change(db))
         assert await cache.get_or_load(KEY, Loads(db)) == 2
 
-    assert Settings.load(**said).uses_redis
-    assert Settings.load(embedded_worker=True, redis_enabled=True, **said).uses_redis
-    assert not Settings.load(embedded_worker=True, redis_enabled=False, **said).uses_redis
+    assert AgentSettings.from_env(env_file=None).uses_redis
+    assert AgentSettings.from_env(embedded_worker=True, redis_enabled=True, **said).uses_redis
+    assert not AgentSettings.from_env(embedded_worker=True, redis_enabled=False, **said).uses_redis
     monkeypatch.setenv("REDIS_URL", NOWHERE)
-    assert Settings.load(embedded_worker=True, **said).uses_redis
+    assert AgentSettings.from_env(embedded_worker=True, **said).uses_redis
 
 
 async def test_no_redis_is_ever_asked(cache: Cache) -> None:

@@ -38,7 +38,7 @@ class Deployment:
             async with alone(self.database.worker_dsn) as cache:
                 yield cache
         else:
-            async with Cache.from_env(_env_file=None, redis_url=self.redis_url) as cache:
+            async with Cache.from_env(env_file=None, redis_url=self.redis_url) as cache:
                 await eventually(lambda: cache.attached)
                 yield cache
 

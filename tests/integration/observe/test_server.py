@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from unstale.errors import UnstaleError
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.observe.http import serving
 from unstale_worker.observe.metrics import DEFINITIONS
 from unstale_worker.observe.status import Counters, Role, Status
@@ -28,7 +28,7 @@ LEADING = Status(
 async def served(
     status: Callable[[], Status], *, token: str | None = None
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    settings = Settings.load(_env_file=None, http_port=0, http_token=token)
+    settings = WorkerSettings.from_env(env_file=None, http_port=0, http_token=token)
     async with serving(settings, status) as url, aiohttp.ClientSession() as session:
         yield session, url
 
@@ -126,5 +126,5 @@ async def test_a_taken_port_is_named_with_its_setting() -> None:
     async with taken:
         port = taken.sockets[0].getsockname()[1]
         with pytest.raises(UnstaleError, match=f"{port}.*UNSTALE_HTTP_PORT"):
-            async with serving(Settings.load(_env_file=None, http_port=port), lambda: LEADING):
+            async with serving(WorkerSettings.from_env(env_file=None, http_port=port), lambda: LEADING):
                 pass

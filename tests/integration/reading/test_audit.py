@@ -151,13 +151,13 @@ async def test_a_share_of_the_hits_is_audited(
     """All of them here: hits of the near cache and of Redis, one audit at a time; and none by default."""
     async with running_worker(database.worker_dsn, redis_url):
         names = Names(db)
-        async with Cache.from_env(_env_file=None, redis_url=redis_url) as plain:
+        async with Cache.from_env(env_file=None, redis_url=redis_url) as plain:
             await eventually(lambda: plain.attached)
             for _ in range(100):
                 await plain.get_or_load(KEY, names)
             assert plain._peek is plain._followed.peek  # it costs nothing where it is off
             assert plain.counters().audited == 0
-        async with Cache.from_env(_env_file=None, redis_url=redis_url, audit_share=1) as cache:
+        async with Cache.from_env(env_file=None, redis_url=redis_url, audit_share=1) as cache:
             await eventually(lambda: cache.attached)
 
             def audited(times: int) -> bool:

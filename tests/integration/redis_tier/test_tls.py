@@ -14,7 +14,7 @@ from servers import run_apart
 from unstale.companion.pools.postgres import Database
 from unstale.errors import DatabaseUnavailable, SettingError
 from unstale.runtime.tls import postgres_tls
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.sources.postgres_connections import PostgresConnections
 
@@ -101,7 +101,7 @@ async def test_a_certificate_of_the_named_authority_is_accepted(
     connection = await PostgresConnections(dsn).open()
     assert await connection.fetchval(ENCRYPTED) is True
     await connection.close()
-    pool = await Database(Settings.load(_env_file=None, database_url=dsn)).open()
+    pool = await Database(PoolSettings.from_env(env_file=None, database_url=dsn)).open()
     assert await pool.client.fetchval(ENCRYPTED) is True
     await pool.close(timeout=5)
 

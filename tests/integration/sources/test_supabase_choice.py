@@ -15,7 +15,7 @@ from servers import Database, eventually
 from servers.both_sources import FANOUT, FANOUT_TABLES, over_https, push, way
 from supabase_double import SupabaseDouble
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers.process import free_port
 from unstale_worker.doctor import Finding, Severity, examine
 from unstale_worker.observe.http import serving
@@ -48,11 +48,11 @@ def logged(logging_as_it_was: None) -> io.StringIO:
     return stream
 
 
-def settings_of(given: dict[str, Any], redis_url: str = "redis://nowhere") -> Settings:
+def settings_of(given: dict[str, Any], redis_url: str = "redis://nowhere") -> WorkerSettings:
     return settings_for(given["database_url"], redis_url, **_without(given, "database_url"))
 
 
-async def choice(stream: io.StringIO, settings: Settings) -> dict[str, Any]:
+async def choice(stream: io.StringIO, settings: WorkerSettings) -> dict[str, Any]:
     """What the one line of the log says."""
     source = await open_source(settings)
     await source.close()
@@ -210,7 +210,9 @@ def _without(given: dict[str, Any], *names: str) -> dict[str, Any]:
 # --- the doctor ---------------------------------------------------------------------------------
 
 
-def doctored(folder: Path, project: SupabaseDouble, redis_url: str, rules: str, **more: Any) -> Settings:
+def doctored(
+    folder: Path, project: SupabaseDouble, redis_url: str, rules: str, **more: Any
+) -> WorkerSettings:
     path = folder / "unstale.toml"
     path.write_text(rules)
     given = over_https(project) | more

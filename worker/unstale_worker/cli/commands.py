@@ -118,12 +118,12 @@ def dev() -> None:
     """Start Postgres, Redis and the worker for your own code, with your migrations; Ctrl-C ends it."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.cli.dev import run_dev
         from unstale_worker.rules import Rules
         from unstale_worker.runtime.logs import configure_logging
 
-        settings = Settings.load()
+        settings = WorkerSettings.from_env()
         configure_logging(settings.log)
         await run_dev(Rules.load(settings.config), config=settings.config, stop=stop, say=_say)
         return DONE
@@ -143,12 +143,12 @@ def worker(
     """Apply changes to Redis and tell the agents; run two for a standby."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.leader.service import run_service
         from unstale_worker.rules import Rules
         from unstale_worker.runtime.logs import configure_logging
 
-        settings = Settings.load()
+        settings = WorkerSettings.from_env()
         configure_logging(settings.log)
         rules = Rules.load(settings.config)
         if role is WorkerRole.REFRESH:
@@ -173,13 +173,13 @@ def migration(
     ] = False,
 ) -> None:
     """Write the SQL that makes the database capture what the rules need."""
-    from unstale.settings import Settings
+    from unstale.settings import WorkerSettings
     from unstale_worker.cli.output import Output
     from unstale_worker.dev_servers import migrations_folder
     from unstale_worker.migration.writer import write_migration
     from unstale_worker.rules import Rules
 
-    rules = Rules.load(Settings.load().config)
+    rules = Rules.load(WorkerSettings.from_env().config)
     result = write_migration(rules, folder, base=migrations_folder(), name=name, everything=everything)
     Output(json=False).migration(result)
 
@@ -189,13 +189,13 @@ def doctor(json: Json = False) -> None:
     """Look at everything unstale stands on, and say what is wrong and what to do about it."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.cli.output import Output
         from unstale_worker.doctor import Severity, examine
         from unstale_worker.runtime.logs import configure_logging
 
         configure_logging("error")
-        findings = await examine(Settings.load())
+        findings = await examine(WorkerSettings.from_env())
         Output(json=json).findings(findings)
         return FAILED if any(finding.severity is Severity.ERROR for finding in findings) else DONE
 
@@ -210,13 +210,13 @@ def stats(
     """Show what Redis knows of the worker and its agents."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.cli.output import Output
         from unstale_worker.observe.overview import lines, read_stats
         from unstale_worker.redis.client import open_redis
         from unstale_worker.runtime.event_loop import stopped_within
 
-        settings, output = Settings.load(), Output(json=json, renewing=watch)
+        settings, output = WorkerSettings.from_env(), Output(json=json, renewing=watch)
         async with open_redis(settings, connections=1) as redis:
             while True:
                 found = await read_stats(redis, settings.names)
@@ -236,12 +236,12 @@ def dead_letters(
     """Show the keys whose refresh failed for good; retry or drop one."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.cli.output import Output
         from unstale_worker.redis.client import open_redis
         from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
 
-        settings, output = Settings.load(), Output(json=json)
+        settings, output = WorkerSettings.from_env(), Output(json=json)
         async with open_redis(settings, connections=1) as redis:
             if action is DeadLetterAction.LIST:
                 output.dead_letters(await list_dead(redis, settings.names))
@@ -264,12 +264,12 @@ def tail(
     """Follow the invalidations until Ctrl-C."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.cli.output import Output
         from unstale_worker.cli.tail import follow
         from unstale_worker.redis.client import open_redis
 
-        settings, output = Settings.load(), Output(json=json)
+        settings, output = WorkerSettings.from_env(), Output(json=json)
         async with open_redis(settings, connections=1) as redis:
             async for line in follow(redis, settings.names, pattern=pattern, stop=stop):
                 output.tail(line)
@@ -283,13 +283,12 @@ def mcp(user: Annotated[str, typer.Option(help="Whose keys the tools may reach."
     """Offer the agent tools over MCP on standard input and output, for one user."""
 
     async def run(stop: asyncio.Event) -> int:
-        from unstale.settings import Settings
+        from unstale.settings import WorkerSettings
         from unstale_worker.cli.mcp import serve
         from unstale_worker.runtime.logs import configure_logging
 
-        settings = Settings.load()
-        configure_logging(settings.log)
-        await serve(settings, user=user, stop=stop)
+        configure_logging(WorkerSettings.from_env().log)
+        await serve(user=user, stop=stop)
         return DONE
 
     _run(run)

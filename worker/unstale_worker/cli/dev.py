@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 
 from unstale.errors import ConfigurationError
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers import stack
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.http import serving
@@ -50,7 +50,7 @@ async def _serve(
     seed = SEED.read_text("utf-8") if SEED.is_file() else ""
     try:
         async with stack(migrations=folders, sql=seed) as servers:
-            settings = Settings.load(
+            settings = WorkerSettings.from_env(
                 database_url=servers.worker_database_url, redis_url=servers.redis_url, config=config
             )
             if "http_port" not in settings.model_fields_set:

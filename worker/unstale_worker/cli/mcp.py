@@ -4,10 +4,9 @@ import asyncio
 
 from unstale.companion.tools.user_scope import UserKeys
 from unstale.errors import ConfigurationError
-from unstale.settings import Settings
 
 
-async def serve(settings: Settings, *, user: str, stop: asyncio.Event) -> None:
+async def serve(*, user: str, stop: asyncio.Event) -> None:
     """Raises `ConfigurationError` for an id that names nobody, and when the extra ``mcp`` is missing."""
     try:
         UserKeys(user)
@@ -19,7 +18,7 @@ async def serve(settings: Settings, *, user: str, stop: asyncio.Event) -> None:
         if not (error.name or "").startswith("mcp"):
             raise
         raise ConfigurationError("the MCP SDK is missing; pip install 'unstale[mcp]' brings it") from None
-    serving = asyncio.create_task(serve_stdio(settings, user_id=user), name="unstale-mcp")
+    serving = asyncio.create_task(serve_stdio(user_id=user), name="unstale-mcp")
     stopping = asyncio.create_task(stop.wait(), name="unstale-mcp-stop")
     try:
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)

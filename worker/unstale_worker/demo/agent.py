@@ -16,7 +16,6 @@ from companion.agent import Companion
 from companion.knowledge import Origin, Session
 from companion.service import application
 from unstale import Cache, ConnectionPool, Invalidated
-from unstale.settings import Settings
 from unstale_worker.demo import child
 from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.judge import Checker, Expected
@@ -193,9 +192,8 @@ class Visit:
 async def main(stop: asyncio.Event) -> None:
     """Serve and be visited until ``stop`` is set."""
     async with AsyncExitStack() as cleanup:
-        settings = Settings.load()
-        pool = await cleanup.enter_async_context(ConnectionPool(settings))
-        cache = await cleanup.enter_async_context(Cache(settings))
+        pool = await cleanup.enter_async_context(ConnectionPool.from_env())
+        cache = await cleanup.enter_async_context(Cache.from_env())
         companion = Companion(cache, pool)
         runner = web.AppRunner(application(companion), access_log=None, shutdown_timeout=1.0)
         cleanup.push_async_callback(runner.cleanup)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.demo import child
 from unstale_worker.demo.reports import REPORT_EVERY, WorkerReport
 from unstale_worker.leader.supervisor import Worker
@@ -13,7 +13,7 @@ from unstale_worker.runtime.logs import configure_logging
 
 async def main(stop: asyncio.Event) -> None:
     """Work until ``stop`` is set."""
-    settings = Settings.load()
+    settings = WorkerSettings.from_env()
     configure_logging("warning")
     worker = Worker(settings, Rules.load(settings.config))
 

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from unstale.errors import UnstaleError
 from unstale.redis_tier.scripts import Script
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
@@ -27,14 +27,14 @@ RIGHTS: Final = (
 class RedisDoctor:
     """The checks of one Redis."""
 
-    def __init__(self, redis: Redis, settings: Settings, rules: Rules | None) -> None:
+    def __init__(self, redis: Redis, settings: WorkerSettings, rules: Rules | None) -> None:
         self._redis, self._settings, self._rules = redis, settings, rules
         self._names = settings.names
 
     @classmethod
     @asynccontextmanager
     async def connected(
-        cls, settings: Settings, rules: Rules | None, findings: list[Finding]
+        cls, settings: WorkerSettings, rules: Rules | None, findings: list[Finding]
     ) -> AsyncIterator["RedisDoctor | None"]:
         """Yields the doctor if Redis answers and can carry the protocol; adds that to ``findings``."""
         if not settings.uses_redis:

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from unstale.errors import ConfigurationError, SettingError
-from unstale.settings import Settings, environment_name, unknown_variables
+from unstale.settings import WorkerSettings
+from unstale.settings.variables import unknown_variables, variables
 from unstale_worker.doctor import refresh_checks
 from unstale_worker.doctor.database_checks import Database
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
@@ -16,7 +17,7 @@ from unstale_worker.sources.opening import check_settings, has_project, project_
 from unstale_worker.sources.postgres_connections import PostgresConnections
 
 
-async def examine(settings: Settings) -> list[Finding]:
+async def examine(settings: WorkerSettings) -> list[Finding]:
     """Everything there is to say about rules, Postgres, Redis and the worker. Changes nothing that lasts."""
     rules, findings = _rules(settings.config)
     findings[:0] = _misspelt()
@@ -30,8 +31,7 @@ async def examine(settings: Settings) -> list[Finding]:
 
 
 def _misspelt() -> list[Finding]:
-    ours = map(environment_name, Settings.model_fields)
-    names = [name.removeprefix("UNSTALE_") for name in ours if name.startswith("UNSTALE_")]
+    names = [name.removeprefix("UNSTALE_") for name in variables().values() if name.startswith("UNSTALE_")]
     findings = []
     for name in unknown_variables():
         near = get_close_matches(name.upper().removeprefix("UNSTALE_"), names, n=1, cutoff=0.75)
@@ -57,7 +57,7 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
     return rules, [ok("rules", f"{rules.file}: {counted}")]
 
 
-async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
+async def _database(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
     """What a worker with these settings would read from; with ``auto``, HTTPS if the database fails."""
     try:
         check_settings(settings)
@@ -84,7 +84,7 @@ async def _database(settings: Settings, rules: Rules | None) -> list[Finding]:
     return findings
 
 
-async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
+async def _project(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
     from unstale_worker.doctor.supabase_checks import Supabase  # heavy: the clients, only where they are used
 
     findings = [ok("source", "supabase: over HTTPS")]
@@ -101,7 +101,7 @@ async def _project(settings: Settings, rules: Rules | None) -> list[Finding]:
     return findings
 
 
-def _loaders_beside(settings: Settings, rules: Rules) -> AsyncIterator[Finding]:
+def _loaders_beside(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Finding]:
     """Row and SQL loaders of a worker that reads over HTTPS: they go by a connection all the same."""
     if settings.database_url is None:
         return refresh_checks.without_connection(rules)
@@ -109,7 +109,7 @@ def _loaders_beside(settings: Settings, rules: Rules) -> AsyncIterator[Finding]:
     return refresh_checks.queries(PostgresConnections(dsn, settings.database_timeout), rules)
 
 
-async def _redis(settings: Settings, rules: Rules | None) -> list[Finding]:
+async def _redis(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
     findings: list[Finding] = []
     async with RedisDoctor.connected(settings, rules, findings) as doctor:
         for subject, check in doctor.checks() if doctor is not None else ():

@@ -14,7 +14,7 @@ from unstale.errors import ConfigurationError
 from unstale.in_process.outbox_feed import Feed
 from unstale.protocol.messages import PublishedRules
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
-from unstale.settings import Settings
+from unstale.settings import AgentSettings
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.preflight import check_watches
@@ -51,7 +51,7 @@ class OutboxFollower:
         failures: Times following broke and was tried again.
     """
 
-    def __init__(self, settings: Settings, feed: Feed) -> None:
+    def __init__(self, settings: AgentSettings, feed: Feed) -> None:
         check_settings(settings)
         self._settings, self._feed = settings, feed
         self._rules = Rules.load(settings.config)

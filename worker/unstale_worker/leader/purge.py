@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 import structlog
 
 from unstale.errors import UnstaleError
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.observe.status import Counters
 from unstale_worker.sources import Source
@@ -22,7 +22,7 @@ PURGE_PAUSE: Final = 0.05
 
 
 async def keep_purging(
-    source: Source, leadership: Leadership, settings: Settings, counters: Counters
+    source: Source, leadership: Leadership, settings: WorkerSettings, counters: Counters
 ) -> NoReturn:
     """Purge in small steps over a ``source`` of its own, so that no change waits behind it, until cancelled.
 

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.http import serving
 from unstale_worker.rules import Rules
@@ -12,7 +12,7 @@ from unstale_worker.rules import Rules
 log = structlog.get_logger("unstale.worker")
 
 
-async def run_service(settings: Settings, rules: Rules, *, stop: asyncio.Event) -> None:
+async def run_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.Event) -> None:
     """Lead or stand by, and answer HTTP, until ``stop`` is set; the batch at hand is then finished.
 
     Raises what `Worker.run` raises, and `UnstaleError` when the HTTP port is taken.

@@ -18,7 +18,7 @@ from unstale.errors import (
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime.cancellation import background, insistently
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.pipeline import Pipeline
 from unstale_worker.leader.poll_policy import Pace
@@ -44,11 +44,11 @@ class Worker:
     """One worker process: run any number of them, one leads.
 
     Example:
-        >>> worker = Worker(Settings.load(), Rules.load())
+        >>> worker = Worker(WorkerSettings.from_env(), Rules.load())
         >>> await worker.run(stop=asyncio.Event())
     """
 
-    def __init__(self, settings: Settings, rules: Rules) -> None:
+    def __init__(self, settings: WorkerSettings, rules: Rules) -> None:
         check_settings(settings)
         self._settings, self._rules = settings, rules
         self._counters = Counters()

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from unstale.errors import UnstaleError
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
 from unstale_worker.observe.status import READY_LAG, Role, Status
 
@@ -21,7 +21,7 @@ OPEN_PATHS: Final = frozenset({"/healthz"})
 
 
 @asynccontextmanager
-async def serving(settings: Settings, status: Callable[[], Status]) -> AsyncIterator[str]:
+async def serving(settings: WorkerSettings, status: Callable[[], Status]) -> AsyncIterator[str]:
     """Serve inside; yields the URL. Raises `UnstaleError` when the port is taken."""
     runner = web.AppRunner(application(settings, status), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -40,7 +40,7 @@ async def serving(settings: Settings, status: Callable[[], Status]) -> AsyncIter
         await runner.cleanup()
 
 
-def application(settings: Settings, status: Callable[[], Status]) -> web.Application:
+def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.Application:
     """The routes over ``status``, which is asked anew for every request."""
     metrics = Metrics(status)
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from unstale.settings import Settings
+    from unstale.settings import SharedSettings
 
 
-def open_redis(settings: "Settings", *, connections: int = 1) -> "Redis":
+def open_redis(settings: "SharedSettings", *, connections: int = 1) -> "Redis":
     """A client for ``settings.redis_url``; connects on first use, and is closed by its owner.
 
     redis-py by itself retries ten times with growing pauses and reconnects without a word. Here a command
-    fails at once (after `Settings.redis_timeout` seconds at most, twice that with sentinels) and the caller
+    fails at once (after `redis_timeout` seconds at most, twice that with sentinels) and the caller
     decides: a script whose reply was lost must not be sent twice behind its back. Raises `SettingError` for
     what is no URL.
     """

@@ -12,7 +12,7 @@ from unstale.errors import RuleError
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime.cancellation import insistently, pass_on_cancellation
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.refresh.leader_loaders import load_here
 from unstale_worker.refresh.python.dispatch import run_jobs
@@ -34,7 +34,7 @@ LEADER_GRACE: Final = 0.0
 """Seconds that loaders in a leader may still run when it stops: the next leader takes them up."""
 
 
-def open_queue(settings: Settings, *, rules: str) -> tuple[Lane, RefreshQueue]:
+def open_queue(settings: WorkerSettings, *, rules: str) -> tuple[Lane, RefreshQueue]:
     """The refresh set over a connection of its own, to be closed by the caller; ``rules`` is their hash."""
     timeout = settings.redis_timeout
     connections = RedisConnections(settings.redis_url.get_secret_value(), timeout=timeout)
@@ -52,7 +52,13 @@ class Refresher:
     """
 
     def __init__(
-        self, settings: Settings, rules: Rules, tally: Tally, *, session: str, failed: Callable[[str], None]
+        self,
+        settings: WorkerSettings,
+        rules: Rules,
+        tally: Tally,
+        *,
+        session: str,
+        failed: Callable[[str], None],
     ) -> None:
         self._settings, self._rules, self._tally = settings, rules, tally
         self._session, self._failed = session, failed

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.refresh.python.dispatch import Lost, run_batches
 from unstale_worker.refresh.rate_window import Allowance
@@ -24,7 +24,7 @@ log = structlog.get_logger("unstale.refresh")
 
 
 async def load_here(
-    settings: Settings,
+    settings: WorkerSettings,
     specs: Sequence[RefreshSpec],
     lines: Mapping[str, Waiting],
     queue: RefreshQueue,

@@ -10,7 +10,7 @@ import structlog
 
 from unstale.errors import ConfigurationError, RedisUnavailable, UnsupportedServer
 from unstale.runtime.cancellation import cancelled
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.observe.http import serving
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.observe.refresh_counters import Tally
@@ -36,11 +36,11 @@ class RefreshWorker:
     """One process that calls loaders; run any number of them.
 
     Example:
-        >>> worker = RefreshWorker(Settings.load(), Rules.load())
+        >>> worker = RefreshWorker(WorkerSettings.from_env(), Rules.load())
         >>> await worker.run(stop=asyncio.Event())
     """
 
-    def __init__(self, settings: Settings, rules: Rules) -> None:
+    def __init__(self, settings: WorkerSettings, rules: Rules) -> None:
         specs = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]
         if not specs:
             raise ConfigurationError(
@@ -141,7 +141,7 @@ class RefreshWorker:
             self._redis_up = False
 
 
-async def run_refresh_service(settings: Settings, rules: Rules, *, stop: asyncio.Event) -> None:
+async def run_refresh_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.Event) -> None:
     """Call loaders and answer HTTP until ``stop`` is set.
 
     Raises `ConfigurationError` for loaders that are not there, what `RefreshWorker.run` raises, and

@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.refresh.redis.refresh_set import Failure, RefreshQueue
 from unstale_worker.rules.refresh import RefreshSpec
 
@@ -30,7 +30,7 @@ class Attempts:
     longest: float
 
     @classmethod
-    def of(cls, settings: Settings) -> "Attempts":
+    def of(cls, settings: WorkerSettings) -> "Attempts":
         """What the settings say."""
         first = settings.refresh_backoff
         return cls(settings.refresh_attempts, first, max(LONGEST, first))

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
-from unstale.settings import Settings
+from unstale.settings import OutboxSettings
 from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Source
 from unstale_worker.sources.outbox import OutboxSource
@@ -19,7 +19,7 @@ POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
 log = get_logger("unstale.source")
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: OutboxSettings) -> None:
     """Raise `SettingError` when no source can be opened with these settings."""
     url = "" if settings.database_url is None else settings.database_url.get_secret_value()
     if settings.source != "supabase" and url and not url.startswith(POSTGRES_SCHEMES):
@@ -50,12 +50,12 @@ def check_settings(settings: Settings) -> None:
         raise SettingError(f"{database}; or, to read over HTTPS: {project}")
 
 
-def has_project(settings: Settings) -> bool:
+def has_project(settings: OutboxSettings) -> bool:
     """Whether the settings are enough for HTTPS."""
     return settings.supabase_url is not None and settings.supabase_key is not None
 
 
-def project_of(settings: Settings) -> "Project":
+def project_of(settings: OutboxSettings) -> "Project":
     """The project that the settings name; `has_project` must hold."""
     from unstale_worker.sources.rpc import Key, Project  # heavy: the clients, only where they are used
 
@@ -65,7 +65,7 @@ def project_of(settings: Settings) -> "Project":
     return Project(settings.supabase_url, key, timeout=settings.database_timeout)
 
 
-async def open_source(settings: Settings, *, session: str = "standby") -> Source:
+async def open_source(settings: OutboxSettings, *, session: str = "standby") -> Source:
     """The source that the settings ask for; raises `Unavailable` and `ConfigurationError`.
 
     ``auto`` prefers the outbox over a connection of its own: it has the lower latency and costs no requests.
@@ -88,7 +88,7 @@ async def open_source(settings: Settings, *, session: str = "standby") -> Source
             raise DatabaseUnavailable(f"{error}; nor over HTTPS: {other}") from error
 
 
-async def _outbox(settings: Settings, session: str) -> Source:
+async def _outbox(settings: OutboxSettings, session: str) -> Source:
     assert settings.database_url is not None
     connections = PostgresConnections(
         settings.database_url.get_secret_value(), timeout=settings.database_timeout
@@ -106,7 +106,7 @@ async def _outbox(settings: Settings, session: str) -> Source:
     )
 
 
-async def _supabase(settings: Settings, *, why: str, ask: bool = False) -> Source:
+async def _supabase(settings: OutboxSettings, *, why: str, ask: bool = False) -> Source:
     """The source over HTTPS; with ``ask``, once it has answered."""
     from unstale_worker.sources.supabase import SupabaseSource  # heavy: the clients
 

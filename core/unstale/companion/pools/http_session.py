@@ -10,7 +10,7 @@ from aiohttp.tracing import Trace
 
 from unstale.companion.pools.renewable import AsyncRenewable
 from unstale.companion.pools.vitals import Vitals
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 
 class HttpSession:
@@ -19,7 +19,7 @@ class HttpSession:
     name = "http"
     clients = 1
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
         self.vitals = Vitals()
 
         def new() -> aiohttp.TCPConnector:

@@ -10,7 +10,7 @@ from unstale.companion.pools.dependency import Dependency
 from unstale.companion.pools.health import monitor
 from unstale.companion.pools.renewable import CLOSED
 from unstale.errors import PoolClosed
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 logger = logging.getLogger("unstale")
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("unstale")
 class LoopClients:
     """The dependencies of one event loop, in the order in which they were made."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
         self._made: dict[str, Dependency] = {}
         self._making: dict[str, asyncio.Task[Dependency]] = {}

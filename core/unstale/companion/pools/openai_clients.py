@@ -13,7 +13,7 @@ from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, 
 from unstale.companion.pools.renewable import Renewable
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 DEFAULT_URL: Final = "https://api.openai.com/v1"
 
@@ -24,7 +24,7 @@ class OpenAIClients:
     name = "openai"
     clients = 1
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: PoolSettings, loop: asyncio.AbstractEventLoop) -> None:
         self._key, self._url = _credentials(settings)
         self.vitals = Vitals()
         context, proxy, limits = httpx2.create_ssl_context(), proxy_of(self._url), _limits(settings)
@@ -69,7 +69,7 @@ class OpenAISync:
     name = "openai_sync"
     clients = 1
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
         key, url = _credentials(settings)
         self.vitals = Vitals()
         context, proxy, limits = httpx2.create_ssl_context(), proxy_of(url), _limits(settings)
@@ -150,13 +150,13 @@ class _SyncStream(httpx2.SyncByteStream):
             self._exchange.over()
 
 
-def _credentials(settings: Settings) -> tuple[str, str]:
+def _credentials(settings: PoolSettings) -> tuple[str, str]:
     if settings.openai_api_key is None:
         raise SettingError("OPENAI_API_KEY is not set: the pool's OpenAI clients need it")
     return settings.openai_api_key.get_secret_value(), settings.openai_base_url or DEFAULT_URL
 
 
-def _limits(settings: Settings) -> httpx2.Limits:
+def _limits(settings: PoolSettings) -> httpx2.Limits:
     return httpx2.Limits(
         max_connections=settings.pool_connections,
         max_keepalive_connections=settings.pool_connections,

@@ -13,7 +13,7 @@ from unstale.companion.pools.renewable import CLOSED
 from unstale.companion.pools.vitals import State
 from unstale.compat.per_loop import PerLoop, forget_after_fork
 from unstale.errors import PoolClosed
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 if TYPE_CHECKING:
     import aiohttp
@@ -45,8 +45,8 @@ class ConnectionPool:
     Ask it for a client where you use one; that costs under a microsecond or two.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._settings = settings if settings is not None else Settings.load()
+    def __init__(self, settings: PoolSettings) -> None:
+        self._settings = settings
         self._loops = PerLoop(self._open_loop, name="pool")
         self._sync: OpenAISync | None = None
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class ConnectionPool:
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """A pool with the settings of the environment and ``.env``; arguments beat them."""
-        return cls(Settings.load(**overrides))
+        return cls(PoolSettings.from_env(**overrides))
 
     # --- clients --------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import asyncpg
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
 from unstale.runtime.tls import postgres_tls
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 TRANSACTION_POOLER_PORT: Final = 6543
 """Where Supabase's transaction poolers listen: statements prepared on one connection are lost on the next."""
@@ -22,7 +22,7 @@ class Database:
     name = "database"
     clients = 1
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
         if settings.database_url is None:
             raise SettingError(
                 "DATABASE_URL (or SUPABASE_DB_URL) is not set: the pool's Postgres pool needs it"

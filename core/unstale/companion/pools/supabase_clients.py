@@ -10,7 +10,7 @@ from unstale.companion.pools.environment import proxy_of
 from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, Exchange
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
-from unstale.settings import Settings
+from unstale.settings import PoolSettings
 
 MOST_CLIENTS: Final = 32
 """Clients of one event loop: they differ by API key and schema, of which a project has few."""
@@ -23,7 +23,7 @@ class SupabaseClients:
 
     name = "supabase"
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: PoolSettings, loop: asyncio.AbstractEventLoop) -> None:
         if settings.supabase_url is None:
             raise SettingError("SUPABASE_URL is not set: the pool's Supabase clients need it")
         self._url = settings.supabase_url

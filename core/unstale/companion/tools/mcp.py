@@ -16,7 +16,6 @@ from unstale.cache import Cache
 from unstale.companion.pools import ConnectionPool
 from unstale.companion.tools.tools import Tools
 from unstale.errors import ToolError
-from unstale.settings import Settings
 
 if TYPE_CHECKING:
     from anyio import AsyncFile
@@ -75,9 +74,9 @@ def mcp_server(tools: Tools) -> "Server[Any]":
     )
 
 
-async def serve_stdio(settings: Settings, *, user_id: str) -> None:
+async def serve_stdio(*, user_id: str) -> None:
     """Serve one client until it closes its end. Standard output belongs to the protocol: log elsewhere."""
-    async with Cache(settings) as cache, ConnectionPool(settings) as pool, _standard_input() as lines:
+    async with Cache.from_env() as cache, ConnectionPool.from_env() as pool, _standard_input() as lines:
         server = mcp_server(Tools(cache, pool, user_id=user_id))
         # The SDK only ever iterates over it.
         async with stdio_server(stdin=cast("AsyncFile[str] | None", lines)) as (reading, writing):

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from unstale.runtime import failpoints
 from unstale.runtime.cancellation import cancelled
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.refresh.redis.refresh_set import RefreshQueue
 from unstale_worker.rules.refresh import RefreshSpec
@@ -40,7 +40,7 @@ SHORTEST_LIMIT: Final = 0.5
 
 
 @asynccontextmanager
-async def open_docket(settings: Settings) -> AsyncIterator[Docket]:
+async def open_docket(settings: WorkerSettings) -> AsyncIterator[Docket]:
     """The queue of this namespace, connected inside. Its keys lie under ``{unstale:0}:jobs``."""
     quieten()
     queue = Docket(

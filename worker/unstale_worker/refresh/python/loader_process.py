@@ -9,7 +9,7 @@ from docket import Docket
 
 from unstale.companion.pools import ConnectionPool
 from unstale.errors import RedisUnavailable
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.refresh.python import docket_queue
 from unstale_worker.refresh.python.docket_worker import working
@@ -34,7 +34,9 @@ class OwnWorker:
         ...     await task
     """
 
-    def __init__(self, settings: Settings, rules: Rules, specs: Sequence[RefreshSpec], tally: Tally) -> None:
+    def __init__(
+        self, settings: WorkerSettings, rules: Rules, specs: Sequence[RefreshSpec], tally: Tally
+    ) -> None:
         make_importable(rules)
         self._settings, self._specs, self._tally = settings, tuple(specs), tally
         self._lifetimes = Lifetimes.of(rules, settings)

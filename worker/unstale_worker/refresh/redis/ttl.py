@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unstale.protocol import codec
 from unstale.protocol.names import matches
-from unstale.settings import Settings
+from unstale.settings import WorkerSettings
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
 
@@ -27,7 +27,7 @@ class Lifetimes:
     negative: float | None
 
     @classmethod
-    def of(cls, rules: Rules, settings: Settings) -> "Lifetimes":
+    def of(cls, rules: Rules, settings: WorkerSettings) -> "Lifetimes":
         """What these rules and settings say."""
         return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter, settings.negative_ttl)
 

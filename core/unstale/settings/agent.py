@@ -1,0 +1,54 @@
+"""Settings of a cache in an agent."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from unstale.settings.base import Seconds
+from unstale.settings.environment import DOTENV
+from unstale.settings.shared import OutboxSettings, SharedSettings
+
+
+class AgentSettings(SharedSettings, OutboxSettings):
+    """Settings of `unstale.Cache`.
+
+    Those of `OutboxSettings` concern only a cache that follows the outbox itself (`embedded_worker`).
+
+    Example:
+        >>> Cache(AgentSettings(redis_url="redis://127.0.0.1:6380/0", max_silence=2.5))
+    """
+
+    reader: ClassVar[str] = "agents"
+    how: ClassVar[str] = "give it to Cache.from_env({field}=...), or set {variable}"
+
+    near_max_entries: Annotated[int, Field(ge=0)] = 10_000
+    """Most values in the near cache; 0 switches it off."""
+    near_max_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    """Most bytes of encoded values in the near cache."""
+    detached_ttl: Seconds = 30.0
+    """After this many seconds detached, Redis is no longer read; local loads are then kept this long."""
+    audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""
+
+    @classmethod
+    def from_env(cls, *, env_file: str | Path | None = DOTENV, **arguments: Any) -> Self:
+        """As `Settings.from_env`. A setting of the embedded worker without one is a TypeError."""
+        settings = super().from_env(env_file=env_file, **arguments)
+        if not settings.embedded_worker:
+            for name in arguments:
+                if name in OutboxSettings.model_fields:
+                    raise TypeError(
+                        f"{name!r} is read by the worker and by an embedded worker only: set "
+                        f"{cls.variables(name)[0]} for `unstale worker`, or add embedded_worker=True"
+                    )
+        return settings
+
+    @model_validator(mode="after")
+    def _trusted(self) -> Self:
+        if self.embedded_worker and not self.uses_redis and self.poll_max * 2 > self.max_silence:
+            raise ValueError(
+                f"max_silence is {self.max_silence} s: an embedded worker needs at least twice poll_max "
+                f"({self.poll_max} s), or the near cache is not trusted while all is well"
+            )
+        return self

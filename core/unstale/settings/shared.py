@@ -1,0 +1,108 @@
+"""Settings that several classes have in common, each defined once."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from unstale.protocol.names import Names
+from unstale.settings.base import Seconds, Settings, Variables
+
+
+class SharedSettings(Settings):
+    """What agents and worker must agree on: the Redis between them, and the times of the protocol."""
+
+    redis_url: Annotated[SecretStr, Variables("REDIS_URL")] = SecretStr("redis://localhost:6379/0")
+    """Where Redis or Valkey listens, or the Sentinels that know."""
+    redis_enabled: Annotated[bool, Variables("REDIS_ENABLED")] = True
+    """False: no Redis tier. Every process loads for itself and keeps values for `detached_ttl`; with
+    `embedded_worker` it keeps them for as long as they are true."""
+    embedded_worker: bool = False
+    """Without Redis: follow the outbox inside each agent, from `source`. With Redis: no effect. If neither
+    `redis_url` nor `redis_enabled` is given, it means: without Redis."""
+    namespace: str = "unstale"
+    """First part of unstale's own Redis keys; two systems on one Redis need two."""
+    redis_timeout: Seconds = 1.0
+    """Seconds to wait for a Redis connection or reply before Redis counts as unavailable."""
+    log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 32 * 1024 * 1024
+    """Bytes the log may hold; an agent away for longer than it reaches back drops its near cache."""
+    default_ttl: Seconds = 60.0
+    """Seconds a value lives that no ``[ttl]`` pattern and no ``ttl=`` names."""
+    negative_ttl: Seconds | None = None
+    """Most seconds a value that is None ("not found") lives; unset: as long as any other value."""
+    ttl_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Share by which a TTL is shortened at random, so that values do not expire together."""
+    lease_ttl: Seconds = 3.0
+    """Seconds a lease lives; extended every third of it while the loader runs."""
+    max_silence: Seconds = 5.0
+    """Seconds without a PONG or a watermark after which an agent is detached."""
+    watermark_interval: Annotated[float, Field(ge=0.05, le=1.0)] = 0.5
+    """Seconds between two watermarks when nothing changes."""
+    leader_ttl: Annotated[float, Field(ge=0.5, le=60)] = 2.0
+    """Seconds the leader's lease lives; a standby takes over this long after a crash."""
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Self:
+        Names(self.namespace)
+        if self.watermark_interval * 2 > self.max_silence:
+            raise ValueError(
+                f"max_silence is {self.max_silence} s: it must be at least twice watermark_interval "
+                f"({self.watermark_interval} s), or agents detach while all is well"
+            )
+        if self.leader_ttl >= self.max_silence:
+            raise ValueError(
+                f"leader_ttl is {self.leader_ttl} s: it must be below max_silence ({self.max_silence} s), "
+                "or agents detach at every takeover"
+            )
+        return self
+
+    @property
+    def uses_redis(self) -> bool:
+        """True if there is a Redis tier: `redis_enabled`, unless only `embedded_worker` is given."""
+        given = not self.model_fields_set.isdisjoint({"redis_url", "redis_enabled"})
+        return self.redis_enabled and (given or not self.embedded_worker)
+
+    @property
+    def names(self) -> Names:
+        """The Redis keys of this namespace."""
+        return Names(self.namespace)
+
+
+class DatabaseSettings(Settings):
+    """How to reach the database: for the worker, for connection pools, and for an embedded worker."""
+
+    database_url: Annotated[SecretStr | None, Variables("DATABASE_URL", "SUPABASE_DB_URL")] = None
+    """The Postgres that holds the outbox; a cache needs it only with an embedded worker."""
+    database_timeout: Seconds = 10.0
+    """Seconds to wait for a Postgres connection or statement."""
+    supabase_url: Annotated[str | None, Variables("SUPABASE_URL")] = None
+    """The project's URL."""
+    supabase_key: Annotated[
+        SecretStr | None, Variables("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+    ] = None
+    """A secret (``sb_secret_…``) or ``service_role`` key; never decoded, never logged."""
+
+
+class OutboxSettings(DatabaseSettings):
+    """How to follow the outbox: for the worker and for an embedded worker."""
+
+    source: Literal["auto", "outbox", "supabase"] = "auto"
+    """Where changes come from: ``outbox`` over asyncpg, ``supabase`` over HTTPS, ``auto``: the best."""
+    config: Path | None = None
+    """The rules file; unset: ``unstale.toml`` or ``[tool.unstale]`` of ``pyproject.toml`` here or above."""
+    read_entries: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    """Most outbox entries in one read."""
+    poll_min: Annotated[float, Field(ge=0.0005, le=1)] = 0.0005
+    """Seconds between two reads while changes come in without a wake-up; below 0.001 there is no pause."""
+    poll_max: Annotated[float, Field(ge=0.01, le=10)] = 0.25
+    """Longest pause in seconds between two reads; the pause doubles up to it while nothing is found."""
+    retention: Annotated[float, Field(ge=60, le=30 * 86_400)] = 3_600.0
+    """Seconds an outbox entry is kept, read or not."""
+    outbox_max_rows: Annotated[int, Field(ge=1_000)] = 10_000_000
+    """Most rows in the outbox, which protects the disk when no worker runs."""
+
+    @model_validator(mode="after")
+    def _polls(self) -> Self:
+        if self.poll_min > self.poll_max:
+            raise ValueError(f"poll_min ({self.poll_min} s) is above poll_max ({self.poll_max} s)")
+        return self

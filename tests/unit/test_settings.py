@@ -1,0 +1,132 @@
+"""Settings: who reads which, what is refused, and that only `from_env` looks at the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from unstale import AgentSettings, Cache, ConnectionPool, PoolSettings, RedisCache, SettingError
+from unstale.settings import WorkerSettings
+from unstale.settings.variables import unknown_variables, variables
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and none of the variables in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in (*variables().values(), "SUPABASE_DB_URL", "SUPABASE_SERVICE_ROLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_an_argument_beats_the_environment_which_beats_the_file(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert AgentSettings.from_env().near_max_entries == 10_000
+    (elsewhere / ".env").write_text("UNSTALE_NEAR_MAX_ENTRIES=1\nREDIS_URL=redis://file/0\n")
+    assert AgentSettings.from_env().near_max_entries == 1
+    assert AgentSettings.from_env(env_file=None).near_max_entries == 10_000
+    monkeypatch.setenv("UNSTALE_NEAR_MAX_ENTRIES", "2")
+    assert AgentSettings.from_env().near_max_entries == 2
+    assert AgentSettings.from_env(near_max_entries=3).near_max_entries == 3
+    assert AgentSettings.from_env().redis_url.get_secret_value() == "redis://file/0"
+
+
+def test_a_constructor_reads_neither(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / ".env").write_text("OPENAI_API_KEY=secret\n")
+    monkeypatch.setenv("UNSTALE_MAX_SILENCE", "9")
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere/0")
+    assert AgentSettings() == AgentSettings(max_silence=5.0)
+    assert AgentSettings().redis_url.get_secret_value() == "redis://localhost:6379/0"
+    assert PoolSettings().openai_api_key is None
+    assert WorkerSettings().max_silence == 5.0
+
+
+def test_of_several_variables_the_first_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_DB_URL", "postgresql://second")
+    for settings in (WorkerSettings.from_env(), PoolSettings.from_env()):
+        assert settings.database_url is not None
+        assert settings.database_url.get_secret_value() == "postgresql://second"
+    monkeypatch.setenv("database_url", "postgresql://first")  # capitals do not matter
+    found = WorkerSettings.from_env().database_url
+    assert found is not None
+    assert found.get_secret_value() == "postgresql://first"
+
+
+@pytest.mark.parametrize("make", [Cache.from_env, RedisCache.from_env, AgentSettings, AgentSettings.from_env])
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "near_max_entrys",
+            "AgentSettings has no setting 'near_max_entrys'; did you mean 'near_max_entries'?",
+        ),
+        ("qqq", "AgentSettings has no setting 'qqq'; docs/settings.md lists them all"),
+        (
+            "http_port",
+            "AgentSettings has no setting 'http_port': it is a setting of the worker; "
+            "set UNSTALE_HTTP_PORT for `unstale worker`",
+        ),
+        (
+            "pool_dns_ttl",
+            "AgentSettings has no setting 'pool_dns_ttl': it is a setting of connection pools; "
+            "give it to ConnectionPool.from_env(pool_dns_ttl=...), or set UNSTALE_POOL_DNS_TTL",
+        ),
+    ],
+)
+def test_an_unknown_argument_is_a_type_error_that_says_what_was_meant(
+    make: type[AgentSettings], argument: str, message: str
+) -> None:
+    with pytest.raises(TypeError) as raised:
+        make(**{argument: 1})
+    assert str(raised.value) == message
+
+
+def test_a_pool_refuses_settings_of_a_cache() -> None:
+    with pytest.raises(TypeError, match=r"it is a setting of agents; give it to Cache\.from_env\(near_max_"):
+        ConnectionPool.from_env(near_max_bytes=1)
+
+
+def test_a_cache_refuses_settings_of_an_embedded_worker_that_it_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(TypeError, match="set DATABASE_URL for `unstale worker`, or add embedded_worker=True"):
+        Cache.from_env(database_url="postgresql://x/y")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://x/y")  # of a worker or pool beside it: no mistake
+    assert not AgentSettings.from_env().embedded_worker
+    assert AgentSettings.from_env(embedded_worker=True, poll_max=0.1).poll_max == 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_silence": 0}, "UNSTALE_MAX_SILENCE: Input should be greater than 0"),
+        ({"max_silence": 0.9, "leader_ttl": 0.5}, "at least twice watermark_interval (0.5 s)"),
+        ({"leader_ttl": 5}, "leader_ttl is 5.0 s: it must be below max_silence (5.0 s)"),
+        ({"http_host": "0.0.0.0"}, "beyond loopback UNSTALE_HTTP_TOKEN is required"),
+        ({"poll_min": 0.5}, "poll_min (0.5 s) is above poll_max (0.25 s)"),
+        ({"database_timeout": "soon", "redis_enabled": "perhaps"}, "UNSTALE_DATABASE_TIMEOUT: "),
+        ({"namespace": "a b"}, "namespace"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_its_variable(
+    arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SettingError) as raised:
+        WorkerSettings(**arguments)
+    assert message in str(raised.value)
+
+
+def test_no_error_and_no_repr_shows_a_secret() -> None:
+    settings = WorkerSettings(http_token="hunter2", database_url="postgresql://x:hunter2@y/z")
+    assert "hunter2" not in repr(settings)
+    with pytest.raises(SettingError) as raised:
+        WorkerSettings(http_token=["hunter2"])
+    assert "hunter2" not in str(raised.value)
+
+
+def test_only_variables_of_no_class_are_unknown(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in variables().values():
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("UNSTALE_NEAR_MAX_ENTRYS", "1")
+    (elsewhere / ".env").write_text("UNSTALE_COLOUR=blue\n")
+    assert unknown_variables() == ["UNSTALE_COLOUR", "UNSTALE_NEAR_MAX_ENTRYS"]
