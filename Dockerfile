@@ -1,7 +1,7 @@
 # The worker, as a user without rights. `docker compose up` builds and runs it beside a Valkey.
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY core core
 COPY worker worker
 COPY supabase/migrations supabase/migrations
@@ -10,6 +10,10 @@ RUN python -m venv /opt/unstale \
  && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt .
 
 FROM python:3.12-slim
+LABEL org.opencontainers.image.title="unstale" \
+      org.opencontainers.image.description="The worker that keeps Redis and in-process caches true to a Supabase Postgres" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin unstale
 COPY --from=build /opt/unstale /opt/unstale
 ENV PATH=/opt/unstale/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

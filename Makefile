@@ -5,13 +5,23 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format bench chaos clean
+DIST   := build/wheel
+
+.PHONY: demo test test-wheel lint format bench chaos clean
 
 demo: $(STAMP)
 	$(BIN)/unstale demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests against what users install: the built wheel in an environment of its own.
+test-wheel:
+	rm -rf $(DIST)
+	$(PYTHON) -m venv $(DIST)/venv
+	$(DIST)/venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
+	$(DIST)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(CURDIR)/$(DIST)/*.whl)[embedded,dev]"
+	$(DIST)/venv/bin/python -m pytest $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
+from typing import cast, get_args
 
 import pytest
 import structlog
@@ -35,10 +36,20 @@ from servers import (
     run_apart,
 )
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
+from unstale_worker.dev_servers.installs import PostgresVersion
 
 POSTGRES_SETTINGS = {"fsync": "off"}  # kill -9 costs no data even so; only the machine's own crash would
 
 _numbers = itertools.count(1)
+
+
+def postgres_version() -> PostgresVersion:
+    """Return the major version that the session's Postgres has."""
+    wanted = os.environ.get("UNSTALE_TEST_POSTGRES", "18")
+    for version in get_args(PostgresVersion):
+        if wanted == version:
+            return cast(PostgresVersion, version)
+    raise pytest.UsageError(f"UNSTALE_TEST_POSTGRES is {wanted!r}; set it to 15, 16, 17 or 18.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,8 +91,11 @@ async def _no_tasks_afterwards() -> AsyncIterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedPostgres]:
-    """The session's Postgres 18, with Supabase's roles; tests get databases of it."""
-    server = EmbeddedPostgres(settings=POSTGRES_SETTINGS)
+    """The session's Postgres, with Supabase's roles; tests get databases of it.
+
+    It is version 18. ``UNSTALE_TEST_POSTGRES`` in the environment names another major version.
+    """
+    server = EmbeddedPostgres(version=postgres_version(), settings=POSTGRES_SETTINGS)
     run_apart(server.__aenter__())
     try:
         run_apart(server.create_supabase_roles())
