@@ -25,7 +25,12 @@ from unstale_worker.observe.metrics import DEFINITIONS
 from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FRONT = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
+PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md"))]
+PATH = re.compile(r"`((?:core|worker|tests|supabase|docs|examples|bench|docker|\.ci|\.github)/[\w./-]*)`")
+MAPS = [page for page in PAGES if page.stem in ("CONTRIBUTING", "architecture")]
+WIDTH = 100
+WIDE = [page for page in PAGES if page.stem not in ("README", "CONTRIBUTING", "SECURITY")]
 
 
 def sections(page: str) -> dict[str, str]:
@@ -126,7 +131,7 @@ def test_settings_and_metrics_that_pages_mention_exist() -> None:
     metrics = {definition.name for definition in DEFINITIONS}
     for page in PAGES:
         text = page.read_text()
-        assert set(re.findall(r"\bUNSTALE_[A-Z_]+\b", text)) <= known, page.name
+        assert set(re.findall(r"\bUNSTALE_(?!TEST_)[A-Z_]+\b", text)) <= known, page.name
         if page.name in ("README.md", "operations.md"):
             assert set(re.findall(r"\bunstale_worker_[a-z_]+\b", text)) <= metrics
 
@@ -179,3 +184,32 @@ def test_rules_on_pages_are_rules(page: Path) -> None:
 def test_the_changelog_has_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     assert f"## [{version('unstale')}]" in text or "## [Unreleased]" in text
+
+
+@pytest.mark.parametrize("page", MAPS, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(PATH.findall(page.read_text()))
+    assert len(named) > 20
+    assert [
+        path for path in named if not (ROOT / path).exists() and not (ROOT / f"{path}.py").is_file()
+    ] == []
+
+
+@pytest.mark.parametrize("page", MAPS, ids=lambda page: page.name)
+def test_make_targets_that_a_page_names_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_has_at_most_a_hundred_columns(page: Path) -> None:
+    prose = re.sub(
+        r"^ *```.*?^ *```$", lambda block: "\n" * block[0].count("\n"), page.read_text(), flags=re.M | re.S
+    )
+    too_long = [
+        number
+        for number, line in enumerate(prose.splitlines(), 1)
+        if len(line) > WIDTH and not line.lstrip().startswith(("|", "![", "<!--"))
+    ]
+    assert page in WIDE or too_long == []
