@@ -19,7 +19,7 @@ from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.status import Counters
 from unstale_worker.redis.applier import Applier
 from unstale_worker.rules import Rules
-from unstale_worker.sources import Cursor, Entry, Page, Source, WatchVersion
+from unstale_worker.sources import Cursor, OutboxEntry, Page, Source, WatchVersion
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.postgres_connections import PostgresConnections
 from unstale_worker.sources.wakeups import WakeUps
@@ -36,8 +36,8 @@ class PromotedBetweenPages(OutboxSource):
         if after is None:
             return _page("160:160:", "0/400", PROMOTED)
         if cursor is None:
-            return _page("150:151:", "0/500", DATABASE, entries=[Entry(1, 1, ["1"])], more=True)
-        return _page("160:160:", "0/400", PROMOTED, entries=[Entry(1, 1, ["2"])])
+            return _page("150:151:", "0/500", DATABASE, entries=[OutboxEntry(1, 1, ["1"])], more=True)
+        return _page("160:160:", "0/400", PROMOTED, entries=[OutboxEntry(1, 1, ["2"])])
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
         return WatchVersion("public", "profiles", ("id",))
@@ -53,7 +53,7 @@ class PurgedBetweenPages(OutboxSource):
 
 
 def _page(
-    position: str, lsn: str, database: str, *, entries: Sequence[Entry] = (), more: bool = False
+    position: str, lsn: str, database: str, *, entries: Sequence[OutboxEntry] = (), more: bool = False
 ) -> Page:
     cursor = Cursor("150:160:", 150, 1) if entries else None
     return Page(

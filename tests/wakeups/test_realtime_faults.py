@@ -313,7 +313,7 @@ async def test_changes_that_are_muted_are_up_to_the_timer_which_asks_for_a_new_s
         await project.realtime.subscribe_anew()  # behind the change, so a hint that is late has come by now
         await eventually(lambda: stage.seen == stage.made)
         project.realtime.faults.mute_changes = False
-        stage.wakeups.renew("changes come that nobody announced")
+        stage.wakeups.reconnect("changes come that nobody announced")
         await eventually(lambda: stage.wakeups.sessions == 2)
         await stage.hears_a_change()
 

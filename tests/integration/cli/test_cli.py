@@ -128,7 +128,7 @@ def test_a_worker_with_another_servers_url_says_what_it_should_be(tmp_path: Path
     ended = run("worker", cwd=project(tmp_path), settings={"DATABASE_URL": "mysql://a:s3cr3t@127.0.0.1/b"})
 
     assert ended.code == 2
-    assert "DATABASE_URL begins with mysql://; expected one that begins with postgresql://" in ended.err
+    assert "DATABASE_URL begins with mysql://; it must begin with postgresql://" in ended.err
     assert "s3cr3t" not in ended.err
 
 

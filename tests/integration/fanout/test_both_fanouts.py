@@ -202,7 +202,7 @@ async def test_a_function_that_is_gone_costs_its_pattern_and_stops_a_start(both:
     given = rules(MEMBERS)
     plan = planned(given, ("1",))
     (failure,) = await rpc_queries.run_queries(both.rpc, given, plan)
-    assert "no function for it as it is now" in str(failure)
+    assert "no function for its current text" in str(failure)
     assert plan.patterns == {"user:*:settings"}
     with pytest.raises(MigrationMissing, match="line 1"):
         await rpc_queries.check_queries(both.rpc, given)

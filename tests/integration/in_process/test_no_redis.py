@@ -374,7 +374,7 @@ def test_no_rules_no_start(tmp_path: Path) -> None:
 def test_it_needs_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "SUPABASE_DB_URL"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SettingError, match="DATABASE_URL is not set; give the connection string"):
+    with pytest.raises(SettingError, match="DATABASE_URL is not set; set it to the connection string"):
         Cache.from_env(env_file=None, redis_enabled=False, embedded_worker=True)
 
 

@@ -263,7 +263,7 @@ async def test_a_server_that_stays_away_is_said_once(redis_url: str) -> None:
 
     said = [line for line in logs if line["event"] == "trying again"]
     assert [line["error"] for line in said] == [
-        "Postgres accepts no connection (ConnectionRefusedError); check DATABASE_URL and the server"
+        "cannot connect to Postgres (ConnectionRefusedError); check DATABASE_URL and the server"
     ]
 
 

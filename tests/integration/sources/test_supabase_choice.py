@@ -77,7 +77,7 @@ async def test_a_database_out_of_reach_is_read_over_https(
     both = over_https(project) | {"database_url": NOWHERE.format(free_port()), "source": "auto"}
     said = await choice(logged, settings_of(both))
     assert said["source"] == "supabase"
-    assert said["why"].startswith("DATABASE_URL cannot be used: Postgres accepts no connection")
+    assert said["why"].startswith("DATABASE_URL cannot be used: cannot connect to Postgres")
     assert "password" not in logged.getvalue()
 
 
@@ -106,7 +106,7 @@ async def test_when_neither_answers_both_are_named(project: SupabaseDouble) -> N
     await project.outage()
     both = over_https(project) | {"source": "auto"}
     del both["database_url"]
-    with pytest.raises(DatabaseUnavailable, match=r"DATABASE_URL.*; nor over HTTPS: Supabase"):
+    with pytest.raises(DatabaseUnavailable, match=r"DATABASE_URL.*; HTTPS fails as well: Supabase"):
         await open_source(settings_for(NOWHERE.format(free_port()), "redis://nowhere", **both))
 
 
@@ -119,7 +119,7 @@ async def test_when_neither_answers_both_are_named(project: SupabaseDouble) -> N
         ({"source": "supabase", "supabase_key": "k"}, "^SUPABASE_URL is not set"),
         (
             {"source": "supabase", "supabase_url": "x.supabase.co", "supabase_key": "k"},
-            "is no address",
+            "is not a URL",
         ),
         ({"source": "https"}, "UNSTALE_SOURCE"),
     ],
@@ -248,7 +248,7 @@ async def test_the_doctor_finds_what_is_missing(
         settings = doctored(tmp_path, project, redis_url, FANOUT)
         found = {finding.subject: finding for finding in bad(await examine(settings))}
         assert "not watched" in found["captures"].finding
-        assert "no function for the query" in found["fan-out queries"].finding
+        assert "no function for the current text of the query" in found["fan-out queries"].finding
         assert "publication" in found["Realtime"].finding
         await db.execute("select unstale.publish_wakeups()")
         await db.execute("revoke select on public.unstale_wakeup from service_role")

@@ -105,8 +105,8 @@ async def test_without_realtime_the_worker_is_ready_and_says_that_it_only_polls(
 async def test_a_service_that_loses_every_change_is_connected_anew(
     project: SupabaseDouble, database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supabase_wakeups, "DEAF_READS", 2)
-    monkeypatch.setattr(supabase_wakeups, "DEAF_SECONDS", 0.0)
+    monkeypatch.setattr(supabase_wakeups, "UNANNOUNCED_READS", 2)
+    monkeypatch.setattr(supabase_wakeups, "UNANNOUNCED_SECONDS", 0.0)
     project.realtime.faults.mute_changes = True
     async with (
         connected(database.dsn) as db,
@@ -339,7 +339,7 @@ async def test_a_key_that_is_none_of_this_project(project: SupabaseDouble) -> No
 async def test_a_publishable_key_is_told_from_a_secret_one(project: SupabaseDouble) -> None:
     source = source_of(project, key=project.keys.token("anon"))
     try:
-        with pytest.raises(MigrationMissing, match="SUPABASE_SECRET_KEY has to be a secret key"):
+        with pytest.raises(MigrationMissing, match="SUPABASE_SECRET_KEY must be a secret key"):
             await source.read(None)
     finally:
         await source.close()

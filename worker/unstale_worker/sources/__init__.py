@@ -1,4 +1,4 @@
-"""Where the worker gets changes: what a source must do, and what it hands over."""
+"""Sources of changes: the protocol that every source implements, and the data it delivers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources.wakeups import WakeUps
 
 
-class Entry(NamedTuple):
+class OutboxEntry(NamedTuple):
     """One outbox entry; a tuple, because a page holds thousands.
 
     Attributes:
-        watch: Number of the watch whose capture wrote it.
-        version: Version of that watch: which columns the tuples hold.
-        keys: Key tuples of the changed rows, one after the other, None for null; None: the whole table.
+        watch: Number of the watch whose capture wrote the entry.
+        version: Version of that watch; it determines the columns of the key tuples.
+        keys: Key tuples of the changed rows, concatenated, with None for null. None instead of a sequence
+            stands for the whole table.
     """
 
     watch: int
@@ -26,15 +27,15 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WatchVersion:
-    """What one version of a watch wrote.
+    """One version of a watch: the meaning of its entries.
 
     Attributes:
-        schema: The table's schema when it was watched.
-        table: Its name then.
-        key_columns: The columns of a tuple, in their order.
-        current: Whether captures write this version now.
-        columns: The filter of the current version: only changes of these (or of a key column) are
-            written; None: all changes.
+        schema: Schema of the table at the time it was watched.
+        table: Name of the table at that time.
+        key_columns: The columns of a key tuple, in order.
+        current: True if captures write this version now.
+        columns: Column filter of the current version: only changes of these columns (or of a key column)
+            are written. None: all changes.
     """
 
     schema: str
@@ -46,12 +47,12 @@ class WatchVersion:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a batch that is larger than one page goes on.
+    """Start of the next page of a batch that is larger than one page.
 
     Attributes:
         snapshot: The fixed snapshot of the batch.
-        xid: Transaction of the last entry delivered.
-        id: Number of the last entry delivered.
+        xid: Transaction id of the last delivered entry.
+        id: Id of the last delivered entry.
     """
 
     snapshot: str
@@ -64,17 +65,17 @@ class Page:
     """One read of the outbox.
 
     Attributes:
-        database: System identifier and timeline; another one means another database.
-        snapshot: What was visible to the read, uncut; fixed for all pages of a batch.
-        position: The position once this page (and those before it) is applied.
-        more: Whether the batch goes on at `cursor`.
-        cursor: The last entry delivered; None when there was none.
+        database: System identifier and timeline; a different value means a different database.
+        snapshot: Snapshot of the read, not cut at the last entry; the same for all pages of a batch.
+        position: The position after this page (and the pages before it) is applied.
+        more: True if the batch continues at `cursor`.
+        cursor: The last delivered entry; None if there was none.
         lsn: WAL insert position, taken after the entries.
-        flushed: WAL position known to be on disk.
-        covered: False when the outbox was purged beyond the position that was asked for.
-        current_xmax: The first transaction id not yet assigned.
-        entries: In order of transaction and number.
-        began: The worker's monotonic clock when the read began, in seconds.
+        flushed: WAL position that is known to be on disk.
+        covered: False if the outbox was purged beyond the requested position.
+        current_xmax: The first transaction id that is not assigned yet.
+        entries: Entries in order of transaction and id.
+        began: The worker's monotonic clock at the start of the read, in seconds.
     """
 
     database: str
@@ -86,7 +87,7 @@ class Page:
     flushed: str
     covered: bool
     current_xmax: int
-    entries: Sequence[Entry]
+    entries: Sequence[OutboxEntry]
     began: float
 
     @property
@@ -96,65 +97,67 @@ class Page:
 
 
 class Source(Protocol):
-    """One database: reads its changes, and does there what a leader has to do.
+    """One database: reads its changes and does the leader's work in it.
 
-    Raises `DatabaseUnavailable` for what another attempt may heal and `MigrationMissing` for what a push
-    heals. Every call may be repeated: whatever answer is lost, asking again is right.
+    Methods raise `DatabaseUnavailable` for transient errors and `MigrationMissing` if migrations must be
+    pushed. Every call may be repeated: after a lost answer, calling again is safe.
 
     Attributes:
-        kind: ``outbox`` or ``supabase``; what status, log and ``doctor`` call it.
-        least_pause: Seconds below which reading again without a hint costs more than it is worth.
+        kind: ``outbox`` or ``supabase``; the name in status, log and ``doctor``.
+        least_pause: Minimum seconds between two reads without a hint; more frequent reads cost more than
+            they bring.
     """
 
     kind: str
     least_pause: float
 
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
-        """Read what is new after the position ``after`` (None: no position), or the next page of a batch."""
+        """Read the changes after the position ``after`` (None: no position), or the next page of a batch."""
         ...
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
-        """What that version of a watch wrote; None when nobody knows it any more."""
+        """Return that version of a watch; None if the database does not have it any more."""
         ...
 
     async def watch_versions(self) -> Mapping[tuple[int, int], WatchVersion]:
-        """Every version of every watch."""
+        """Return every version of every watch."""
         ...
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
-        """Run the queries pending in ``plan`` and move them into its keys and patterns; returns what failed.
+        """Run the pending queries of ``plan`` and add their keys and patterns to it; return the failures.
 
-        Every query sees at least what the page that the plan is of contains.
+        Every query sees at least the changes of the page that the plan was made from.
         """
         ...
 
     async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
-        """Run every query of the rules for no row; returns what would fail. Changes nothing."""
+        """Run every query of the rules without a row and return the failures. Changes nothing."""
         ...
 
     async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
-        """One step of the purge, at most ``rows`` entries; returns how many it deleted.
+        """Delete at most ``rows`` old entries from the outbox; return how many were deleted.
 
-        ``retention`` in seconds and ``outbox_max_rows`` stay in force for captures; None: as told before.
+        Captures, too, use ``retention`` (seconds) and ``outbox_max_rows`` from then on. None keeps the values
+        that were set before.
         """
         ...
 
     async def begin_term(self, consumer: str, fence: int) -> int:
-        """A leadership begins: end what older leaders of this consumer still have open; returns how many."""
+        """Begin a term as leader: end the sessions of older leaders of this consumer; return how many."""
         ...
 
     async def end_term(self) -> None:
-        """The leadership is over; never raises what a lost connection causes."""
+        """End the term as leader; errors of a lost connection are suppressed."""
         ...
 
     def wakeups(self) -> WakeUps:
-        """What tells of commits in this database; to be entered once."""
+        """Return the wake-ups of this database; enter the result once."""
         ...
 
     def beside(self) -> "Source":
-        """Another one for the same database, so that slow work does not stand in the way of reads."""
+        """Return another source for the same database, for slow work that must not delay reads."""
         ...
 
     async def close(self) -> None:
-        """Give connections back; safe at any moment, also twice. The next call opens them again."""
+        """Close the connections; the next call opens them again. Safe at any time, also twice."""
         ...

@@ -1,8 +1,8 @@
-"""Wake-ups by NOTIFY, which captures send only while the worker says that it sleeps.
+"""Wake-ups by NOTIFY, which captures send only while the worker sleeps.
 
-One advisory lock means "the worker sleeps". Only while it is held exclusively do captures notify, so a busy
-worker, or none at all, costs the user's transactions nothing. The lock is only ever *tried*: a session that
-waits for it would hold every commit up behind one long writer, and would receive no NOTIFY meanwhile.
+One advisory lock means "the worker sleeps". Captures notify only while it is held exclusively, so a busy or
+absent worker costs the user's transactions nothing. The lock is only ever *tried*. A session that waited for
+it would block every commit behind one long writer, and would receive no NOTIFY meanwhile.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from unstale_worker.sql import statement
 
 log = structlog.get_logger("unstale.wakeups")
 
-DEAF_AFTER: Final = 3
-"""Timer reads in a row that found changes which nobody announced, after which the session is replaced."""
+UNANNOUNCED_READS: Final = 3
+"""Consecutive timer reads that found changes without a NOTIFY, after which the session is replaced."""
 
 
 class NotifyWakeUps(WakeUps):
-    """Listens for NOTIFY on a session of its own; without one (a transaction pooler) only the timer is left.
+    """Wake-ups from NOTIFY on a separate session. Behind a transaction pooler only the timer remains.
 
     Example:
         >>> async with NotifyWakeUps(connections) as wakeups:
@@ -51,12 +51,12 @@ class NotifyWakeUps(WakeUps):
 
     @property
     def listening(self) -> bool:
-        """Whether a session listens."""
+        """True while a session listens."""
         return self._connection is not None and not self._connection.is_closed()
 
     @asynccontextmanager
     async def term(self, name: str) -> AsyncIterator[None]:
-        """Sessions opened inside have ``name`` in their ``application_name``."""
+        """Put ``name`` into the ``application_name`` of sessions opened in the block."""
         self._name = name
         try:
             yield
@@ -65,10 +65,10 @@ class NotifyWakeUps(WakeUps):
             self._name = "standby"
 
     async def try_sleep(self) -> bool:
-        """Try to make every commit notify; True means: read once more, then `wait`.
+        """Try to make every commit notify; if True, read once more and then `wait`.
 
-        False while a transaction is open whose capture saw the worker awake, behind a transaction pooler,
-        or while no session can be had: then poll.
+        If False, poll. This happens while a transaction is open whose capture saw the worker awake, behind a
+        transaction pooler, and while no session can be opened.
         """
         if self._connections.pooled:
             return False
@@ -84,7 +84,7 @@ class NotifyWakeUps(WakeUps):
         except DatabaseUnavailable as error:
             self._broken(error)
         except asyncio.CancelledError:
-            # Granted or not? Only a closed session knows.
+            # The lock may or may not be granted; closing the session releases it in either case.
             self._broken(None)
             raise
         if failpoints.on and self.asleep:
@@ -92,7 +92,7 @@ class NotifyWakeUps(WakeUps):
         return self.asleep
 
     async def awake(self) -> None:
-        """Let commits be silent again."""
+        """Stop commits from notifying."""
         if not self.asleep:
             return
         self.asleep = False
@@ -107,16 +107,16 @@ class NotifyWakeUps(WakeUps):
             raise
 
     def unannounced(self, found: bool, *, asleep: bool) -> None:
-        """See `WakeUps.unannounced`: a session that stays silent while asleep is replaced."""
+        """See `WakeUps.unannounced`; replaces a session that receives no NOTIFY while asleep."""
         if not asleep:
             return
         self._unannounced = self._unannounced + 1 if found else 0
-        if self._unannounced >= DEAF_AFTER:
-            log.warning("no NOTIFY arrives though changes do; listening on a new session")
+        if self._unannounced >= UNANNOUNCED_READS:
+            log.warning("changes arrive without NOTIFY; listening on a new session")
             self._broken(None)
 
     async def close(self) -> None:
-        """End the session, and the lock with it."""
+        """End the session, which releases the lock."""
         self.asleep = False
         connection, self._connection = self._connection, None
         await end_session(connection)
@@ -158,4 +158,4 @@ class NotifyWakeUps(WakeUps):
             connection.terminate()
         if error is not None:
             self._retry_at = asyncio.get_running_loop().time() + self._backoff.failed()
-            log.warning("the listening session broke; polling until it is back", error=str(error))
+            log.warning("the listening session was lost; polling until it is back", error=str(error))

@@ -1,4 +1,4 @@
-"""Decides where changes come from, and opens that source."""
+"""Choose the source of changes and open it."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -20,12 +20,12 @@ log = get_logger("unstale.source")
 
 
 def check_settings(settings: OutboxSettings) -> None:
-    """Raise `SettingError` when no source can be opened with these settings."""
+    """Raise `SettingError` if no source can be opened with these settings."""
     url = "" if settings.database_url is None else settings.database_url.get_secret_value()
     if settings.source != "supabase" and url and not url.startswith(POSTGRES_SCHEMES):
         scheme = url.partition("://")[0] if "://" in url else ""
-        begins = f"begins with {scheme}://" if scheme.isalnum() else "is no URL"
-        raise SettingError(f"DATABASE_URL {begins}; expected one that begins with postgresql://")
+        begins = f"begins with {scheme}://" if scheme.isalnum() else "is not a URL"
+        raise SettingError(f"DATABASE_URL {begins}; it must begin with postgresql://")
     missing_project = [
         name
         for name, value in (
@@ -35,12 +35,12 @@ def check_settings(settings: OutboxSettings) -> None:
         if value is None
     ]
     project = (
-        f"{' and '.join(missing_project)} {'is' if len(missing_project) == 1 else 'are'} not set; give the "
+        f"{' and '.join(missing_project)} {'is' if len(missing_project) == 1 else 'are'} not set; set the "
         "project's URL and a secret key (Project settings > API keys)"
     )
     database = (
-        "DATABASE_URL is not set; give the connection string of your Supabase database "
-        "(Project settings > Database; the direct or the session pooler's)"
+        "DATABASE_URL is not set; set it to the connection string of your Supabase database (Project "
+        "settings > Database; the direct connection or the session pooler)"
     )
     if settings.source == "outbox" and settings.database_url is None:
         raise SettingError(database)
@@ -51,13 +51,13 @@ def check_settings(settings: OutboxSettings) -> None:
 
 
 def has_project(settings: OutboxSettings) -> bool:
-    """Whether the settings are enough for HTTPS."""
+    """Return True if the settings suffice for the source over HTTPS."""
     return settings.supabase_url is not None and settings.supabase_key is not None
 
 
 def project_of(settings: OutboxSettings) -> "Project":
-    """The project that the settings name; `has_project` must hold."""
-    from unstale_worker.sources.rpc import Key, Project  # heavy: the clients, only where they are used
+    """Return the project of the settings; requires `has_project`."""
+    from unstale_worker.sources.rpc import Key, Project  # slow to import: the HTTPS clients
 
     assert settings.supabase_url is not None
     assert settings.supabase_key is not None
@@ -66,15 +66,15 @@ def project_of(settings: OutboxSettings) -> "Project":
 
 
 async def open_source(settings: OutboxSettings, *, session: str = "standby") -> Source:
-    """The source that the settings ask for; raises `Unavailable` and `ConfigurationError`.
+    """Open the source that the settings select; raises `Unavailable` and `ConfigurationError`.
 
-    ``auto`` prefers the outbox over a connection of its own: it has the lower latency and costs no requests.
-    One line of the log says what was taken, and why. ``session`` is what it calls its sessions until a term
-    begins, where it has any.
+    ``auto`` prefers a Postgres connection, which has lower latency than HTTPS and costs no requests. One log
+    line names the chosen source and the reason. ``session`` is the name of its Postgres sessions, if it has
+    any, until a term begins.
     """
     check_settings(settings)
     if settings.source == "supabase":
-        return await _supabase(settings, why="UNSTALE_SOURCE asks for it")
+        return await _supabase(settings, why="UNSTALE_SOURCE selects it")
     if settings.database_url is None:
         return await _supabase(settings, why="DATABASE_URL is not set; SUPABASE_URL and a secret key are")
     try:
@@ -85,7 +85,7 @@ async def open_source(settings: OutboxSettings, *, session: str = "standby") -> 
         try:
             return await _supabase(settings, why=f"DATABASE_URL cannot be used: {error}", ask=True)
         except UnstaleError as other:
-            raise DatabaseUnavailable(f"{error}; nor over HTTPS: {other}") from error
+            raise DatabaseUnavailable(f"{error}; HTTPS fails as well: {other}") from error
 
 
 async def _outbox(settings: OutboxSettings, session: str) -> Source:
@@ -96,10 +96,10 @@ async def _outbox(settings: OutboxSettings, session: str) -> Source:
     pooled = await is_transaction_pooler(connections)
     if pooled:
         log.warning(
-            "a transaction pooler lies between: no NOTIFY passes, so the worker polls; the direct "
-            "connection or the session pooler (port 5432) has lower latency"
+            "DATABASE_URL leads to a transaction pooler, which passes no NOTIFY: the worker polls; use the "
+            "direct connection or the session pooler (port 5432) for lower latency"
         )
-    why = "DATABASE_URL can be used" if settings.source == "auto" else "UNSTALE_SOURCE asks for it"
+    why = "DATABASE_URL can be used" if settings.source == "auto" else "UNSTALE_SOURCE selects it"
     log.info("source chosen", source=OutboxSource.kind, why=why, pooled=pooled)
     return OutboxSource(
         replace(connections, pooled=pooled), read_entries=settings.read_entries, session=session
@@ -107,8 +107,8 @@ async def _outbox(settings: OutboxSettings, session: str) -> Source:
 
 
 async def _supabase(settings: OutboxSettings, *, why: str, ask: bool = False) -> Source:
-    """The source over HTTPS; with ``ask``, once it has answered."""
-    from unstale_worker.sources.supabase import SupabaseSource  # heavy: the clients
+    """Open the source over HTTPS; with ``ask``, call it once to verify that it answers."""
+    from unstale_worker.sources.supabase import SupabaseSource  # slow to import: the HTTPS clients
 
     source = SupabaseSource(project_of(settings), read_entries=settings.read_entries)
     if ask:

@@ -1,4 +1,4 @@
-"""Reads the outbox over asyncpg: one statement a page."""
+"""Read the outbox over asyncpg: one statement per page."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from unstale_worker.fanout import queries
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS, translate_errors
-from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
+from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchVersion
 from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.sources.postgres_connections import (
     PostgresConnections,
@@ -24,14 +24,14 @@ from unstale_worker.sources.postgres_connections import (
 )
 from unstale_worker.sql import statement
 
-logger = logging.getLogger("unstale.source")  # an agent process may read, too: it need not know structlog
+logger = logging.getLogger("unstale.source")  # not structlog: this also runs inside agent processes
 
 MAX_ELEMENTS: Final = 50_000
-"""Most key parts in one page: about 8 MB as Python strings, which bounds the worker's memory."""
+"""Maximum key parts in one page: about 8 MB as Python strings, which bounds the worker's memory."""
 
 
 class OutboxSource:
-    """The outbox of one database, read over one connection that is opened again when it breaks.
+    """The outbox of one database, read over one connection that is reopened after an error.
 
     Example:
         >>> source = OutboxSource(PostgresConnections("postgresql://..."), read_entries=5_000)
@@ -57,7 +57,7 @@ class OutboxSource:
         return f"<OutboxSource {state} reads={self.reads}>"
 
     async def named(self, name: str) -> None:
-        """Name the session (``<consumer>:<fence>`` or ``standby``), now and after every reconnect."""
+        """Name the session (``<consumer>:<fence>`` or ``standby``), now and after each reconnect."""
         self._name = name
         if self._connection is not None and not self._connections.pooled:
             async with self._use() as connection:
@@ -82,7 +82,7 @@ class OutboxSource:
             await failpoints.reach("source.after_read")
         assert row is not None
         self.reads += 1
-        entries: Sequence[Entry] = [Entry._make(entry) for entry in row[10] or ()]
+        entries: Sequence[OutboxEntry] = [OutboxEntry._make(entry) for entry in row[10] or ()]
         snapshot: str = row[1]
         return Page(
             database=row[0],
@@ -99,7 +99,7 @@ class OutboxSource:
         )
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
-        """See `Source.watch_version`; remembered, since a version never changes."""
+        """See `Source.watch_version`; cached, since a version never changes."""
         known = self._versions.get((watch, version))
         if known is None:
             await self.watch_versions()
@@ -107,7 +107,7 @@ class OutboxSource:
         return known
 
     async def watch_versions(self) -> dict[tuple[int, int], WatchVersion]:
-        """Every version of every watch."""
+        """See `Source.watch_versions`."""
         async with self._use() as connection:
             rows = await connection.fetch(statement("watch_versions"))
         self._versions = {
@@ -125,12 +125,12 @@ class OutboxSource:
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
         """See `Source.run_queries`."""
-        async with self._asking() as connection:
+        async with self._query_connection() as connection:
             return await queries.run_queries(connection, rules, plan)
 
     async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
         """See `Source.check_queries`."""
-        async with self._asking() as connection:
+        async with self._query_connection() as connection:
             return await queries.check_queries(connection, rules)
 
     async def begin_term(self, consumer: str, fence: int) -> int:
@@ -140,38 +140,39 @@ class OutboxSource:
             return int(await connection.fetchval(statement("end_old_leaders"), consumer, fence))
 
     async def end_term(self) -> None:
-        """The session is a standby's again."""
+        """Name the session ``standby`` again."""
         with suppress(UnstaleError):
             await self.named("standby")
 
     def wakeups(self) -> NotifyWakeUps:
-        """NOTIFY on a session of its own."""
+        """Return wake-ups by NOTIFY on a separate session."""
         return NotifyWakeUps(self._connections)
 
     def beside(self) -> "OutboxSource":
-        """Another session."""
+        """Return a source with a separate session."""
         return OutboxSource(self._connections, read_entries=self._read_entries, session=self._first_name)
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[asyncpg.Connection]:
-        """The connection, for the rules' queries; errors of theirs are not translated."""
+        """Lend the connection for the rules' queries; errors are not translated."""
         async with self._lock:
             yield await self._open()
 
     async def close(self) -> None:
-        """Close the connection; safe at any moment, also twice."""
+        """Close the connection; safe at any time, also twice."""
         connection, self._connection = self._connection, None
         await end_session(connection)
 
     @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _query_connection(self) -> AsyncIterator[asyncpg.Connection]:
         try:
             async with self.borrow() as connection:
                 yield connection
         except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
             await self.close()
             raise DatabaseUnavailable(
-                f"a fan-out query lost its connection ({type(error).__name__})"
+                f"the connection was lost during a fan-out query ({type(error).__name__}); the batch is read "
+                "again"
             ) from error
 
     @asynccontextmanager
@@ -187,7 +188,7 @@ class OutboxSource:
                     else:
                         yield connection
             except (DatabaseUnavailable, asyncio.CancelledError):
-                # A cancelled statement leaves the connection in doubt; a fresh one costs milliseconds.
+                # After a cancelled statement the state of the connection is unknown; a new one takes ms.
                 connection.terminate()
                 self._connection = None
                 raise

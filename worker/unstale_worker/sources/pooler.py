@@ -1,4 +1,4 @@
-"""Finds out whether a transaction pooler lies between us and Postgres."""
+"""Detect a transaction pooler between the worker and Postgres."""
 
 import asyncio
 from typing import Final
@@ -8,15 +8,16 @@ from unstale_worker.sources.postgres_connections import PostgresConnections
 from unstale_worker.sql import statement
 
 MOST_WAIT: Final = 2.0
-"""Seconds a query may take while another connection's transaction is open; else it waits for it."""
+"""Seconds a query may take while another connection's transaction is open; a longer query waits for it."""
 
 
 async def is_transaction_pooler(connections: PostgresConnections) -> bool:
-    """Whether sessions are shared; asked before any LISTEN or lock, which such a pooler swallows or keeps.
+    """Return True if server sessions are shared; raises `DatabaseUnavailable`.
 
-    While one connection holds a transaction open, another asks for its backend's pid twice: a pid that
-    changes, or that both share, means that server sessions are handed around; and so does no answer at all
-    while the transaction is open: a pool of one. Raises `DatabaseUnavailable`.
+    Call this before any LISTEN or advisory lock, because a transaction pooler swallows the one and leaks the
+    other. While one connection holds a transaction open, a second connection asks for its backend pid twice.
+    Sessions are shared if that pid changes or equals the first connection's pid. They are also shared if no
+    answer arrives while the transaction is open: then the pool has a single session.
     """
     probe = PostgresConnections(connections.dsn, connections.timeout, pooled=True)
     first = await probe.open()
@@ -28,7 +29,7 @@ async def is_transaction_pooler(connections: PostgresConnections) -> bool:
                 try:
                     async with asyncio.timeout(MOST_WAIT):
                         pids = {await second.fetchval(statement("backend_pid")) for _ in range(2)}
-                        # A second transaction on the other side makes a small pool hand out another session.
+                        # A second transaction makes a small pool assign a different session.
                         async with second.transaction():
                             pids.add(await second.fetchval(statement("backend_pid")))
                 except TimeoutError:

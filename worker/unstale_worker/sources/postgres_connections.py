@@ -14,7 +14,7 @@ from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS
 from unstale_worker.sql import statement
 
 SESSION_SETTINGS: Final = {
-    "row_security": "off",  # a policy that hides rows becomes an error instead of a silent gap
+    "row_security": "off",  # a policy that hides rows raises an error instead of leaving a silent gap
     "timezone": "UTC",
     "search_path": "",
     "jit": "off",
@@ -27,12 +27,12 @@ SESSION_SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PostgresConnections:
-    """How to reach the database.
+    """Opens connections to one database.
 
     Attributes:
         dsn: Connection URL; never logged.
         timeout: Seconds for a connection attempt and for a statement.
-        pooled: Whether a transaction pooler lies between: no prepared statements, no session state.
+        pooled: True behind a transaction pooler: no prepared statements, no session state.
     """
 
     dsn: str
@@ -40,23 +40,23 @@ class PostgresConnections:
     pooled: bool = False
 
     async def open(self, *, name: str = "standby") -> asyncpg.Connection:
-        """Connect to the primary, of several hosts to whichever is; raises `DatabaseUnavailable`."""
+        """Connect to the primary, also if the URL names several hosts; raises `DatabaseUnavailable`."""
         try:
             connection: asyncpg.Connection = await asyncpg.connect(
                 self.dsn,
                 timeout=self.timeout,
                 command_timeout=self.timeout,
                 statement_cache_size=0 if self.pooled else 100,
-                # A standby lags: what a loader read there would be stored after its invalidation, for good.
+                # A standby lags: a loader could store an old value after its invalidation, permanently.
                 target_session_attrs=SessionAttribute.primary,
                 ssl=postgres_tls(self.dsn),
             )
             if not self.pooled:
                 settings = SESSION_SETTINGS | {"application_name": f"{APPLICATION_NAME}:{name}"}
                 try:
-                    # Not as start-up parameters: poolers refuse those they do not know.
+                    # Not as start-up parameters: poolers reject unknown ones.
                     await connection.execute(statement("session"), list(settings), list(settings.values()))
-                except BaseException:  # also when whoever asked is cancelled: nobody else knows of it yet
+                except BaseException:  # including cancellation: no other code can close this connection yet
                     connection.terminate()
                     raise
             return connection
@@ -66,8 +66,8 @@ class PostgresConnections:
             ) from error
         except asyncpg.TargetServerAttributeNotMatched as error:
             raise DatabaseUnavailable(
-                "Postgres is a standby there, and changes and their values are read from the primary; "
-                "name the primary in DATABASE_URL, or all hosts: postgresql://...@host1:5432,host2:5432/db"
+                "DATABASE_URL leads to a standby, but changes and values must be read from the primary; name "
+                "the primary in DATABASE_URL, or all hosts: postgresql://...@host1:5432,host2:5432/db"
             ) from error
         except ssl.SSLCertVerificationError as error:
             raise DatabaseUnavailable(untrusted(error)) from error
@@ -75,12 +75,12 @@ class PostgresConnections:
             if "rejected SSL upgrade" in str(error):
                 raise DatabaseUnavailable(UNENCRYPTED) from error
             raise DatabaseUnavailable(
-                f"Postgres accepts no connection ({type(error).__name__}); check DATABASE_URL and the server"
+                f"cannot connect to Postgres ({type(error).__name__}); check DATABASE_URL and the server"
             ) from error
 
 
 async def end_session(connection: asyncpg.Connection | None) -> None:
-    """Close it within a second, or drop it; never raises what a lost connection causes."""
+    """Close a connection within one second, else drop it; errors of a lost connection are suppressed."""
     if connection is None or connection.is_closed():
         return
     try:

@@ -1,4 +1,4 @@
-"""Calls the database's functions over HTTPS, through the official client: by POST only."""
+"""Call database functions over HTTPS through the official client, with POST only."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.sources.realtime import Target
 
 ATTEMPTS: Final = 2
-"""A kept connection that the other side has closed meanwhile costs one attempt, and no more than that."""
+"""Attempts per call. A keep-alive connection that the server has closed costs one attempt."""
 CONNECTIONS: Final = 4
-"""At the same time: a page, the next one, a query, the purge."""
+"""Simultaneous connections: a page, the next page, a query, the purge."""
 KEEPALIVE: Final = 50.0
 """Seconds an idle connection is kept: below the 60 s after which many servers close theirs."""
 TIMED_OUT: Final = "57014"
 NOT_PUSHED: Final = frozenset({"PGRST202", "42883", "3F000", "42P01", "42703", "42704"})
-"""The function, or something it needs, is not there."""
+"""Codes that mean: the function, or an object it needs, does not exist."""
 
 
 class Refused(DatabaseUnavailable):
@@ -30,19 +30,19 @@ class Refused(DatabaseUnavailable):
 
     def __init__(self, function: str, code: str, message: str) -> None:
         self.function, self.code, self.message = function, code, message
-        # What a query of the user's says may quote row values, which do not belong in a log.
-        said = f"{code}: {message[:200]}" if message and function != "unstale_fanout" else code
-        super().__init__(f"Supabase refused {function} ({said}); the worker tries again")
+        # A message about a user's query may quote row values, which must not be logged.
+        details = f"{code}: {message[:200]}" if message and function != "unstale_fanout" else code
+        super().__init__(f"Supabase refused {function} ({details}); the worker tries again")
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A Supabase project, and the key of its servers.
+    """A Supabase project and its server key.
 
     Attributes:
-        url: Its base URL.
-        key: A secret or ``service_role`` key; sent as it is, never decoded, never shown.
-        timeout: Seconds for a connection attempt and between two pieces of an answer.
+        url: The base URL.
+        key: A secret or ``service_role`` key; sent unchanged, never decoded, never shown.
+        timeout: Seconds for a connection attempt and between two chunks of an answer.
     """
 
     url: str
@@ -51,7 +51,11 @@ class Project:
 
 
 class Key:
-    """A key that prints as ``***``. Raises `SettingError` for what would break a header, and so be quoted."""
+    """A key that prints as ``***``.
+
+    Raises `SettingError` for characters that are invalid in a header: the error of a library would quote
+    the key.
+    """
 
     __slots__ = ("_text",)
 
@@ -59,8 +63,8 @@ class Key:
         self._text = text.strip()
         if not self._text or not self._text.isascii() or not self._text.isprintable() or " " in self._text:
             raise SettingError(
-                "SUPABASE_SECRET_KEY is empty or holds what no key does (blanks, line ends, letters beyond "
-                "ASCII); copy it again (Project settings > API keys)"
+                "SUPABASE_SECRET_KEY is empty or contains characters that no key has (blanks, line ends, "
+                "letters beyond ASCII); copy it again (Project settings > API keys)"
             )
 
     def __repr__(self) -> str:
@@ -68,12 +72,12 @@ class Key:
 
     @property
     def text(self) -> str:
-        """The key itself: for headers only."""
+        """The key itself, for headers only."""
         return self._text
 
 
 class Rpc:
-    """One project's functions; connections are opened by the first call.
+    """Calls the functions of one project; the first call opens the connections.
 
     Example:
         >>> rpc = Rpc(Project("https://ref.supabase.co", Key("sb_secret_...")))
@@ -81,35 +85,38 @@ class Rpc:
     """
 
     def __init__(self, project: Project) -> None:
-        Target(project.url, project.key.text, schema="public", table="unstale_wakeup")  # is it an address?
+        Target(project.url, project.key.text, schema="public", table="unstale_wakeup")  # validates the URL
         self._project = project
         self._http: httpx.AsyncClient | None = None
         self._client: AsyncClient | None = None
         self.calls = 0
-        """Answers so far."""
+        """Number of answers."""
 
     def __repr__(self) -> str:
         return f"<Rpc {self._project.url} {'open' if self._client else 'closed'} calls={self.calls}>"
 
     async def call(self, function: str, **arguments: Any) -> Any:
-        """The function's value. Raises `DatabaseUnavailable` and `MigrationMissing`, or `Refused` (57014)."""
+        """Call a function and return its value.
+
+        Raises `DatabaseUnavailable`, `MigrationMissing`, or `Refused` for other errors of the API.
+        """
         try:
             return await self.ask(function, **arguments)
         except Refused as refused:
             if refused.code in NOT_PUSHED:
                 raise MigrationMissing(
-                    f"the database does not offer {function} of this version ({refused.code}); run `unstale "
-                    "migration` and push the new files (`supabase db push`)"
+                    f"the database lacks {function} of this version ({refused.code}); run "
+                    "`unstale migration` and push the new files (`supabase db push`)"
                 ) from refused
             if refused.code == "42501":
                 raise MigrationMissing(
-                    f"the key may not call {function}: SUPABASE_SECRET_KEY has to be a secret key; if "
-                    "it is one, push unstale's migrations, which grant what it needs"
+                    f"the key may not call {function}: SUPABASE_SECRET_KEY must be a secret key; if it is "
+                    "one, push unstale's migrations, which grant the rights it needs"
                 ) from refused
             raise
 
     async def ask(self, function: str, **arguments: Any) -> Any:
-        """The function's value; raises `Refused` for whatever the API answers instead."""
+        """Call a function and return its value; raises `Refused` for any error of the API."""
         client = self._open()
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -129,7 +136,7 @@ class Rpc:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def close(self) -> None:
-        """Close the connections; the next call opens new ones. Safe at any moment, also twice."""
+        """Close the connections; the next call opens new ones. Safe at any time, also twice."""
         http, self._http, self._client = self._http, None, None
         if http is not None:
             await http.aclose()
@@ -158,7 +165,10 @@ class Rpc:
 
 
 async def _key_refused(response: httpx.Response) -> None:
-    """Raise for a refused key: the client keeps no status of an answer, and a gateway sends no code."""
+    """Raise if the key was refused.
+
+    This needs a hook, because the client does not keep the HTTP status and a gateway sends no error code.
+    """
     if response.status_code not in (401, 403):
         return
     await response.aread()
@@ -169,7 +179,7 @@ async def _key_refused(response: httpx.Response) -> None:
     if not code or code.startswith("PGRST30"):
         raise DatabaseUnavailable(
             f"Supabase refused the key (HTTP {response.status_code} {code}".rstrip()
-            + "); check SUPABASE_SECRET_KEY and that it belongs to SUPABASE_URL"
+            + "); check that SUPABASE_SECRET_KEY is right and belongs to SUPABASE_URL"
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs the rules' fan-out queries over HTTPS: each is a function named after the hash of what it does."""
+"""Run the rules' fan-out queries over HTTPS: each is a function named after the hash of its definition."""
 
 from typing import Any, Final
 
@@ -14,14 +14,14 @@ from unstale_worker.sources.rpc import TIMED_OUT, Refused, Rpc
 
 NO_SUCH_QUERY: Final = "UN012"
 NOT_ITS_FAULT: Final = ("08", "53", "57", "58", "UN", "PG")
-"""Classes of codes that say nothing about the query: the server, the API, the way there."""
+"""Classes of codes that are not about the query, but about the server, the API or the network."""
 PUSH: Final = "Run `unstale migration` and push the file it writes: `supabase db push`."
 
 
 async def run_queries(rpc: Rpc, rules: Rules, plan: Plan, *, max_rows: int = MAX_ROWS) -> list[FanoutFailure]:
-    """Run the queries pending in ``plan`` and move them into its keys and patterns; see `fanout.run_queries`.
+    """Run the pending queries of ``plan`` and add their keys and patterns to it; see `Source.run_queries`.
 
-    Raises `DatabaseUnavailable`; ``plan`` is then not complete and must be made again.
+    After `DatabaseUnavailable` the plan is incomplete and must be made again.
     """
     failures: list[FanoutFailure] = []
     for watch in [watch for watch in rules.watches if watch in plan.queries]:
@@ -35,10 +35,10 @@ async def run_queries(rpc: Rpc, rules: Rules, plan: Plan, *, max_rows: int = MAX
 
 
 async def check_queries(rpc: Rpc, rules: Rules) -> list[FanoutFailure]:
-    """Run every query for no row; returns what would fail. Changes nothing.
+    """Run every query without a row and return the failures. Changes nothing.
 
-    Raises `MigrationMissing` naming the queries that the database does not have as the rules state them now,
-    and `DatabaseUnavailable`.
+    Raises `DatabaseUnavailable`, and `MigrationMissing` with the queries for whose current text the database
+    has no function.
     """
     failures: list[FanoutFailure] = []
     missing: list[str] = []
@@ -54,8 +54,8 @@ async def check_queries(rpc: Rpc, rules: Rules) -> list[FanoutFailure]:
                 failures.append(failed.failure)
     if missing:
         raise MigrationMissing(
-            f"{rules.file}: the database has no function for the query as it is now: {', '.join(missing)}. "
-            f"{PUSH}"
+            f"{rules.file}: the database has no function for the current text of the query: "
+            f"{', '.join(missing)}. {PUSH}"
         )
     return failures
 
@@ -78,48 +78,52 @@ async def _run(rpc: Rpc, watch: Watch, plan: Plan, *, max_rows: int) -> None:
 
 
 async def _ask(rpc: Rpc, watch: Watch, given: list[Any], *, most: int) -> list[list[Any]]:
-    """What a query answers for ``given`` changed rows: what the keys need; raises `QueryFailed`."""
+    """Run a query for the ``given`` changed rows and return the columns the keys need.
+
+    Raises `QueryFailed`.
+    """
     try:
         answer = await rpc.ask(
             "unstale_fanout", query=query_hash(watch), given=[list(row) for row in given], most=most
         )
     except Refused as refused:
-        raise _judged(watch, refused) from refused
+        raise _error_of(watch, refused) from refused
     try:
         rows, types = answer["rows"], answer["types"]
         wanted = columns_of(watch.keys)
         for column, (schema, name, kind) in zip(wanted, types, strict=bool(wanted)):
             if (schema == "pg_catalog" and name not in KEY_TYPES) or kind not in ("b", "e", "d"):
-                problem = f"{display(column)} is of type {name}, which makes no key"
+                problem = f"{display(column)} has the type {name}, which cannot be part of a key"
                 raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
         if wanted and not all(isinstance(value, str | int | None) for row in rows for value in row):
-            raise QueryFailed(FanoutFailure(watch, "a column has a type that makes no key", CAST_REMEDY))
+            problem = "a column has a type that cannot be part of a key"
+            raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
         return [list(row) for row in rows]
     except (TypeError, ValueError, KeyError) as error:
         raise DatabaseUnavailable(
-            "the answer to unstale_fanout cannot be read; the worker asks again"
+            "the answer of unstale_fanout cannot be read; the worker asks again"
         ) from error
 
 
-def _judged(watch: Watch, refused: Refused) -> Exception:
-    """A failure of the query, or an error of everything else."""
+def _error_of(watch: Watch, refused: Refused) -> Exception:
+    """Translate a refusal: `QueryFailed` if the query is at fault, else another error."""
     code = refused.code
     if code == TIMED_OUT:
         problem, remedy = (
-            "it took longer than the API allows (8 s)",
-            "Add an index for it, or make it smaller.",
+            "it exceeded the API's time limit (8 s)",
+            "Add an index for it, or let it return less.",
         )
     elif code == NO_SUCH_QUERY:
-        problem, remedy = "the database has no function for it as it is now", PUSH
+        problem, remedy = "the database has no function for its current text", PUSH
     elif code == "42501" and "unstale_fanout" in refused.message:
-        return MigrationMissing(f"the key may not call unstale_fanout: give a secret key. {PUSH}")
+        return MigrationMissing(f"the key may not call unstale_fanout: it must be a secret key. {PUSH}")
     elif code == "42501":
         problem = refused.message
-        remedy = f"Let service_role read it: {PUSH[0].lower()}{PUSH[1:]}"
+        remedy = f"Grant service_role the right to read it: {PUSH[0].lower()}{PUSH[1:]}"
     elif code == "PGRST202":
-        return MigrationMissing(f"the database does not offer unstale_fanout ({code}). {PUSH}")
-    elif code.startswith("42"):  # names and syntax; other classes quote row values
-        problem, remedy = refused.message, "Correct the query, or create what it names."
+        return MigrationMissing(f"the database lacks unstale_fanout ({code}). {PUSH}")
+    elif code.startswith("42"):  # names and syntax; messages of other classes quote row values
+        problem, remedy = refused.message, "Correct the query, or create the objects it names."
     elif len(code) == 5 and not code.startswith(NOT_ITS_FAULT):
         problem, remedy = f"Postgres refused it ({code})", "Run it by hand to see why."
     else:

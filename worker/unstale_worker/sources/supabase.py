@@ -1,4 +1,4 @@
-"""Reads the outbox over HTTPS: one function call a page, woken by Supabase Realtime."""
+"""Read the outbox over HTTPS: one function call per page, with wake-ups from Supabase Realtime."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from unstale.runtime import failpoints
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.logs import get_logger
-from unstale_worker.sources import Cursor, Entry, Page, WatchVersion
+from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchVersion
 from unstale_worker.sources.rpc import TIMED_OUT, Project, Refused, Rpc
 from unstale_worker.sources.rpc_queries import check_queries, run_queries
 from unstale_worker.sources.supabase_wakeups import SupabaseWakeUps
@@ -17,21 +17,21 @@ from unstale_worker.sources.supabase_wakeups import SupabaseWakeUps
 log = get_logger("unstale.source")
 
 MAX_ELEMENTS: Final = 50_000
-"""Most key parts in one page: about 1 MB of JSON, and 8 MB as Python strings."""
+"""Maximum key parts in one page: about 1 MB of JSON, and 8 MB as Python strings."""
 LEAST_ENTRIES: Final = 50
-"""A page that does not fit the API's 8 s is asked for in smaller pieces, down to these."""
+"""Minimum entries per page. A page that exceeds the API's limit of 8 s is split down to this size."""
 GROW_AFTER: Final = 20
-"""Good answers after which pages grow again."""
+"""Successful answers after which the page size grows again."""
 ENTRIES: Final = frozenset({(int, int, list), (int, int, type(None))})
-"""What the parts of an entry are."""
+"""Allowed types of the three parts of an entry."""
 
 
 class SupabaseSource:
-    """The outbox of one project, by nothing but its URL and a secret key.
+    """The outbox of one project, read with its URL and a secret key only.
 
-    The position is as exact as over a connection: the same function reads, in one snapshot. What is different
-    is that nothing lasts longer than one call, so a leader that was replaced leaves no session behind: a read
-    or a query that it still has under way changes nothing, and a step of the purge is right whoever asks.
+    The position is as exact as over a Postgres connection, because the same function reads in one snapshot.
+    The difference is that nothing outlives one call, so a replaced leader leaves no session behind. A read or
+    query that it still has in flight changes nothing, and a step of the purge is valid from any worker.
 
     Example:
         >>> source = SupabaseSource(Project("https://ref.supabase.co", Key("sb_secret_...")))
@@ -40,7 +40,7 @@ class SupabaseSource:
 
     kind = "supabase"
     least_pause = 0.05
-    """A request costs both sides some milliseconds, and the platform counts what it sends."""
+    """A request costs both sides some milliseconds, and the platform meters the data it sends."""
 
     def __init__(self, project: Project, *, read_entries: int = 5_000) -> None:
         self._project, self._read_entries = project, read_entries
@@ -54,7 +54,7 @@ class SupabaseSource:
         return f"<SupabaseSource {self._project.url} reads={self.reads}>"
 
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
-        """See `Source.read`; also says that captures shall write wake-ups, while somebody hears them."""
+        """See `Source.read`; also tells captures to write wake-ups while Realtime delivers them."""
         began = time.monotonic()
         if failpoints.on:
             await failpoints.reach("source.before_read")
@@ -75,7 +75,9 @@ class SupabaseSource:
                 if refused.code != TIMED_OUT or self._entries <= LEAST_ENTRIES:
                     raise
                 self._entries, self._good = max(LEAST_ENTRIES, self._entries // 4), 0
-                log.warning("a page took longer than the API allows; asking for less", entries=self._entries)
+                log.warning(
+                    "a page exceeded the API's time limit; reading smaller pages", entries=self._entries
+                )
         if failpoints.on:
             await failpoints.reach("source.after_read")
         page = page_of(answer, began=began)
@@ -86,13 +88,13 @@ class SupabaseSource:
         return page
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
-        """See `Source.watch_version`; remembered, since a version never changes."""
+        """See `Source.watch_version`; cached, since a version never changes."""
         if (watch, version) not in self._versions:
             await self.watch_versions()
         return self._versions.get((watch, version))
 
     async def watch_versions(self) -> Mapping[tuple[int, int], WatchVersion]:
-        """Every version of every watch."""
+        """See `Source.watch_versions`."""
         answer = await self._rpc.call("unstale_watches")
         try:
             self._versions = {
@@ -110,7 +112,7 @@ class SupabaseSource:
         return await run_queries(self._rpc, rules, plan)
 
     async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
-        """See `Source.check_queries`; raises `MigrationMissing` where the function of a query is missing."""
+        """See `Source.check_queries`; raises `MigrationMissing` if the function of a query is missing."""
         return await check_queries(self._rpc, rules)
 
     async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
@@ -123,23 +125,23 @@ class SupabaseSource:
         return answer
 
     async def begin_term(self, consumer: str, fence: int) -> int:
-        """Nothing to end: no call outlives its answer, and the API's statements end after 8 seconds."""
+        """Do nothing: no call outlives its answer, and statements of the API end after 8 seconds."""
         return 0
 
     async def end_term(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no session to rename."""
 
     def wakeups(self) -> SupabaseWakeUps:
-        """Supabase Realtime, while this worker leads."""
+        """Return wake-ups from Supabase Realtime."""
         self._wakeups = SupabaseWakeUps(self._project)
         return self._wakeups
 
     def beside(self) -> "SupabaseSource":
-        """Another one, with connections of its own."""
+        """Return a source with separate connections."""
         return SupabaseSource(self._project, read_entries=self._read_entries)
 
     async def check(self) -> Mapping[str, Any]:
-        """What ``unstale doctor`` asks: see ``public.unstale_check``."""
+        """Return the findings for ``unstale doctor``; see ``public.unstale_check``."""
         answer = await self._rpc.call("unstale_check")
         if not isinstance(answer, dict):
             raise unreadable("unstale_check")
@@ -151,10 +153,10 @@ class SupabaseSource:
 
 
 def page_of(answer: Any, *, began: float) -> Page:
-    """The page in an answer of ``unstale_read``; raises `DatabaseUnavailable` when it is none."""
+    """Parse an answer of ``unstale_read``; raises `DatabaseUnavailable` if it is not a page."""
     try:
         snapshot, xid, number = _text(answer["snapshot"]), answer["last_xid"], answer["last_id"]
-        entries = list(map(Entry._make, answer["entries"]))
+        entries = list(map(OutboxEntry._make, answer["entries"]))
         if not {(type(entry.watch), type(entry.version), type(entry.keys)) for entry in entries} <= ENTRIES:
             raise TypeError("entries")
         return Page(
@@ -175,10 +177,13 @@ def page_of(answer: Any, *, began: float) -> Page:
 
 
 def unreadable(function: str) -> DatabaseUnavailable:
-    """What came instead of an answer is not shown: it may be anybody's."""
+    """Build the error for an unreadable answer.
+
+    The answer itself is not shown, because it may come from anywhere and contain anything.
+    """
     return DatabaseUnavailable(
-        f"the answer to {function} cannot be read: something between here and the project sent it, or the "
-        "function is of another version; check SUPABASE_URL, and push unstale's migrations"
+        f"the answer of {function} cannot be read: it came from something in front of the project, or the "
+        "function has another version; check SUPABASE_URL, and push unstale's migrations"
     )
 
 

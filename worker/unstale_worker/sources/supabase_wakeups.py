@@ -1,4 +1,4 @@
-"""Wake-ups by Supabase Realtime, which tells of the rows that captures write to ``public.unstale_wakeup``."""
+"""Wake-ups by Supabase Realtime, which reports the rows that captures write to ``public.unstale_wakeup``."""
 
 import time
 from collections.abc import AsyncIterator
@@ -9,14 +9,14 @@ from unstale_worker.sources.realtime import RealtimeWakeUps
 from unstale_worker.sources.rpc import Project
 from unstale_worker.sources.wakeups import WakeUps
 
-DEAF_READS: Final = 10
-"""Reads by timer that found changes, without any hint between them, ..."""
-DEAF_SECONDS: Final = 15.0
-"""... and for so many seconds, after which Realtime is connected anew: it can lose changes silently."""
+UNANNOUNCED_READS: Final = 10
+"""Timer reads that found changes without a hint in between; see `UNANNOUNCED_SECONDS`."""
+UNANNOUNCED_SECONDS: Final = 15.0
+"""Seconds without a hint. Past both limits Realtime is reconnected: it can lose changes silently."""
 
 
 class SupabaseWakeUps(WakeUps):
-    """Hints from Realtime while this worker leads; a standby costs the project no connection.
+    """Hints from Realtime while this worker leads; a standby uses no connection of the project.
 
     Example:
         >>> async with SupabaseWakeUps(project) as wakeups, wakeups.term("0123abcd:5"):
@@ -31,19 +31,19 @@ class SupabaseWakeUps(WakeUps):
 
     @property
     def listening(self) -> bool:
-        """Whether Realtime delivers, as far as one can know."""
+        """True while Realtime delivers changes, as far as can be known."""
         return self._realtime is not None and self._realtime.healthy
 
     @property
     def problem(self) -> str:
-        """Why Realtime does not deliver; empty while it does."""
+        """Reason why Realtime does not deliver; empty while it does."""
         return "" if self._realtime is None else self._realtime.problem
 
     @asynccontextmanager
     async def term(self, name: str) -> AsyncIterator[None]:
-        """Listen inside."""
+        """Listen during the block."""
         async with RealtimeWakeUps(
-            self._project.url, self._project.key.text, on_hint=self._told
+            self._project.url, self._project.key.text, on_hint=self._hinted
         ) as self._realtime:
             try:
                 yield
@@ -55,12 +55,13 @@ class SupabaseWakeUps(WakeUps):
         if not found or not self.listening:
             return
         self._silent_reads += 1
-        if self._silent_reads >= DEAF_READS and time.monotonic() - self._heard_at > DEAF_SECONDS:
+        silent = time.monotonic() - self._heard_at
+        if self._silent_reads >= UNANNOUNCED_READS and silent > UNANNOUNCED_SECONDS:
             assert self._realtime is not None
-            self._realtime.renew("changes come, and no wake-up tells of them")
+            self._realtime.reconnect("changes arrive without wake-ups")
             self._silent_reads, self._heard_at = 0, time.monotonic()
 
-    def _told(self) -> None:
+    def _hinted(self) -> None:
         self.received += 1
         self._silent_reads, self._heard_at = 0, time.monotonic()
         self.hint()

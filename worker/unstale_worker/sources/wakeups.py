@@ -7,7 +7,7 @@ from typing import Self
 
 
 class WakeUps:
-    """What a pipeline waits for between two reads; this one alone knows only the timer.
+    """Wake-ups of a pipeline between two reads. This base class has only the timer.
 
     Example:
         >>> async with WakeUps() as wakeups:
@@ -17,9 +17,9 @@ class WakeUps:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.asleep = False
-        """Whether the worker may wait for a hint alone: every commit sends one now."""
+        """True while every commit sends a hint, so that the worker may wait without polling."""
         self.received = 0
-        """Hints from outside so far."""
+        """Number of hints received from outside this process."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} received={self.received}>"
@@ -32,26 +32,26 @@ class WakeUps:
 
     @property
     def listening(self) -> bool:
-        """Whether a commit can wake this worker now."""
+        """True if a commit can wake this worker now."""
         return False
 
     @asynccontextmanager
     async def term(self, name: str) -> AsyncIterator[None]:
-        """This worker leads inside; sessions of the database, where there are any, are called ``name``."""
+        """Lead during the block. Database sessions, if there are any, are called ``name``."""
         yield
 
     async def try_sleep(self) -> bool:
-        """Try to make every commit send a hint; True means: read once more, then `wait`."""
+        """Try to make every commit send a hint; if True, read once more and then `wait`."""
         return False
 
     async def awake(self) -> None:
-        """Let commits be silent again."""
+        """Stop commits from sending hints."""
 
     def unannounced(self, found: bool, *, asleep: bool) -> None:
-        """Tell whether a read without a hint found changes, and whether we were ``asleep`` before it."""
+        """Report a read without a hint: if it ``found`` changes, and if the worker was ``asleep`` before."""
 
     async def wait(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds for a hint; True when one came (possibly before the call)."""
+        """Wait at most ``timeout`` seconds for a hint; True if one arrived, possibly before the call."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._event.wait()
@@ -64,4 +64,4 @@ class WakeUps:
         self._event.set()
 
     async def close(self) -> None:
-        """End what listens; safe at any moment, also twice."""
+        """Stop listening; safe at any time, also twice."""

@@ -1,4 +1,4 @@
-"""Hands out the worker's SQL: one statement a file, named after it."""
+"""The worker's SQL: one statement per file, named after the file."""
 
 from functools import cache
 from importlib.resources import files
@@ -6,5 +6,5 @@ from importlib.resources import files
 
 @cache
 def statement(name: str) -> str:
-    """The text of ``sql/<name>.sql``."""
+    """Return the text of ``sql/<name>.sql``."""
     return files("unstale_worker").joinpath("sql", f"{name}.sql").read_text("utf-8")

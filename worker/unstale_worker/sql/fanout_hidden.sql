@@ -1,6 +1,6 @@
--- The tables read in this transaction whose policies may have hidden rows from this role.
--- Whatever a query reads, through views and functions too, this session holds a lock on until its transaction ends.
--- Nothing is hidden where a policy with "using (true)" applies and no restrictive one does.
+-- Tables that were read in this transaction and whose policies may have hidden rows from this role.
+-- This session holds a lock on every table that a query reads, also through views and functions, until its
+-- transaction ends. A table hides nothing if a policy with "using (true)" applies and no restrictive policy does.
 with held as (
     select distinct l.relation
     from pg_catalog.pg_locks as l
@@ -24,7 +24,7 @@ where pg_catalog.row_security_active(c.oid)
         not exists (select from applying as a where a.polrelid = c.oid and a.polpermissive and a.everything)
         or exists (select from applying as a where a.polrelid = c.oid and not a.polpermissive)
     )
-    -- A partition read through its parent is under the parent's policies.
+    -- A partition that is read through its parent is subject to the parent's policies.
     and not exists (
         select from pg_catalog.pg_inherits as i
         where i.inhrelid = c.oid and i.inhparent in (select relation from held)

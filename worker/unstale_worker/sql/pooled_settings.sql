@@ -1,2 +1,2 @@
--- Settings of this transaction, for a pooled connection.
+-- Settings for this transaction, on a pooled connection.
 select set_config('row_security', 'off', true)

@@ -1,5 +1,5 @@
--- A loader's statement, and then the tables it has read whose policies may have hidden rows, numbered -1.
--- The second part comes last: it looks at the locks that the first one has taken by then.
+-- Run a loader's statement, then list the tables it has read whose policies may have hidden rows, numbered -1.
+-- The list must come last: it looks at the locks that the statement has taken.
 with "unstale hidden" as materialized (
 @{hidden}
 )

@@ -1,2 +1,2 @@
--- A type as a cast writes it. $1 its oid.
+-- A type in the form of a cast. $1 is its oid.
 select pg_catalog.format_type($1::oid, null)

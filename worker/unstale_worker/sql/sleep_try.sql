@@ -1,2 +1,2 @@
--- "The worker sleeps": granted only while no capture's transaction is open that saw it awake.
+-- The worker sleeps. Granted only if no transaction is open whose capture saw the worker awake.
 select pg_try_advisory_lock($1::int, $2::int)

@@ -1,7 +1,7 @@
-"""Fills the blanks of those SQL files that have some, with everything quoted.
+"""Fill the blanks of SQL templates.
 
-Values never go through here: they are bound. What is filled in is identifiers and literals that were quoted
-first, and the text of the operator's own queries.
+Values are never filled in: they are bound. The blanks take quoted identifiers, quoted literals, and the text
+of the operator's own queries.
 """
 
 import re
@@ -13,18 +13,18 @@ from unstale_worker.sql import statement
 
 
 class _Sql(Template):
-    """``@{name}`` is a blank: SQL itself has no use for that, while it is full of ``$`` and ``%``."""
+    """Template whose blanks are ``@{name}``: unlike ``$`` and ``%``, SQL does not use this."""
 
     delimiter = "@"
 
 
 def fill(name: str, /, **blanks: str) -> str:
-    """``sql/<name>.sql`` with every blank filled; a blank without a value is a KeyError."""
+    """Return ``sql/<name>.sql`` with every blank filled; KeyError if a blank has no value."""
     return _Sql(statement(name)).substitute(blanks)
 
 
 def literal(text: str) -> str:
-    """``text`` as an SQL string literal, whatever ``standard_conforming_strings`` says."""
+    """Format ``text`` as an SQL string literal that does not depend on ``standard_conforming_strings``."""
     quoted = text.replace("'", "''")
     if "\\" not in quoted:
         return f"'{quoted}'"
@@ -32,19 +32,19 @@ def literal(text: str) -> str:
 
 
 def array_literal(names: tuple[str, ...] | None) -> str:
-    """``names`` as an SQL ``text[]`` expression, or ``null``."""
+    """Format ``names`` as an SQL ``text[]`` expression, or ``null``."""
     if names is None:
         return "null::text[]"
     return f"array[{', '.join(map(literal, names))}]::text[]"
 
 
 def table_literal(table: TableName) -> str:
-    """A literal that ``::regclass`` reads: parts in quotes only where SQL needs them."""
+    """Format a table as a literal for ``::regclass``, quoted only where SQL needs it."""
     return literal(table_text(table))
 
 
 def table_text(table: TableName) -> str:
-    """``schema.table`` as ``::regclass`` reads it."""
+    """Format ``schema.table`` for ``::regclass``."""
     parts = (
         part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else quote_identifier(part)
         for part in (table.schema, table.name)
@@ -53,7 +53,7 @@ def table_text(table: TableName) -> str:
 
 
 def dollars(text: str) -> str:
-    """A dollar quote that ``text`` does not end."""
+    """Return a dollar quote that does not occur in ``text``."""
     number = 0
     while f"$unstale{number}" in text:
         number += 1
@@ -61,5 +61,5 @@ def dollars(text: str) -> str:
 
 
 def qualified(schema: str, name: str) -> str:
-    """``"schema"."name"``, always quoted."""
+    """Format ``"schema"."name"``, always quoted."""
     return f"{quote_identifier(schema)}.{quote_identifier(name)}"

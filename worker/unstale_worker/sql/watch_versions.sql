@@ -1,2 +1,2 @@
--- Every version of every watch: which table, which columns a tuple holds, in their order, and the current one's filter.
+-- Every version of every watch: the table, the columns of a key tuple in order, and the filter of the current version.
 select watch, version, table_schema, table_name, key_columns, current, columns from unstale.watch_versions

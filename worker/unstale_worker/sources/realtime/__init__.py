@@ -1,4 +1,4 @@
-"""Wake-ups through Supabase Realtime: hints, kept alive whatever happens to the client or the connection."""
+"""Wake-ups through Supabase Realtime: hints that survive failures of the client and the connection."""
 
 from unstale_worker.sources.realtime.realtime_wakeups import RealtimeWakeUps
 from unstale_worker.sources.realtime.target import Target, Timing

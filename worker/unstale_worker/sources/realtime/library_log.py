@@ -1,7 +1,7 @@
-"""Keeps what the `realtime` and `websockets` libraries log free of keys, and understandable.
+"""Filters for the logs of the `realtime` and `websockets` libraries.
 
-They call one outage permanent, quote over thirty lines what they could not read, and at level debug the
-address with the key in it. What an operator needs of that, `RealtimeWakeUps` says itself, once.
+The libraries call a short outage permanent, quote unreadable messages over thirty lines, and at level debug
+log the address with the key in it. `RealtimeWakeUps` itself logs, once, what an operator needs to know.
 """
 
 import logging
@@ -12,14 +12,14 @@ from typing import Final
 REALTIME: Final = tuple(f"realtime._async.{part}" for part in ("client", "channel", "push", "timer"))
 WEBSOCKETS: Final = "websockets.client"
 UNREADABLE: Final = "Unrecognized message format"
-"""How the client's log begins when it drops a message its models do not fit."""
+"""Start of the log line with which the client drops a message that does not fit its models."""
 
 
 @contextmanager
 def kept_quiet(*, masked: Callable[[str], str], unreadable: Callable[[str], None]) -> Iterator[None]:
-    """Inside, the libraries say nothing above debug, and nothing with a key.
+    """Lower the libraries' logs to debug and mask keys in them, during the block.
 
-    ``unreadable`` is called, in the listening task, with the line about each message that the client dropped.
+    ``unreadable`` is called in the listening task with the log line about each dropped message.
     """
 
     def realtime(record: logging.LogRecord) -> bool:
@@ -31,7 +31,7 @@ def kept_quiet(*, masked: Callable[[str], str], unreadable: Callable[[str], None
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
     def websockets(record: logging.LogRecord) -> bool:
-        return False  # its debug lines quote the address and cut frames in the middle, so in a key, too
+        return False  # debug lines quote the address, and may cut a frame in the middle of a key
 
     filters = [(logging.getLogger(name), realtime) for name in REALTIME]
     filters.append((logging.getLogger(WEBSOCKETS), websockets))

@@ -1,4 +1,4 @@
-"""Owns the Realtime sessions, one after the other for ever, and passes their hints on."""
+"""Keep one Realtime session open, reconnect after failures, and pass its hints on."""
 
 import asyncio
 import random
@@ -15,16 +15,17 @@ from unstale_worker.sources.realtime.target import Target, Timing
 
 log = structlog.get_logger("unstale.realtime")
 
-SAY_AGAIN: Final = 600.0
-"""Seconds after which a reason that has not changed is said again."""
+LOG_AGAIN: Final = 600.0
+"""Seconds after which an unchanged reason is logged again."""
 
 
 class RealtimeWakeUps:
-    """Calls ``on_hint`` for every change of a table, and whenever one may have been missed.
+    """Calls ``on_hint`` for every change of a table, and whenever a change may have been missed.
 
-    A hint says "something may be new", and nothing else: several may be told as one, some come for nothing.
-    It never raises for a service that is away, refuses, or falls silent; `healthy` and `problem` tell. Hints
-    may stop while all looks well (the service can lose changes): who reads by a timer, too, may call `renew`.
+    A hint means "there may be changes" and nothing else: several changes may give one hint, and a hint may
+    come without a change. An unavailable, refusing or silent service never raises; `healthy` and `problem`
+    report it. The service can lose changes while everything looks healthy. A caller that also reads by timer
+    notices this and may call `reconnect`.
 
     Example:
         >>> async with RealtimeWakeUps(url, key, on_hint=wakeups.hint) as realtime:
@@ -32,9 +33,9 @@ class RealtimeWakeUps:
         False
 
     Args:
-        url: The project's base URL. Raises `SettingError` when it is none.
+        url: The project's base URL; `SettingError` if it is not a URL.
         key: A secret or ``service_role`` key; never decoded, never logged.
-        on_hint: Called in this object's own task; an exception is logged, the next hint is told.
+        on_hint: Called in this object's own task. An exception is logged and does not stop later hints.
     """
 
     def __init__(
@@ -56,20 +57,20 @@ class RealtimeWakeUps:
         self._task: asyncio.Task[None] | None = None
         self._private = False
         self._ready_at = 0.0
-        self._said = ("", 0.0)
-        self._unreadable_said = 0.0
+        self._logged = ("", 0.0)
+        self._unreadable_logged_at = 0.0
         self.healthy = False
-        """Whether changes are delivered, as far as one can know."""
+        """True while changes are delivered, as far as can be known."""
         self.problem = ""
-        """Why it is not healthy; empty while it is."""
+        """Reason why it is not healthy; empty while it is."""
         self.attempts = 0
-        """Sessions begun."""
+        """Number of sessions started."""
         self.sessions = 0
-        """Sessions that became ready."""
+        """Number of sessions that became ready."""
         self.hints = 0
-        """Calls of ``on_hint``."""
+        """Number of calls of ``on_hint``."""
         self.unreadable = 0
-        """Messages that the client dropped because its models do not fit them."""
+        """Number of messages that the client dropped because they do not fit its models."""
 
     def __repr__(self) -> str:
         return f"<RealtimeWakeUps {'healthy' if self.healthy else 'down'} reconnects={self.reconnects}>"
@@ -83,16 +84,16 @@ class RealtimeWakeUps:
 
     @property
     def reconnects(self) -> int:
-        """Sessions that became ready after another one had ended."""
+        """Number of sessions that became ready after an earlier one had ended."""
         return max(0, self.sessions - 1)
 
-    def renew(self, reason: str) -> None:
-        """End the session and begin a new one, for instance when reads find changes that nobody announced."""
+    def reconnect(self, reason: str) -> None:
+        """End the session and open a new one, for example if reads find changes without a hint."""
         if self._session is not None:
             self._session.end(reason)
 
     async def close(self) -> None:
-        """Stop; nothing of it runs afterwards. May be called again."""
+        """Stop, and wait until no task is left. May be called again."""
         self._stopping.set()
         task, self._task = self._task, None
         if task is None:
@@ -121,7 +122,7 @@ class RealtimeWakeUps:
                     pass_on_cancellation()
 
     def _pause(self, ended: Ended, *, lasted: float) -> float:
-        """Seconds until the next attempt, after a session that was ready for ``lasted`` seconds."""
+        """Return the seconds until the next attempt; the last session was ready for ``lasted`` seconds."""
         if lasted >= self._timing.settled:
             self._backoff.succeeded()
         pause = self._backoff.failed()
@@ -142,7 +143,7 @@ class RealtimeWakeUps:
                 on_hint=self._pass_on,
             )
             return await self._session.run()
-        except Exception as error:  # a client that changed under us is one more way of being down
+        except Exception as error:  # an incompatible version of the client counts as an outage
             pass_on_cancellation()
             return Ended(self._target.masked(f"{type(error).__name__}: {error}"))
         finally:
@@ -152,36 +153,36 @@ class RealtimeWakeUps:
         self._ready_at = asyncio.get_running_loop().time()
         self.healthy, self.problem = True, ""
         self.sessions += 1
-        self._said = ("", 0.0)
+        self._logged = ("", 0.0)
         log.info("Realtime delivers wake-ups", reconnects=self.reconnects, attempts=self.attempts)
-        self._pass_on()  # what came while nobody listened
+        self._pass_on()  # changes may have arrived while no session listened
 
     def _pass_on(self) -> None:
         self.hints += 1
         try:
             self._hint()
         except Exception as error:
-            log.exception("a wake-up could not be passed on", problem=str(error))
+            log.exception("passing on a wake-up failed", problem=str(error))
 
     def _cannot_read(self, line: str) -> None:
-        """In the client's listening task. Something came: that is a hint, whatever it was."""
+        """Count an unreadable message and treat it as a hint; runs in the client's listening task."""
         self.unreadable += 1
         if self._session is not None and "postgres_changes" in line:
             self._session.hint()
         now = asyncio.get_running_loop().time()
-        if self._unreadable_said and now < self._unreadable_said + SAY_AGAIN:
+        if self._unreadable_logged_at and now < self._unreadable_logged_at + LOG_AGAIN:
             return
-        self._unreadable_said = now
+        self._unreadable_logged_at = now
         remedy = ""
         if "Error 401" in line:
             table = f"{self._target.schema}.{self._target.table}"
             remedy = f"service_role may not read the table: grant select on {table} to service_role"
-        log.warning("Realtime sent what its client cannot read", message=line[:500], remedy=remedy)
+        log.warning("Realtime sent a message that its client cannot read", message=line[:500], remedy=remedy)
 
     def _note(self, ended: Ended) -> None:
         self.problem = ended.reason
         now = asyncio.get_running_loop().time()
-        if (ended.reason, True) == (self._said[0], now < self._said[1] + SAY_AGAIN):
+        if (ended.reason, True) == (self._logged[0], now < self._logged[1] + LOG_AGAIN):
             return
-        self._said = (ended.reason, now)
-        log.warning("Realtime is down; the timer wakes until it is back", problem=ended.reason)
+        self._logged = (ended.reason, now)
+        log.warning("Realtime is down; polling until it is back", problem=ended.reason)

@@ -1,8 +1,9 @@
-"""One attempt: a client of its own, from the first packet to the first sign of trouble, and its teardown.
+"""One Realtime session: a separate client, from the first packet to the first failure, and its teardown.
 
-The client's callbacks run inside its listening task, where an exception ends all listening without a word. So
-they only set flags, which cannot fail, block or overflow; this task acts on them. Nothing is ever re-joined:
-a second join on a live socket is a duplicate to the service, after which the client believes itself closed.
+The client's callbacks run inside its listening task, where an exception silently ends all listening. They
+therefore only set flags, which cannot fail, block or overflow; the task of `run` acts on them. A channel is
+never joined twice: the service treats a second join on a live socket as a duplicate, and the client then
+considers itself closed.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ if TYPE_CHECKING:
 
 ECHO: Final = "echo"
 CLIENT_TIMEOUT: Final = 10
-"""Seconds the client gives the opening handshake and the join; whole numbers are all it takes."""
+"""Seconds for the client's opening handshake and join; the client accepts whole numbers only."""
 REFUSALS: Final = (400, 401, 403, 404, 429)
-"""HTTP statuses of the upgrade that the next second will not change."""
+"""HTTP statuses of the upgrade that an immediate retry will not change."""
 PRIVATE_ONLY: Final = "PrivateOnly"
-"""Begin of the reason by which a project that allows no public channels rejects a join."""
+"""Part of the reason with which a project without public channels rejects a join."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Why a session is over."""
+    """Reason for the end of a session."""
 
     reason: str
     refused: bool = False
-    """The service said no, rather than being away."""
+    """True if the service answered and refused, rather than being unavailable."""
     private_only: bool = False
-    """It wants a private channel."""
+    """True if the service requires a private channel."""
 
 
 class Session:
-    """Delivers hints from `run` until something is wrong.
+    """Delivers hints during `run`, until the first failure. Both callbacks run in the task of `run`.
 
     Args:
         private: Join a private channel; a secret key may join either kind.
-        on_ready: Called when changes are delivered from now on.
-        on_hint: Called for every change, and when the service subscribed anew by itself; several that came
-            together may be told as one. Both are called in the task of `run`.
+        on_ready: Called once changes are delivered.
+        on_hint: Called for every change, and after the service has resubscribed by itself. Several
+            simultaneous changes may give one call.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Session:
         self._nonce = secrets.token_hex(8)
 
     async def run(self) -> Ended:
-        """Say why it is over; everything of the session is gone by then."""
+        """Run the session and return the reason for its end; by then it is torn down."""
         try:
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(self._opened)
@@ -85,20 +86,20 @@ class Session:
         return self._ended
 
     def end(self, reason: str, *, refused: bool = False, private_only: bool = False) -> None:
-        """End `run`; the first reason counts."""
+        """Make `run` end; the first reason counts."""
         if self._ended is None:
             self._ended = Ended(self._target.masked(reason), refused=refused, private_only=private_only)
         self._news.set()
 
     def hint(self) -> None:
-        """Pass a hint on, as if a change had come."""
+        """Pass a hint on, as if a change had arrived."""
         self._hinted = True
         self._news.set()
 
     # --- in the task of `run` -------------------------------------------------------------------
 
     async def _open(self) -> None:
-        # 0.2 s to import, and only this source needs it
+        # Imported here: it takes 0.2 s, and only this source needs it.
         from realtime import AsyncRealtimeClient
         from realtime.types import RealtimePostgresChangesListenEvent
 
@@ -108,11 +109,11 @@ class Session:
         )
         self._client = client
         await client.connect()
-        # Private, and worth it: without this line a listening task that died is noticed by the echo, later.
+        # A private attribute, but useful: otherwise only a missing echo reveals that the task has died.
         listening = getattr(client, "_listen_task", None)
         if listening is not None:
             listening.add_done_callback(self._stopped_listening)
-        # A topic of its own: an echo goes to everybody in a channel, and the project's quota counts each.
+        # A unique topic: an echo goes to every member of a channel, and each copy counts for the quota.
         options = {
             "config": {
                 "broadcast": {"self": True, "ack": False},
@@ -139,7 +140,7 @@ class Session:
             self._on_ready()
 
     async def _stay_alive(self) -> None:
-        """Tell hints until it is time for an echo, and end the session if none comes back."""
+        """Pass hints on until an echo is due; end the session if it does not come back."""
         asked: float | None = None
         while self._ended is None:
             if self._hinted:
@@ -155,7 +156,7 @@ class Session:
             )
             if not await self._wait(deadline) and asked is not None:
                 if self._loop.time() > deadline + self._timing.echo_within / 4:
-                    asked = None  # this process was paused: what it did not read meanwhile proves nothing
+                    asked = None  # this process was paused, so a missing echo proves nothing
                 else:
                     self.end(f"no echo within {self._timing.echo_within:g} s: the connection is dead")
 
@@ -164,11 +165,11 @@ class Session:
         try:
             async with asyncio.timeout(self._timing.echo_within):
                 await self._channel.send_broadcast(ECHO, {"of": self._nonce})
-        except Exception as error:  # whatever the client raises, it does not work
-            self.end(f"no echo could be asked for: {_text(error)}")
+        except Exception as error:  # any error of the client means that the connection does not work
+            self.end(f"sending an echo failed: {_text(error)}")
 
     async def _wait(self, deadline: float) -> bool:
-        """Wait for news until ``deadline`` (loop time); False when there were none."""
+        """Wait for a flag to be set until ``deadline`` (loop time); False if none was set."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._news.wait()
@@ -187,12 +188,12 @@ class Session:
         self._news.set()
 
     def _system(self, payload: Any) -> None:
-        """Only what went well; of the rest the client makes a CHANNEL_ERROR."""
+        """Handle successful system messages; the client turns the others into a CHANNEL_ERROR."""
         if getattr(payload, "extension", None) != "postgres_changes":
             return
         self._heard = self._loop.time()
         if self._streaming:
-            self._hinted = True  # subscribed anew: there was a gap
+            self._hinted = True  # the service has resubscribed: there was a gap
         self._streaming = True
         self._news.set()
 
@@ -220,7 +221,7 @@ class Session:
     # --- teardown -------------------------------------------------------------------------------
 
     async def _dismantle(self) -> None:
-        """End every task and the socket; the client's own `close` leaves timers behind for up to 10 s."""
+        """End all tasks and the socket; the client's own `close` leaves timers running for up to 10 s."""
         self.end("stopped")
         tasks = [self._opening] if self._opening is not None else []
         tasks += _tasks_of(self._client, self._channel)

@@ -1,4 +1,4 @@
-"""What a Realtime session is opened to, and how patient it is."""
+"""The table that a Realtime session listens to, and the session's timeouts."""
 
 from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus, urlsplit
@@ -8,8 +8,10 @@ from unstale.errors import SettingError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A table of a project. Raises `SettingError` for what is no address: a library would quote it, and the
-    key with it."""
+    """A table of a project.
+
+    Raises `SettingError` for an invalid URL, because the error of a library would quote it with the key.
+    """
 
     url: str
     """The project's base URL, ``https://….supabase.co``."""
@@ -25,7 +27,7 @@ class Target:
         except ValueError:
             valid = False
         if not valid:
-            raise SettingError(f"SUPABASE_URL: {self.url!r} is no address; expected https://….supabase.co")
+            raise SettingError(f"SUPABASE_URL: {self.url!r} is not a URL; expected https://….supabase.co")
         if not self.key:
             raise SettingError(
                 "SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY) is empty: Realtime needs it"
@@ -33,11 +35,11 @@ class Target:
 
     @property
     def endpoint(self) -> str:
-        """The address the `realtime` client wants."""
+        """The address for the `realtime` client."""
         return f"{self.url.rstrip('/')}/realtime/v1"
 
     def masked(self, text: str) -> str:
-        """`text` without the key, as it is or as a URL quotes it."""
+        """Return `text` with the key masked, in plain and in URL-quoted form."""
         for key in {self.key, quote(self.key, safe=""), quote_plus(self.key)}:
             text = text.replace(key, "***")
         return text
@@ -45,21 +47,21 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds a session waits for things. Pauses between attempts are shortened by up to a half at random."""
+    """Timeouts and pauses of a session, in seconds. Pauses are shortened at random by up to a half."""
 
     ready: float = 15.0
-    """From the first packet until changes are delivered; the service takes 1 to 3."""
+    """Limit from the first packet until changes are delivered; the service takes 1 to 3 s."""
     echo_every: float = 30.0
-    """Of silence before an echo is asked for: it costs two messages of the project's quota."""
+    """Silence before an echo is requested; an echo costs two messages of the project's quota."""
     echo_within: float = 10.0
-    """For the echo to come back, else the session counts as dead."""
+    """Limit for the echo to return; after it the session counts as dead."""
     first_pause: float = 0.1
-    """Before the second attempt; each failure in a row doubles it."""
+    """Pause before the second attempt; each consecutive failure doubles it."""
     most_pause: float = 5.0
-    """Between two attempts, however many failed."""
+    """Maximum pause between two attempts."""
     refused_pause: float = 30.0
-    """At least, where the service said no (wrong key, a limit, no such table) and will again."""
+    """Minimum pause after a refusal (wrong key, a limit, no such table), which persists for a while."""
     settled: float = 10.0
-    """After which a session counts as good, and the next pause begins at `first_pause` again."""
+    """Lifetime after which a session counts as successful and resets the pause to `first_pause`."""
     close: float = 1.0
-    """For a closing handshake, before the connection is cut."""
+    """Limit for a closing handshake, before the connection is cut."""
