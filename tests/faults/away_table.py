@@ -20,8 +20,9 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Every row of the page's table; raises AssertionError when its columns are others."""
-    table = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    """Return every row of the page's first table; raise AssertionError if its columns are others."""
+    page = PAGE.read_text().partition("\n**When** counts")[0]
+    table = [line for line in page.splitlines() if line.startswith("|")]
     head, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     assert tuple(cell.replace("`", "") for cell in head) == ("what", "when", *COLUMNS)
     return [Row(what, when, dict(zip(COLUMNS, cells, strict=True))) for what, when, *cells in body]
