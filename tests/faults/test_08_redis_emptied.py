@@ -16,12 +16,12 @@ from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale import Cache
 from unstale.freshness.tracker import Follower
-from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, State
 from unstale_worker.sources import Page
-from workers import running_worker, state_of
+from unstale_worker.sources.outbox import OutboxSource
+from workers import running_worker, seams, state_of
 
 
 async def epoch_after(redis: Redis, before: str) -> str:
@@ -53,7 +53,7 @@ async def test_flushall(
                 self.epoch, self.last = epoch, last  # type: ignore[assignment]
 
             monkeypatch.setattr(Follower, "adopt", take_over)
-        with failpoints.armed("applier.after_snapshot", hold=True) as point:
+        with seams.after(OutboxSource, "read", where=seams.snapshot_only, hold=True) as point:
             await redis.flushall()
             await stage.write(1)
             await point.wait()
@@ -165,7 +165,9 @@ async def test_the_snapshot_comes_before_the_drop(
         if not defended:
             monkeypatch.setattr(Applier, "recover", drop_first)
         await redis.hdel("{unstale:0}:state", "position")
-        with failpoints.armed("applier.after_snapshot", run=meanwhile if defended else None):
+        with seams.after(
+            OutboxSource, "read", where=seams.snapshot_only, run=meanwhile if defended else None
+        ):
             async with running_worker(database.worker_dsn, redis_url):
                 if defended:
                     await stage.settled(redis)

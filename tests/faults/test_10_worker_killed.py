@@ -17,13 +17,9 @@ from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, State
 from unstale_worker.sources import Page
 from workers import running_worker, worker_process
+from workers.seams import SEAMS
 
-STEPS = [
-    name
-    for name in failpoints.POINTS
-    if name.startswith(("source.", "pipeline.", "applier.", "leadership.before_renew"))
-    and name not in ("applier.before_new_epoch", "applier.after_drop", "applier.before_script")
-]
+STEPS = [*SEAMS, "applier.before_last_script", "leadership.before_renew"]
 QUICK = {"UNSTALE_LEADER_TTL": "0.5", "UNSTALE_SCRIPT_KEYS": "2", "UNSTALE_READ_ENTRIES": "3"}
 
 
@@ -37,17 +33,21 @@ async def change(stage: Stage) -> None:
     )
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_killed_at_any_step_nothing_is_lost(database: Database, redis_url: str, step: str) -> None:
-    first = "1" if "recover" in step or "snapshot" in step else "2"
+@pytest.mark.parametrize(
+    ("step", "recovering"),
+    [*((step, False) for step in STEPS), ("source.after_read", True), ("applier.before_recover", True)],
+)
+async def test_killed_at_any_step_nothing_is_lost(
+    database: Database, redis_url: str, step: str, recovering: bool
+) -> None:
     async with staged(database.dsn, redis_url) as (stage, redis):
         async with running_worker(database.worker_dsn, redis_url):
             await stage.open_agent()
             await stage.warm()
-        if first == "1":
+        if recovering:  # the first read is the snapshot
             await redis.delete("{unstale:0}:state")
-        armed = {failpoints.ENVIRONMENT: f"{step}=kill@{first}"}
-        with worker_process(database.worker_dsn, redis_url, **QUICK, **armed) as process:
+        armed = f"{step}=kill@{1 if recovering else 2}"
+        with worker_process(database.worker_dsn, redis_url, armed=armed, **QUICK) as process:
             while process.poll() is None:
                 await change(stage)
             assert process.returncode == -signal.SIGKILL
@@ -65,8 +65,7 @@ async def test_killed_within_a_batch_of_several_scripts(
         async with running_worker(database.worker_dsn, redis_url):
             await stage.open_agent()
             await stage.warm()
-        armed = {failpoints.ENVIRONMENT: f"{step}=kill"}
-        with worker_process(database.worker_dsn, redis_url, **QUICK, **armed) as process:
+        with worker_process(database.worker_dsn, redis_url, armed=f"{step}=kill", **QUICK) as process:
             while process.poll() is None:
                 await change(stage)
             assert process.returncode == -signal.SIGKILL

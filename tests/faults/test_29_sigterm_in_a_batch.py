@@ -9,10 +9,9 @@ import pytest
 
 from faults.stage import staged
 from servers import Database, eventually
-from unstale.runtime import failpoints
 from workers import running_worker, worker_process
 
-STEPS = ["source.after_read", "pipeline.before_apply", "applier.before_script", "applier.before_last_script"]
+STEPS = ["source.after_read", "applier.before_apply", "applier.before_script", "applier.before_last_script"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -24,8 +23,8 @@ async def test_the_batch_at_hand_is_finished(database: Database, redis_url: str,
             await stage.warm()
             await stage.applied(redis)
         await stage.db.execute("update profiles set version = version + 1 where id <= 9")
-        slow = {failpoints.ENVIRONMENT: f"{step}=sleep:1.0", "UNSTALE_SCRIPT_KEYS": "2"}
-        with worker_process(database.worker_dsn, redis_url, **slow) as worker:
+        slow = f"{step}=sleep:1.0"
+        with worker_process(database.worker_dsn, redis_url, armed=slow, UNSTALE_SCRIPT_KEYS="2") as worker:
             await eventually(lambda: redis.exists("{unstale:0}:leader"))
             worker.send_signal(signal.SIGTERM)
             await eventually(lambda: worker.poll() is not None)
@@ -39,10 +38,10 @@ async def test_a_second_worker_takes_over_without_waiting_for_the_lease(
     database: Database, redis_url: str
 ) -> None:
     """With a lease of 20 s: only a resignation explains that another one leads before the test gives up."""
-    slow = {failpoints.ENVIRONMENT: "applier.before_last_script=sleep:0.3"}
+    slow = "applier.before_last_script=sleep:0.3"
     long_lease = {"UNSTALE_LEADER_TTL": "20", "UNSTALE_MAX_SILENCE": "30"}
     async with staged(database.dsn, redis_url) as (stage, redis):
-        with worker_process(database.worker_dsn, redis_url, **slow, **long_lease) as worker:
+        with worker_process(database.worker_dsn, redis_url, armed=slow, **long_lease) as worker:
             await stage.open_agent()
             await stage.warm()
             await stage.write(1)

@@ -18,9 +18,9 @@ from servers import eventually
 from servers.proxy import Proxy
 from servers.replica import pause, resume, standby_of
 from unstale import Cache, Load
-from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedPostgres
-from workers import SCHEMA, connected, running_worker, state_of
+from unstale_worker.sources.outbox import OutboxSource
+from workers import SCHEMA, connected, running_worker, seams, state_of
 
 USERS = 20
 
@@ -153,7 +153,7 @@ async def test_an_own_delete_sends_loaders_where_its_write_is(
     """While the worker has not heard of the write; ``knows``: the caller says its WAL position."""
     async with played(own_postgres, redis_url) as scene:
         await scene.replica_will_do()
-        with failpoints.armed("source.before_read", hold=True) as point:
+        with seams.before(OutboxSource, "read", hold=True) as point:
             await point.wait()
             await pause(scene.control)
             await scene.stage.write(3)

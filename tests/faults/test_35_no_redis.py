@@ -21,11 +21,12 @@ from servers.proxy import Proxy
 from unstale import Cache
 from unstale.in_process.outbox_feed import Feed
 from unstale.near_cache.local_state import NearTier
-from unstale.runtime import clock, failpoints
+from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.in_process import outbox_follower
 from unstale_worker.redis.state import Standing
-from workers import PROFILES, SCHEMA, connected, running_worker
+from unstale_worker.sources.outbox import OutboxSource
+from workers import PROFILES, SCHEMA, connected, running_worker, seams
 from workers.no_redis import alone, follower_of
 
 KEY = "user:1:profile"
@@ -76,7 +77,7 @@ async def test_the_bound_counts_from_the_beginning_of_the_read(
     wrong = []
     async with rows(database.dsn) as db, alone(database.dsn) as cache:
         assert await read(cache, db) == 1
-        with failpoints.armed("source.after_read", hold=True) as point:
+        with seams.after(OutboxSource, "read", hold=True) as point:
             await point.wait()
             await change(db)
             changed = clock.now()
@@ -100,7 +101,7 @@ async def test_what_was_loaded_before_the_first_snapshot_is_not_kept(
     if not defended:
         monkeypatch.setattr(NearTier, "flush", lambda self: None)
     async with rows(database.dsn) as db:
-        with failpoints.armed("source.before_read", hold=True) as point:
+        with seams.before(OutboxSource, "read", hold=True) as point:
             opening = asyncio.create_task(_opened(database.dsn))
             await point.wait()
             async with await opening as cache:

@@ -141,9 +141,9 @@ async def test_a_server_does_not_answer_at_this_step(database: Database, redis_u
 async def test_the_worker_is_killed_at_this_step(database: Database, redis_url: str, step: str) -> None:
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     quick = {f"UNSTALE_{name.upper()}": str(value) for name, value in QUICK.items()}
-    armed = {failpoints.ENVIRONMENT: f"{step}=kill", "PYTHONPATH": path}
+    quick["PYTHONPATH"] = path
     async with world(database, redis_url) as at:
-        with worker_process(database.dsn, redis_url, rules=RULES, **quick, **armed) as process:
+        with worker_process(database.dsn, redis_url, rules=RULES, armed=f"{step}=kill", **quick) as process:
             await eventually(lambda: at.redis.hexists(NAMES.state, "position"))
             await at.cached()
             await at.change("first")

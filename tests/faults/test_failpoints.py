@@ -3,10 +3,6 @@ told."""
 
 import ast
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import unstale_worker
 from unstale.errors import SettingError
 from unstale.runtime import failpoints
 from unstale.runtime.failpoints import POINTS, Failpoint, armed, reach
+from workers import child, seams
 
 SOURCES = (Path(unstale.__file__).parent, Path(unstale_worker.__file__).parent)
 SOME = next(iter(POINTS))
@@ -65,15 +62,6 @@ def test_an_unknown_name_is_an_error_that_names_the_known_ones() -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    "text", ["x", f"{SOME}=explode", f"{SOME}=sleep", "no.such_point=kill", f"{SOME}=kill@x"]
-)
-def test_a_variable_that_cannot_be_read_is_an_error(text: str) -> None:
-    with pytest.raises(SettingError):
-        failpoints.arm_from(text)
-    assert failpoints.on is False
-
-
 async def test_armed_it_raises_holds_runs_and_counts() -> None:
     with armed(SOME) as point:
         assert failpoints.on
@@ -105,15 +93,38 @@ async def test_leaving_releases_whoever_is_held() -> None:
     await task
 
 
-@pytest.mark.parametrize(("what", "code"), [("kill", -signal.SIGKILL), ("raise", 1), ("sleep:0.01", 0)])
-def test_a_process_is_armed_by_its_environment(what: str, code: int) -> None:
-    program = (
-        f"import asyncio; from unstale.runtime import failpoints; asyncio.run(failpoints.reach({SOME!r}))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, failpoints.ENVIRONMENT: f"{SOME}={what}"},
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    assert ended.returncode == code
+def test_a_process_is_not_armed_by_its_environment() -> None:
+    """Nor is a worker in production, whatever its environment holds."""
+    text = Path(failpoints.__file__).read_text()
+    assert not {"os", "signal"} & {
+        name.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
+
+
+@pytest.mark.parametrize("text", ["x", f"{SOME}=explode", f"{SOME}=sleep", f"{SOME}=kill@x"])
+def test_a_fault_of_a_child_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="is not NAME=kill"):
+        child.parse(text)
+
+
+async def test_a_seam_acts_before_or_after_the_method_it_replaces() -> None:
+    class Counter:
+        calls = 0
+
+        async def call(self, number: int) -> int:
+            self.calls += number
+            return self.calls
+
+    original, counter = Counter.call, Counter()
+    met: list[int] = []
+    with (
+        seams.before(Counter, "call", run=lambda: met.append(counter.calls)),
+        seams.after(Counter, "call", run=lambda: met.append(-counter.calls), where=lambda number: number > 1),
+    ):
+        assert await counter.call(1) == 1
+        assert await counter.call(2) == 3
+    assert met == [0, 1, -3]
+    assert Counter.call is original

@@ -24,6 +24,8 @@ from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
 
+TESTS = str(Path(__file__).parent.parent)
+
 PROFILES = """
 [[watch]]
 table = "public.profiles"
@@ -87,13 +89,22 @@ async def running_worker(
 
 @contextmanager
 def worker_process(
-    dsn: str, redis_url: str, *, rules: str = PROFILES, **environment: str
+    dsn: str, redis_url: str, *, rules: str = PROFILES, armed: str = "", **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``unstale worker`` as a process; killed afterwards if the test did not end it."""
+    """``unstale worker`` as a process; killed afterwards if the test did not end it.
+
+    ``armed`` is a fault, see `workers.child`.
+    """
+    if armed:
+        command = ["workers.child", armed]
+        paths = (TESTS, environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    else:
+        command = ["unstale_worker.cli.commands", "worker"]
     with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:
         (Path(folder) / "unstale.toml").write_text(rules)
         process = subprocess.Popen(
-            [sys.executable, "-m", "unstale_worker.cli.commands", "worker"],
+            [sys.executable, "-m", *command],
             cwd=folder,
             env={
                 **os.environ,

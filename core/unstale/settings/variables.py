@@ -1,6 +1,5 @@
 """The environment variables of all settings, to find one that is misspelt."""
 
-from unstale.runtime.failpoints import ENVIRONMENT as FAILPOINTS
 from unstale.settings.agent import AgentSettings
 from unstale.settings.environment import DOTENV, read_environment
 from unstale.settings.pools import PoolSettings
@@ -18,7 +17,7 @@ def variables() -> dict[str, str]:
 
 def unknown_variables() -> list[str]:
     """Return the names in the environment and ``.env`` that begin with ``UNSTALE_`` and are no setting."""
-    known = {*variables().values(), FAILPOINTS}
+    known = set(variables().values())
     return sorted(
         name for name in read_environment(DOTENV) if name.startswith("UNSTALE_") and name not in known
     )

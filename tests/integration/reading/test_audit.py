@@ -12,8 +12,8 @@ from servers import Database, eventually
 from unstale import Cache
 from unstale.companion.tools.tools import Tools
 from unstale.reading.audit import Auditor
-from unstale.runtime import failpoints
-from workers import SCHEMA, connected, running_worker
+from unstale_worker.sources.outbox import OutboxSource
+from workers import SCHEMA, connected, running_worker, seams
 from workers.no_redis import alone
 
 KEY = "user:1:profile"
@@ -91,7 +91,7 @@ async def test_a_change_in_flight_is_no_mismatch(
         monkeypatch.setattr(Auditor, "_processed", at_once)
     names = Names(db)
     await cache.get_or_load(KEY, names)
-    with failpoints.armed("source.before_read", hold=True) as point:
+    with seams.before(OutboxSource, "read", hold=True) as point:
         await point.wait()
         await db.execute("update profiles set name = 'Grace' where id = 1")
         auditing = asyncio.create_task(cache.audit(KEY, names))
@@ -108,7 +108,7 @@ async def test_a_change_before_the_audit_that_is_announced_during_it_is_no_misma
     """Committed before the mark, announced after it: the mark sees it, since the value was still held."""
     names = Names(db)
     await cache.get_or_load(KEY, names)
-    with failpoints.armed("source.after_read", hold=True) as point:
+    with seams.after(OutboxSource, "read", hold=True) as point:
         await point.wait()
         await db.execute("update profiles set name = 'Grace' where id = 1")
         auditing = asyncio.create_task(cache.audit(KEY, names))
@@ -139,7 +139,7 @@ async def test_detached_meanwhile_means_no_result(database: Database, db: asyncp
     quick: dict[str, Any] = {"max_silence": 2.0, "watermark_interval": 0.5, "leader_ttl": 0.5}
     async with alone(database.dsn, **quick) as cache:
         await cache.get_or_load(KEY, lambda: 1)
-        with failpoints.armed("source.before_read", hold=True) as point:
+        with seams.before(OutboxSource, "read", hold=True) as point:
             await point.wait()
             assert await cache.audit(KEY, lambda: 2) is None
             await eventually(lambda: not cache.attached)

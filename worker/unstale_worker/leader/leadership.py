@@ -101,8 +101,6 @@ class Leadership:
 
     async def resign(self) -> None:
         """Give the lease up, so that a standby need not wait until it runs out; errors cost that time."""
-        if failpoints.on:
-            await failpoints.reach("leadership.before_resign")
         try:
             await RESIGN(self._lane, keys=[self._names.leader], args=[self._token])
         except (RedisError, RedisUnavailable):

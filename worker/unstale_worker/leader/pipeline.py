@@ -9,7 +9,6 @@ import structlog
 
 from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
-from unstale.runtime import failpoints
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.status import Counters
@@ -182,8 +181,6 @@ class Pipeline:
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
         now = time.monotonic()
         say = seen if moved and now - self._said_at >= WATERMARK_SPACING else None
-        if failpoints.on:
-            await failpoints.reach("pipeline.before_apply")
         state, primary_until = await self._applier.apply(
             state,
             page,
@@ -194,8 +191,6 @@ class Pipeline:
             renewals=self._rules.renewals(plan),
             stale=self._rules.serves_stale,
         )
-        if failpoints.on:
-            await failpoints.reach("pipeline.after_apply")
         if say is not None:
             self._said(now, primary_until)
         elif page.entries:
@@ -210,8 +205,6 @@ class Pipeline:
         now = time.monotonic()
         if self._seen is None or now - self._said_at < least:
             return
-        if failpoints.on:
-            await failpoints.reach("pipeline.before_watermark")
         self._said(now, await self._applier.watermark(state, self._seen))
 
     def _said(self, at: float, primary_until: str) -> None:

@@ -131,8 +131,6 @@ class Applier:
             self._count([reply])
             pending = reply[3]
             self._set_clock(reply[4])
-            if failpoints.on:
-                await failpoints.reach("applier.after_last_script")
         self.keys += len(wanted)
         return (state.advanced(page) if store else state), pending.decode()
 
@@ -153,8 +151,6 @@ class Applier:
 
     async def new_epoch(self, state: State) -> None:
         """Begin a new history on another run, from the stored position."""
-        if failpoints.on:
-            await failpoints.reach("applier.before_new_epoch")
         epoch = secrets.token_hex(16)
         reply = await self._run(
             NEW_EPOCH,
@@ -182,8 +178,6 @@ class Applier:
         """
         began_there = self.server_time()
         page = await snapshot()
-        if failpoints.on:
-            await failpoints.reach("applier.after_snapshot")
         seen = Seen.of(page, began=page.began, primary_until="", began_there=began_there)
         await self._drop(state, sorted(set(patterns)), lsn=page.lsn, stale=stale)
         if failpoints.on:

@@ -15,7 +15,6 @@ import structlog
 
 from unstale.errors import DatabaseUnavailable
 from unstale.protocol.names import SLEEP_LOCK, WAKEUP_CHANNEL
-from unstale.runtime import failpoints
 from unstale_worker.runtime.backoff import Backoff
 from unstale_worker.runtime.postgres_errors import translate_errors
 from unstale_worker.sources.postgres_connections import PostgresConnections, end_session
@@ -87,8 +86,6 @@ class NotifyWakeUps(WakeUps):
             # The lock may or may not be granted; closing the session releases it in either case.
             self._broken(None)
             raise
-        if failpoints.on and self.asleep:
-            await failpoints.reach("wakeups.asleep")
         return self.asleep
 
     async def awake(self) -> None:

@@ -11,7 +11,6 @@ import asyncpg
 
 from unstale.errors import DatabaseUnavailable, UnstaleError
 from unstale.protocol.names import APPLICATION_NAME
-from unstale.runtime import failpoints
 from unstale_worker.fanout import queries
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
@@ -66,8 +65,6 @@ class OutboxSource:
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
         """See `Source.read`."""
         began = time.monotonic()
-        if failpoints.on:
-            await failpoints.reach("source.before_read")
         async with self._use() as connection:
             row = await connection.fetchrow(
                 statement("read"),
@@ -78,8 +75,6 @@ class OutboxSource:
                 self._read_entries,
                 MAX_ELEMENTS,
             )
-        if failpoints.on:
-            await failpoints.reach("source.after_read")
         assert row is not None
         self.reads += 1
         entries: Sequence[OutboxEntry] = [OutboxEntry._make(entry) for entry in row[10] or ()]

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from unstale.errors import DatabaseUnavailable
-from unstale.runtime import failpoints
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.logs import get_logger
@@ -56,8 +55,6 @@ class SupabaseSource:
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
         """See `Source.read`; also tells captures to write wake-ups while Realtime delivers them."""
         began = time.monotonic()
-        if failpoints.on:
-            await failpoints.reach("source.before_read")
         while True:
             try:
                 answer = await self._rpc.call(
@@ -78,8 +75,6 @@ class SupabaseSource:
                 log.warning(
                     "a page exceeded the API's time limit; reading smaller pages", entries=self._entries
                 )
-        if failpoints.on:
-            await failpoints.reach("source.after_read")
         page = page_of(answer, began=began)
         self.reads += 1
         self._good += 1
