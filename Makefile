@@ -4,16 +4,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 STAMP  := $(VENV)/.installed
-
 DIST   := build/wheel
 
-.PHONY: demo test test-wheel lint format bench chaos clean
+# The suite waits more than it computes, so four processes keep two cores busy. Each takes some 10 s to start:
+# a part of the suite (ARGS=tests/unit) runs in one, unless WORKERS is given.
+WORKERS := $(if $(ARGS),0,4)
+PYTEST  := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
+
+.PHONY: demo test test-wheel check quick lint style types imports format bench chaos clean
 
 demo: $(STAMP)
 	$(BIN)/unstale demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python $(PYTEST) $(ARGS)
 
 # The tests against what users install: the built wheel in an environment of its own.
 test-wheel:
@@ -21,12 +25,25 @@ test-wheel:
 	$(PYTHON) -m venv $(DIST)/venv
 	$(DIST)/venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
 	$(DIST)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(CURDIR)/$(DIST)/*.whl)[embedded,dev]"
-	$(DIST)/venv/bin/python -m pytest $(ARGS)
+	$(DIST)/venv/bin/python $(PYTEST) $(ARGS)
 
-lint: $(STAMP)
+# What to run before each commit: all of `lint` beside the quick tests.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types quick style imports
+
+quick: $(STAMP)
+	$(BIN)/python -m pytest -q tests/unit tests/tutorial
+
+lint: style types imports
+
+style: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+imports: $(STAMP)
 	PYTHONPATH=core:worker $(BIN)/lint-imports
 
 format: $(STAMP)

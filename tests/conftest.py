@@ -1,4 +1,4 @@
-"""Real servers for the tests: Postgres once per session, Valkey per test, and a look for leaks afterwards.
+"""Real servers for the tests: one Postgres per test process, one Valkey per test, and checks for leaks.
 
 ========================  ====================================================================================
 ``database``              a fresh, migrated database; ``postgres`` could create event triggers, as on Supabase

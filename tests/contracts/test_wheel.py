@@ -24,6 +24,8 @@ import unstale
 print(unstale.__file__, migrations_folder(), companion_folder(), sep="\\n")
 """
 
+pytestmark = pytest.mark.xdist_group("wheel")  # build it once, not once per test process
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ if Path("/usr/lib/postgresql/15/bin/postgres").exists() or (
 ):
     VERSIONS.insert(0, "15")
 
+pytestmark = pytest.mark.xdist_group("migrations")  # start each server once, not once per test process
+
 # Every object of the schema with its definition and rights.
 INVENTORY = """
 select 'function ' || p.oid::regprocedure || ' ' || p.prosecdef || ' ' || coalesce(p.proacl::text, '') || ' '

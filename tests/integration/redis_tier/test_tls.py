@@ -21,6 +21,9 @@ from unstale_worker.sources.postgres_connections import PostgresConnections
 ENCRYPTED = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
 
 
+pytestmark = pytest.mark.xdist_group("tls")  # start its server once, not once per test process
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
