@@ -59,7 +59,7 @@ def everything(run: dict[str, Any]) -> str:
     )  # fmt: skip
     parts.append(
         f"\nFive operations: {parallel['speedup']:.1f} times faster than one after the other with clients of "
-        f"their own, {parallel['speedup_within_the_pool']:.1f} times within the pool. Health checks cost "
+        f"their own,\n{parallel['speedup_within_the_pool']:.1f} times within the pool. Health checks cost "
         f"{figures['health']['cpu_percent']:.3f} % of a core.\n\n"
     )
     parts.append(
@@ -74,7 +74,7 @@ def everything(run: dict[str, Any]) -> str:
     ttl, ours = day["by_ttl"], day["unstale"]
     parts.append(
         f"\nA day of traffic, {day['changes']:,.0f} changes, {day['by_others']:,.0f} of them made by others "
-        "than the agents (an hour of the day took a second):\n\n"
+        "than the\nagents (an hour of the day took a second):\n\n"
     )
     parts.append(
         _table(

@@ -30,7 +30,7 @@ PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md"))]
 PATH = re.compile(r"`((?:core|worker|tests|supabase|docs|examples|bench|docker|\.ci|\.github)/[\w./-]*)`")
 MAPS = [page for page in PAGES if page.stem in ("CONTRIBUTING", "architecture")]
 WIDTH = 100
-WIDE = [page for page in PAGES if page.stem not in ("README", "CONTRIBUTING", "SECURITY")]
+WIDE = [ROOT / "CHANGELOG.md", ROOT / "docs" / "agent.md"]
 
 
 def sections(page: str) -> dict[str, str]:
