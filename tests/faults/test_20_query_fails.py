@@ -70,7 +70,7 @@ async def test_its_pattern_is_invalidated_and_the_rest_goes_on(
             assert "organizations" in worker.status().counters.last_error
             await eventually(lambda: worker.status().ready)
             if holds:
-                said = re.search(r"given up after ([0-9.]+) s", worker.status().counters.last_error)
+                said = re.search(r"timed out after ([0-9.]+) s", worker.status().counters.last_error)
                 assert said is not None
                 assert (
                     float(said[1]) < queries.TIMEOUT_SECONDS

@@ -403,7 +403,7 @@ async def test_a_database_that_is_away_at_the_start_is_waited_for_later(
         assert cache.staleness == math.inf
         assert await cache.get_or_load(KEY, lambda: "loaded") == "loaded"
         assert (await cache.get_stats())["status"] == "detached"
-    assert "not following the outbox; trying again error='Postgres accepts no connection" in caplog.text
+    assert "not following the outbox; trying again error='cannot connect to Postgres" in caplog.text
 
 
 async def test_with_redis_the_setting_changes_nothing(

@@ -10,7 +10,7 @@ from servers import Database
 from unstale.errors import ConfigurationError
 from unstale_worker.dev_servers import apply_migrations, migrations_folder
 from unstale_worker.fanout.queries import check_queries
-from unstale_worker.migration.writer import Result, write_migration
+from unstale_worker.migration.writer import WrittenMigration, write_migration
 from unstale_worker.refresh.sql.sql_loading import Statements, check, load
 from unstale_worker.rules import Rules
 
@@ -40,12 +40,12 @@ insert into public."Members, \ $$ 'all'" values (1, 11);
 """
 
 
-def write(folder: Path, text: str, **options: object) -> Result:
+def write(folder: Path, text: str, **options: object) -> WrittenMigration:
     options = {"base": migrations_folder(), "now": NOW} | options
     return write_migration(Rules.parse(text), folder, **options)  # type: ignore[arg-type]  # a bag of options
 
 
-def written(result: Result) -> str:
+def written(result: WrittenMigration) -> str:
     assert result.path is not None
     return result.path.read_text(encoding="utf-8")
 
@@ -196,13 +196,13 @@ def test_what_loaders_read_is_opened_and_closed_again(folder: Path) -> None:
 
 
 def test_what_cannot_be_used_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no name for a migration"):
+    with pytest.raises(ConfigurationError, match="not a valid migration name"):
         write(folder, PROFILES, name="a/b")
     result = write(folder, PROFILES, name="caches")
     assert result.path is not None
     assert result.path.name.endswith("_caches.sql")
     result.path.write_text(written(result).replace('["public", "profiles"', '["public", '))
-    with pytest.raises(ConfigurationError, match="header that unstale wrote was changed"):
+    with pytest.raises(ConfigurationError, match="header written by unstale was changed"):
         write(folder, PROFILES)
 
 

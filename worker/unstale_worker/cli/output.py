@@ -11,7 +11,7 @@ from rich.text import Text
 
 from unstale_worker.cli.tail import Line
 from unstale_worker.doctor import Finding, Severity
-from unstale_worker.migration.writer import Result
+from unstale_worker.migration.writer import WrittenMigration
 from unstale_worker.refresh.redis.dead_letters import DeadLetter
 
 _COLORS = {
@@ -95,7 +95,7 @@ class Output:
         text.append(" ".join((*line.keys, *(f"{pattern} (pattern)" for pattern in line.patterns))))
         self._console.print(text)
 
-    def migration(self, result: Result) -> None:
+    def migration(self, result: WrittenMigration) -> None:
         """What was written, or that nothing had to be."""
         if result.unchanged:
             self._console.print("nothing changed: the migrations already say what the rules say")

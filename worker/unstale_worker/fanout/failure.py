@@ -1,4 +1,4 @@
-"""What can go wrong with one rule's fan-out query, for the log and for ``doctor``."""
+"""Failures of a rule's fan-out query, for the log and for ``doctor``."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,13 +10,13 @@ CAST_REMEDY: Final = "Return integers, text, uuid, bool or enums; cast the rest 
 
 @dataclass(frozen=True, slots=True)
 class FanoutFailure:
-    """A rule's query that could not be run; its patterns were invalidated instead.
+    """A rule's query could not be run; the rule's patterns were invalidated instead.
 
     Attributes:
         watch: The rule.
-        problem: What went wrong, without row values.
-        remedy: What to do about it, as a sentence.
-        code: Postgres' SQLSTATE, or None if the failure is not the server's.
+        problem: The cause, without row values.
+        remedy: The remedy, as a sentence.
+        code: Postgres' SQLSTATE, or None if the failure did not come from the server.
     """
 
     watch: Watch
@@ -29,6 +29,8 @@ class FanoutFailure:
 
 
 class QueryFailed(Exception):
+    """Carries a `FanoutFailure` out of a query that failed."""
+
     def __init__(self, failure: FanoutFailure) -> None:
         self.failure = failure
         super().__init__(str(failure))

@@ -1,7 +1,7 @@
-"""Runs the rules' fan-out queries: pending arguments become keys.
+"""Run the rules' fan-out queries: pending arguments become keys.
 
-A query that cannot be asked or answered costs its rule's patterns and is reported; the rest goes on. A
-connection that breaks is no failure of a query: it is raised, and the batch is read again.
+If a query fails, its rule's key patterns are invalidated instead, the failure is reported, and the other
+queries run. A lost connection is not a failure of a query: it is raised, and the batch is read again.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from unstale_worker.sql import statement
 __all__ = ["FanoutFailure", "check_queries", "run_queries"]
 
 ARGUMENTS_A_RUN: Final = 1_000
-"""Changed rows a statement is run for at once: their arguments (512 bytes each) stay below a few MB."""
+"""Changed rows per run of a statement: their arguments (512 bytes each) stay below a few MB."""
 
 ROWS_A_FETCH: Final = 2_000
-"""Rows the cursor brings at once; all that is held of an answer besides the keys made of it."""
+"""Rows per fetch of the cursor. Besides the resulting keys, no more of an answer is held in memory."""
 
 MAX_ROWS: Final = 100_000
-"""A query that returns more for one batch has its patterns invalidated: one scan is cheaper by then."""
+"""If a query returns more rows for one batch, its patterns are invalidated instead: one scan is cheaper."""
 
 TIMEOUT_SECONDS: Final = 10.0
-"""Longest time one run may take. While it runs no other change is applied."""
+"""Maximum duration of one run. No other change is applied while it runs."""
 
 
 async def run_queries(
@@ -41,24 +41,24 @@ async def run_queries(
     max_rows: int = MAX_ROWS,
     timeout: float = TIMEOUT_SECONDS,
 ) -> list[FanoutFailure]:
-    """Run the queries pending in ``plan`` and move them into its keys and patterns.
+    """Run the pending queries of ``plan`` and add their keys and patterns to it.
 
-    Each query runs once for up to `ARGUMENTS_A_RUN` changed rows, in a read-only transaction of its own, so
-    it sees at least the changes of the batch. Afterwards ``plan.queries`` is empty.
+    Each query runs once for up to `ARGUMENTS_A_RUN` changed rows, in a separate read-only transaction, so it
+    sees at least the changes of the batch. Afterwards ``plan.queries`` is empty.
 
     Args:
-        connection: A session that is in no transaction.
+        connection: A session without an open transaction.
         rules: The rules that ``plan`` was made with.
         plan: The plan to complete.
-        max_rows: Rows a rule may return for this batch before its patterns are invalidated instead.
-        timeout: Seconds one run may take.
+        max_rows: Maximum rows of a rule for this batch; beyond it, its patterns are invalidated instead.
+        timeout: Maximum seconds for one run.
 
     Returns:
-        What failed. The plan is complete all the same.
+        The failures. The plan is complete in spite of them.
 
     Raises:
         asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError: The connection
-            is gone; ``plan`` is then not complete and must be made again.
+            is lost; ``plan`` is incomplete and must be made again.
     """
     failures: list[FanoutFailure] = []
     for watch in [watch for watch in rules.watches if watch in plan.queries]:
@@ -74,9 +74,9 @@ async def run_queries(
 async def check_queries(
     connection: Connection, rules: Rules, *, timeout: float = TIMEOUT_SECONDS
 ) -> list[FanoutFailure]:
-    """Prepare every query and run it for no row: finds wrong SQL, missing rights and hiding policies.
+    """Prepare every query and run it without a row, to find wrong SQL, missing rights and hiding policies.
 
-    For the worker's start and ``unstale doctor``; changes nothing. Raises as `run_queries` does.
+    Used at the worker's start and by ``unstale doctor``; changes nothing. Raises the errors of `run_queries`.
     """
     failures: list[FanoutFailure] = []
     for watch in rules.watches:
@@ -90,11 +90,11 @@ async def check_queries(
 
 
 async def _run(connection: Connection, watch: Watch, plan: Plan, *, max_rows: int, timeout: float) -> None:
-    """Run one rule's query for all its arguments; raises `QueryFailed`."""
+    """Run the query of one rule for all its arguments; raises `QueryFailed`."""
     pending = list(plan.queries[watch])
     seen = 0
 
-    async def ask() -> None:
+    async def run() -> None:
         nonlocal seen
         sql = await statement_for(connection, watch)
         cursor = await connection.cursor(sql, list(range(len(rows))), *columns)
@@ -105,31 +105,31 @@ async def _run(connection: Connection, watch: Watch, plan: Plan, *, max_rows: in
     for start in range(0, len(pending), ARGUMENTS_A_RUN):
         rows = pending[start : start + ARGUMENTS_A_RUN]
         columns: list[list[str | None]] = [list(column) for column in zip(*rows, strict=True)]
-        await _seeing_all(connection, watch, timeout, ask)
+        await _without_hidden_rows(connection, watch, timeout, run)
         if seen > max_rows:
             plan.patterns.update(watch.patterns)
             return
 
 
 async def _check(connection: Connection, watch: Watch, timeout: float) -> None:
-    """Prepare one rule's query and run it for no row; raises `QueryFailed`."""
+    """Prepare the query of one rule and run it without a row; raises `QueryFailed`."""
 
-    async def ask() -> None:
+    async def run() -> None:
         prepared = await connection.prepare(await statement_for(connection, watch))
         check_columns(watch, prepared.get_attributes())
         await prepared.fetch([], *([] for _ in watch.row_columns))
 
-    await _seeing_all(connection, watch, timeout, ask)
+    await _without_hidden_rows(connection, watch, timeout, run)
 
 
-async def _seeing_all(
+async def _without_hidden_rows(
     connection: Connection, watch: Watch, timeout: float, work: Callable[[], Awaitable[None]]
 ) -> None:
-    """Do ``work`` so that no policy hides a row from it without an error; raises `QueryFailed`."""
+    """Run ``work``; raise `QueryFailed` if a policy hides rows from it."""
     async with _transaction(connection, watch, timeout, row_security="on"):
         await work()
         hidden = await connection.fetch(statement("fanout_hidden"))
-    if hidden:  # or behind a view that reads with its owner's rights: this run tells
+    if hidden:  # unless a view reads with its owner's rights; the second run raises if rows are hidden
         async with _transaction(connection, watch, timeout, row_security="off"):
             await work()
 
@@ -138,7 +138,7 @@ async def _seeing_all(
 async def _transaction(
     connection: Connection, watch: Watch, timeout: float, *, row_security: str
 ) -> AsyncIterator[None]:
-    """A read-only transaction with a deadline, in which the query's own errors become `QueryFailed`."""
+    """Open a read-only transaction with a deadline; errors of the query become `QueryFailed`."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout), connection.transaction(readonly=True):
@@ -147,9 +147,10 @@ async def _transaction(
     except TimeoutError:
         if connection.is_closed():
             raise
-        # Ours, or the connection's own limit (UNSTALE_DATABASE_TIMEOUT), which may be the shorter one.
-        problem = f"it was given up after {time.monotonic() - began:.1f} s"
-        raise QueryFailed(FanoutFailure(watch, problem, "Add an index for it, or make it smaller.")) from None
+        # This deadline, or the connection's own (UNSTALE_DATABASE_TIMEOUT), which may be shorter.
+        problem = f"it timed out after {time.monotonic() - began:.1f} s"
+        remedy = "Add an index for it, or let it return less."
+        raise QueryFailed(FanoutFailure(watch, problem, remedy)) from None
     except asyncpg.PostgresError as error:
         if ends_session(error) or connection.is_closed():
             raise
@@ -157,4 +158,4 @@ async def _transaction(
     except asyncpg.InterfaceError as error:
         if connection.is_closed():
             raise
-        raise QueryFailed(FanoutFailure(watch, "its answer cannot be read", CAST_REMEDY)) from error
+        raise QueryFailed(FanoutFailure(watch, "its result cannot be read", CAST_REMEDY)) from error

@@ -1,4 +1,4 @@
-"""One rule's fan-out query as a statement: its text, its answers, and what can be wrong with either."""
+"""A rule's fan-out query as an SQL statement: its text, its results, and the failures of both."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -21,19 +21,19 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 KEY_TYPES: Final = frozenset(
     {"int2", "int4", "int8", "oid", "text", "varchar", "bpchar", "name", "uuid", "bool"}
 )
-"""Types of ``pg_catalog`` whose values make keys."""
+"""Types of ``pg_catalog`` whose values may be part of a key."""
 _PYTHON_TYPES: Final = (str, int, bool, UUID, type(None))
 
 
 async def statement_for(connection: "Connection", watch: Watch) -> str:
-    """The statement for ``watch``, with casts to the columns' types of this moment; raises `QueryFailed`."""
+    """Build the statement for ``watch``, with casts to the columns' current types; raises `QueryFailed`."""
     assert watch.query is not None
     table = watch.table
     found = await connection.fetch(statement("column_types"), table.schema, table.name)
     types: Mapping[str, str] = {record["name"]: record["type"] for record in found}
     if not types:
         raise QueryFailed(
-            FanoutFailure(watch, f"there is no table {table}", "Correct the rule's table.", "42P01")
+            FanoutFailure(watch, f"the table {table} does not exist", "Correct the rule's table.", "42P01")
         )
     if missing := [column for column in watch.row_columns if column not in types]:
         either = "" if set(missing) & set(watch.query.columns) else "neither the query nor "
@@ -56,20 +56,25 @@ async def statement_for(connection: "Connection", watch: Watch) -> str:
 
 
 def values_of(watch: Watch, records: Sequence[asyncpg.Record]) -> dict[str, list[str | None]]:
-    """What fills the templates: the row's columns, overruled by the query's; raises `QueryFailed`."""
+    """Return the values for the templates; columns of the query win over the row's.
+
+    Raises `QueryFailed`.
+    """
     values: dict[str, list[str | None]] = {}
     for column, place in _places(watch, list(records[0].keys())).items():
         answers = [record[place] for record in records]
         if not all(issubclass(kind, _PYTHON_TYPES) for kind in set(map(type, answers))):
             raise QueryFailed(
-                FanoutFailure(watch, f"{display(column)} has a type that makes no key", CAST_REMEDY)
+                FanoutFailure(
+                    watch, f"{display(column)} has a type that cannot be part of a key", CAST_REMEDY
+                )
             )
         values[column] = [None if answer is None else str(answer) for answer in answers]
     return values
 
 
 def _places(watch: Watch, names: Sequence[str]) -> dict[str, int]:
-    """Where each column of the templates stands in the answer; raises `QueryFailed` for one that does not."""
+    """Return the index of each template column in the result; raises `QueryFailed` if one is missing."""
     own = len(watch.row_columns)
     places = {column: at for at, column in enumerate(watch.row_columns)}
     places.update({name: at for at, name in enumerate(names) if at >= own})
@@ -81,23 +86,22 @@ def _places(watch: Watch, names: Sequence[str]) -> dict[str, int]:
 
 
 def check_columns(watch: Watch, attributes: Sequence[asyncpg.Attribute]) -> None:
-    """Raise `QueryFailed` for a missing column, or one whose type makes no key."""
+    """Raise `QueryFailed` for a missing column, or a column whose type cannot be part of a key."""
     for column, place in _places(watch, [attribute.name for attribute in attributes]).items():
         kind = attributes[place].type
         if kind.kind != "scalar" or (kind.schema == "pg_catalog" and kind.name not in KEY_TYPES):
-            problem = f"{display(column)} is of type {kind.name}, which makes no key"
+            problem = f"{display(column)} has the type {kind.name}, which cannot be part of a key"
             raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
 
 
 def failure_of(watch: Watch, error: asyncpg.PostgresError) -> FanoutFailure:
+    """Describe an error of Postgres without row values."""
     code: str = error.sqlstate or "XX000"
     if code == "42501":
-        remedy = "Let the worker's role read it: run unstale migration and push the file it writes."
+        remedy = "Grant the worker's role the right: run `unstale migration` and push the file it writes."
         return FanoutFailure(watch, str(error), remedy, code)
-    if code.startswith(
-        "42"
-    ):  # names and syntax; other classes quote row values, which do not belong in a log
-        return FanoutFailure(watch, str(error), "Correct the query, or create what it names.", code)
+    if code.startswith("42"):  # names and syntax; messages of other classes quote row values
+        return FanoutFailure(watch, str(error), "Correct the query, or create the objects it names.", code)
     return FanoutFailure(
         watch, f"Postgres refused it ({type(error).__name__})", "Run it by hand to see why.", code
     )

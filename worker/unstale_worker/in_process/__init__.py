@@ -1,1 +1,1 @@
-"""Follows the outbox inside an agent that has no Redis."""
+"""The worker inside an agent that has no Redis."""

@@ -1,7 +1,7 @@
-"""Follows the outbox inside an agent's process, and feeds that process' near cache: no Redis, no leader.
+"""Follow the outbox inside an agent's process and feed its near cache: no Redis, no leader.
 
-Any number may follow one database, beside each other and beside a worker: each has a position of its own, in
-memory, and only reads. It polls: the one session that commits may notify belongs to the worker's leader.
+Any number of processes may follow one database, also beside a worker: each keeps its own position in memory
+and only reads. It polls, because the one session that commits may notify belongs to the worker's leader.
 """
 
 import asyncio
@@ -29,26 +29,26 @@ logger = logging.getLogger("unstale")
 log = get_logger("unstale")
 
 SESSION: Final = "embedded"
-"""Suffix of the sessions' ``application_name``: no leader's, so that no leader ends them."""
+"""Suffix of the sessions' ``application_name``: not a leader's name, so that no leader ends the sessions."""
 SHORTEST_PAUSE: Final = 0.01
-"""Seconds between two reads while changes come: the process has requests to answer, too."""
+"""Minimum seconds between two reads while changes arrive: the process must also answer requests."""
 PURGE_EVERY: Final = 30.0
-"""Seconds between two rounds of the purge, give or take a third: many instances do not come at once."""
+"""Seconds between two rounds of the purge, plus or minus 30 %, so that many instances do not coincide."""
 PURGE_STEP: Final = 5_000
-"""Entries a purge step deletes: some 20 ms."""
+"""Maximum entries per purge step, which takes about 20 ms."""
 
 
 class OutboxFollower:
     """An `unstale.in_process.entry_point.EmbeddedWorker` for the source ``outbox``.
 
-    The position is in memory: a process that starts has nothing cached, so it takes a snapshot, drops what
-    was loaded meanwhile, and is true to the database from there on. A connection that breaks costs nothing:
-    the position stands, and what was missed is read afterwards.
+    The position is kept in memory. A process has nothing cached at its start, so it takes a snapshot, drops
+    the values loaded meanwhile, and is consistent with the database from then on. After a lost connection the
+    position is still valid, and the missed changes are read.
 
     Attributes:
-        reads: Reads of the outbox so far.
-        restarts: Times a position was begun, the first included.
-        failures: Times following broke and was tried again.
+        reads: Number of reads of the outbox.
+        restarts: Number of new positions, including the first.
+        failures: Number of failures after which following was retried.
     """
 
     def __init__(self, settings: AgentSettings, feed: Feed) -> None:
@@ -70,7 +70,7 @@ class OutboxFollower:
         """See `EmbeddedWorker.start`."""
         self._tasks = [
             asyncio.create_task(self._follow_forever(), name="unstale-embedded"),
-            asyncio.create_task(self._purge_for_ever(), name="unstale-embedded-purge"),
+            asyncio.create_task(self._purge_forever(), name="unstale-embedded-purge"),
         ]
 
     def hint(self) -> None:
@@ -99,7 +99,7 @@ class OutboxFollower:
         await retry(attempt, failed=self._note, logger=log, event="not following the outbox; trying again")
 
     async def _follow(self) -> None:
-        """Read until something breaks."""
+        """Read in a loop until an error is raised."""
         source = self._source = self._source or await self._open()
         pace = Pace(
             poll_min=max(SHORTEST_PAUSE, self._settings.poll_min, source.least_pause),
@@ -119,24 +119,24 @@ class OutboxFollower:
             await source.close()
 
     async def _open(self) -> Source:
-        """The source, once the captures were seen to report what the rules need."""
+        """Open the source and check that the captures report what the rules need."""
         source = await open_source(self._settings, session=SESSION)
         try:
             check_watches(self._rules, (await source.watch_versions()).values())
             for failure in await source.check_queries(self._rules):
-                logger.error("a fan-out query does not run, so changes cost its patterns: %s", failure)
+                logger.error("a fan-out query fails; changes invalidate its patterns instead: %s", failure)
         except BaseException:
             await source.close()
             raise
         return source
 
     async def cycle(self, source: Source) -> int:
-        """Bring the caches up to now; returns how many entries were new."""
+        """Apply all new entries to the near cache; return their number."""
         began, place = self._feed.now(), self._place
         self.reads += 1
         if place is None:
             page = await source.read(None)
-            # After the snapshot: what was loaded before it may lack what it contains.
+            # After the snapshot: values loaded before it may be older than it.
             self._feed.restart(self._published)
             self._place = State(
                 live_run="", position=page.position, database=page.database, flushed=page.flushed
@@ -149,13 +149,13 @@ class OutboxFollower:
             standing = standing_after_read(place, page)
             if standing is not Standing.READY:
                 logger.warning(
-                    "dropping everything cached; the outbox cannot be followed: %s", standing.value
+                    "dropping all cached values; the outbox cannot be followed: %s", standing.value
                 )
                 self._place = None
                 self._feed.lost()
                 return found
             await self._apply(source, page)
-            # Only now: whatever breaks before this, the page is read again.
+            # Only now: after an error before this line, the page is read again.
             place = self._place = place.advanced(page)
             found += len(page.entries)
             if not page.more:
@@ -178,27 +178,29 @@ class OutboxFollower:
 
     # --- the purge ------------------------------------------------------------------------------
 
-    async def _purge_for_ever(self) -> None:
-        """Purge in small steps on a session opened for it; whoever comes second finds nothing to do."""
-        told = self._settings.model_fields_set
+    async def _purge_forever(self) -> None:
+        """Purge in small steps on a separate session; the second of two instances finds nothing to delete."""
+        set_here = self._settings.model_fields_set
         while True:
             await asyncio.sleep(PURGE_EVERY * random.uniform(0.7, 1.3))
             if self._source is None:
                 continue
             source = self._source.beside()
             try:
-                # What nobody set here stays as a worker, or another instance, was told.
+                # Values that are not set here stay as a worker or another instance has set them.
                 deleted = 1
                 while deleted:
                     deleted = await source.purge(
                         rows=PURGE_STEP,
-                        retention=self._settings.retention if "retention" in told else None,
-                        outbox_max_rows=self._settings.outbox_max_rows if "outbox_max_rows" in told else None,
+                        retention=self._settings.retention if "retention" in set_here else None,
+                        outbox_max_rows=(
+                            self._settings.outbox_max_rows if "outbox_max_rows" in set_here else None
+                        ),
                     )
                     await asyncio.sleep(0.05)
             except Exception as error:
                 pass_on_cancellation()
-                logger.debug("the purge failed and is tried again: %s", error)
+                logger.debug("the purge failed and will be retried: %s", error)
             finally:
                 await source.close()
 

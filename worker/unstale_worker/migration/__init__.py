@@ -1,1 +1,1 @@
-"""Writes the SQL migration for the rules."""
+"""Write SQL migrations for the rules."""

@@ -1,4 +1,4 @@
-"""The user's folder of migrations: which files are there, and what those of ours have done so far."""
+"""The user's folder of migrations, and the state that unstale's files in it add up to."""
 
 import json
 import re
@@ -16,13 +16,13 @@ _STAMP: Final = "%Y%m%d%H%M%S"
 
 
 @dataclass(slots=True)
-class Done:
-    """What a row of generated files amounts to.
+class CaptureState:
+    """The state of a database after all generated files are applied.
 
     Attributes:
-        watched: The tables watched, and how.
-        reads: The tables opened to the worker.
-        queries: Hashes of the queries that there are functions of.
+        watched: Watched tables, with the columns of their captures.
+        reads: Tables that the worker may read.
+        queries: Hashes of the queries that have a function.
         hash: The hash in the newest file, or None.
     """
 
@@ -33,9 +33,9 @@ class Done:
 
 
 class Folder:
-    """A folder such as ``supabase/migrations``; it need not exist yet.
+    """A folder such as ``supabase/migrations``, which need not exist yet.
 
-    File names are what the Supabase command line takes: digits, ``_``, a name, ``.sql``.
+    File names have the form that the Supabase command line expects: digits, ``_``, a name, ``.sql``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,11 +44,11 @@ class Folder:
         self._files = {name: match for name in names if (match := _NAME.fullmatch(name))}
 
     def has(self, what: str) -> bool:
-        """Whether there is a file of this name, the digits left aside."""
+        """Return True if there is a file of this name, apart from its digits."""
         return any(match[2] == what for match in self._files.values())
 
     def next_version(self, *, now: datetime, wish: str = "") -> str:
-        """Digits that sort after every file here: ``wish`` if it does, else the time, else one later."""
+        """Return digits that sort after every file: ``wish`` if possible, else ``now``, else the next one."""
         last = max((int(match[1]) for match in self._files.values()), default=0)
         if wish and int(wish) > last:
             return wish
@@ -62,7 +62,7 @@ class Folder:
         return later.strftime(_STAMP)
 
     def add(self, version: str, what: str, text: str) -> Path:
-        """Write a new file; raises `ConfigurationError` when that is not possible."""
+        """Write a new file; raises `ConfigurationError` if that is not possible."""
         path = self.path / f"{version}_{what}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -70,33 +70,33 @@ class Folder:
                 file.write(text)
         except OSError as error:
             raise ConfigurationError(
-                f"{path} cannot be written ({error.strerror}); check the folder and its rights"
+                f"cannot write {path} ({error.strerror}); check the folder and its permissions"
             ) from error
         match = _NAME.fullmatch(path.name)
         assert match is not None
         self._files[path.name] = match
         return path
 
-    def done(self) -> Done:
-        """Replay what the headers of all generated files say, in the order in which they are applied."""
-        done = Done()
+    def state(self) -> CaptureState:
+        """Replay the headers of all generated files in the order in which they are applied."""
+        state = CaptureState()
         for name in sorted(self._files, key=lambda name: int(self._files[name][1])):
             try:
-                _replay((self.path / name).read_text(encoding="utf-8", errors="replace"), done)
+                _replay((self.path / name).read_text(encoding="utf-8", errors="replace"), state)
             except (ValueError, TypeError) as error:
                 raise ConfigurationError(
-                    f"{name}: the header that unstale wrote was changed ({error}); restore it, or delete the "
+                    f"{name}: the header written by unstale was changed ({error}); restore it, or delete the "
                     "file if it was never pushed"
                 ) from None
-        return done
+        return state
 
 
 def record(kind: str, *values: object) -> str:
-    """One header line, to be read back by `Folder.done`."""
+    """Format one header line, which `Folder.state` reads back."""
     return f"-- unstale: {kind} {json.dumps(values, ensure_ascii=False)}"
 
 
-def _replay(text: str, done: Done) -> None:
+def _replay(text: str, state: CaptureState) -> None:
     for line in text.splitlines():
         if line and not line.startswith("--"):
             return
@@ -104,24 +104,24 @@ def _replay(text: str, done: Done) -> None:
         if match is None:
             continue
         if match[1] == "rules":
-            done.hash = match[2]
+            state.hash = match[2]
             continue
         if match[1] in ("asks", "unasks"):
             (hash,) = json.loads(match[2])
             if match[1] == "asks":
-                done.queries.add(str(hash))
+                state.queries.add(str(hash))
             else:
-                done.queries.discard(str(hash))
+                state.queries.discard(str(hash))
             continue
         schema, name, *rest = json.loads(match[2])
         table = TableName(str(schema), str(name))
         match match[1]:
             case "watches":
                 keys, columns = rest
-                done.watched[table] = TableNeeds(tuple(keys), None if columns is None else tuple(columns))
+                state.watched[table] = TableNeeds(tuple(keys), None if columns is None else tuple(columns))
             case "unwatches":
-                done.watched.pop(table, None)
+                state.watched.pop(table, None)
             case "reads":
-                done.reads.add(table)
+                state.reads.add(table)
             case _:
-                done.reads.discard(table)
+                state.reads.discard(table)

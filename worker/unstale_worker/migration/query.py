@@ -1,4 +1,4 @@
-"""A rule's fan-out query as a function in the database, named after the hash of what it does; pure."""
+"""A rule's fan-out query as a function in the database, named after the hash of its definition; pure."""
 
 import hashlib
 import json
@@ -10,15 +10,18 @@ from unstale_worker.sql.text import array_literal, dollars, fill, literal, table
 
 
 def query_hash(watch: Watch) -> str:
-    """32 hex digits that differ whenever the function would; the watch must have a query."""
+    """Return 32 hex digits that change whenever the function would change.
+
+    The watch must have a query.
+    """
     assert watch.query is not None
     table = watch.table
-    does = [1, table.schema, table.name, watch.row_columns, columns_of(watch.keys), watch.query.normal]
-    return hashlib.sha256(json.dumps(does).encode()).hexdigest()[:32]
+    definition = [1, table.schema, table.name, watch.row_columns, columns_of(watch.keys), watch.query.normal]
+    return hashlib.sha256(json.dumps(definition).encode()).hexdigest()[:32]
 
 
 def create_query(watch: Watch, *, reads: Sequence[TableName]) -> str:
-    """The SQL that makes the function, and opens the tables it reads to ``service_role``."""
+    """Return SQL that creates the function and grants ``service_role`` the right to read its tables."""
     assert watch.query is not None
     blanks = {
         "schema": literal(watch.table.schema),
@@ -38,5 +41,5 @@ def create_query(watch: Watch, *, reads: Sequence[TableName]) -> str:
 
 
 def drop_query(hash: str) -> str:
-    """The SQL that removes the function."""
+    """Return SQL that drops the function."""
     return fill("migration_drop_query", hash=hash)

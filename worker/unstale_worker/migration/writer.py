@@ -1,4 +1,4 @@
-"""Writes the next migration: the SQL that makes the database capture what the rules ask for."""
+"""Write the next migration: SQL that makes the database capture the changes that the rules need."""
 
 import hashlib
 import json
@@ -10,32 +10,33 @@ from pathlib import Path
 from typing import Final
 
 from unstale.errors import ConfigurationError
-from unstale_worker.migration.folder import Done, Folder, record
+from unstale_worker.migration.folder import CaptureState, Folder, record
 from unstale_worker.migration.query import create_query, drop_query, query_hash
 from unstale_worker.rules import PythonLoader, RowLoader, Rules, SqlLoader, TableName, TableNeeds, Watch
 from unstale_worker.rules.query_tables import tables_of
 from unstale_worker.sql.text import array_literal, dollars, fill, literal, table_literal
 
 NAME: Final = "unstale_watches"
-Asking = dict[str, tuple[Watch, tuple[TableName, ...]]]
-"""Each query by its hash: a rule that states it, and the tables it reads."""
-_FORMAT: Final = 1  # raise it when a release has to write everything anew
+QueriesByHash = dict[str, tuple[Watch, tuple[TableName, ...]]]
+"""Each query by its hash: a rule with that query, and the tables it reads."""
+_FORMAT: Final = 1  # increase it if a release must write everything again
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What `write_migration` did.
+class WrittenMigration:
+    """Result of `write_migration`.
 
     Attributes:
-        path: The new file, or None when the earlier ones already say what the rules say.
+        path: The new file, or None if the earlier files already match the rules.
         base: unstale's own migrations that were copied because the folder lacked them.
-        watched: Tables the new file watches, because they are new or watched differently.
-        unwatched: Tables it stops watching.
-        opened: Tables that queries and loaders read and that it opens to the worker's role.
-        closed: Tables that none of them reads any more.
-        queries: Hashes of the queries that it makes functions of, for a worker that reads over HTTPS.
-        dropped: Hashes of those that it drops.
-        doubts: What the queries' texts could not tell, as sentences; a rule's ``reads`` settles it.
+        watched: Tables that the new file watches, because they are new or watched differently.
+        unwatched: Tables that it stops watching.
+        opened: Tables that queries or loaders read and that the worker's role is allowed to read.
+        closed: Tables that no query or loader reads any more.
+        queries: Hashes of the queries that it creates functions for; a worker over HTTPS calls them.
+        dropped: Hashes of the queries whose functions it drops.
+        doubts: Facts that could not be derived from the text of a query, as sentences. A rule's ``reads``
+            resolves them.
     """
 
     path: Path | None
@@ -50,7 +51,7 @@ class Result:
 
     @property
     def unchanged(self) -> bool:
-        """Nothing was written, because nothing changed."""
+        """True if nothing was written, because nothing changed."""
         return self.path is None and not self.base
 
 
@@ -62,54 +63,54 @@ def write_migration(
     name: str | None = None,
     now: datetime | None = None,
     everything: bool = False,
-) -> Result:
-    """Write what the rules need beyond the files that ``folder`` has already; needs no database.
+) -> WrittenMigration:
+    """Write what the rules need in addition to the files in ``folder``; needs no database.
 
     Args:
         rules: The rules.
-        folder: The user's ``supabase/migrations``; made if it is missing.
-        base: unstale's own migrations; those that ``folder`` lacks are copied, unchanged, to come first.
+        folder: The user's ``supabase/migrations``; created if it is missing.
+        base: unstale's own migrations; those that ``folder`` lacks are copied first, unchanged.
         name: Name of the new file after its digits; ``unstale_watches`` by default.
-        now: The time its digits say, unless a file in the folder is later.
-        everything: Write every watch again, whatever earlier files say (a database has lost some).
+        now: The time for its digits, unless a file in the folder is later.
+        everything: Write every watch again, for a database that has lost some.
 
     Raises:
-        ConfigurationError: The name or an existing header cannot be used, or a file cannot be written.
+        ConfigurationError: The name or an existing header is invalid, or a file cannot be written.
     """
     what = f"{_checked(name or NAME)}.sql"
     now = now or datetime.now(UTC)
     target = Folder(folder)
-    done = Done() if everything else target.done()
-    asking, doubts = _asking(rules)
-    loading, loading_doubts = _loading(rules)
-    doubts += loading_doubts
-    reading = loading.union(*(tables for _, tables in asking.values()))
+    current = CaptureState() if everything else target.state()
+    queries, doubts = _queries(rules)
+    loader_tables, loader_doubts = _loader_tables(rules)
+    doubts += loader_doubts
+    reading = loader_tables.union(*(tables for _, tables in queries.values()))
     needs = {TableName(*table): need for table, need in rules.tables.items()}
-    wanted = Done(needs, reading, set(asking), _hash(needs, reading, set(asking)))
+    wanted = CaptureState(needs, reading, set(queries), _hash(needs, reading, set(queries)))
     copied = tuple(_copy_base(base, target, now)) if base else ()
-    if done == wanted or (done.hash is None and not needs):
-        return Result(None, copied, (), (), (), (), (), (), tuple(doubts))
-    result = Result(
+    if current == wanted or (current.hash is None and not needs):
+        return WrittenMigration(None, copied, (), (), (), (), (), (), tuple(doubts))
+    result = WrittenMigration(
         target.path / f"{target.next_version(now=now)}_{what}",
         copied,
-        tuple(table for table in needs if done.watched.get(table) != needs[table]),
-        tuple(sorted(done.watched.keys() - needs.keys())),
-        tuple(sorted(wanted.reads - done.reads)),
-        tuple(sorted(done.reads - wanted.reads)),
-        tuple(hash for hash in asking if hash not in done.queries),
-        tuple(sorted(done.queries - wanted.queries)),
+        tuple(table for table in needs if current.watched.get(table) != needs[table]),
+        tuple(sorted(current.watched.keys() - needs.keys())),
+        tuple(sorted(wanted.reads - current.reads)),
+        tuple(sorted(current.reads - wanted.reads)),
+        tuple(hash for hash in queries if hash not in current.queries),
+        tuple(sorted(current.queries - wanted.queries)),
         tuple(doubts),
     )
     assert result.path is not None
     version, _, _ = result.path.name.partition("_")
     file = Path(rules.file).name
-    target.add(version, what, _text(result, needs, asking, file=file, state_hash=str(wanted.hash)))
+    target.add(version, what, _text(result, needs, queries, file=file, state_hash=str(wanted.hash)))
     return result
 
 
-def _asking(rules: Rules) -> tuple[Asking, list[str]]:
-    """The rules' queries and the tables they read, and what their texts could not tell."""
-    asking: Asking = {}
+def _queries(rules: Rules) -> tuple[QueriesByHash, list[str]]:
+    """Return the rules' queries with the tables they read, and the doubts about them."""
+    queries: QueriesByHash = {}
     doubts: list[str] = []
     for watch in rules.watches:
         if watch.query is None:
@@ -122,13 +123,13 @@ def _asking(rules: Rules) -> tuple[Asking, list[str]]:
                 f"Query on {watch.table} (line {watch.line}): {doubt}; state its tables with reads = [...]."
                 for doubt in found.doubts
             )
-        _, before = asking.get(query_hash(watch), (watch, ()))
-        asking[query_hash(watch)] = (watch, tuple(dict.fromkeys((*before, *tables))))
-    return asking, doubts
+        _, before = queries.get(query_hash(watch), (watch, ()))
+        queries[query_hash(watch)] = (watch, tuple(dict.fromkeys((*before, *tables))))
+    return queries, doubts
 
 
-def _loading(rules: Rules) -> tuple[set[TableName], list[str]]:
-    """The tables that the worker's own loaders read, and what their queries' texts could not tell."""
+def _loader_tables(rules: Rules) -> tuple[set[TableName], list[str]]:
+    """Return the tables that the worker's own loaders read, and the doubts about them."""
     tables: set[TableName] = set()
     doubts: list[str] = []
     for spec in rules.refreshes:
@@ -146,12 +147,12 @@ def _loading(rules: Rules) -> tuple[set[TableName], list[str]]:
             case SqlLoader(_, stated):
                 tables.update(stated or ())
             case PythonLoader():
-                pass  # it comes with its own connections
+                pass  # it opens its own connections
     return tables, doubts
 
 
 def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
-    """Copy what is missing, in order; digits that would come too early for a push are replaced."""
+    """Copy missing files in order; digits that would sort before an existing file are replaced."""
     copied: list[Path] = []
     for path in sorted(base.glob("*.sql")):
         version, _, what = path.name.partition("_")
@@ -162,11 +163,20 @@ def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
 
 
 def _text(
-    result: Result, needs: Mapping[TableName, TableNeeds], asking: Asking, *, file: str, state_hash: str
+    result: WrittenMigration,
+    needs: Mapping[TableName, TableNeeds],
+    queries: QueriesByHash,
+    *,
+    file: str,
+    state_hash: str,
 ) -> str:
     parts = [
         fill(
-            "migration_header", file=file, what=_what(result), hash=state_hash, record=_record(result, needs)
+            "migration_header",
+            file=file,
+            what=_summary(result),
+            hash=state_hash,
+            record=_record(result, needs),
         )
     ]
     for table in result.unwatched:
@@ -185,26 +195,26 @@ def _text(
         parts.append(fill("migration_read", table=table_literal(table), quote=dollars(str(table))))
     parts.extend(drop_query(hash) for hash in result.dropped)
     for hash in result.queries:
-        watch, tables = asking[hash]
+        watch, tables = queries[hash]
         parts.append(create_query(watch, reads=tables))
     if result.doubts:
         parts.append("\n" + "\n".join(f"-- {doubt}" for doubt in result.doubts) + "\n")
     return "".join(parts)
 
 
-def _what(result: Result) -> str:
+def _summary(result: WrittenMigration) -> str:
     counts = {
         "watches": result.watched,
         "stops watching": result.unwatched,
         "opens to the worker": result.opened,
         "closes to the worker": result.closed,
     }
-    said = ", ".join(f"{verb} {len(tables)}" for verb, tables in counts.items() if tables)
-    queries = f" Functions of {len(result.queries)} queries." if result.queries else ""
-    return f"{said or 'touches none'} of your tables.{queries}"
+    actions = ", ".join(f"{verb} {len(tables)}" for verb, tables in counts.items() if tables)
+    queries = f" Creates functions for {len(result.queries)} queries." if result.queries else ""
+    return f"{actions or 'touches none'} of your tables.{queries}"
 
 
-def _record(result: Result, needs: Mapping[TableName, TableNeeds]) -> str:
+def _record(result: WrittenMigration, needs: Mapping[TableName, TableNeeds]) -> str:
     lines = [record("watches", t.schema, t.name, needs[t].keys, needs[t].columns) for t in result.watched]
     lines += [record("unwatches", t.schema, t.name) for t in result.unwatched]
     lines += [record("reads", t.schema, t.name) for t in result.opened]
@@ -215,7 +225,7 @@ def _record(result: Result, needs: Mapping[TableName, TableNeeds]) -> str:
 
 
 def _hash(needs: Mapping[TableName, TableNeeds], reading: set[TableName], queries: set[str]) -> str:
-    """Of what a migration does; TTLs and the text of templates are no business of the database."""
+    """Hash the state that a migration creates; TTLs and template texts do not concern the database."""
     watches = [[t.schema, t.name, needs[t].keys, needs[t].columns] for t in sorted(needs)]
     state = [_FORMAT, watches, [[t.schema, t.name] for t in sorted(reading)], *sorted(queries)]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
@@ -223,5 +233,7 @@ def _hash(needs: Mapping[TableName, TableNeeds], reading: set[TableName], querie
 
 def _checked(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-        raise ConfigurationError(f"{name!r} is no name for a migration; use letters, digits, '_' and '-'")
+        raise ConfigurationError(
+            f"{name!r} is not a valid migration name; use up to 100 letters, digits, '_' and '-'"
+        )
     return name

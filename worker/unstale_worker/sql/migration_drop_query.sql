@@ -1,3 +1,3 @@
 
--- No rule asks this any more, or not so.
+-- No rule has this query any more.
 drop function if exists unstale.query_@{hash}(jsonb, integer);

@@ -1,12 +1,12 @@
--- Makes Postgres capture what @{file} asks for. Written by `unstale migration`; run that again, do not edit.
+-- Makes Postgres capture the changes that @{file} needs. Written by `unstale migration`; do not edit, run it again.
 --
 -- What:  @{what}
--- Why:   a change of these tables, or of a key that depends on them, has to reach the caches.
+-- Why:   changes of these tables must reach the caches.
 -- Locks: unstale.watch() and unwatch() take SHARE ROW EXCLUSIVE on the table and its partitions for an instant:
---        they wait for open writers. A new policy takes ACCESS EXCLUSIVE, for an instant too.
+--        they wait for open writers. A new policy takes ACCESS EXCLUSIVE, also for an instant.
 -- Undo:  select unstale.unwatch('schema.table'); drop policy unstale_worker_reads on schema.table;
 --        revoke select on schema.table from unstale_worker. Running this file twice is harmless.
 --
--- What `unstale migration` compares the rules with the next time, without a database:
+-- The next run of `unstale migration` compares the rules with these lines; it needs no database:
 -- unstale: rules @{hash}
 @{record}

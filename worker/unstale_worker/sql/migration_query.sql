@@ -1,6 +1,6 @@
 
--- The query for @{table}, for a worker that reads over HTTPS: it can call functions only. The name holds the hash of
--- what the function does, so that a worker never runs another query than its rules state.
+-- The query for @{table}, for a worker that reads over HTTPS, which can call functions only. The name contains the
+-- hash of the function's definition, so that a worker never runs a query that differs from its rules.
 create or replace function unstale.query_@{hash}(given jsonb, most integer) returns jsonb
 language sql stable security invoker set search_path = ''
 as @{quote}
@@ -29,7 +29,7 @@ begin
     end loop;
 exception
     when insufficient_privilege then
-        raise warning 'unstale: no right to open % to service_role (%)', label, sqlerrm
-            using hint = 'Let its owner grant select on it.';
+        raise warning 'unstale: not allowed to grant service_role select on % (%)', label, sqlerrm
+            using hint = 'Ask the owner of the table to grant select on it.';
 end
 @{quote};

@@ -1,5 +1,5 @@
 
--- A query reads @{table}: the worker's role may select from it, and row level security hides nothing from it.
+-- A query reads @{table}: let the worker's role select from it, and let row level security hide nothing from it.
 do @{quote}
 declare
     relation regclass := pg_catalog.to_regclass(@{table});
@@ -23,7 +23,7 @@ begin
     end if;
 exception
     when insufficient_privilege then
-        raise warning 'unstale: no right to open % to unstale_worker (%)', relation, sqlerrm
-            using hint = 'Let its owner grant select and create the policy, or run the worker as a role that may.';
+        raise warning 'unstale: not allowed to grant unstale_worker select on % (%)', relation, sqlerrm
+            using hint = 'Ask its owner to grant select and create the policy, or run the worker as another role.';
 end
 @{quote};

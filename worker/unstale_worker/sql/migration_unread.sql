@@ -15,6 +15,6 @@ begin
     end if;
 exception
     when insufficient_privilege then
-        raise warning 'unstale: no right to close % to unstale_worker (%)', relation, sqlerrm;
+        raise warning 'unstale: not allowed to revoke select on % from unstale_worker (%)', relation, sqlerrm;
 end
 @{quote};

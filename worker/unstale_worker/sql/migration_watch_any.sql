@@ -1,5 +1,5 @@
 
--- The keys of @{table} hold no placeholder, so any change counts: its primary key stands for a change.
+-- The keys of @{table} have no placeholder, so every change counts: its primary key stands for a change.
 select unstale.watch(
     @{table}::regclass,
     keys => (
