@@ -7,7 +7,7 @@ COPY worker worker
 COPY supabase/migrations supabase/migrations
 COPY examples examples
 RUN python -m venv /opt/unstale \
- && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt .
+ && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt '.[worker,companion]'
 
 FROM python:3.12-slim
 LABEL org.opencontainers.image.title="unstale" \

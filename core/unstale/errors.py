@@ -7,7 +7,8 @@
     │   ├── RuleError                 a mistake in unstale.toml, with file, line and field
     │   ├── RuleErrors                all the mistakes of one file
     │   ├── SettingError              a mistake in an environment variable or argument
-    │   └── MigrationMissing          the database lacks what the rules need
+    │   ├── MigrationMissing          the database lacks what the rules need
+    │   └── MissingExtra              an optional part whose packages are not installed
     ├── UnsupportedServer             a Redis or Postgres that cannot carry the protocol
     ├── Unavailable                   a server that does not answer; retried
     │   ├── RedisUnavailable
@@ -69,6 +70,22 @@ class SettingError(ConfigurationError):
 
 class MigrationMissing(ConfigurationError):
     """The database lacks captures that the rules need; run ``unstale migration`` and push the file."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """An optional part of unstale needs packages that are not installed; the message names the extra.
+
+    Attributes:
+        extra: The extra that brings them: ``worker`` in ``pip install 'unstale[worker]'``.
+        package: The package that was missed first.
+    """
+
+    def __init__(self, what: str, *, extra: str, package: str) -> None:
+        self.extra, self.package = extra, package
+        super().__init__(
+            f"{what} needs the package {package!r}, which is not installed. "
+            f"Install the extra {extra!r}: pip install 'unstale[{extra}]'"
+        )
 
 
 class UnsupportedServer(UnstaleError):

@@ -64,16 +64,30 @@ def imported(source: str) -> set[str]:
     return found
 
 
+EXTRAS = {
+    "core/unstale/companion/pools": ["companion"],
+    "core/unstale/reading/replicas.py": ["companion"],
+    "core/unstale/companion/tools/livekit.py": ["livekit"],
+    "core/unstale/companion/tools/mcp.py": ["mcp"],
+    "worker": ["worker"],
+    "worker/unstale_worker/demo": ["companion"],
+    "examples/companion": ["companion"],
+}
+"""Extras beside the dependencies of an agent that the files of a folder may import from."""
+
+
 def test_what_is_imported_is_declared() -> None:
     """A package that only comes along with another one may go with its next release."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(one for name in ("livekit", "mcp") for one in extras[name])]
-    declared = {re.split(r"[^\w.-]", one)[0].lower() for one in wanted}
     ours = {"unstale", "unstale_worker", "companion"}
     distributions = packages_distributions()
     for folder in ("core", "worker", "examples/companion"):
         for path in (ROOT / folder).rglob("*.py"):
+            wanted = list(project["dependencies"])
+            for place, extras in EXTRAS.items():
+                if path.is_relative_to(ROOT / place):
+                    wanted += [one for extra in extras for one in project["optional-dependencies"][extra]]
+            declared = {re.split(r"[^\w.-]", one)[0].lower() for one in wanted}
             for name in imported(path.read_text()) - ours - set(sys.stdlib_module_names):
                 names = {one.lower().replace("_", "-") for one in distributions[name]}
                 assert names & declared, (path, name, names)

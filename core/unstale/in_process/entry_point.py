@@ -44,11 +44,14 @@ def embedded_worker(settings: AgentSettings, feed: Feed) -> EmbeddedWorker:
     """The installed one; raises `ConfigurationError`."""
     from importlib.metadata import entry_points  # 50 ms, and only those without Redis need it
 
+    from unstale.runtime.extras import needs
+
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
         raise SettingError(
             "UNSTALE_EMBEDDED_WORKER: nothing that is installed follows the outbox; "
             "install the whole distribution `unstale` again (in a source tree: `pip install -e .`)"
         )
-    factory: Factory = found.load()
+    with needs("worker", what="UNSTALE_EMBEDDED_WORKER"):
+        factory: Factory = found.load()
     return factory(settings, feed)

@@ -46,7 +46,10 @@ class Load:
             ...     async with load.connection(primary=primary, replica=replica) as db:
             ...         return await db.fetchval("select name from profiles where id = 42")
         """
-        from unstale.reading.replicas import connection_for  # asyncpg is loaded where it is used
+        from unstale.runtime.extras import needs
+
+        with needs("companion", what="Load.connection"):
+            from unstale.reading.replicas import connection_for  # asyncpg is loaded where it is used
 
         need_lsn = None if self.primary else self.need_lsn
         return connection_for(need_lsn, self.database, primary=primary, replica=replica, timeout=timeout)

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 from types import FrameType
 
+USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT  # no `Final`: to import typing takes longer than all else here
 
 
@@ -16,9 +18,17 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it was ignored on purpose: nohup
         signal.signal(signal.SIGINT, _end)
 
-    from unstale_worker.cli.commands import main as run
+    from unstale.errors import MissingExtra
+    from unstale.runtime.extras import needs
 
-    run()
+    try:
+        with needs("worker", what="The command unstale"):
+            from unstale_worker.cli.commands import main as run
+
+            run()
+    except MissingExtra as error:
+        print(f"unstale: {error}", file=sys.stderr)
+        sys.exit(USAGE)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -7,17 +7,16 @@ from unstale.errors import ConfigurationError
 
 
 async def serve(*, user: str, stop: asyncio.Event) -> None:
-    """Raises `ConfigurationError` for an id that names nobody, and when the extra ``mcp`` is missing."""
+    """Serve one client.
+
+    Raises `ConfigurationError` for an id that names nobody, and `MissingExtra` without the extra ``mcp``.
+    """
     try:
         UserKeys(user)
     except ValueError as error:
         raise ConfigurationError(f"--user: {error}") from None
-    try:
-        from unstale.companion.tools.mcp import serve_stdio
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("mcp"):
-            raise
-        raise ConfigurationError("the MCP SDK is missing; pip install 'unstale[mcp]' brings it") from None
+    from unstale.companion.tools.mcp import serve_stdio
+
     serving = asyncio.create_task(serve_stdio(user_id=user), name="unstale-mcp")
     stopping = asyncio.create_task(stop.wait(), name="unstale-mcp-stop")
     try:

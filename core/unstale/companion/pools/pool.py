@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -12,7 +13,8 @@ from unstale.companion.pools.loop_clients import LoopClients
 from unstale.companion.pools.renewable import CLOSED
 from unstale.companion.pools.vitals import State
 from unstale.compat.per_loop import PerLoop, forget_after_fork
-from unstale.errors import PoolClosed
+from unstale.errors import MissingExtra, PoolClosed
+from unstale.runtime.extras import needs
 from unstale.settings import PoolSettings
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class ConnectionPool:
                     raise PoolClosed(CLOSED)
                 clients = self._sync
                 if clients is None or not clients.alive:
-                    clients = self._sync = import_module(_OPENAI).OpenAISync(self._settings)
+                    clients = self._sync = _module(_OPENAI).OpenAISync(self._settings)
         return cast("OpenAISync", clients).client
 
     async def supabase(self, *, schema: str = "public", key: str | None = None) -> "AsyncClient":
@@ -102,7 +104,7 @@ class ConnectionPool:
         if session is None:
 
             async def make() -> Dependency:
-                module = await asyncio.to_thread(import_module, _HTTP)
+                module = await asyncio.to_thread(_module, _HTTP)
                 return cast(Dependency, module.HttpSession(self._settings))
 
             session = cast("HttpSession", await self._get("http", make))
@@ -114,22 +116,28 @@ class ConnectionPool:
         if database is None:
 
             async def make() -> Dependency:
-                module = await asyncio.to_thread(import_module, _DATABASE)
+                module = await asyncio.to_thread(_module, _DATABASE)
                 return cast(Dependency, await module.Database(self._settings).open())
 
             database = cast("Database", await self._get("database", make))
         return database.client
 
     async def warm(self) -> None:
-        """Make every client that is configured, so that no request waits for it; connects to nothing."""
+        """Make every client that is configured and installed, so that no request waits for it.
+
+        Connects to nothing.
+        """
+        settings = self._settings
+        wanted: list[Callable[[], Awaitable[object]]] = [self.http]
+        if settings.openai_api_key is not None:
+            wanted.append(self.openai)
+        if settings.supabase_url is not None and settings.supabase_key is not None:
+            wanted.append(self.supabase)
+        if settings.database_url is not None:
+            wanted.append(self.postgres)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.http())
-            if self._settings.openai_api_key is not None:
-                group.create_task(self.openai())
-            if self._settings.supabase_url is not None and self._settings.supabase_key is not None:
-                group.create_task(self.supabase())
-            if self._settings.database_url is not None:
-                group.create_task(self.postgres())
+            for client in wanted:
+                group.create_task(_made_if_installed(client))
 
     # --- how it does ----------------------------------------------------------------------------
 
@@ -231,10 +239,26 @@ class ConnectionPool:
         return f"<ConnectionPool {'closed' if self._closed else names or 'nothing made yet'}>"
 
 
+def _module(name: str) -> Any:
+    """Import the module of a client; raises `MissingExtra`."""
+    with needs("companion", what="ConnectionPool"):
+        return import_module(name)
+
+
 def _in_thread(module: str, make: Callable[[Any], Dependency]) -> Callable[[], Awaitable[Dependency]]:
     """Import and make in a thread: the first takes up to a second, and the loop has other work."""
 
     async def made() -> Dependency:
-        return await asyncio.to_thread(lambda: make(import_module(module)))
+        return await asyncio.to_thread(lambda: make(_module(module)))
 
     return made
+
+
+async def _made_if_installed(client: Callable[[], Awaitable[object]]) -> None:
+    """Make a client, if its packages are installed.
+
+    A worker without the extra ``companion`` may have ``OPENAI_API_KEY`` in its environment, and no loader
+    that uses the client.
+    """
+    with suppress(MissingExtra):
+        await client()

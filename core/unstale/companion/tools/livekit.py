@@ -3,12 +3,14 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from livekit.agents import function_tool
-from livekit.agents.llm import RawFunctionTool
-from livekit.agents.llm import ToolError as LiveKitToolError
-
 from unstale.companion.tools.tools import Tool, Tools
 from unstale.errors import ToolError
+from unstale.runtime.extras import needs
+
+with needs("livekit", what="unstale.companion.tools.livekit"):
+    from livekit.agents import function_tool
+    from livekit.agents.llm import RawFunctionTool
+    from livekit.agents.llm import ToolError as LiveKitToolError
 
 Call = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
 

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import mcp_types as types
-from mcp.server import Server, ServerRequestContext
-from mcp.server.stdio import stdio_server
-
 from unstale.cache import Cache
 from unstale.companion.pools import ConnectionPool
 from unstale.companion.tools.tools import Tools
 from unstale.errors import ToolError
+from unstale.runtime.extras import needs
+
+with needs("mcp", what="The MCP server"):
+    import mcp_types as types
+    from mcp.server import Server, ServerRequestContext
+    from mcp.server.stdio import stdio_server
 
 if TYPE_CHECKING:
     from anyio import AsyncFile

@@ -28,18 +28,12 @@ pytestmark = pytest.mark.xdist_group("wheel")  # build it once, not once per tes
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(built_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel's files, as pip would lay them out."""
-    built, installed = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("installed")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-         "--disable-pip-version-check", "--wheel-dir", str(built), str(ROOT)],
-        check=True, timeout=100,
-    )  # fmt: skip
-    (wheel,) = built.glob("*.whl")
-    with ZipFile(wheel) as archive:
-        archive.extractall(installed)
-    return installed
+    folder = tmp_path_factory.mktemp("installed")
+    with ZipFile(built_wheel) as archive:
+        archive.extractall(folder)
+    return folder
 
 
 @pytest.mark.parametrize("folder", CONTENTS)
