@@ -26,11 +26,16 @@ from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
-PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
 PATH = re.compile(r"`((?:core|worker|tests|supabase|docs|examples|bench|docker|\.ci|\.github)/[\w./-]*)`")
 MAPS = [page for page in PAGES if page.stem in ("CONTRIBUTING", "architecture")]
 WIDTH = 100
 WIDE = [ROOT / "CHANGELOG.md", ROOT / "docs" / "agent.md"]
+
+
+def shown(page: Path) -> str:
+    """Return a page's path in the repository, as the name of its test."""
+    return str(page.relative_to(ROOT))
 
 
 def sections(page: str) -> dict[str, str]:
@@ -132,7 +137,7 @@ def test_settings_and_metrics_that_pages_mention_exist() -> None:
     for page in PAGES:
         text = page.read_text()
         assert set(re.findall(r"\bUNSTALE_(?!TEST_)[A-Z_]+\b", text)) <= known, page.name
-        if page.name in ("README.md", "operations.md"):
+        if page in (ROOT / "README.md", ROOT / "docs" / "operations.md"):
             assert set(re.findall(r"\bunstale_worker_[a-z_]+\b", text)) <= metrics
 
 
@@ -146,7 +151,7 @@ def test_the_glossary_has_each_word_once() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if target.startswith("https://"):
@@ -161,7 +166,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert anchor in anchors, target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_no_blank_line_cuts_a_table(page: Path) -> None:
     """What stands behind it has no head, and is shown as bars and text."""
     lines = [
@@ -174,7 +179,7 @@ def test_no_blank_line_cuts_a_table(page: Path) -> None:
             assert re.fullmatch(r"[|: -]+", below), line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_rules_on_pages_are_rules(page: Path) -> None:
     for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         if "[[watch]]" in block:
@@ -186,7 +191,7 @@ def test_the_changelog_has_this_version() -> None:
     assert f"## [{version('unstale')}]" in text or "## [Unreleased]" in text
 
 
-@pytest.mark.parametrize("page", MAPS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", MAPS, ids=shown)
 def test_files_that_a_page_names_exist(page: Path) -> None:
     named = set(PATH.findall(page.read_text()))
     assert len(named) > 20
@@ -195,14 +200,14 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("page", MAPS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", MAPS, ids=shown)
 def test_make_targets_that_a_page_names_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_prose_has_at_most_a_hundred_columns(page: Path) -> None:
     prose = re.sub(
         r"^ *```.*?^ *```$", lambda block: "\n" * block[0].count("\n"), page.read_text(), flags=re.M | re.S
