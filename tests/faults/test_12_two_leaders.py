@@ -22,9 +22,9 @@ from unstale_worker.observe.status import Role
 from unstale_worker.redis import applier
 from workers import running_worker, state_of, worker_process
 
-FENCE = "if (known[1] or '') ~= fence then return 'fence' end"
+FENCE = "if (known[1] or '') ~= header.fence then return 'fence' end"
 RUN = "if known[2] ~= live_run() then return 'run' end"
-POSITION = "if (known[4] or '') ~= position then return 'position' end"
+POSITION = "if (known[4] or '') ~= header.position then return 'position' end"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Nothing is sent unless a test says so, so a test decides which message is lost, 
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from unstale import Cache
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import Names
 from unstale.redis_tier.scripts import Script
-from unstale_worker.redis.script_batches import BEFORE_GROUPS, renewed
+from unstale_worker.redis.script_batches import group_refreshes, script_header, watermark_fields
+from unstale_worker.redis.state import Seen
 from unstale_worker.rules import Renewal
 
 RULES = PublishedRules(
@@ -75,8 +77,13 @@ class WorkerDouble:
             await self._recover(
                 self.redis,
                 keys=[names.state, names.log, names.rules],
-                args=[names.channel, self.fence, stored, run, self.epoch, self.position, self.lsn, self.lsn,
-                      DATABASE, self.rules.hash, self.rules.encode(), self.position, 0],
+                args=[
+                    self._header(
+                        position=stored, run=run, new_epoch=self.epoch, new_position=self.position,
+                        flushed=self.lsn, database=DATABASE, watermark=self._mark(),
+                    ),
+                    self.rules.encode(),
+                ],
             )
         )  # fmt: skip
 
@@ -88,7 +95,7 @@ class WorkerDouble:
             await self._new_epoch(
                 self.redis,
                 keys=[self.names.state, self.names.log],
-                args=[self.names.channel, self.fence, stored, self.epoch, self.rules.hash],
+                args=[self._header(position=stored, new_epoch=self.epoch)],
             )
         )
 
@@ -101,15 +108,19 @@ class WorkerDouble:
             for key in keys
             if (seconds := self.rules.refresh_of(key)) is not None
         }
-        names, groups = renewed(keys, renewals, self.names)
+        names, refresh = group_refreshes(keys, renewals, self.names)
+        more: dict[str, Any] = {} if refresh is None else {"refresh": refresh}
+        if lost:
+            more["channel"] = "nowhere"
+        header = self._header(
+            epoch=self.epoch, position=stored, log_bytes=LOG_BYTES, new_position=self.position,
+            flushed=self.lsn, database=DATABASE, **more,
+        )  # fmt: skip
         reply = await self._apply(
             self.redis,
             keys=[self.names.state, self.names.log, *names],
-            args=["nowhere" if lost else self.names.channel, self.fence, self.epoch, stored,
-                  key_list(list(keys)), key_list(list(patterns)), LOG_BYTES,
-                  self.lsn, self.position, self.lsn, DATABASE,
-                  *([""] * (BEFORE_GROUPS - 11) if groups else []), *groups],
-        )  # fmt: skip
+            args=[header, key_list(list(keys)), key_list(list(patterns))],
+        )
         _expect_ok(reply)
         log_id: int = reply[1]
         return log_id
@@ -117,13 +128,17 @@ class WorkerDouble:
     async def watermark(self, *, age: float = 0.0) -> None:
         """Say up to where everything is applied; ``age`` in seconds."""
         _, stored = await self._read()
-        pending = await self.redis.hget(self.names.state, "primary_until")
+        pending: Any = await self.redis.hget(self.names.state, "primary_until")
         _expect_ok(
             await self._watermark(
                 self.redis,
                 keys=[self.names.state, self.names.log],
-                args=[self.names.channel, self.fence, self.epoch, stored, self.position, self.lsn,
-                      self.rules.hash, age * 1000, pending or "", "", self.flushed, self.database],
+                args=[
+                    self._header(
+                        epoch=self.epoch, position=stored, flushed=self.flushed, database=self.database,
+                        watermark=self._mark(age=age, primary_until=(pending or b"").decode()),
+                    )
+                ],
             )
         )  # fmt: skip
 
@@ -157,6 +172,14 @@ class WorkerDouble:
     @property
     def lsn(self) -> str:
         return f"0/{self.xid:X}"
+
+    def _header(self, **fields: Any) -> bytes:
+        given = {"channel": self.names.channel, "fence": str(self.fence), "lsn": self.lsn}
+        return script_header(**given | fields)
+
+    def _mark(self, *, age: float = 0.0, primary_until: str = "") -> dict[str, str]:
+        seen = Seen(self.position, self.lsn, time.monotonic() - age, primary_until)
+        return watermark_fields(seen, rules=self.rules.hash)
 
     async def _read(self) -> tuple[str, str]:
         reply = await self._state(self.redis, keys=[self.names.state])

@@ -332,7 +332,9 @@ async def test_a_foreign_key_in_the_states_place_is_named(lane: Lane, redis: Red
     applier = await lead(lane)
     await redis.delete(NAMES.state)
     await redis.set(NAMES.state, "mine", ex=60)
-    with pytest.raises(RedisUnavailable, match=r"\{unstale:0\}:state holds a string; delete it"):
+    with pytest.raises(
+        RedisUnavailable, match=r"\{unstale:0\}:state holds a string instead of a hash; delete it"
+    ):
         await applier.state()
     await redis.delete(NAMES.state)
 

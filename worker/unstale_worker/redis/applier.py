@@ -1,8 +1,8 @@
-"""Carries a plan out against Redis: atomic scripts of about 1,000 keys; the last one stores the position.
+"""Applies plans to Redis with atomic scripts of about 1,000 keys each.
 
-Every script requires fence, run, epoch and position; one that is refused, fails, or whose reply is lost means
-the same: read the state and start again. Only the last script moves the position, and it is sent only after
-all others of its batch were acknowledged.
+Every script requires the fence, run, epoch and position that the state had. If a script is refused or fails,
+or its reply is lost, the worker reads the state and starts again. Only the last script of a batch moves the
+position, and it is sent only after all others were acknowledged.
 """
 
 import secrets
@@ -20,7 +20,14 @@ from unstale.redis_tier.multiplexer import Lane
 from unstale.redis_tier.scripts import Argument, Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.key_scan import scan
-from unstale_worker.redis.script_batches import BEFORE_GROUPS, RENEWED_WEIGHT, Body, renewed, split
+from unstale_worker.redis.script_batches import (
+    REFRESH_WEIGHT,
+    Body,
+    group_refreshes,
+    script_header,
+    split,
+    watermark_fields,
+)
 from unstale_worker.redis.state import Seen, State
 from unstale_worker.rules import Renewal
 from unstale_worker.sources import Page
@@ -33,11 +40,11 @@ NEW_EPOCH: Final = Script("unstale_worker.redis", "new_epoch")
 WATERMARK: Final = Script("unstale_worker.redis", "watermark")
 
 PIPELINED: Final = 16
-"""Scripts sent before their replies are awaited: hides the round trip, and Redis serves others between."""
+"""Scripts sent before their replies are awaited: hides the round trip, and Redis serves others in between."""
 
 
 class Applier:
-    """The only writer of the state, on behalf of the leader with this fence.
+    """Writes the state, log and keys on behalf of the leader with this fence; nobody else does.
 
     Example:
         >>> applier = Applier(lane, Names(), fence=7, log_max_bytes=32 << 20)
@@ -53,7 +60,7 @@ class Applier:
         self.keys = 0
         """Keys invalidated so far."""
         self.unlinked = 0
-        """Keys that existed."""
+        """Keys among them that existed."""
         self.messages = 0
         """Log entries written so far."""
 
@@ -61,17 +68,18 @@ class Applier:
         return f"<Applier fence={self._fence} keys={self.keys} messages={self.messages}>"
 
     async def state(self) -> State:
-        """Read the state; raises `LeadershipLost` when another fence stands there."""
+        """Read the state; raises `LeadershipLost` if it holds another fence."""
         reply = await self._run(STATE, [self._names.state], [])
         if reply[1] not in (b"hash", b"none"):
             raise RedisUnavailable(
-                f"the key {self._names.state} holds a {reply[1].decode()}; delete it and it is made anew"
+                f"the key {self._names.state} holds a {reply[1].decode()} instead of a hash; delete it, "
+                "and the worker creates it again"
             )
         state = State.read(reply[0], reply[2:])
         self._set_clock(reply[3])
         if state.fence != self._fence:
             raise LeadershipLost(
-                f"fence {state.fence or 'none'} stands in Redis, and this worker has {self._fence}"
+                f"Redis has the fence {state.fence or 'none'}, and this worker has {self._fence}"
             )
         return state
 
@@ -87,10 +95,20 @@ class Applier:
         renewals: Mapping[str, Renewal] = MappingProxyType({}),
         stale: bool = False,
     ) -> tuple[State, str]:
-        """Invalidate; with ``store`` also move the position to the page's, and say a watermark.
+        """Invalidate keys and patterns.
 
-        Of ``keys``, those in ``renewals`` are made new; with ``stale`` the patterns' stale values go too.
-        Returns the state after it, and the ``primary_until`` that stands after a watermark.
+        Args:
+            state: The state the scripts require.
+            page: The page of the outbox that is applied.
+            keys: Keys to invalidate; unstale's own are left alone.
+            patterns: Patterns whose existing keys are invalidated.
+            store: Move the position to the page's.
+            say: With ``store``, publish this watermark in the same script.
+            renewals: Those of ``keys`` that are refreshed, and how.
+            stale: Drop the patterns' stale values too.
+
+        Returns:
+            The state afterwards, and the ``primary_until`` that stands after a watermark.
         """
         names = self._names
         wanted = [key for key in keys if not key.startswith(names.tag)]
@@ -98,26 +116,29 @@ class Applier:
             await self._drop(state, patterns, lsn=page.lsn, stale=stale)
             if failpoints.on:
                 await failpoints.reach("applier.after_drop")
-        before: list[Argument] = [names.channel, self._fence, state.epoch, state.position]
-        after: list[Argument] = [self._log_max_bytes, page.lsn]
-        final: list[Argument] = [page.position, page.flushed, page.database] if store else []
+        common = {"channel": names.channel, "fence": self._fence, "epoch": state.epoch}
+        common |= {"position": state.position, "lsn": page.lsn}
+        final: dict[str, Any] = {}
+        if store:
+            final = {"new_position": page.position, "flushed": page.flushed, "database": page.database}
         if say is not None:
-            final += [say.snapshot, state.rules, say.age_ms(time.monotonic()), say.primary_until]
-            final += self._began(say)
-        most = max(1, self._script_keys // RENEWED_WEIGHT) if renewals else self._script_keys
+            final["watermark"] = watermark_fields(say, rules=state.rules)
+        most = max(1, self._script_keys // REFRESH_WEIGHT) if renewals else self._script_keys
         bodies = list(split(wanted, patterns, most_keys=most))
         if store and not bodies:
             bodies.append(Body([], b"[]", b"[]"))
         last = len(bodies) - 1 if store else len(bodies)
+        plain_header = script_header(**common, log_bytes=self._log_max_bytes)
         calls = []
         for number, body in enumerate(bodies):
-            arguments = [*before, body.keys_json, body.patterns_json, *after]
-            arguments += final if number == last else ()
+            more = dict(final) if number == last else {}
             chunk = body.keys
             if renewals:
-                chunk, groups = renewed(chunk, renewals, names)
-                if groups:
-                    arguments += [""] * (BEFORE_GROUPS - len(arguments)) + groups
+                chunk, refresh = group_refreshes(chunk, renewals, names)
+                if refresh is not None:
+                    more["refresh"] = refresh
+            header = script_header(**common, log_bytes=self._log_max_bytes, **more) if more else plain_header
+            arguments = [header, body.keys_json, body.patterns_json]
             calls.append(APPLY.call(keys=[names.state, names.log, *chunk], args=arguments))
         for start in range(0, last, PIPELINED):
             if failpoints.on:
@@ -136,28 +157,30 @@ class Applier:
 
     async def watermark(self, state: State, seen: Seen) -> str:
         """Publish up to where everything is applied; returns the ``primary_until`` that stands now."""
-        reply = await self._run(
-            WATERMARK,
-            [self._names.state, self._names.log],
-            [
-                self._names.channel, self._fence, state.epoch, state.position,
-                seen.snapshot, seen.lsn, state.rules, seen.age_ms(time.monotonic()), seen.primary_until,
-                *(self._began(seen) or [""]), seen.flushed, seen.database,
-            ],
-        )  # fmt: skip
+        header = script_header(
+            channel=self._names.channel,
+            fence=self._fence,
+            epoch=state.epoch,
+            position=state.position,
+            lsn=seen.lsn,
+            flushed=seen.flushed,
+            database=seen.database,
+            watermark=watermark_fields(seen, rules=state.rules),
+        )
+        reply = await self._run(WATERMARK, [self._names.state, self._names.log], [header])
         accepted(reply)
         self._set_clock(reply[2])
         return bytes(reply[1]).decode()
 
     async def new_epoch(self, state: State) -> None:
-        """Begin a new history on another run, from the stored position."""
-        epoch = secrets.token_hex(16)
-        reply = await self._run(
-            NEW_EPOCH,
-            [self._names.state, self._names.log],
-            [self._names.channel, self._fence, state.position, epoch],
+        """Begin a new epoch on another run, from the stored position."""
+        header = script_header(
+            channel=self._names.channel,
+            fence=self._fence,
+            position=state.position,
+            new_epoch=secrets.token_hex(16),
         )
-        accepted(reply)
+        accepted(await self._run(NEW_EPOCH, [self._names.state, self._names.log], [header]))
 
     async def recover(
         self,
@@ -169,12 +192,10 @@ class Applier:
         snapshot: Callable[[], Awaitable[Page]],
         stale: bool = False,
     ) -> Seen:
-        """Snapshot first, then drop every owned key, then store the snapshot under a new epoch.
+        """Take a snapshot, drop every owned key, then store the snapshot as the position of a new epoch.
 
-        With ``stale`` their stale values go too.
-
-        The last script requires the run that was seen before the snapshot, so a failover in between, which
-        may bring old keys back, refuses it.
+        With ``stale`` the keys' stale values are dropped too. The last script requires the run that answered
+        before the snapshot: a failover in between may bring old keys back, so it refuses the script.
         """
         began_there = self.server_time()
         page = await snapshot()
@@ -182,54 +203,50 @@ class Applier:
         await self._drop(state, sorted(set(patterns)), lsn=page.lsn, stale=stale)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")
-        reply = await self._run(
-            RECOVER,
-            [self._names.state, self._names.log, self._names.rules],
-            [
-                self._names.channel, self._fence, state.position, state.live_run, secrets.token_hex(16),
-                page.position, page.lsn, page.flushed, page.database, rules, published,
-                page.snapshot, seen.age_ms(time.monotonic()), *self._began(seen),
-            ],
-        )  # fmt: skip
-        accepted(reply)
+        header = script_header(
+            channel=self._names.channel,
+            fence=self._fence,
+            position=state.position,
+            run=state.live_run,
+            new_epoch=secrets.token_hex(16),
+            new_position=page.position,
+            lsn=page.lsn,
+            flushed=page.flushed,
+            database=page.database,
+            watermark=watermark_fields(seen, rules=rules),
+        )
+        keys = [self._names.state, self._names.log, self._names.rules]
+        accepted(await self._run(RECOVER, keys, [header, published]))
         return seen
 
     async def published(self) -> bytes | None:
-        """The rules that are published now."""
+        """Return the rules that are published now."""
         found: Any = await self._lane.get(self._names.rules)
         return bytes(found) if found is not None else None
 
-    def _set_clock(self, server_ms: bytes) -> None:
-        """Note how far the server's clock is ahead of ours, at least: it read its own before we did."""
-        self._server_ahead = float(server_ms) - time.monotonic() * 1000
-
     def server_time(self) -> str:
-        """Now by the server's clock, in milliseconds, at the earliest; '' while unknown.
+        """Return the server's time in milliseconds, at the earliest; '' while it is unknown.
 
-        To be asked when a read *begins*. Ours stands still while this machine sleeps, and the next reply then
-        puts the server's further ahead: a beginning that is converted later would be too late by just that,
-        and an old read pass for a fresh one.
+        Ask when a read *begins*. This process' clock stands still while the machine sleeps, and the next
+        reply then puts the server further ahead. A beginning converted after that would be too late by the
+        time asleep, and an old read would pass for a fresh one.
         """
         if self._server_ahead is None:
             return ""
         return f"{time.monotonic() * 1000 + self._server_ahead:.3f}"
 
-    @staticmethod
-    def _began(seen: Seen) -> list[Argument]:
-        """When the read began by the server's clock, so that its age there is never understated.
-
-        A worker may be paused at any moment, also between its look at the clock and the script.
-        """
-        return [seen.began_there] if seen.began_there else []
+    def _set_clock(self, server_ms: bytes) -> None:
+        """Note how far the server's clock is ahead of ours, at least: it was read before ours is now."""
+        self._server_ahead = float(server_ms) - time.monotonic() * 1000
 
     async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
-        """Raise need_lsn, then unlink what a SCAN of the primary finds; if fence, run and position stand."""
-        arguments = [self._fence, state.position, state.live_run, lsn]
-        accepted(await self._run(DROP, [self._names.state, self._names.log], arguments))
+        """Raise need_lsn, then unlink what a SCAN of the primary finds."""
+        keys = [self._names.state, self._names.log]
+        header = script_header(fence=self._fence, position=state.position, run=state.live_run, lsn=lsn)
+        accepted(await self._run(DROP, keys, [header]))
         async for found in scan(self._command, self._names, patterns, stale=stale):
             for start in range(0, len(found), self._script_keys):
-                chunk = found[start : start + self._script_keys]
-                reply = await self._run(DROP, [self._names.state, self._names.log, *chunk], arguments)
+                reply = await self._run(DROP, [*keys, *found[start : start + self._script_keys]], [header])
                 accepted(reply)
                 self.unlinked += int(reply[1])
 
@@ -249,7 +266,7 @@ class Applier:
         return reply
 
     async def _pipelined(self, script: Script, calls: Sequence[tuple[Argument, ...]]) -> list[list[Any]]:
-        """Send several calls of one script; again after a NOSCRIPT, which only repeats removals."""
+        """Send several calls of one script. After a NOSCRIPT send all again, which only repeats removals."""
         replies: list[Any] = await self._lane.pipeline(*calls)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._command("SCRIPT LOAD", script.text)
@@ -267,19 +284,21 @@ class Applier:
 
 
 def accepted(reply: Sequence[Any]) -> None:
-    """Raise what a refusal means."""
+    """Raise the error that a script's refusal stands for; return if the script ran."""
     if reply[0] == b"ok":
         return
     reason = bytes(reply[1]).decode()
     if reason == "fence":
         raise LeadershipLost("another worker raised the fence")
     if reason == "type":
-        raise RedisUnavailable("the state or log key holds another type; delete it and it is made anew")
+        raise RedisUnavailable(
+            "the state or log key holds another type; delete it, and the worker creates it again"
+        )
     raise PositionMoved(reason)
 
 
 def unavailable(error: RedisError) -> RedisUnavailable:
-    """Our error for redis-py's; the text names the kind, never the URL."""
+    """Convert redis-py's error into ours; the text names its kind and never contains the URL."""
     check = "; check REDIS_URL and the server" if isinstance(error, RedisConnectionError) else ""
-    said = f"{type(error).__name__}: {str(error)[:200]}"
-    return RedisUnavailable(f"Redis did not carry out a command ({said}){check}")
+    text = f"{type(error).__name__}: {str(error)[:200]}"
+    return RedisUnavailable(f"Redis did not carry out a command ({text}){check}")

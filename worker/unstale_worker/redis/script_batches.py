@@ -1,43 +1,65 @@
-"""Splits a batch into scripts: how many keys, how many bytes, and which of them are made new."""
+"""Builds the arguments of the worker's scripts: headers, and batches split by keys and bytes."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from unstale.protocol.messages import MAX_MESSAGE_BYTES, key_list
 from unstale.protocol.names import Names
-from unstale.redis_tier.scripts import Argument
+from unstale_worker.redis.state import Seen
 from unstale_worker.rules import Renewal
 
 BODY_BYTES: Final = MAX_MESSAGE_BYTES - 512
-"""Room for keys and patterns in a message: the rest is its epoch, ids and punctuation."""
+"""Room for keys and patterns in a message; its epoch, ids and punctuation take the rest."""
 MOST_WAITING: Final = 100_000
-"""Members of the refresh set; beyond that the ones due first go, and whoever reads such a key loads it."""
-RENEWED_WEIGHT: Final = 4
-"""Keys of a plain script that take the server as long as one that is made new (2 to 4 µs)."""
-BEFORE_GROUPS: Final = 16
-"""Arguments of ``apply.lua`` before those about keys that are made new."""
+"""Members of the refresh set. Beyond that the ones due first are dropped; a reader of such a key loads it."""
+REFRESH_WEIGHT: Final = 4
+"""Plain keys that take the server as long as one key to refresh (2 to 4 µs)."""
 
 
 class Body(NamedTuple):
-    """What one script removes and says: a tuple, as there is one for each script of a large batch."""
+    """What one script removes and publishes. A tuple, because a large batch has many."""
 
     keys: Sequence[str]
     keys_json: bytes
     patterns_json: bytes
 
 
+def script_header(**fields: Any) -> bytes:
+    """Encode the first argument of a script; the Lua files say which fields each reads.
+
+    Lua reads every JSON number as a double. Positions, log ids and the fence are therefore strings.
+    """
+    return orjson.dumps(fields)
+
+
+def watermark_fields(seen: Seen, *, rules: str) -> dict[str, str]:
+    """Build the header's ``watermark``: the newest read that is applied as a whole, and how old it is.
+
+    ``began``, its beginning by the server's clock, is there if it is known. A worker may be paused at any
+    moment, also between its look at the clock and the script; with ``began`` the age is not understated.
+    """
+    fields = {"seen": seen.snapshot, "rules": rules, "age_ms": seen.age_ms(time.monotonic())}
+    fields["primary_until"] = seen.primary_until
+    if seen.began_there:
+        fields["began"] = seen.began_there
+    return fields
+
+
 def split(keys: Sequence[str], patterns: Sequence[str], *, most_keys: int) -> Iterator[Body]:
-    """So many keys a script, so many bytes of JSON, all patterns in the last ones."""
+    """Split a batch by keys and by bytes of JSON; the patterns come last."""
     for start in range(0, len(keys), most_keys):
         yield from _fitting(list(keys[start : start + most_keys]), as_patterns=False)
     if patterns:
         yield from _fitting(list(patterns), as_patterns=True)
 
 
-def renewed(
+def group_refreshes(
     keys: Sequence[str], renewals: Mapping[str, Renewal], names: Names
-) -> tuple[list[str], list[Argument]]:
-    """The keys of a script with those that are made new at their end, and what it must know of these."""
+) -> tuple[list[str], dict[str, Any] | None]:
+    """Order a script's keys, those to refresh last, and build the header's ``refresh``; None without any."""
     groups: dict[Renewal, list[str]] = {}
     ordered: list[str] = []
     for key in keys:
@@ -47,14 +69,21 @@ def renewed(
         else:
             groups.setdefault(renewal, []).append(key)
     if not groups:
-        return ordered, []
+        return ordered, None
     ordered.append(names.refresh)
-    arguments: list[Argument] = [sum(map(len, groups.values())), MOST_WAITING]
+    described = []
     for renewal, members in groups.items():
-        arguments += [len(members), renewal.serve_ms, renewal.debounce_ms, int(renewal.only_if_cached)]
+        described.append(
+            {
+                "keys": len(members),
+                "serve_ms": renewal.serve_ms,
+                "due_ms": renewal.debounce_ms,
+                "only_if_cached": renewal.only_if_cached,
+            }
+        )
         for key in members:
             ordered += [key, names.stale(key)]
-    return ordered, arguments
+    return ordered, {"most": MOST_WAITING, "groups": described}
 
 
 def _fitting(items: list[str], *, as_patterns: bool) -> Iterator[Body]:

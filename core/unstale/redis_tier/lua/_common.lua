@@ -1,6 +1,6 @@
 -- Shared by every script: the live server's identity, LSN order, and one log entry with its message.
 
--- The replication id changes at every promotion and never comes back (model F1).
+-- The replication id changes at every promotion and never comes back.
 local function live_run()
   return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 end
@@ -18,13 +18,14 @@ local function lsn_after(a, b)
   return tonumber(a_low, 16) > tonumber(b_low, 16)
 end
 
--- Scripts are not rolled back, so what they write to is checked before the first write.
+-- True if the writes of a script to this key will not fail for its type. Redis does not roll a script back, so it is
+-- checked before the first write.
 local function has_type(key, wanted)
   local found = redis.call('TYPE', key)['ok']
   return found == wanted or found == 'none'
 end
 
--- Appends one log entry and publishes the message that says the same; returns its id. Trims the log by bytes.
+-- Appends one log entry, publishes the same as a message, and trims the log by bytes; returns the entry's id.
 local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   local last = redis.call('HINCRBY', state, 'last', 1)
   if last > 999999999999999 then
@@ -33,13 +34,14 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   local body = '"keys":' .. keys .. ',"patterns":' .. patterns
   local id = string.format('%.0f-0', last)
   if redis.pcall('XADD', log, id, 'm', body)['err'] then
-    -- Its newest id is not below ours: it is not this history's. Agents see that the log does not reach back, and drop all.
+    -- The log's newest id is not below ours, so it is of another history. Agents see that the new log does not reach back
+    -- to where they are, and drop everything.
     redis.call('UNLINK', log)
     redis.call('XADD', log, id, 'm', body)
   end
   local size = #body + 64
   if redis.call('XLEN', log) == 1 then
-    -- The first entry, or the log was evicted: what was counted before is gone.
+    -- The first entry, or the log was evicted: the bytes counted before are gone.
     redis.call('HSET', state, 'log_bytes', size)
   else
     local bytes = redis.call('HINCRBY', state, 'log_bytes', size)
@@ -58,31 +60,34 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   return last
 end
 
--- Why a worker's script must not run, or nil: types, fence, run, epoch, position, in this order.
--- An absent field equals ''. `epoch` and `position` are those that were read together.
-local function refusal(state, log, fence, epoch, position)
+-- Raises need_lsn, the WAL position that a replica must have reached before loaders may read it.
+local function raise_need_lsn(state, lsn)
+  if lsn_after(lsn, redis.call('HGET', state, 'need_lsn')) then
+    redis.call('HSET', state, 'need_lsn', lsn)
+  end
+end
+
+-- Why a worker's script must not run, or nil. Checks types, fence, run, epoch and position.
+-- Reads of the header: fence; position, as it was read, '' if there was none; and either epoch, which was read together
+-- with the position and requires the run it belongs to, or run, which was read then, or neither.
+-- The header is JSON with every text and every large number as a string: cjson reads all numbers as doubles.
+local function refusal(state, log, header)
   if not has_type(state, 'hash') or not has_type(log, 'stream') then return 'type' end
   local known = redis.call('HMGET', state, 'fence', 'run', 'epoch', 'position')
-  if (known[1] or '') ~= fence then return 'fence' end
-  if epoch ~= false then
+  if (known[1] or '') ~= header.fence then return 'fence' end
+  if header.epoch then
     if known[2] ~= live_run() then return 'run' end
-    if (known[3] or '') ~= epoch then return 'epoch' end
+    if (known[3] or '') ~= header.epoch then return 'epoch' end
   end
-  if (known[4] or '') ~= position then return 'position' end
+  if (known[4] or '') ~= header.position then return 'position' end
+  if header.run and header.run ~= live_run() then return 'run' end
   return nil
 end
 
--- Milliseconds since 1970 by the server's clock: shown to people, and compared only with the same clock, for what is due.
+-- Milliseconds since 1970 by the server's clock: for people, and compared only with the same clock, for what is due.
 local function now_ms()
   local time = redis.call('TIME')
   return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
-end
-
-local function publish_watermark(state, channel, epoch, seen, lsn, rules, age_ms, flushed, database)
-  local last = redis.call('HGET', state, 'last') or '0'
-  redis.call('PUBLISH', channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. seen
-    .. '","lsn":"' .. lsn .. '","rules":"' .. rules .. '","flushed":"' .. (flushed or '')
-    .. '","database":"' .. (database or '') .. '","age_ms":' .. age_ms .. '}')
 end
 
 -- The server's clock in milliseconds, to the microsecond.
@@ -91,9 +96,9 @@ local function clock_ms()
   return tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000
 end
 
--- How old a read is: what the worker says, or what the server's clock says if that is more. A worker that was paused
--- between its own look at the clock and this script would otherwise call an old read fresh. `began` is the server's
--- time when the read began, at the earliest, or nil.
+-- Age of a read in milliseconds: as the worker measured it, or as the server's clock measures it if that is more. A worker
+-- that was paused between its look at the clock and this script would otherwise call an old read fresh.
+-- `began` is the server's time when the read began, at the earliest, or nil.
 local function true_age(age_ms, began)
   local age = tonumber(age_ms)
   local by_server = began and tonumber(began)
@@ -101,18 +106,28 @@ local function true_age(age_ms, began)
   return string.format('%.3f', age)
 end
 
--- Publishes a watermark, and returns the `primary_until` that stands afterwards. That is cleared only if it is the one
--- that was read *before* the read of the database, so that the lsn covers the direct write that set it.
-local function say(state, channel, epoch, seen, lsn, rules, age_ms, primary_read, began, flushed, database)
+-- Publishes a watermark. Reads of the header: channel, lsn, flushed, database, and watermark with the fields
+--   seen: the snapshot that was read
+--   rules: hash of the rules
+--   age_ms, began: see true_age
+local function publish_watermark(state, epoch, header)
+  local mark, last = header.watermark, redis.call('HGET', state, 'last') or '0'
+  redis.call('PUBLISH', header.channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. mark.seen
+    .. '","lsn":"' .. header.lsn .. '","rules":"' .. mark.rules .. '","flushed":"' .. header.flushed
+    .. '","database":"' .. header.database .. '","age_ms":' .. true_age(mark.age_ms, mark.began) .. '}')
+end
+
+-- Publishes a watermark and returns the `primary_until` that stands afterwards. It is cleared only if it equals
+-- watermark.primary_until, which was read *before* the database was: only then does the lsn cover the direct write that
+-- set it.
+local function say(state, header)
   local pending = redis.call('HGET', state, 'primary_until') or ''
-  if pending ~= '' and pending == primary_read then
-    if lsn_after(lsn, redis.call('HGET', state, 'need_lsn')) then
-      redis.call('HSET', state, 'need_lsn', lsn)
-    end
+  if pending ~= '' and pending == header.watermark.primary_until then
+    raise_need_lsn(state, header.lsn)
     redis.call('HDEL', state, 'primary_until')
     pending = ''
   end
   redis.call('HSET', state, 'applied_at', now_ms())
-  publish_watermark(state, channel, epoch, seen, lsn, rules, true_age(age_ms, began), flushed, database)
+  publish_watermark(state, header.epoch, header)
   return pending
 end

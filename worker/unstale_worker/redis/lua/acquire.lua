@@ -1,7 +1,7 @@
 -- Takes or keeps the leader's lease and raises the fence.
 -- KEYS: leader, state   ARGV: token, milliseconds, id of a new consumer
--- Reply: { fence, consumer }, or { 0, '' } while another holds the lease.
--- The consumer names this Redis and namespace to Postgres, where others may read the same outbox.
+-- Reply: { fence, consumer }, or { 0, '' } while another worker holds the lease.
+-- The consumer names this Redis and namespace to Postgres, where workers of other ones may read the same outbox.
 if not has_type(KEYS[2], 'hash') or not has_type(KEYS[1], 'string') then
   return redis.error_reply('UNSTALE the leader or state key holds another type; delete it')
 end
@@ -11,7 +11,7 @@ if holder and holder ~= ARGV[1] then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if not string.match(redis.call('HGET', KEYS[2], 'fence') or '0', '^%d+$') then
-  redis.call('HSET', KEYS[2], 'fence', 0) -- what cannot be counted is not a fence; the position check keeps others out
+  redis.call('HSET', KEYS[2], 'fence', 0) -- a fence that is no number counts for nothing; the position check still protects
 end
 redis.call('HSETNX', KEYS[2], 'consumer', ARGV[3])
 return { redis.call('HINCRBY', KEYS[2], 'fence', 1), redis.call('HGET', KEYS[2], 'consumer') }

@@ -1,4 +1,4 @@
--- Tries what unstale's scripts do, on keys and a channel of the doctor's own, and leaves nothing behind.
+-- Tries the commands that unstale's scripts need, on keys and a channel of the doctor's own, and removes them again.
 -- KEYS: hash, stream, string   ARGV: channel     Reply: the live server's run
 redis.call('HSET', KEYS[1], 'field', '1')
 redis.call('HINCRBY', KEYS[1], 'field', 1)

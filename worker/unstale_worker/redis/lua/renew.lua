@@ -1,4 +1,5 @@
--- Prolongs the leader's lease.    KEYS: leader, state   ARGV: token, milliseconds, fence     Reply: 1, or 0: no longer leader
+-- Extends the leader's lease.
+-- KEYS: leader, state   ARGV: token, milliseconds, fence     Reply: 1, or 0 if this worker is not the leader any more
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
