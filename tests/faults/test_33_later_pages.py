@@ -15,15 +15,14 @@ from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.leader.pipeline import Pipeline
-from unstale_worker.leader.poll_policy import Pace
-from unstale_worker.observe.status import Counters
+from unstale_worker.observe.health import Health
 from unstale_worker.redis.applier import Applier
 from unstale_worker.rules import Rules
 from unstale_worker.sources import Cursor, OutboxEntry, Page, Source, WatchVersion
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sources.postgres_connections import PostgresConnections
 from unstale_worker.sources.wakeups import WakeUps
-from workers import PROFILES, SCHEMA, Listener, connected, state_of
+from workers import PROFILES, SCHEMA, Listener, connected, settings_for, state_of
 from workers.double import DATABASE, WorkerDouble
 
 PROMOTED = DATABASE[:-1] + "2"
@@ -64,7 +63,7 @@ def _page(
 
 @asynccontextmanager
 async def pipeline(
-    valkey: EmbeddedValkey, source: Source, fence: int, counters: Counters
+    valkey: EmbeddedValkey, source: Source, fence: int, health: Health
 ) -> AsyncIterator[Pipeline]:
     lane = Lane(RedisConnections(valkey.url, timeout=1), timeout=1, clock=clock.now)
     try:
@@ -73,9 +72,8 @@ async def pipeline(
             Applier(lane, Names(), fence=fence, log_max_bytes=1 << 20),
             Rules.parse(PROFILES),
             WakeUps(),
-            counters,
-            pace=Pace(poll_min=0.001, poll_max=0.01),
-            interval=0.5,
+            settings_for(None, valkey.url),
+            health,
         )
     finally:
         await lane.close()
@@ -85,29 +83,29 @@ async def test_a_promoted_standby_that_answers_a_later_page(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
     await silent.redis.hset(Names().state, "rules", Rules.parse(PROFILES).hash)
-    counters = Counters()
+    health = Health()
     async with pipeline(
-        valkey, PromotedBetweenPages(PostgresConnections("nowhere")), silent.fence, counters
+        valkey, PromotedBetweenPages(PostgresConnections("nowhere")), silent.fence, health
     ) as work:
         await work.cycle()
     # The position of the old timeline does not count on the new one: everything was dropped.
-    assert counters.recoveries == 1
+    assert health.counters.recoveries == 1
     assert (await state_of(silent.redis))["database"] == PROMOTED
 
 
 async def test_entries_purged_between_two_pages_are_not_called_applied(
     valkey: EmbeddedValkey, silent: WorkerDouble, database: Database
 ) -> None:
-    source, counters = PurgedBetweenPages(PostgresConnections(database.dsn), read_entries=1), Counters()
+    source, health = PurgedBetweenPages(PostgresConnections(database.dsn), read_entries=1), Health()
     async with (
         connected(database.dsn) as db,
-        pipeline(valkey, source, silent.fence, counters) as work,
+        pipeline(valkey, source, silent.fence, health) as work,
         Listener(valkey.url) as heard,
     ):
         try:
             await db.execute(SCHEMA)
             await work.cycle()  # other rules and another database than the played worker's: recovers
-            before = counters.recoveries
+            before = health.counters.recoveries
             for row in (1, 2):
                 await db.execute("insert into profiles (id) values ($1)", row)
             last = int(await db.fetchval("select max(xid::text::bigint) from unstale.outbox"))
@@ -118,6 +116,6 @@ async def test_entries_purged_between_two_pages_are_not_called_applied(
 
             await work.cycle()
             await eventually(said)
-            assert counters.recoveries == before + 1
+            assert health.counters.recoveries == before + 1
         finally:
             await source.close()

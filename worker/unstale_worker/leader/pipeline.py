@@ -1,4 +1,4 @@
-"""One cycle: read → plan → apply → store position; and the loop of cycles of a leader."""
+"""The leader's loop: read changes, plan what they concern, apply it, store the position, again and again."""
 
 import asyncio
 import time
@@ -9,9 +9,11 @@ import structlog
 
 from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
+from unstale.settings import WorkerSettings
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
-from unstale_worker.observe.status import Counters
+from unstale_worker.leader.watermarks import Watermarks
+from unstale_worker.observe.health import Health
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, Standing, State, standing, standing_after_read
 from unstale_worker.rules import Rules
@@ -20,22 +22,27 @@ from unstale_worker.sources.wakeups import WakeUps
 
 log = structlog.get_logger("unstale.pipeline")
 
-WATERMARK_SPACING: Final = 0.005
-"""Seconds between two watermarks under load: each costs every agent a message."""
-
 TIMER_RESOLUTION: Final = 0.001
-"""Seconds; event loops count in milliseconds, so a shorter pause would be a longer one: it is left out."""
+"""Seconds. Event loops count in milliseconds, so a shorter pause would become longer; it is left out."""
 
 
 class Pipeline:
     """A leader's work on one database and one Redis.
 
-    Nothing that matters lives only here: after any error the state is read again, and a fresh pipeline can
-    go on where another stopped.
+    Nothing that matters is only in memory. After any error a fresh pipeline reads the state and continues.
 
     Example:
-        >>> pipeline = Pipeline(source, applier, rules, wakeups, counters, pace=pace, interval=0.5)
+        >>> pipeline = Pipeline(source, applier, rules, wakeups, settings, health)
         >>> await pipeline.run(asyncio.Event())
+
+    Args:
+        source: Where changes come from.
+        applier: Where they are applied.
+        rules: Say what a change concerns.
+        wakeups: Hints that something may be new.
+        settings: Of these, how often to poll and to publish a watermark.
+        health: Where counters and states are kept for people.
+        on_keys: Called after keys were invalidated: some of them may have to be refreshed.
     """
 
     def __init__(
@@ -44,41 +51,38 @@ class Pipeline:
         applier: Applier,
         rules: Rules,
         wakeups: WakeUps,
-        counters: Counters,
-        *,
-        pace: Pace,
-        interval: float,
-        healthy: Callable[[], None] = lambda: None,
-        first: bool = False,
+        settings: WorkerSettings,
+        health: Health,
+        on_keys: Callable[[], object] = lambda: None,
     ) -> None:
-        """``healthy`` is called after each cycle; ``first``: this process has not known a position before."""
-        self._healthy, self._first = healthy, first
         self._source, self._applier, self._rules, self._wakeups = source, applier, rules, wakeups
-        self._counters, self._pace, self._interval = counters, pace, interval
+        self._health, self._counters, self._on_keys = health, health.counters, on_keys
+        self._pace = Pace(
+            poll_min=max(settings.poll_min, source.least_pause),
+            poll_max=max(settings.poll_max, 10 * source.least_pause),
+        )
+        self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
         self._state: State | None = None
-        self._seen: Seen | None = None
-        self._primary_until = ""
-        self._said_at = 0.0
-        self._unsaid = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Cycle until ``stop`` is set, then finish the batch at hand; raises what a cycle raises."""
+        """Run cycles until ``stop`` is set, and finish the batch at hand; raises what a cycle raises."""
+        hinted = False
         while not stop.is_set():
-            before = self._wakeups.asleep
-            hinted = await self._wakeups.wait(0)
+            asleep = self._wakeups.asleep
+            hinted = await self._wakeups.wait(0) or hinted  # a hint is used up by the read that follows it
             found = await self.cycle()
-            self._healthy()
+            self._health.cycled()
             self._pace.saw(found, now=time.monotonic())
             if not hinted:
-                self._wakeups.unannounced(found > 0, asleep=before)
-            await self._rest(found)
+                self._wakeups.unannounced(found > 0, asleep=asleep)
+            hinted = await self._rest(found)
         await self._wakeups.awake()
 
     async def cycle(self) -> int:
         """Bring Redis up to now; returns how many entries were new."""
         state = self._state or await self._begin()
         self._state = None  # until this cycle has succeeded
-        primary_until = self._primary_until
+        primary_until = self._watermarks.primary_until
         began_there = self._applier.server_time()
         page = await self._source.read(state.position)
         verdict = standing_after_read(state, page)
@@ -103,28 +107,28 @@ class Pipeline:
                 if verdict is not Standing.READY:  # between two pages too: the purge, or another server
                     await self._recover(state, verdict)
                     return found
-                await self._say(state, least=self._interval)
+                await self._watermarks.publish_between_pages(state)
         finally:
             if prefetched is not None:
                 prefetched.cancel()
                 await asyncio.wait([prefetched])
-        self._seen = seen
+        self._watermarks.seen = seen
         self._counters.caught_up(began)
-        await self._say(state, least=WATERMARK_SPACING if self._unsaid else self._interval)
+        await self._watermarks.publish_if_due(state)
         self._state = state
         return found
 
     async def _begin(self) -> State:
-        """Read the state and settle what Redis alone can tell, until changes can be applied."""
+        """Read the state, and settle what Redis alone can tell until changes can be applied."""
         while True:
             state = await self._applier.state()
-            self._primary_until = state.primary_until
+            self._watermarks.primary_until = state.primary_until
             verdict = standing(state, rules=self._rules.hash)
             match verdict:
                 case Standing.READY:
                     return state
                 case Standing.OTHER_RUN:
-                    log.warning("Redis is another server than before: new epoch", position=state.position)
+                    log.warning("Redis is another server than before; new epoch", position=state.position)
                     await self._applier.new_epoch(state)
                     self._counters.epochs += 1
                 case (
@@ -139,25 +143,23 @@ class Pipeline:
                     assert_never(verdict)
 
     async def _recover(self, state: State, why: Standing) -> None:
-        """Drop every key the rules own, or owned, and begin a new epoch at a fresh snapshot."""
+        """Drop every key that the rules own or owned, and begin a new epoch at a fresh snapshot."""
         patterns = set(self._rules.patterns)
         before = await self._applier.published()
-        stale = True  # whatever was kept to be served under rules that are not known any more
+        stale = True  # stale values may be left of rules that are not known any more
         if before is not None:
             try:
                 published = PublishedRules.decode(before)
                 patterns.update(published.patterns)
                 stale = self._rules.serves_stale or any(seconds for _, seconds in published.refresh)
             except MessageError:
-                log.warning(
-                    "the published rules cannot be read; keys of older rules may stay until their TTL"
-                )
-        if self._first and why is Standing.NO_POSITION and state.untouched and before is None:
-            log.info("first start: dropping what the rules own", patterns=len(patterns))
+                log.warning("cannot read the published rules; keys of older rules may stay until their TTL")
+        if self._health.first_start and why is Standing.NO_POSITION and state.untouched and before is None:
+            log.info("first start; dropping all owned keys", patterns=len(patterns))
         else:
             log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
-        self._first = False
-        self._seen = await self._applier.recover(
+        self._health.first_start = False
+        self._watermarks.seen = await self._applier.recover(
             state,
             rules=self._rules.hash,
             published=self._rules.published(),
@@ -169,7 +171,7 @@ class Pipeline:
         self._counters.epochs += 1
 
     async def _apply(self, state: State, page: Page, seen: Seen | None) -> State:
-        """Carry one page out; the last one of a batch says the watermark ``seen`` in the same script."""
+        """Apply one page. ``seen``, if the page is a batch's last, may be published in the same script."""
         moved = page.position != state.position
         if not page.entries and not moved:
             return state
@@ -179,8 +181,8 @@ class Pipeline:
             for failure in await self._source.run_queries(self._rules, plan):
                 self._counters.failed(str(failure))
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
-        now = time.monotonic()
-        say = seen if moved and now - self._said_at >= WATERMARK_SPACING else None
+        at = time.monotonic()
+        say = seen if moved and self._watermarks.may_join() else None
         state, primary_until = await self._applier.apply(
             state,
             page,
@@ -192,40 +194,29 @@ class Pipeline:
             stale=self._rules.serves_stale,
         )
         if say is not None:
-            self._said(now, primary_until)
+            self._watermarks.published(at, primary_until)
         elif page.entries:
-            self._unsaid = True
+            self._watermarks.change_applied()
         self._counters.batches += bool(page.entries)
         self._counters.keys += len(plan.keys)
         self._counters.patterns += len(plan.patterns)
+        if plan.keys:
+            self._on_keys()
         return state
 
-    async def _say(self, state: State, *, least: float) -> None:
-        """Publish a watermark unless the last one is younger than ``least`` seconds."""
-        now = time.monotonic()
-        if self._seen is None or now - self._said_at < least:
-            return
-        self._said(now, await self._applier.watermark(state, self._seen))
-
-    def _said(self, at: float, primary_until: str) -> None:
-        self._said_at, self._unsaid, self._primary_until = at, False, primary_until
-        self._counters.said(at)
-
-    async def _rest(self, found: int) -> None:
-        """Wait for the next reason to read."""
-        spacing = WATERMARK_SPACING if self._unsaid else self._interval
-        due = max(0.0, self._said_at + spacing - time.monotonic())
+    async def _rest(self, found: int) -> bool:
+        """Wait for the next reason to read; returns True if it was a hint."""
+        due = self._watermarks.due_in()
         if self._wakeups.asleep:
             if self._pace.must_wake:
                 await self._wakeups.awake()
-                return
-            await self._wait(due)
-        elif not found and self._pace.may_sleep and await self._wakeups.try_sleep():
-            return  # read once more before sleeping
-        else:
-            await self._wait(min(self._pace.pause, due) if due else 0)
+                return False
+            return await self._wait(due)
+        if not found and self._pace.may_sleep and await self._wakeups.try_sleep():
+            return False  # read once more before sleeping
+        return await self._wait(min(self._pace.pause, due))
 
-    async def _wait(self, seconds: float) -> None:
-        if seconds >= TIMER_RESOLUTION and await self._wakeups.wait(seconds):
-            self._wakeups.hint()  # seen by run(), which clears it just before the read
+    async def _wait(self, seconds: float) -> bool:
+        hinted = seconds >= TIMER_RESOLUTION and await self._wakeups.wait(seconds)
         await asyncio.sleep(0)
+        return hinted

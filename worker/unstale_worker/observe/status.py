@@ -1,4 +1,4 @@
-"""One frozen picture of the worker now, and the counters it is taken from."""
+"""Frozen copy of a worker's state, and its counters."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from unstale_worker.observe.refresh_counters import Tally
 
 
 class Role(StrEnum):
-    """What this worker does."""
+    """What a worker process does now."""
 
     STARTING = "starting"
     STANDBY = "standby"
@@ -20,7 +20,7 @@ class Role(StrEnum):
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened since the start; written by the tasks, read by `Status`."""
+    """Totals since the start of the process."""
 
     entries: int = 0
     batches: int = 0
@@ -35,16 +35,16 @@ class Counters:
     watermark_at: float = field(default=-math.inf)
 
     def failed(self, message: str) -> None:
-        """Count an error; the newest is kept as a sentence."""
+        """Count an error, and keep its message as the newest."""
         self.errors += 1
         self.last_error = message
 
     def caught_up(self, began: float) -> None:
-        """Everything committed before ``began`` (monotonic seconds) is applied."""
+        """Note that everything committed before ``began`` (monotonic seconds) is applied."""
         self.caught_up_at = began
 
-    def said(self, at: float) -> None:
-        """A watermark was published at ``at`` (monotonic seconds)."""
+    def watermark_published(self, at: float) -> None:
+        """Note that a watermark was published at ``at`` (monotonic seconds)."""
         self.watermark_at = at
 
 
@@ -56,14 +56,14 @@ class Status:
         role: Leading, standing by, starting or stopping.
         source: Where changes come from: ``outbox`` or ``supabase``; empty until one answered.
         fence: The fence of this worker's last leadership; 0 before the first.
-        lag: Seconds since the beginning of the last read that is applied as a whole; inf before the first.
+        lag: Seconds since the last read began that is applied as a whole; inf before the first.
         watermark_age: Seconds since the last watermark; inf before the first.
-        listening: Whether commits can wake this worker; False means polling.
-        redis: Whether Redis answered last time.
-        database: Whether Postgres answered last time.
+        listening: True if commits can wake this worker; False means that it polls.
+        redis: True if Redis answered last time.
+        database: True if Postgres answered last time.
         problem: The newest error as a sentence, while it lasts.
         counters: Totals since the start.
-        refreshed: What the refreshes of this process have come to.
+        refreshed: Totals of the refreshes of this process.
     """
 
     role: Role
@@ -80,7 +80,7 @@ class Status:
 
     @property
     def ready(self) -> bool:
-        """Leading with a lag below 10 s, standing by with both servers in reach, or refreshing with Redis."""
+        """True while it leads with a lag below 10 s, stands by with both servers, or refreshes with Redis."""
         if self.role is Role.REFRESHING:
             return self.redis
         if self.role is Role.LEADING:
@@ -89,9 +89,9 @@ class Status:
 
 
 READY_LAG = 10.0
-"""Seconds of lag from which a leader is not ready: the design's bound."""
+"""Seconds of lag from which a leader is not ready, as docs/operations.md promises."""
 
 
 def seconds_since(at: float) -> float:
-    """Seconds since ``at`` on the monotonic clock."""
+    """Return the seconds since ``at`` on the monotonic clock."""
     return max(0.0, time.monotonic() - at)

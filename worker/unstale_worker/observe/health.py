@@ -1,0 +1,63 @@
+"""What a worker knows of its own state, written by its tasks while they work."""
+
+from dataclasses import dataclass, field, replace
+
+from unstale.errors import DatabaseUnavailable, RedisUnavailable
+from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.observe.status import Counters, Role, Status, seconds_since
+
+
+@dataclass(slots=True)
+class Health:
+    """Role, servers, the newest problem and all counters of one worker process.
+
+    Attributes:
+        role: Leading, standing by, starting or stopping.
+        fence: The fence of the last leadership; 0 before the first.
+        redis: Redis answered last time.
+        database: The database answered last time.
+        problem: The newest error as a sentence, while it lasts.
+        first_start: No worker, and no cycle of this one, has been seen to work on this Redis yet.
+        counters: Totals of leading.
+        refreshed: Totals of refreshing.
+    """
+
+    role: Role = Role.STARTING
+    fence: int = 0
+    redis: bool = False
+    database: bool = False
+    problem: str = ""
+    first_start: bool = True
+    counters: Counters = field(default_factory=Counters)
+    refreshed: Tally = field(default_factory=Tally)
+
+    def cycled(self) -> None:
+        """Note that a cycle succeeded, so both servers answer."""
+        self.redis = self.database = True
+        self.first_start = False
+        self.problem = ""
+
+    def failed(self, error: Exception) -> None:
+        """Note an error that is retried."""
+        self.problem = str(error) or type(error).__name__
+        self.counters.failed(self.problem)
+        if isinstance(error, RedisUnavailable):
+            self.redis = False
+        elif isinstance(error, DatabaseUnavailable):
+            self.database = False
+
+    def status(self, *, source: str, listening: bool) -> Status:
+        """Copy it into a frozen `Status`."""
+        return Status(
+            role=self.role,
+            source=source,
+            fence=self.fence,
+            lag=seconds_since(self.counters.caught_up_at),
+            watermark_age=seconds_since(self.counters.watermark_at),
+            listening=listening,
+            redis=self.redis,
+            database=self.database,
+            problem=self.problem,
+            counters=replace(self.counters),
+            refreshed=replace(self.refreshed),
+        )
