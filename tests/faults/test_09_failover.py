@@ -133,7 +133,7 @@ async def test_an_old_primary_that_lives_on_apart_is_left(
     Guards: `Leadership` and `Subscriber` look at the address again, the one now and then, the other when no
     watermark comes; and `Lane.renew`: whoever follows another server's log also reads there.
     """
-    monkeypatch.setattr("unstale_worker.leader.leadership.LOOK_AGAIN", 0.1)
+    monkeypatch.setattr("unstale_worker.leader.leadership.RECONNECT_EVERY", 0.1)
     primary, replica = pair
     async with Proxy(primary.port) as proxy, Proxy(primary.port) as agents_proxy:
         url = proxy.url(primary.url)

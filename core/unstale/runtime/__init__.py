@@ -1,1 +1,1 @@
-"""Clock, cancellation, TLS and failpoints: what the other folders need from Python and the machine."""
+"""Clock, cancellation, TLS and failpoints: what all other folders of the agent may use."""

@@ -1,4 +1,4 @@
-"""Encryption to Postgres: whoever answers beyond this machine must prove who it is."""
+"""TLS to Postgres: a server beyond this machine must show a certificate that can be verified."""
 
 import ipaddress
 import os
@@ -17,17 +17,18 @@ UNENCRYPTED: Final = (
 
 
 def postgres_tls(dsn: str) -> ssl.SSLContext | None:
-    """How to encrypt a connection to ``dsn``; None: as its ``sslmode`` or ``PGSSLMODE`` says, or not at all.
+    """Return how to encrypt a connection to ``dsn``, or None.
 
-    libpq's default, and asyncpg's, is to take whatever answers. Here a server beyond this machine must show a
-    certificate for its name, signed by an authority that ``sslrootcert=`` names or this machine knows, unless
-    ``sslmode`` says otherwise. Raises `SettingError` for a certificate file that cannot be read.
+    None means that ``sslmode`` or ``PGSSLMODE`` decides, or that the server is on this machine. By default
+    libpq and asyncpg accept any server that answers. Here a server beyond this machine must show a
+    certificate for its name, signed by an authority that ``sslrootcert=`` names or this machine trusts.
+    Raises `SettingError` for a certificate file that cannot be read.
     """
     try:
         parts = urlsplit(dsn)
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     except ValueError:
-        return None  # asyncpg says what is wrong with it
+        return None  # asyncpg reports what is wrong with it
     if "sslmode" in options or os.environ.get("PGSSLMODE"):
         return None
     authority = options.get("sslrootcert")
@@ -38,23 +39,23 @@ def postgres_tls(dsn: str) -> ssl.SSLContext | None:
         return _context(authority, Path(authority).stat().st_mtime_ns if authority else 0)
     except (OSError, ssl.SSLError) as error:
         raise SettingError(
-            f"DATABASE_URL: sslrootcert is {authority!r}, which is no readable file of certificates "
-            f"({type(error).__name__}); Supabase's is under Database settings > SSL configuration"
+            f"DATABASE_URL: sslrootcert is {authority!r}, which is not a readable file of certificates "
+            f"({type(error).__name__}); find Supabase's under Database settings > SSL configuration"
         ) from None
 
 
 @lru_cache(maxsize=4)
 def _context(authority: str | None, _changed: int) -> ssl.SSLContext:
-    """Read anew only when the file has changed: reading this machine's authorities takes 10 ms."""
+    """Load the authorities, again only if the file has changed: loading this machine's takes 10 ms."""
     return ssl.create_default_context(cafile=authority)
 
 
 def untrusted(error: ssl.SSLCertVerificationError) -> str:
-    """What to do about a certificate that was not accepted, as a sentence."""
+    """Say what to do about a certificate that could not be verified."""
     return (
-        f"Postgres showed a certificate that is not trusted ({error.verify_message}). Supabase signs with an "
-        "authority of its own: download it (Database settings > SSL configuration) and add "
-        "?sslrootcert=FILE to DATABASE_URL; or add ?sslmode=require to encrypt without checking who answers"
+        f"Postgres showed a certificate that is not trusted ({error.verify_message}). Supabase signs with "
+        "its own authority: download it (Database settings > SSL configuration) and add ?sslrootcert=FILE to "
+        "DATABASE_URL; or add ?sslmode=require to encrypt without verifying the server"
     )
 
 

@@ -1,1 +1,1 @@
-"""The leading worker: leadership, and the loop from changes read to invalidations applied."""
+"""The leading worker: leadership, and the loop from reading changes to applying invalidations."""

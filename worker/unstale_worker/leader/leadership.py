@@ -1,4 +1,4 @@
-"""One leader, with a fencing token: the others stand by."""
+"""Election of one leader with a lease and a fencing token; the other workers stand by."""
 
 import asyncio
 import secrets
@@ -21,22 +21,20 @@ RENEW: Final = Script("unstale_worker.redis", "renew")
 RESIGN: Final = Script("unstale_worker.redis", "resign")
 
 RENEWALS: Final = 4
-"""Renewals within the life of a lease: three may be lost."""
-
-
-LOOK_AGAIN: Final = 10.0
-"""Seconds after which the lease is asked for over a new connection: after a failover the address leads to
-another server, and the old one may go on answering whoever is still connected to it."""
-LOOK_AGAIN_AT_SENTINELS: Final = 1.0
-"""The same where sentinels know, and are asked each time: ``SENTINEL FAILOVER`` leaves the old primary in
-office for some ten seconds, and what is written there is lost."""
+"""Renewals within the life of a lease, so that three in a row may be lost."""
+RECONNECT_EVERY: Final = 10.0
+"""Seconds after which the lease is asked for over a new connection. After a failover the address leads to
+another server, and the old one may still answer on connections that are open."""
+RECONNECT_EVERY_WITH_SENTINELS: Final = 1.0
+"""The same with Sentinel, which names the primary for every new connection. ``SENTINEL FAILOVER`` leaves the
+old primary in office for some ten seconds, and what is written there is lost."""
 
 
 class Leadership:
-    """The lease in Redis that names the leader; the fence grows with each leadership.
+    """The lease in Redis that names the leader, and the fence, which grows with each leadership.
 
-    The position check of the applier's scripts is what makes a paused old leader harmless; the fence keeps
-    it quiet, and the lease keeps two workers from doing the same work.
+    The position check of the applier's scripts makes a paused old leader harmless. The fence stops it, and
+    the lease keeps two workers from doing the same work.
 
     Example:
         >>> leadership = Leadership(lane, Names(), ttl=2.0)
@@ -46,18 +44,18 @@ class Leadership:
     def __init__(self, lane: Lane, names: Names, *, ttl: float) -> None:
         self._lane, self._names, self._ttl = lane, names, ttl
         self._token = secrets.token_hex(16)
-        self._looked_at = 0.0
+        self._reconnected_at = 0.0
         self.fence = 0
         """The fence of the last leadership; 0 before the first."""
         self.consumer = ""
-        """Names this Redis and namespace among those that read the same outbox: 8 hex digits."""
+        """Name of this Redis and namespace among those that read the same outbox: 8 hex digits."""
 
     def __repr__(self) -> str:
         return f"<Leadership fence={self.fence}>"
 
     async def try_acquire(self) -> int:
-        """Take the lease; returns the fence, or 0 while another holds it. Raises `RedisUnavailable`."""
-        self._look_again()
+        """Acquire the lease; returns the fence, or 0 while another holds it. Raises `RedisUnavailable`."""
+        self._reconnect_if_due()
         try:
             reply = await ACQUIRE(
                 self._lane,
@@ -76,14 +74,14 @@ class Leadership:
         return self._ttl / RENEWALS
 
     async def keep(self) -> None:
-        """Renew for ever; raises `LeadershipLost` when the lease is another's or ran out unrenewed."""
+        """Renew until cancelled; raises `LeadershipLost` if the lease is another's, or expired."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._ttl
         while True:
             await asyncio.sleep(self.pause)
             if failpoints.on:
                 await failpoints.reach("leadership.before_renew")
-            self._look_again()
+            self._reconnect_if_due()
             asked = loop.time()
             try:
                 kept = await RENEW(
@@ -93,28 +91,29 @@ class Leadership:
                 )
             except (RedisError, RedisUnavailable) as error:
                 if loop.time() >= until:
-                    raise LeadershipLost("the lease could not be renewed before it ran out") from error
+                    raise LeadershipLost("the lease could not be renewed before it expired") from error
                 continue
             if not kept:
                 raise LeadershipLost("another worker holds the lease, or Redis lost it")
             until = asked + self._ttl
 
     async def resign(self) -> None:
-        """Give the lease up, so that a standby need not wait until it runs out; errors cost that time."""
+        """Release the lease, so that a standby need not wait until it expires. Errors cost only that time."""
         try:
             await RESIGN(self._lane, keys=[self._names.leader], args=[self._token])
         except (RedisError, RedisUnavailable):
-            log.info("the lease could not be given up; it runs out by itself", seconds=self._ttl)
+            log.info("the lease could not be released; it expires by itself", seconds=self._ttl)
 
-    def _look_again(self) -> None:
+    def _reconnect_if_due(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._looked_at > (LOOK_AGAIN_AT_SENTINELS if self._lane.asks_sentinels else LOOK_AGAIN):
-            self._looked_at = now
+        every = RECONNECT_EVERY_WITH_SENTINELS if self._lane.asks_sentinels else RECONNECT_EVERY
+        if now - self._reconnected_at > every:
+            self._reconnected_at = now
             self._lane.renew()
 
     @property
     def session_name(self) -> str:
-        """What this leadership's Postgres sessions are called: ``<consumer>:<fence>``."""
+        """Name of this leadership's Postgres sessions: ``<consumer>:<fence>``."""
         return f"{self.consumer}:{self.fence}"
 
     @property

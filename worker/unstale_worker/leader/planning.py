@@ -1,4 +1,4 @@
-"""From one page of the outbox to the plan of what it concerns."""
+"""Plans what one page of the outbox invalidates."""
 
 import logging
 from typing import Protocol
@@ -6,11 +6,11 @@ from typing import Protocol
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import Page, WatchVersion
 
-logger = logging.getLogger("unstale.planning")  # an agent process may plan, too: it need not know structlog
+logger = logging.getLogger("unstale.planning")  # an agent process plans too, and may lack structlog
 
 
 class Versions(Protocol):
-    """Knows what each version of a watch wrote: a `Source`."""
+    """Looks up what each version of a watch writes; a `Source` does."""
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
         """See `Source.watch_version`."""
@@ -18,9 +18,9 @@ class Versions(Protocol):
 
 
 async def plan_page(page: Page, rules: Rules, versions: Versions) -> Plan:
-    """What the entries of ``page`` concern; fan-out queries are still to be run. Raises `Unavailable`.
+    """Plan what the entries of ``page`` invalidate, without running fan-out queries. Raises `Unavailable`.
 
-    Entries of one watch version are planned together: the cost is by row then, not by entry.
+    Entries of one watch version are planned together, so the cost is per row and not per entry.
     """
     plan = Plan()
     together: dict[tuple[int, int], list[str | None]] = {}

@@ -1,7 +1,8 @@
-"""Decides when to read next: at once, after a pause, or when somebody notifies; pure.
+"""Decides when to read next: at once, after a pause, or on a notification. Pure.
 
-Sleeping makes every commit notify, which is quickest for few changes and slows many down; polling costs the
-user nothing. The rate of changes decides, with a gap between the two bounds so that it does not flap.
+While the worker sleeps, every commit notifies. That is quickest for few changes, but slows many down. Polling
+costs the user's transactions nothing. The rate of changes decides between them, with a gap between the two
+bounds so that it does not flap.
 """
 
 import math
@@ -12,17 +13,17 @@ RATE_WINDOW: Final = 0.2
 SLEEP_BELOW: Final = 150.0
 """Entries a second below which the worker tries to sleep."""
 WAKE_ABOVE: Final = 500.0
-"""Entries a second above which a sleeper wakes for good: NOTIFY serialises commits."""
+"""Entries a second above which the worker stops sleeping: NOTIFY serialises commits."""
 BUSY_ABOVE: Final = 2_500.0
-"""Entries a second above which reads are spaced out: fewer, larger batches leave the cores to the writers."""
+"""Entries a second above which reads are spaced out. Fewer, larger batches leave the cores to the writers."""
 BUSIEST: Final = 4_500.0
-"""Entries a second from which the pause grows no more."""
+"""Entries a second from which the pause no longer grows."""
 BUSY_PAUSE: Final = 0.020
-"""Seconds between two reads at `BUSIEST`; also the latency that it adds."""
+"""Seconds between two reads at `BUSIEST`, which is also the latency it adds."""
 
 
 class Pace:
-    """Keeps the rate of entries and the pause between reads.
+    """The rate of entries, and the pause between reads that follows from it.
 
     Example:
         >>> pace = Pace(poll_min=0.002, poll_max=0.25)
@@ -41,24 +42,24 @@ class Pace:
         """Entries a second, averaged."""
 
     def saw(self, entries: int, *, now: float) -> None:
-        """Note what a read found, at ``now`` seconds of a monotonic clock."""
+        """Note how many entries a read found, at ``now`` seconds of a monotonic clock."""
         self.rate = self.rate * math.exp(-(now - self._at) / RATE_WINDOW) + entries / RATE_WINDOW
         self._at = now
         self._pause = self._poll_min if entries else min(self._pause * 2, self._poll_max)
 
     @property
     def may_sleep(self) -> bool:
-        """Whether changes are rare enough for every commit to notify."""
+        """True if changes are rare enough for every commit to notify."""
         return self.rate < SLEEP_BELOW
 
     @property
     def must_wake(self) -> bool:
-        """Whether they are too many for that."""
+        """True if changes are too frequent for every commit to notify."""
         return self.rate > WAKE_ABOVE
 
     @property
     def pause(self) -> float:
-        """Seconds until the next read when nobody notifies."""
+        """Seconds until the next read without a notification."""
         if self.rate > BUSY_ABOVE:
             share = (min(self.rate, BUSIEST) - BUSY_ABOVE) / (BUSIEST - BUSY_ABOVE)
             return self._poll_min + share * max(0.0, BUSY_PAUSE - self._poll_min)

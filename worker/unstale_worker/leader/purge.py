@@ -1,4 +1,4 @@
-"""Keeps the outbox small while a worker leads."""
+"""Purges the outbox while a worker leads."""
 
 import asyncio
 from typing import Final, NoReturn
@@ -14,9 +14,9 @@ from unstale_worker.sources import Source
 log = structlog.get_logger("unstale.worker")
 
 PURGE_EVERY: Final = 30.0
-"""Seconds between two rounds: a snapshot is recorded once a minute at most."""
+"""Seconds between two rounds. A snapshot is recorded once a minute at most."""
 PURGE_STEP: Final = 5_000
-"""Entries a step deletes: some 20 ms, so that nobody waits long behind it."""
+"""Entries deleted in one step of about 20 ms, so that no other statement waits long behind it."""
 PURGE_PAUSE: Final = 0.05
 """Seconds between two steps of a round."""
 
@@ -24,9 +24,9 @@ PURGE_PAUSE: Final = 0.05
 async def keep_purging(
     source: Source, leadership: Leadership, settings: WorkerSettings, counters: Counters
 ) -> NoReturn:
-    """Purge in small steps over a ``source`` of its own, so that no change waits behind it, until cancelled.
+    """Purge in small steps until cancelled; closes ``source`` at the end, and between two rounds.
 
-    Closes ``source``, also between two rounds.
+    ``source`` must not be used by others, so that no change waits behind a purge.
     """
     try:
         while True:
@@ -40,8 +40,8 @@ async def keep_purging(
                     counters.purged += deleted
                     await asyncio.sleep(PURGE_PAUSE)
             except UnstaleError as error:
-                log.warning("the purge failed and is tried again", error=str(error), seconds=PURGE_EVERY)
-            await source.close()  # half a minute is too long to hold a session of a small pooler
+                log.warning("the purge failed; trying again", error=str(error), seconds=PURGE_EVERY)
+            await source.close()  # a small pooler has no session to spare for half a minute
             await asyncio.sleep(PURGE_EVERY)
     finally:
         await source.close()

@@ -1,4 +1,4 @@
-"""Runs a worker and its HTTP side until it is told to stop."""
+"""Runs a worker and its HTTP server until it is stopped."""
 
 import asyncio
 
@@ -13,9 +13,9 @@ log = structlog.get_logger("unstale.worker")
 
 
 async def run_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.Event) -> None:
-    """Lead or stand by, and answer HTTP, until ``stop`` is set; the batch at hand is then finished.
+    """Lead or stand by, and answer HTTP, until ``stop`` is set; then finish the batch at hand.
 
-    Raises what `Worker.run` raises, and `UnstaleError` when the HTTP port is taken.
+    Raises what `Worker.run` raises, and `UnstaleError` if the HTTP port is taken.
     """
     worker = Worker(settings, rules)
     async with serving(settings, worker.status) as url:

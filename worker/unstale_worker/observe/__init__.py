@@ -1,1 +1,1 @@
-"""What can be seen of a worker: status, metrics, HTTP."""
+"""What people and monitoring can see of a worker: health, status, metrics, HTTP."""

@@ -1,4 +1,4 @@
-"""The worker's HTTP side: health, readiness, metrics and a plain status page."""
+"""The worker's HTTP server: health, readiness, metrics and a plain status page."""
 
 import hmac
 import math
@@ -17,12 +17,12 @@ from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
 from unstale_worker.observe.status import READY_LAG, Role, Status
 
 OPEN_PATHS: Final = frozenset({"/healthz"})
-"""Answered without a token: it says nothing but that the process lives."""
+"""Answered without a token, as they reveal only that the process runs."""
 
 
 @asynccontextmanager
 async def serving(settings: WorkerSettings, status: Callable[[], Status]) -> AsyncIterator[str]:
-    """Serve inside; yields the URL. Raises `UnstaleError` when the port is taken."""
+    """Serve inside the body; yields the URL. Raises `UnstaleError` if the port is taken."""
     runner = web.AppRunner(application(settings, status), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -41,7 +41,7 @@ async def serving(settings: WorkerSettings, status: Callable[[], Status]) -> Asy
 
 
 def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.Application:
-    """The routes over ``status``, which is asked anew for every request."""
+    """Build the routes; every request calls ``status``."""
     metrics = Metrics(status)
 
     async def healthz(_: web.Request) -> web.Response:
@@ -71,7 +71,7 @@ def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.A
 
 
 def why(status: Status) -> str:
-    """Readiness in words."""
+    """Explain readiness in words."""
     if status.ready:
         return str(status.role)
     if status.role is Role.LEADING:
@@ -89,7 +89,7 @@ def why(status: Status) -> str:
 
 
 def as_dict(status: Status) -> dict[str, object]:
-    """The status as JSON says it; what is not known yet is null."""
+    """Return the status as JSON-ready values; null for what is not known yet."""
     plain = asdict(status)
     plain["counters"] = {name: value for name, value in plain["counters"].items() if not name.endswith("_at")}
     for name in ("lag", "watermark_age"):

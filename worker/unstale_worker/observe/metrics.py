@@ -1,4 +1,4 @@
-"""The worker's Prometheus metrics: one line each, read from a `Status` at every scrape."""
+"""The worker's Prometheus metrics, each read from a `Status` at every scrape."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ class Definition:
     """One metric.
 
     Attributes:
-        name: As Prometheus sees it; counters end in ``_total``.
-        kind: Gauges go up and down, counters only up.
+        name: Name in Prometheus; counters end in ``_total``.
+        kind: A gauge goes up and down, a counter only up.
         help: One sentence; docs/metrics.md has the same name as a heading.
-        value: How it is read. NaN for what is not known yet.
+        value: Reads it from a status; NaN if it is not known yet.
     """
 
     name: str
@@ -162,7 +162,7 @@ DEFINITIONS: Final = (
 
 
 class Metrics:
-    """All metrics of one worker, in a registry of their own.
+    """All metrics of one worker, in their own registry.
 
     Example:
         >>> text = Metrics(worker.status).text()
@@ -173,7 +173,7 @@ class Metrics:
         self._registry.register(_Collector(status))
 
     def text(self) -> bytes:
-        """What a scrape gets."""
+        """Return the answer to a scrape."""
         return generate_latest(self._registry)
 
 

@@ -1,4 +1,4 @@
-"""What Redis knows of the worker and its agents, as one picture."""
+"""Snapshot of what Redis knows about the worker and its agents, for ``unstale stats``."""
 
 from dataclasses import asdict, dataclass
 
@@ -12,25 +12,25 @@ from unstale_worker.redis.state import State
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Redis' side of the protocol at one moment.
+    """Redis' part of the protocol at one moment.
 
     Attributes:
         epoch: The history of the log in force; empty before the first worker.
-        run: ``live`` when the epoch belongs to the server that answers, else ``old``: a failover was not
-            seen by a worker yet.
+        run: ``live`` if the epoch belongs to the server that answers. Else ``old``: no worker has seen the
+            failover yet.
         position: Transactions applied, as a ``pg_snapshot``.
         lsn: WAL position that covers it.
         rules: Hash of the rules in force.
         fence: Number of the newest leadership.
-        leader: Whether a worker holds the lease.
-        lease_ms: For how long it holds it still.
+        leader: True if a worker holds the lease.
+        lease_ms: Milliseconds until the lease expires.
         watermark_age: Seconds since the last watermark, by Redis' clock; None before the first.
         last: Id of the newest log entry.
         log_entries: Entries in the log.
-        log_bytes: Bytes they are counted with.
+        log_bytes: Bytes the log is counted with.
         agents: Subscribers of the invalidations.
-        keys: Keys in this Redis database, whoever wrote them.
-        memory: Memory that Redis uses, for people.
+        keys: Keys in this Redis database, of any writer.
+        memory: Memory that Redis uses, as text.
     """
 
     epoch: str
@@ -50,12 +50,12 @@ class Stats:
     memory: str
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         return asdict(self)
 
 
 async def read_stats(redis: Redis, names: Names) -> Stats:
-    """Ask Redis; raises `RedisUnavailable`."""
+    """Read them from Redis; raises `RedisUnavailable`."""
     try:
         reply = await STATE(redis, keys=[names.state])
         fields = {bytes(name): bytes(value).decode() for name, value in _pairs(reply[2:])}
@@ -91,7 +91,7 @@ async def read_stats(redis: Redis, names: Names) -> Stats:
 
 
 def lines(stats: Stats) -> list[tuple[str, str]]:
-    """Name and value of what people want to see, in reading order."""
+    """Return names and values for people, in reading order."""
     age = stats.watermark_age
     entries = _counted(stats.log_entries, "entry", "entries")
     size = _counted(stats.log_bytes, "byte", "bytes")

@@ -1,4 +1,4 @@
-"""Whether the servers can carry the protocol: asked before anything is done, and by ``doctor``."""
+"""Checks that the servers can carry the protocol, at the start of a worker and for ``doctor``."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from unstale_worker.sources import WatchVersion
 OLDEST_REDIS: Final = (7, 0)
 OLDEST_VALKEY: Final = (7, 2)
 PASSING: Final = (ReadOnlyError, BusyLoadingError, MasterDownError, OutOfMemoryError)
-"""What a server says for a while: it was demoted since we connected, loads its data, or is full."""
+"""Errors that pass: the server was demoted since we connected, loads its data, or is full."""
 SUPPORTED: Final = (
     "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel), "
     "self-hosted or node-based managed"
@@ -35,12 +35,12 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
     try:
         server = await redis.info("server")
         name, version = server_version(server)
-        mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's word, Redis'
+        mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's name, and Redis'
         if mode == "cluster":
             raise UnsupportedServer(f"REDIS_URL is a Redis Cluster, which is not supported yet; {SUPPORTED}")
         if mode == "sentinel":
             raise UnsupportedServer(
-                "REDIS_URL leads to a sentinel; write redis+sentinel://host:port,host:port/service/db"
+                "REDIS_URL names a Sentinel; write redis+sentinel://host:port,host:port/service/db"
             )
         wanted = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
         if version < wanted:
@@ -62,7 +62,7 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
         role = await redis.info("replication")
         if str(role.get("role")) != "master":
             raise UnsupportedServer(
-                "REDIS_URL is a replica; give the primary's URL, or the sentinels' "
+                "REDIS_URL is a replica; give the primary's URL, or the Sentinels' "
                 "(redis+sentinel://host:port,host:port/service/db)"
             )
     except RedisError as error:
@@ -71,14 +71,14 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
 
 
 def server_version(server: Mapping[str, object]) -> tuple[str, tuple[int, ...]]:
-    """Name and version from ``INFO server``; Valkey keeps ``redis_version`` at 7.2.4 for old clients."""
+    """Read name and version from ``INFO server``; Valkey keeps ``redis_version`` at 7.2.4 for old clients."""
     own = server.get("valkey_version")
     text = str(own or server.get("redis_version") or "0")
     return ("Valkey" if own else "Redis"), tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
 def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:
-    """Raise `MigrationMissing` when the captures do not report what the rules need."""
+    """Raise `MigrationMissing` if the captures do not report what the rules need."""
     current = {(version.schema, version.table): version for version in versions if version.current}
     missing = []
     for (schema, table), needs in rules.tables.items():
@@ -94,6 +94,6 @@ def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:
             missing.append(f"the capture of {schema}.{table} only captures changes of {shown}")
     if missing:
         raise MigrationMissing(
-            f"{rules.file} needs what the database does not have: {'; '.join(missing)}. "
+            f"The database lacks what {rules.file} needs: {'; '.join(missing)}. "
             "Run `unstale migration` and push the file it writes (`supabase db push`)"
         )

@@ -1,4 +1,4 @@
-"""What the refreshes of this process have come to."""
+"""Counters of the refreshes of one process."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ class Tally:
     """Totals since the start of the process.
 
     Attributes:
-        filled: Values made new.
-        overtaken: Loads that a newer change made worthless; their keys were due again.
+        filled: Values refreshed.
+        overtaken: Loads that a newer change overtook; their keys became due again.
         failed: Attempts that failed.
         dead: Keys that became dead letters.
         dispatched: Keys given to refresh workers.

@@ -1,1 +1,1 @@
-"""The worker's side of Redis: the applier, its Lua scripts, key scans and the stored state."""
+"""The worker's access to Redis: the applier, its Lua scripts, key scans and the stored state."""

@@ -1,4 +1,4 @@
-"""Opens Redis clients the way the protocol needs them: no silent retries, no silent reconnects."""
+"""Opens Redis clients as the protocol needs them: without silent retries or reconnects."""
 
 from typing import TYPE_CHECKING
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def open_redis(settings: "SharedSettings", *, connections: int = 1) -> "Redis":
-    """A client for ``settings.redis_url``; connects on first use, and is closed by its owner.
+    """Return a client for ``settings.redis_url``; it connects on first use, and the caller closes it.
 
-    redis-py by itself retries ten times with growing pauses and reconnects without a word. Here a command
-    fails at once (after `redis_timeout` seconds at most, twice that with sentinels) and the caller
-    decides: a script whose reply was lost must not be sent twice behind its back. Raises `SettingError` for
-    what is no URL.
+    By default redis-py retries ten times with growing pauses and reconnects silently. Here a command fails at
+    once, after ``redis_timeout`` seconds at most (twice that with Sentinel), and the caller decides: a script
+    whose reply was lost must not be sent twice without the caller knowing. Raises `SettingError` for an
+    invalid URL.
     """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry

@@ -1,4 +1,4 @@
-"""Finds the existing keys that patterns match, on the primary."""
+"""Finds the existing keys that patterns match."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -6,18 +6,18 @@ from typing import Any, Final
 from unstale.protocol.names import Names, glob_regex
 
 SCAN_COUNT: Final = 1_000
-"""Keys a SCAN step looks at: about 0.2 ms of the server's time."""
+"""Keys that one SCAN step visits, in about 0.2 ms of the server's time."""
 SINGLE_PASS: Final = 4
-"""From this many patterns on, one SCAN of everything is matched here instead of one SCAN each."""
+"""From this many patterns on, one SCAN returns all keys and they are matched here, not one SCAN each."""
 
 
 async def scan(
     command: Callable[..., Awaitable[Any]], names: Names, patterns: Sequence[str], *, stale: bool
 ) -> AsyncIterator[list[bytes]]:
-    """Keys that match, in steps, and with ``stale`` their stale values; no others of unstale's own.
+    """Yield the matching keys in steps, with ``stale`` also their stale values, but none of unstale's own.
 
-    What ``command`` raises gets out. One pass may find a key's stale value before the key: nobody but the
-    leader, whose scan this is, makes the one of the other.
+    Raises what ``command`` raises. One pass may find a key's stale value before the key. That loses nothing:
+    only the leader turns a value into a stale value, and the leader is the one scanning.
     """
     reserved, kept = names.tag.encode(), names.stale("").encode()
     globs = [*patterns, *map(names.stale, patterns)] if stale else list(patterns)

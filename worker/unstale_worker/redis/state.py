@@ -1,4 +1,4 @@
-"""What Redis knows about where the worker stands, and what follows from it; pure."""
+"""The state stored in Redis, and whether a worker may continue from it. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from unstale_worker.sources import Page
 
 _EPOCH: Final = re.compile("[0-9a-f]{32}")
 _COUNT: Final = re.compile("[0-9]{1,15}")
-"""Log ids stay far below 2**53, up to where JSON and Lua count exactly."""
+"""Log ids stay far below 2**53, up to which JSON and Lua count exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class State:
     Absent fields are empty strings.
 
     Attributes:
-        live_run: The replication id of the server that answered.
+        live_run: Replication id of the server that answered.
         epoch: The current history of the log.
         run: The run that the epoch belongs to.
         position: The transactions already applied, as a ``pg_snapshot``.
@@ -47,12 +47,12 @@ class State:
 
     @property
     def untouched(self) -> bool:
-        """Whether no worker has ever stored anything but its fence here."""
+        """True if no worker has stored anything but its fence."""
         return not (self.epoch or self.position or self.rules)
 
     @classmethod
     def read(cls, live_run: bytes, fields: Sequence[bytes]) -> "State":
-        """From the reply of ``state.lua``: field, value, field, value …"""
+        """Read the reply of ``state.lua``: field, value, field, value …"""
         pairs: Mapping[str, str] = {
             name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
             for name, value in zip(fields[::2], fields[1::2], strict=True)
@@ -61,19 +61,19 @@ class State:
         return cls(live_run.decode(), **{name: pairs[name] for name in known & pairs.keys()})
 
     def advanced(self, page: Page) -> "State":
-        """After the batch's last script stored the page's position."""
+        """Return the state after a batch's last script has stored the page's position."""
         return replace(self, position=page.position, flushed=page.flushed, database=page.database)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The newest read that is applied as a whole: what a watermark says.
+    """The newest read that is applied as a whole; a watermark publishes it.
 
     Attributes:
-        snapshot: What was visible.
+        snapshot: The transactions that were visible.
         lsn: WAL position that covers it.
         began: When the read began, in seconds of the worker's monotonic clock.
-        primary_until: What stood in the state before that read.
+        primary_until: Value in the state before that read.
         flushed: WAL position that was on disk when it was read.
         database: System identifier and timeline.
         began_there: When the read began by Redis' clock, in milliseconds, at the earliest; '' if unknown.
@@ -89,16 +89,16 @@ class Seen:
 
     @classmethod
     def of(cls, page: Page, *, began: float, primary_until: str, began_there: str = "") -> "Seen":
-        """What the last page of a batch whose first read began at ``began`` says."""
+        """Describe a batch by its last page; ``began`` is when its first read began."""
         return cls(page.snapshot, page.lsn, began, primary_until, page.flushed, page.database, began_there)
 
     def age_ms(self, now: float) -> str:
-        """Milliseconds since the read began, at ``now`` seconds of that clock, as a JSON number."""
+        """Return the milliseconds since the read began, at ``now`` seconds of that clock, as a number."""
         return f"{max(0.0, now - self.began) * 1000:.3f}"
 
 
 class Standing(Enum):
-    """What must happen before changes can be applied."""
+    """The result of checking a state: ready, or why changes cannot be applied yet."""
 
     READY = "ready"
     NO_POSITION = "no position"
@@ -110,7 +110,7 @@ class Standing(Enum):
 
 
 def standing(state: State, *, rules: str) -> Standing:
-    """What Redis alone says."""
+    """Check what Redis alone can tell."""
     if not _EPOCH.fullmatch(state.epoch) or not _COUNT.fullmatch(state.last) or not _readable(state.position):
         return Standing.NO_POSITION
     if state.rules != rules:
@@ -121,7 +121,7 @@ def standing(state: State, *, rules: str) -> Standing:
 
 
 def standing_after_read(state: State, page: Page) -> Standing:
-    """What the first read after the position adds; anything but READY counts as no position.
+    """Check the first read after the position; any result but READY means that the position is void.
 
     A snapshot ahead of every transaction id, or a WAL position behind one that was on disk, can only come
     from a database that was restored from an older copy.

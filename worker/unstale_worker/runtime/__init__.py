@@ -1,1 +1,1 @@
-"""Retry, backoff, logging, event loop: what the other folders need from Python and the machine."""
+"""Retry, backoff, logging and event loop: what all other folders of the worker may use."""

@@ -1,10 +1,10 @@
-"""Pauses between attempts that go on for ever: doubling, with jitter, bounded."""
+"""Pauses between attempts: doubling up to a bound, with jitter."""
 
 import random
 
 
 class Backoff:
-    """Seconds to wait after each failure in a row.
+    """Counts failures in a row and returns the pause after each.
 
     Example:
         >>> backoff = Backoff(first=0.1, most=5.0)
@@ -18,10 +18,10 @@ class Backoff:
         self._first, self._most, self._next = first, most, first
 
     def failed(self) -> float:
-        """Seconds to wait now: between half and all of a bound that doubles, so that workers spread out."""
+        """Return the seconds to wait: half to all of a bound that doubles, so that workers spread out."""
         bound, self._next = self._next, min(self._next * 2, self._most)
         return bound * random.uniform(0.5, 1.0)
 
     def succeeded(self) -> None:
-        """Begin again at the first pause."""
+        """Start again at the first pause."""
         self._next = self._first

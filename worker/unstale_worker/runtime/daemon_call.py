@@ -1,4 +1,4 @@
-"""Calls foreign code that may never return, in a thread that nobody waits for."""
+"""Runs a blocking call in a daemon thread, so that it cannot delay shutdown."""
 
 import asyncio
 import threading
@@ -10,16 +10,17 @@ T = TypeVar("T")
 
 
 async def aside(call: Callable[[], T], *, name: str) -> T:
-    """What ``call`` returns or raises, while the loop goes on; ``name`` is the thread's.
+    """Return what ``call`` returns, or raise what it raises, without blocking the loop.
 
-    Unlike ``asyncio.to_thread``, whose threads a closing loop and an ending process wait for: a module that
-    never finishes importing must not keep a worker from ending.
+    A closing loop and an ending process wait for the threads of ``asyncio.to_thread``. They do not wait for
+    this one, so a module whose import never returns cannot keep a worker from ending. The thread is called
+    ``name``.
     """
     loop = asyncio.get_running_loop()
     called: asyncio.Future[T] = loop.create_future()
 
     def returned(value: T) -> None:
-        if not called.done():  # else whoever waited was cancelled
+        if not called.done():  # else the caller was cancelled
             called.set_result(value)
 
     def raised(error: BaseException) -> None:
@@ -27,7 +28,7 @@ async def aside(call: Callable[[], T], *, name: str) -> T:
             called.set_exception(error)
 
     def run() -> None:
-        with suppress(RuntimeError):  # the loop is closed by then: nobody listens
+        with suppress(RuntimeError):  # the loop is closed by then
             try:
                 value = call()
             except BaseException as error:

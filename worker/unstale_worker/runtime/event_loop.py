@@ -1,4 +1,4 @@
-"""The event loop of our processes: uvloop where it runs, and signals that ask it to stop."""
+"""Event loop of unstale's processes: uvloop where it is available, and signals that stop it."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A fresh event loop."""
+    """Return a new event loop."""
     if sys.platform != "win32":
         import uvloop
 
@@ -23,8 +23,8 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run ``work(stop)`` and return its exit code.
 
-    A first SIGINT or SIGTERM sets ``stop``, so that it ends in order; a second one exits at once, with 128
-    plus its number. For commands only: a library leaves signals alone.
+    The first SIGINT or SIGTERM sets ``stop``, so that the work ends in order. A second one exits at once with
+    128 plus its number. For commands only: a library must leave signals alone.
     """
 
     async def guarded() -> int:
@@ -44,13 +44,15 @@ def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(guarded())
     finally:
-        signal.signal(signal.SIGINT, before)  # the loop leaves Python's own, which ends in a traceback
+        signal.signal(
+            signal.SIGINT, before
+        )  # the loop restores Python's own handler, which would print a traceback
 
 
 async def begun(work: Callable[[Callable[[], None]], Awaitable[T]], *, stop: asyncio.Event) -> T | None:
-    """Run ``work(ready)``; when ``stop`` is set before it has called ``ready``, cancel it and return None.
+    """Run ``work(ready)``; if ``stop`` is set before it has called ``ready``, cancel it and return None.
 
-    For work that looks at ``stop`` by itself from then on. What it raises is raised.
+    For work that checks ``stop`` by itself once it is ready. Raises what the work raises.
     """
     ready = asyncio.Event()
 
@@ -73,7 +75,7 @@ async def begun(work: Callable[[Callable[[], None]], Awaitable[T]], *, stop: asy
 
 
 async def stopped_within(stop: asyncio.Event, *, seconds: float) -> bool:
-    """Wait for ``seconds``; True at once when ``stop`` is set."""
+    """Wait for ``seconds``; return True as soon as ``stop`` is set, else False."""
     with suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, seconds)):
             await stop.wait()

@@ -1,4 +1,4 @@
-"""Sets up logging: readable on a terminal, one JSON object a line elsewhere, and never a password."""
+"""Sets up logging: readable on a terminal, elsewhere one JSON object per line, and never a password."""
 
 import logging
 import re
@@ -12,9 +12,9 @@ _PASSWORD: Final = re.compile(r"(?P<user>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/
 
 
 def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
-    """Log from ``level`` on (debug, info, warning, error) to ``stream``, by default stderr.
+    """Log ``level`` (debug, info, warning, error) and above to ``stream``, by default stderr.
 
-    The core's own messages, which go through the standard library's logging, take the same way.
+    Includes the core's messages, which go through the standard library's logging.
     """
     stream = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
@@ -53,9 +53,9 @@ def configure_logging(level: str, *, stream: TextIO | None = None) -> None:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger for what may also run in an agent's process, where nobody has configured structlog.
+    """Return a logger for code that may also run in an agent's process, where structlog is not configured.
 
-    There it goes through the standard library's logging, as the core does; structlog would print.
+    There it uses the standard library's logging, as the core does; structlog would print.
     """
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         logging.getLogger(name), processors=[_as_configured], wrapper_class=structlog.stdlib.BoundLogger
@@ -64,7 +64,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def _as_configured(logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
-    """What the configured processors make of an event, or a line of text."""
+    """Process an event as configured, or else turn it into a line of text."""
     if structlog.is_configured():
         made: Any = event
         for processor in structlog.get_config()["processors"]:
@@ -77,7 +77,7 @@ def _as_configured(logger: Any, method: str, event: MutableMapping[str, Any]) ->
 
 
 def mask_passwords(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Hide the password of every URL in an event's texts."""
+    """Mask the password of every URL in an event's texts."""
     for name, value in event.items():
         if isinstance(value, str) and "@" in value:
             event[name] = without_passwords(value)
@@ -85,5 +85,5 @@ def mask_passwords(_: object, __: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def without_passwords(text: str) -> str:
-    """``postgresql://worker:secret@host`` becomes ``postgresql://worker:***@host``."""
+    """Return ``postgresql://worker:***@host`` for ``postgresql://worker:secret@host``."""
     return _PASSWORD.sub(r"\g<user>***@", text)
