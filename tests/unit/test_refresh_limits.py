@@ -5,8 +5,8 @@ import openai
 import pytest
 
 from unstale_worker.refresh.python.openai_backoff import LONGEST, UNNAMED, pause_for, pause_of
-from unstale_worker.refresh.rate_window import Allowance
 from unstale_worker.refresh.redis.pending_keys import Waiting
+from unstale_worker.refresh.sql.rate_window import Allowance
 from unstale_worker.rules.refresh import Rate
 
 NOON = 1_792_929_600.0  # Sun, 25 Oct 2026 12:00:00 GMT

@@ -14,11 +14,11 @@ from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime.cancellation import insistently, pass_on_cancellation
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import Tally
-from unstale_worker.refresh.leader_loaders import load_here
 from unstale_worker.refresh.python.dispatch import run_jobs
 from unstale_worker.refresh.redis.pending_keys import Waiting
 from unstale_worker.refresh.redis.refresh_set import CLAIM_MOST, RefreshQueue
 from unstale_worker.refresh.redis.ttl import Lifetimes
+from unstale_worker.refresh.sql.sql_worker import load_here
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.runtime.daemon_call import aside
@@ -161,7 +161,7 @@ class Refresher:
     async def _stand_in(self, queue: RefreshQueue) -> None:
         """Call the loaders in this process for as long as no refresh worker is heard of."""
         from unstale_worker.refresh.python import docket_queue
-        from unstale_worker.refresh.python.loader_process import OwnWorker
+        from unstale_worker.refresh.python.loader_worker import OwnWorker
 
         try:
             own = await aside(

@@ -17,7 +17,7 @@ from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.observe.status import Counters, Role, Status
 from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.coordinator import open_queue
-from unstale_worker.refresh.python.loader_process import OwnWorker
+from unstale_worker.refresh.python.loader_worker import OwnWorker
 from unstale_worker.refresh.redis.refresh_set import RefreshQueue
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader

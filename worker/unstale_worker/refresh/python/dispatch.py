@@ -9,9 +9,9 @@ from unstale.runtime import failpoints
 from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.refresh.python import docket_queue
-from unstale_worker.refresh.rate_window import Allowance
 from unstale_worker.refresh.redis.pending_keys import Waiting
 from unstale_worker.refresh.redis.refresh_set import RefreshQueue
+from unstale_worker.refresh.sql.rate_window import Allowance
 from unstale_worker.refresh.sql.sql_refresher import Batches
 from unstale_worker.rules.refresh import RefreshSpec
 

@@ -9,10 +9,10 @@ import structlog
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.refresh.python.dispatch import Lost, run_batches
-from unstale_worker.refresh.rate_window import Allowance
 from unstale_worker.refresh.redis.pending_keys import Waiting
 from unstale_worker.refresh.redis.refresh_set import RefreshQueue
 from unstale_worker.refresh.retry_policy import Attempts
+from unstale_worker.refresh.sql.rate_window import Allowance
 from unstale_worker.refresh.sql.sql_loading import check
 from unstale_worker.refresh.sql.sql_refresher import Batches, Lifetime
 from unstale_worker.refresh.sql.sql_sessions import Sessions
