@@ -1,11 +1,11 @@
-"""How fast changed keys are made new, what readers of a slow greeting notice, and what killed workers cost.
+"""How fast changed keys are refreshed, what readers of a slow greeting notice, and what killed workers cost.
 
 ``row``: commit until the new row is readable in Redis, one at a time (p50), beside the time until the
 old one is gone; and 50,000 rows of one transaction (per_s). ``greeting``: a model of 700 ms behind
 ``serve_stale``; its input changes every second while an agent without a near cache reads.
 ``killed_workers``: four refresh workers, one killed every 5 s for a minute, while rows change;
 afterwards every value is compared with the database, and every fill that Redis saw with the one before
-it. ``pydocket``: what a job that does nothing costs, in pydocket alone and as a refresh.
+it. ``python``: what a refresh by a Python loader costs that does nothing.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import asyncpg
 from harness import arguments, finish, leads, medians, percentile, run, servers
 from redis.asyncio import Redis
 from refresh_kills import killed_workers
-from refresh_pydocket import pydocket
+from refresh_python import nothing_to_load
 from refresh_stage import GREETINGS, NAMES, ROWS, SCHEMA, counted, processes, settled, until
 
 from unstale import Cache
@@ -115,7 +115,7 @@ async def greeting(
     }
 
 
-PARTS = ("row", "greeting", "killed_workers", "pydocket")
+PARTS = ("row", "greeting", "killed_workers", "python")
 
 
 async def main() -> None:
@@ -137,7 +137,7 @@ async def main() -> None:
                 elif part == "killed_workers":
                     figures[part] = await killed_workers(running, redis, db, seconds=max(12.0, 60 * scale))
                 else:
-                    figures[part] = await pydocket(running, redis, jobs=int(5000 * scale))
+                    figures[part] = await nothing_to_load(running, redis, jobs=int(5000 * scale))
                 await db.close()
         runs.append(figures)
     finish("refresh", medians(runs), as_json=options.json, repeats=options.repeats)

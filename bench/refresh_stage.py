@@ -1,4 +1,4 @@
-"""What the parts of ``refresh.py`` run on: a leader with refresh workers, rules, and waiting for them."""
+"""Stage of ``refresh.py``: a leader with refresh workers, their rules and loaders, and waiting for them."""
 
 import asyncio
 import os
@@ -124,7 +124,7 @@ class Processes:
 
 
 async def until(what: Any, *, seconds: float = 120.0) -> None:
-    """Wait for an async predicate; a benchmark that waits in vain has failed."""
+    """Wait until an async predicate is true; a benchmark that waits in vain has failed."""
     deadline = time.monotonic() + seconds
     while not await what():
         if time.monotonic() > deadline:
@@ -133,12 +133,12 @@ async def until(what: Any, *, seconds: float = 120.0) -> None:
 
 
 async def settled(redis: Redis) -> bool:
-    """Whether no key waits to be made new."""
+    """Return True if no key waits to be refreshed."""
     return not await redis.exists(NAMES.refresh)
 
 
 async def counted(redis: Redis) -> dict[str, int]:
-    """How many refreshes ended in which way."""
+    """Return how many refreshes ended in which way."""
     counts: Any = await redis.hgetall(NAMES.refresh_counts)
     return {name.decode(): int(number) for name, number in counts.items()}
 
@@ -147,6 +147,6 @@ async def help_comes(redis: Redis, *, workers: int) -> None:
     """Wait until the leader hears that many refresh workers."""
 
     async def heard() -> bool:
-        return int(await redis.zcard(f"{NAMES.refresh_jobs}:workers")) >= workers
+        return int(await redis.zcard(NAMES.refresh_workers)) >= workers
 
     await until(heard)

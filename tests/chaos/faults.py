@@ -183,9 +183,9 @@ async def stop_redis(stage: Stage, chance: random.Random) -> None:
 
 async def evict(stage: Stage, chance: random.Random) -> None:
     names = Names()
-    jobs = f"{names.refresh_jobs}:stream"
+    slots = names.refresh_running("memo:{id}")
     own = chance.choice(
-        ([names.state], [names.log], [names.rules], [names.leader], [names.refresh], [jobs], [])
+        ([names.state], [names.log], [names.rules], [names.leader], [names.refresh], [slots], [])
     )
     await stage.valkeys.evict(own or chance.sample(list(keys()), 40))
 

@@ -97,10 +97,10 @@ class Stage:
     async def refreshing(self) -> None:
         """Wait until every refresh worker has been heard of since now: none hangs, or is away for good."""
         began, moment = time.monotonic(), time.time()
-        workers = f"{Names().refresh_jobs}:workers"
+        workers = Names().refresh_workers
         while True:
             beats = await self.valkeys.beats(workers)
-            heard = {name.split("#")[1] for name, at in beats.items() if at > moment}
+            heard = {name.split("#")[1] for name, at in beats.items() if at > 1000 * moment}
             silent = [slot.process.name for slot in self.refreshers if str(slot.process.pid) not in heard]
             if not silent:
                 return

@@ -29,7 +29,6 @@ from unstale.redis_tier.sentinels import NoPrimary
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.redis.client import open_redis
-from unstale_worker.refresh.python.docket_queue import open_docket
 from workers import redis_at, running_worker, settings_for, state_of
 
 
@@ -240,16 +239,6 @@ async def test_a_url_that_leads_to_a_sentinel_itself_is_refused_with_the_right_f
         async with open_redis(settings_for("postgresql://nowhere", url, redis_timeout=20)) as redis:
             with pytest.raises(UnsupportedServer, match=r"redis\+sentinel://"):
                 await check_redis(redis, state_key=Names().state)
-
-
-async def test_the_queue_of_python_loaders_takes_the_same_url() -> None:
-    """pydocket has a parser of its own; both must find the same primary."""
-    async with (
-        guarded(sentinels=1) as watched,
-        open_docket(settings_for("postgresql://nowhere", watched.url)) as docket,
-        docket.redis() as redis,
-    ):
-        assert int((await redis.info("server"))["tcp_port"]) == watched.primary.port
 
 
 async def test_with_tls_to_sentinels_and_servers(tmp_path: Path) -> None:

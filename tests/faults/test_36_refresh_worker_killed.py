@@ -1,7 +1,7 @@
-"""Case 36: refresh workers are killed, stopped and emptied under: every key is made new all the same, once.
+"""Case 36: refresh workers are killed and stopped, and Redis is emptied: every key is refreshed once.
 
-A key leaves the refresh set only with the fill whose lease stood, and a job that comes back takes none for
-a key that is not in the set: `refresh_take.lua`, which test_refresh_python.py shows by itself.
+A key leaves the refresh set only with the fill whose lease stood, and no lease is acquired for a key that is
+not in the set: `refresh_acquire.lua`, which test_refresh_python.py shows by itself.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ async def alone(redis: Redis, workers: int) -> None:
     """Wait until so many refresh workers are heard of, and the leader calls no loader any more."""
 
     async def heard() -> bool:
-        return int(await redis.zcard(f"{NAMES.refresh_jobs}:workers")) == workers
+        return int(await redis.zcard(NAMES.refresh_workers)) == workers
 
     await eventually(heard, timeout=60, message=f"{workers} workers are heard of")
 
@@ -109,7 +109,7 @@ async def test_a_loader_that_outlives_the_grace_is_left_to_another(
 
 @pytest.mark.leaves_keys("test:.*")
 async def test_redis_is_emptied_under_the_workers(database: Database, redis_url: str) -> None:
-    """Queue, group and set are gone; what is due afterwards is made new as ever."""
+    """Set, slots and workers are gone; what is due afterwards is refreshed as ever."""
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         with refresh_workers(redis_url, 2):

@@ -1,7 +1,7 @@
 """40: Sentinel makes another server the primary while Python loaders are wanted.
 
-Guards: what is to be done stands in the refresh set, which the replica has, too; the queue (pydocket) finds
-the new primary by itself, and leaving the old one ends though a cancellation is dropped (`open_docket`).
+Guards: what is to be done stands in the refresh set, which the replica has, too; the connection of refreshes
+asks the Sentinels again when it broke.
 """
 
 import pytest

@@ -23,7 +23,7 @@ from servers import Database, eventually
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.runtime import failpoints
 from unstale_worker.refresh.redis.dead_letters import list_dead
-from unstale_worker.refresh.redis.refresh_set import Claimed, RefreshQueue
+from unstale_worker.refresh.redis.refresh_set import Claimed, RefreshSet
 from workers import applied, connected, redis_at, running_worker, worker_process
 from workers.refresh_stage import NAMES, settled
 
@@ -51,7 +51,11 @@ loader = "refresh_loaders:greeting"
 concurrency = 8
 ttl = "1h"
 """
-STEPS = [name for name in failpoints.POINTS if name.startswith(("lines.", "batches.", "spread.", "jobs."))]
+STEPS = [
+    name
+    for name in failpoints.POINTS
+    if name.startswith(("coordinator.", "sql_", "loader_worker.", "python_refresher."))
+]
 QUICK: dict[str, Any] = {"leader_ttl": 0.5, "lease_ttl": 1.0, "refresh_takeover": 1.0, "refresh_backoff": 0.1}
 TESTS = Path(__file__).parents[1]
 
@@ -98,16 +102,11 @@ async def reach(step: str, at: World, point: failpoints.Point) -> None:
     """Change the rows such that the step comes."""
     greetings = [f"user:{n}:greeting" for n in USERS]
     match step:
-        case "jobs.before_postpone":
+        case "python_refresher.before_postpone":
             refresh_loaders.mood.update(dict.fromkeys(greetings, "refuse"))
-        case "jobs.before_failed":
+        case "python_refresher.before_failed":
             refresh_loaders.mood.update(dict.fromkeys(greetings, "fail"))
-        case "lines.before_postpone":
-            refresh_loaders.mood[greetings[0]] = "wait"
-    await at.change("twice" if step == "batches.before_failed" else "first")
-    if step == "lines.before_postpone":  # due while its loader runs, as when another leader adopts it
-        await eventually(lambda: refresh_loaders.running == 1 and len(refresh_loaders.calls) == len(USERS))
-        await at.redis.zadd(NAMES.refresh, {greetings[0]: 0}, xx=True)
+    await at.change("twice" if step == "sql_refresher.before_failed" else "first")
     await point.wait(seconds=30)
 
 
@@ -119,10 +118,10 @@ async def test_a_server_does_not_answer_at_this_step(database: Database, redis_u
     ):
         await at.cached()
         error = RedisUnavailable("here")
-        if step == "batches.before_postpone":
+        if step == "sql_refresher.before_postpone":
             with (
                 failpoints.armed(step, error=error) as point,
-                failpoints.armed("batches.after_take", error=DatabaseUnavailable("here")),
+                failpoints.armed("sql_refresher.after_acquire", error=DatabaseUnavailable("here")),
             ):
                 await reach(step, at, point)
         else:
@@ -136,7 +135,14 @@ async def test_a_server_does_not_answer_at_this_step(database: Database, redis_u
 
 @pytest.mark.parametrize(
     "step",
-    ["batches.after_take", "batches.after_fill", "spread.after_add", "jobs.after_take", "jobs.after_fill"],
+    [
+        "sql_refresher.after_acquire",
+        "sql_refresher.after_fill",
+        "coordinator.before_ready",
+        "loader_worker.after_reserve",
+        "python_refresher.after_acquire",
+        "python_refresher.after_fill",
+    ],
 )
 async def test_the_worker_is_killed_at_this_step(database: Database, redis_url: str, step: str) -> None:
     path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
@@ -156,20 +162,20 @@ async def test_the_worker_is_killed_at_this_step(database: Database, redis_url: 
 async def test_a_key_taken_out_when_claimed_would_be_lost(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = RefreshQueue.claim
+    claim = RefreshSet.claim
 
-    async def taken_out(self: RefreshQueue) -> Claimed:
+    async def taken_out(self: RefreshSet) -> Claimed:
         claimed = await claim(self)
         await self.forget(claimed.keys)
         return claimed
 
-    monkeypatch.setattr(RefreshQueue, "claim", taken_out)
+    monkeypatch.setattr(RefreshSet, "claim", taken_out)
     async with (
         world(database, redis_url) as at,
         running_worker(database.dsn, redis_url, rules=RULES, **QUICK),
     ):
         await at.cached()
-        with failpoints.armed("lines.before_batch", error=RedisUnavailable("here")) as point:
+        with failpoints.armed("sql_worker.before_batch", error=RedisUnavailable("here")) as point:
             await at.change("first")
             await point.wait(seconds=30)
         await settled(at.redis)

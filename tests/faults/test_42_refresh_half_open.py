@@ -1,7 +1,7 @@
-"""42: the connections of those who make keys new are half open: nobody is told, and nothing sent arrives.
+"""42: connections of refreshes to Redis are half open: no error arrives, and nothing that is sent does.
 
-Guards: every question to the queue of Python loaders has a limit, and ends in a new connection
-(`spread._limit`). Without it all three tests wait for longer than they may.
+Guards: every command has a time limit, and one that runs out ends in a new connection (the multiplexer's).
+Without it no test here ends in time.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ import refresh_loaders
 from servers import Database, eventually
 from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
-from unstale_worker.refresh.python import docket_queue
+from unstale_worker.refresh.redis.presence import Presence
+from unstale_worker.refresh.redis.reservations import Reservations
 from workers import connected, redis_at, running_worker
 from workers.refresh_stage import NAMES, due, filled, settled
 from workers.refresh_workers import refresh_workers
@@ -54,7 +55,7 @@ async def test_a_leader_that_calls_loaders_itself(database: Database, valkey: Em
 
 @pytest.mark.leaves_keys("test:.*")
 async def test_a_refresh_worker(database: Database, valkey: EmbeddedValkey) -> None:
-    """The leader hears of it again, so it takes jobs again."""
+    """The leader hears of it again, so it calls loaders again."""
     async with (
         connected(database.dsn) as db,
         redis_at(valkey.url) as redis,
@@ -62,7 +63,7 @@ async def test_a_refresh_worker(database: Database, valkey: EmbeddedValkey) -> N
     ):
         await db.execute(SCHEMA)
         with refresh_workers(proxy.url(valkey.url), 1, LOADER_SECONDS="0.05") as workers:
-            heard = f"{NAMES.refresh_jobs}:workers"
+            heard = NAMES.refresh_workers
             await eventually(lambda: redis.zcard(heard), timeout=60)
             proxy.half_open(new=False)
             await redis.delete(heard)
@@ -70,15 +71,15 @@ async def test_a_refresh_worker(database: Database, valkey: EmbeddedValkey) -> N
             assert workers.processes[0].poll() is None
 
 
-@pytest.mark.parametrize("where", ["add", "others"])
+@pytest.mark.parametrize(("owner", "method"), [(Reservations, "reserve"), (Presence, "any")])
 async def test_a_leader_ends_though_a_client_drops_its_cancellation(
-    database: Database, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, where: str
+    database: Database, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    """As redis-py does at times, which sends by ``asyncio.wait_for`` because of the limit."""
+    """As ``asyncio.wait_for`` may do before Python 3.12."""
     refresh_loaders.reset()
-    asked, real = asyncio.Event(), getattr(docket_queue, where)
+    asked, real = asyncio.Event(), getattr(owner, method)
 
-    async def deaf(*given: Any, **named: Any) -> Any:
+    async def swallow(*given: Any, **named: Any) -> Any:
         if asked.is_set():
             return await real(*given, **named)
         asked.set()
@@ -86,7 +87,7 @@ async def test_a_leader_ends_though_a_client_drops_its_cancellation(
             await asyncio.sleep(3600)
         return await real(*given, **named)
 
-    monkeypatch.setattr(docket_queue, where, deaf)
+    monkeypatch.setattr(owner, method, swallow)
     async with connected(database.dsn) as db, redis_at(valkey.url) as redis:
         await db.execute(SCHEMA)
         async with asyncio.timeout(60), running_worker(database.dsn, valkey.url, rules=RULES):

@@ -23,7 +23,7 @@ from unstale_worker.dev_servers import EmbeddedPostgres
 T = TypeVar("T")
 
 LEAK_GRACE_SECONDS = 15.0  # what was closed may need a moment to be gone; what leaks stays
-PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log|refresh|dead|refreshed|jobs:.*)"
+PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log|refresh|dead|refreshed)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ import openai
 import pytest
 
 from unstale_worker.refresh.python.openai_backoff import LONGEST, UNNAMED, pause_for, pause_of
-from unstale_worker.refresh.redis.pending_keys import Waiting
-from unstale_worker.refresh.sql.rate_window import Allowance
+from unstale_worker.refresh.sql.pending_keys import PendingKeys
+from unstale_worker.refresh.sql.rate_window import RateWindow
 from unstale_worker.rules.refresh import Rate
 
 NOON = 1_792_929_600.0  # Sun, 25 Oct 2026 12:00:00 GMT
@@ -53,23 +53,23 @@ def test_which_errors_are_refusals_for_the_rate() -> None:
     assert pause_for(ValueError("no")) is None
 
 
-def test_an_allowance_is_a_sliding_window() -> None:
-    allowance = Allowance(Rate(3, 10.0))
-    assert allowance.grant(2, now=0.0) == 2
-    assert allowance.wait(now=0.0) == 0.0
-    assert allowance.grant(5, now=4.0) == 1
-    assert allowance.grant(5, now=9.9) == 0
-    assert allowance.wait(now=9.0) == pytest.approx(1.0)
-    assert allowance.grant(5, now=10.0) == 2
-    assert allowance.wait(now=10.0) == pytest.approx(4.0)
+def test_a_rate_is_a_sliding_window() -> None:
+    window = RateWindow(Rate(3, 10.0))
+    assert window.grant(2, now=0.0) == 2
+    assert window.wait(now=0.0) == 0.0
+    assert window.grant(5, now=4.0) == 1
+    assert window.grant(5, now=9.9) == 0
+    assert window.wait(now=9.0) == pytest.approx(1.0)
+    assert window.grant(5, now=10.0) == 2
+    assert window.wait(now=10.0) == pytest.approx(4.0)
 
 
 async def test_keys_wait_in_order_and_each_once() -> None:
-    waiting = Waiting()
-    waiting.put(["a", "b"])
-    waiting.put(["a", "c"])
-    assert len(waiting) == 3
-    assert await waiting.take(2) == ["a", "b"]
-    waiting.put([])
-    assert await waiting.take(2) == ["c"]
-    assert len(waiting) == 0
+    pending = PendingKeys()
+    pending.put(["a", "b"])
+    pending.put(["a", "c"])
+    assert len(pending) == 3
+    assert await pending.take(2) == ["a", "b"]
+    pending.put([])
+    assert await pending.take(2) == ["c"]
+    assert len(pending) == 0

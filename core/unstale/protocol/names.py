@@ -115,9 +115,17 @@ class Names:
         return f"{self.tag}:refreshed"
 
     @property
-    def refresh_jobs(self) -> str:
-        """Begins the keys of the queue that spreads Python loaders over processes; the queue owns them."""
-        return f"{self.tag}:jobs"
+    def refresh_workers(self) -> str:
+        """Sorted set with PX: refresh workers, by the server's time in ms when each was last heard of."""
+        return f"{self.tag}:refresh-workers"
+
+    def refresh_running(self, pattern: str) -> str:
+        """Sorted set with PX: slots of running loads, by the server's time in ms when each is free again."""
+        return f"{self.tag}:running:{pattern}"
+
+    def refresh_rate(self, pattern: str) -> str:
+        """Sorted set with PX: loads of the last rate window, by the server's time in ms when each began."""
+        return f"{self.tag}:rate:{pattern}"
 
     def refresh_failures(self, key: str) -> str:
         """String with PX: how often in a row the refresh of ``key`` has failed."""

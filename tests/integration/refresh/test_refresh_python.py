@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,17 +15,17 @@ from unstale import ConnectionPool
 from unstale.errors import RuleError
 from unstale.runtime.cancellation import cancelled
 from unstale_worker.observe.refresh_counters import Tally
-from unstale_worker.refresh.coordinator import open_queue
-from unstale_worker.refresh.python.dispatch import run_batches
-from unstale_worker.refresh.python.python_loader import resolve
-from unstale_worker.refresh.python.python_refresher import Jobs
+from unstale_worker.refresh.outcomes import Outcomes
+from unstale_worker.refresh.python.find_loaders import resolve
+from unstale_worker.refresh.python.python_refresher import PythonRefresher
 from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
-from unstale_worker.refresh.redis.pending_keys import Waiting
-from unstale_worker.refresh.redis.refresh_set import Verdict, new_lease
-from unstale_worker.refresh.redis.ttl import Lifetimes
+from unstale_worker.refresh.redis.leases import Acquired, new_lease
+from unstale_worker.refresh.redis.reservations import Reservation
+from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.refresh.refresh_worker import RefreshWorker
-from unstale_worker.refresh.retry_policy import Attempts
-from unstale_worker.refresh.sql.sql_refresher import Batches
+from unstale_worker.refresh.sql.pending_keys import PendingKeys
+from unstale_worker.refresh.sql.sql_refresher import SqlRefresher
+from unstale_worker.refresh.sql.sql_worker import run_batches
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
 from workers import applied, connected, redis_at, running_worker, settings_for
@@ -202,84 +203,108 @@ async def test_a_worker_that_stops_leaves_its_keys_to_the_next(database: Databas
             await filled(redis, key)
 
 
-async def test_a_job_that_comes_back_fills_nothing_twice(database: Database, redis_url: str) -> None:
-    """A worker died between its fill and its acknowledgement: the queue gives the job to another."""
+@asynccontextmanager
+async def a_process(
+    database: Database, redis_url: str
+) -> AsyncIterator[tuple[PythonRefresher, RefreshStore, RefreshSpec, Outcomes]]:
+    """One beside a leader with the same rules, which calls no loader: the loader it names is not there."""
     settings = settings_for(database.dsn, redis_url)
     given = Rules.parse(rules())
     (spec,) = given.refreshes
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
-        await db.execute(SCHEMA)
-        async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
-            lane, queue = open_queue(settings, rules=await rules_in_force(redis))
-            loaders = {spec.template.text: refresh_loaders.greeting}
-            lifetime = Lifetimes.of(given, settings).seconds
-            jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, tally := Tally())
-            key = "user:1:greeting"
-            await due(redis, key)
-            await jobs.refresh(spec, key)
-            value = await redis.get(key)
-            await jobs.refresh(spec, key)  # the same job, once more
-            assert (await redis.get(key), refresh_loaders.calls[key], tally.filled) == (value, 1, 1)
-            await redis.unlink(key)  # it expired meanwhile: nobody asks for it
-            await jobs.refresh(spec, key)
-            assert not await redis.exists(key)
-            assert refresh_loaders.calls[key] == 1
-            await lane.close()
+    async with (
+        redis_at(redis_url) as redis,
+        open_store(settings, given) as store,
+        ConnectionPool(settings) as pool,
+    ):
+        await redis.hset(NAMES.state, mapping={"rules": given.hash, "epoch": "e"})
+        outcomes = Outcomes.of(settings, given, store.leases, Tally())
+        loaders = {spec.template.text: refresh_loaders.greeting}
+        yield PythonRefresher(outcomes, store.reservations, loaders, pool), store, spec, outcomes
 
 
-async def test_two_jobs_of_one_key_call_the_loader_once(database: Database, redis_url: str) -> None:
-    settings = settings_for(database.dsn, redis_url)
-    given = Rules.parse(rules())
-    (spec,) = given.refreshes
-    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+async def test_a_refresh_that_comes_back_fills_nothing_twice(database: Database, redis_url: str) -> None:
+    """A worker died between its fill and what follows: another one has the same reservation."""
+    key = "user:1:greeting"
+    async with (
+        connected(database.dsn) as db,
+        redis_at(redis_url) as redis,
+        a_process(database, redis_url) as (refresher, _, spec, outcomes),
+    ):
         await db.execute(SCHEMA)
-        async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
-            lane, queue = open_queue(settings, rules=await rules_in_force(redis))
-            loaders = {spec.template.text: refresh_loaders.greeting}
-            lifetime = Lifetimes.of(given, settings).seconds
-            jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, Tally())
-            await due(redis, "user:1:greeting")
-            await asyncio.gather(*(jobs.refresh(spec, "user:1:greeting") for _ in range(5)))
-            assert refresh_loaders.calls["user:1:greeting"] == 1
-            await filled(redis, "user:1:greeting")
-            await lane.close()
+        await due(redis, key)
+        assert await refresher.refresh(Reservation(spec, key, new_lease()))
+        value = await redis.get(key)
+        assert not await refresher.refresh(Reservation(spec, key, new_lease()))
+        assert (await redis.get(key), refresh_loaders.calls[key], outcomes.tally.filled) == (value, 1, 1)
+        await redis.unlink(key)  # it expired meanwhile: its refresh is not wanted
+        assert not await refresher.refresh(Reservation(spec, key, new_lease()))
+        assert not await redis.exists(key)
+        assert refresh_loaders.calls[key] == 1
+
+
+async def test_a_key_that_is_due_again_while_its_loader_runs_is_loaded_once(
+    database: Database, redis_url: str
+) -> None:
+    key = "user:1:greeting"
+    async with (
+        connected(database.dsn) as db,
+        redis_at(redis_url) as redis,
+        a_process(database, redis_url) as (refresher, _, spec, _),
+    ):
+        await db.execute(SCHEMA)
+        await due(redis, key)
+        called = await asyncio.gather(
+            *(refresher.refresh(Reservation(spec, key, new_lease())) for _ in range(5))
+        )
+        assert sorted(called) == [False, False, False, False, True]
+        assert refresh_loaders.calls[key] == 1
+        await filled(redis, key)
 
 
 async def test_a_process_with_other_rules_calls_no_loader_and_stores_nothing(
     database: Database, redis_url: str
 ) -> None:
     """Its loader may be the one of before: what it returns would stay until the next change."""
-    settings = settings_for(database.dsn, redis_url)
-    given = Rules.parse(rules())
-    (spec,) = given.refreshes
     key = "user:1:greeting"
+    async with (
+        connected(database.dsn) as db,
+        redis_at(redis_url) as redis,
+        a_process(database, redis_url) as (refresher, store, spec, _),
+    ):
+        await db.execute(SCHEMA)
+        current = await redis.hget(NAMES.state, "rules")
+        await redis.hset(NAMES.state, "rules", "other")
+        await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
+        assert not await store.leases.in_force()
+        assert not await refresher.refresh(Reservation(spec, key, new_lease()))
+        assert refresh_loaders.calls[key] == 0
+        assert not await redis.exists(key)
+        score = await redis.zscore(NAMES.refresh, key)
+        assert score is not None
+        assert score < (time.time() + 60) * 1_000, "due again soon"
+
+        await redis.hset(NAMES.state, "rules", current or b"")
+        assert await store.leases.in_force()
+        await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
+        assert await store.leases.acquire([key], lease := new_lease()) == [Acquired.YES]
+        await redis.hset(NAMES.state, "rules", "other")  # between the lease and the fill
+        assert await store.leases.fill([(key, b'"old"', 60.0)], lease, again=3_600.0) == 0
+        assert not await redis.exists(key), "the lease is given up, too"
+
+
+async def test_a_key_made_ready_for_another_loader_is_given_back(database: Database, redis_url: str) -> None:
+    """A leader with other rules numbered the loaders in another way, just before this one came."""
+    given = Rules.parse(rules())
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        async with running_worker(database.dsn, redis_url), ConnectionPool(settings) as pool:
-            current = await rules_in_force(redis)
-            assert current != given.hash
-            lane, queue = open_queue(settings, rules=given.hash)
-            loaders = {spec.template.text: refresh_loaders.greeting}
-            lifetime = Lifetimes.of(given, settings).seconds
-            jobs = Jobs(queue, loaders, pool, Attempts.of(settings), lifetime, Tally())
-            await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})  # not due: the worker's
-            assert not await queue.in_force()
-            await jobs.refresh(spec, key)
-            assert refresh_loaders.calls[key] == 0
-            assert not await redis.exists(key)
-            score = await redis.zscore(NAMES.refresh, key)
-            assert score is not None
-            assert score < (time.time() + 60) * 1_000, "due again soon"
-            await lane.close()
-
-            lane, queue = open_queue(settings, rules=current)
-            assert await queue.in_force()
-            await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
-            assert await queue.take([key], lease := new_lease()) == [Verdict.TAKEN]
-            await redis.hset(NAMES.state, "rules", "other")  # between the lease and the fill
-            assert await queue.fill([(key, b'"old"', 60.0)], lease, again=3_600.0) == 0
-            assert not await redis.exists(key), "the lease is given up, too"
-            await lane.close()
+        async with running_worker(database.dsn, redis_url, rules=rules()):
+            await rules_in_force(redis)
+            settings = settings_for(database.dsn, redis_url)
+            async with open_store(settings, given) as store:
+                await redis.zadd(NAMES.refresh, {"user:1:profile": 0})
+                await store.reservations.make_ready(given.refreshes[0], ["user:1:profile"], now=1)
+                await settled(redis)
+            assert not refresh_loaders.calls
 
 
 async def test_a_refresh_worker_says_that_its_rules_are_others(database: Database, redis_url: str) -> None:
@@ -302,16 +327,16 @@ async def test_keys_of_a_batch_that_is_cancelled_are_not_forgotten() -> None:
     lost: list[str] = []
     begun = asyncio.Event()
 
-    class Hanging(Batches):
+    class Hanging(SqlRefresher):
         def __init__(self) -> None: ...
 
         async def refresh(self, spec: RefreshSpec, keys: Sequence[str]) -> None:
             begun.set()
             await asyncio.Event().wait()
 
-    waiting = Waiting()
-    waiting.put(["user:1:greeting", "user:2:greeting"])
-    task = asyncio.create_task(run_batches(spec, waiting, Hanging(), None, lost.extend))
+    pending = PendingKeys()
+    pending.put(["user:1:greeting", "user:2:greeting"])
+    task = asyncio.create_task(run_batches(spec, pending, Hanging(), None, lost.extend))
     await begun.wait()
     await cancelled(task)
     assert lost == ["user:1:greeting", "user:2:greeting"]

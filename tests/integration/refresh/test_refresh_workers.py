@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 import refresh_loaders
 from servers import Database, eventually
@@ -59,28 +60,30 @@ async def test_the_leader_calls_loaders_only_while_nobody_else_does(
 ) -> None:
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        async with running_worker(database.dsn, redis_url, rules=RULES) as leader:
-            await due(redis, "user:1:greeting")
-            await filled(redis, "user:1:greeting")
-            await eventually(lambda: leader.status().refreshed.filled == 1)
-            async with refresh_worker(database.dsn, redis_url) as other:
-                assert other.status().role is Role.REFRESHING
-                workers = f"{NAMES.refresh_jobs}:workers"
-
-                async def alone() -> bool:
-                    return await redis.zrange(workers, 0, -1) == [other.name.encode()]
-
-                await eventually(alone, message="the leader stands back")
-                keys = [f"user:{n}:greeting" for n in range(2, 12)]
-                await due(redis, *keys)
-                await settled(redis)
-                # A value can be read a moment before its process has counted it.
-                await eventually(lambda: other.status().refreshed.filled == len(keys))
-                assert leader.status().refreshed.filled == 1
-                assert leader.status().refreshed.dispatched >= 1 + len(keys)
-            await due(redis, "user:20:greeting")
-            await filled(redis, "user:20:greeting", timeout=30)
-            await eventually(lambda: leader.status().refreshed.filled == 2, message="the leader stands in")
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(database.dsn, redis_url, rules=RULES) as leader:
+                await due(redis, "user:1:greeting")
+                await filled(redis, "user:1:greeting")
+                await eventually(lambda: leader.status().refreshed.filled == 1)
+                async with refresh_worker(database.dsn, redis_url) as other:
+                    assert other.status().role is Role.REFRESHING
+                    await eventually(
+                        lambda: any("leaves the loaders" in line["event"] for line in logs),
+                        message="the leader leaves the loaders to the worker",
+                    )
+                    assert await redis.zrange(NAMES.refresh_workers, 0, -1) == [other.name.encode()]
+                    keys = [f"user:{n}:greeting" for n in range(2, 12)]
+                    await due(redis, *keys)
+                    await settled(redis)
+                    # A value can be read a moment before its process has counted it.
+                    await eventually(lambda: other.status().refreshed.filled == len(keys))
+                    assert leader.status().refreshed.filled == 1
+                    assert leader.status().refreshed.dispatched >= 1 + len(keys)
+                await due(redis, "user:20:greeting")
+                await filled(redis, "user:20:greeting", timeout=30)
+                await eventually(
+                    lambda: leader.status().refreshed.filled == 2, message="the leader stands in"
+                )
 
 
 @pytest.mark.parametrize("how", ["refused", "half-open"])

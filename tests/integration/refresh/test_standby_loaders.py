@@ -9,7 +9,7 @@ import structlog
 from servers import Database, eventually
 from unstale.protocol.names import Names
 from unstale_worker.observe.status import Role
-from unstale_worker.refresh.python.python_loader import mistakes
+from unstale_worker.refresh.python.find_loaders import mistakes
 from unstale_worker.rules import Rules
 from workers import PROFILES, SCHEMA, connected, redis_at, running_worker, worker_process
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from unstale_worker.doctor.findings import Finding, error, ok, warning
-from unstale_worker.refresh.python.python_loader import mistakes
+from unstale_worker.refresh.python.find_loaders import mistakes
 from unstale_worker.refresh.sql.sql_loading import check
 from unstale_worker.refresh.sql.sql_sessions import Sessions
 from unstale_worker.rules import Rules

@@ -149,7 +149,7 @@ DEFINITIONS: Final = (
     Definition(
         "unstale_worker_refresh_dispatched_total",
         "counter",
-        "Keys that this leader gave to Python loaders, wherever they run.",
+        "Keys that this leader made ready for Python loaders, wherever they run.",
         lambda status: float(status.refreshed.dispatched),
     ),
     Definition(

@@ -12,7 +12,7 @@ class Tally:
         overtaken: Loads that a newer change overtook; their keys became due again.
         failed: Attempts that failed.
         dead: Keys that became dead letters.
-        dispatched: Keys given to refresh workers.
+        dispatched: Keys made ready for Python loaders.
     """
 
     filled: int = 0

@@ -1,4 +1,4 @@
-"""Runs a refresh worker: calls Python loaders until it is told to stop."""
+"""Runs a refresh worker: a process that calls Python loaders until it is told to stop."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -16,9 +16,9 @@ from unstale_worker.observe.preflight import check_redis
 from unstale_worker.observe.refresh_counters import Tally
 from unstale_worker.observe.status import Counters, Role, Status
 from unstale_worker.redis.client import open_redis
-from unstale_worker.refresh.coordinator import open_queue
-from unstale_worker.refresh.python.loader_worker import OwnWorker
-from unstale_worker.refresh.redis.refresh_set import RefreshQueue
+from unstale_worker.refresh.python.loader_worker import LoaderWorker
+from unstale_worker.refresh.redis.presence import ANNOUNCE_EVERY
+from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.runtime.retry import retry
@@ -28,15 +28,16 @@ log = structlog.get_logger("unstale.refresh")
 OTHER_RULES: Final = (
     "the leader has other rules than this process; start both with the same unstale.toml, the leader first"
 )
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks whether Redis answers; between, readiness says what was found last."""
+
+WITHDRAW_SECONDS: Final = 1.0
+"""Seconds that withdrawing may take; without it, the leader waits until this worker was silent for 5 s."""
 
 
 class RefreshWorker:
     """One process that calls loaders; run any number of them.
 
     Example:
-        >>> worker = RefreshWorker(WorkerSettings.from_env(), Rules.load())
+        >>> worker = RefreshWorker(WorkerSettings.load(), Rules.load())
         >>> await worker.run(stop=asyncio.Event())
     """
 
@@ -50,19 +51,19 @@ class RefreshWorker:
             )
         self._settings, self._rules = settings, rules
         self._tally, self._counters = Tally(), Counters()
-        self._own = OwnWorker(settings, rules, specs, self._tally)
+        self._loaders = LoaderWorker(settings, rules, specs, self._tally, failed=self._note)
         self._role, self._redis_up, self._problem = Role.STARTING, False, ""
 
     @property
     def name(self) -> str:
-        """What it is called in the queue."""
-        return self._own.name
+        """Its name among the refresh workers."""
+        return self._loaders.name
 
     def __repr__(self) -> str:
         return f"<RefreshWorker {self.name} {self._role}>"
 
     def status(self) -> Status:
-        """One frozen picture of now."""
+        """Return one frozen picture of now."""
         return Status(
             role=self._role,
             source="",
@@ -78,61 +79,68 @@ class RefreshWorker:
         )
 
     async def run(self, *, stop: asyncio.Event) -> None:
-        """Call loaders until ``stop`` is set; then see `crew.working` for what becomes of those that run.
+        """Call loaders until ``stop`` is set; `LoaderWorker.run` says what becomes of those that run then.
 
-        Raises `UnsupportedServer` at the start; everything else is retried for ever.
+        Raises `UnsupportedServer` at the start; every other error is retried.
         """
-        await self._check(stop)
-        lane, queue = open_queue(self._settings, rules=self._rules.hash)
-        looking = asyncio.create_task(self._look(queue), name="refresh readiness")
-        try:
-            while not stop.is_set():
-                await retry(lambda: self._work(queue, stop), stop=stop, failed=self._note, logger=log)
-        finally:
-            self._role = Role.STOPPING
-            await cancelled(looking)
-            await lane.close()
-
-    async def _work(self, queue: RefreshQueue, stop: asyncio.Event) -> None:
-        async with (
-            self._own.docket() as docket,
-            self._own.working(docket, queue, grace=self._settings.refresh_grace) as task,
-        ):
-            self._role = Role.REFRESHING
-            log.info("calling loaders", worker=self._own.name, refreshes=len(self._rules.refreshes))
-            stopping = asyncio.create_task(stop.wait())
+        unsupported = (UnsupportedServer,)
+        await retry(self._check, stop=stop, fatal=unsupported, failed=self._note, logger=log)
+        async with open_store(self._settings, self._rules) as store:
+            watching = asyncio.create_task(
+                retry(lambda: self._watch(store), failed=self._note, logger=log), name="refresh readiness"
+            )
+            stopping = asyncio.create_task(self._withdraw(store, stop), name="refresh withdrawal")
             try:
-                await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+                await retry(lambda: self._call_loaders(store, stop), stop=stop, failed=self._note, logger=log)
             finally:
+                self._role = Role.STOPPING
+                await cancelled(watching)
+                if stop.is_set():
+                    await asyncio.wait([stopping], timeout=WITHDRAW_SECONDS)
                 await cancelled(stopping)
+
+    async def _call_loaders(self, store: RefreshStore, stop: asyncio.Event) -> None:
+        def started() -> None:
+            self._role = Role.REFRESHING
+            log.info("calling loaders", worker=self.name, refreshes=len(self._rules.refreshes))
+
+        grace = self._settings.refresh_grace
+        try:
+            await self._loaders.run(store, stop=stop, grace=grace, started=started)
+        finally:
             self._role = Role.STOPPING if stop.is_set() else Role.STARTING
-        if task.done() and not task.cancelled():
-            task.result()
 
-    async def _check(self, stop: asyncio.Event) -> None:
-        async def attempt() -> None:
-            redis = open_redis(self._settings, connections=2)
-            try:
-                server = await check_redis(redis, state_key=self._settings.names.state)
-            finally:
-                await _closed(redis.aclose())
-            self._redis_up, self._problem = True, ""
-            log.info("server checked", redis=server, rules=self._rules.hash[:8])
+    async def _check(self) -> None:
+        """Raise `UnsupportedServer` for a Redis of a version that is not supported."""
+        redis = open_redis(self._settings, connections=2)
+        try:
+            server = await check_redis(redis, state_key=self._settings.names.state)
+        finally:
+            await _closed(redis.aclose())
+        self._redis_up, self._problem = True, ""
+        log.info("server checked", redis=server, rules=self._rules.hash[:8])
 
-        await retry(attempt, stop=stop, fatal=(UnsupportedServer,), failed=self._note, logger=log)
-
-    async def _look(self, queue: RefreshQueue) -> None:
+    async def _watch(self, store: RefreshStore) -> None:
+        """Keep readiness current, and say that this worker is there while the leader has its rules."""
         while True:
             try:
-                current = await queue.in_force()
+                current = await store.leases.in_force()
                 self._redis_up = True
                 if not current and self._problem != OTHER_RULES:
                     log.warning("calling no loader", problem=OTHER_RULES, rules=self._rules.hash[:8])
-                if self._problem == OTHER_RULES or not current:
-                    self._problem = "" if current else OTHER_RULES
+                self._problem = "" if current else OTHER_RULES
+                if current and self._role is Role.REFRESHING:
+                    await store.presence.announce(self.name)
             except RedisUnavailable as error:
                 self._redis_up, self._problem = False, str(error)
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(ANNOUNCE_EVERY)
+
+    async def _withdraw(self, store: RefreshStore, stop: asyncio.Event) -> None:
+        """Let others take over as soon as this worker is told to stop."""
+        await stop.wait()
+        self._role = Role.STOPPING
+        with suppress(RedisUnavailable):
+            await store.presence.withdraw(self.name)
 
     def _note(self, error: Exception) -> None:
         self._problem = str(error) or type(error).__name__
@@ -144,8 +152,8 @@ class RefreshWorker:
 async def run_refresh_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.Event) -> None:
     """Call loaders and answer HTTP until ``stop`` is set.
 
-    Raises `ConfigurationError` for loaders that are not there, what `RefreshWorker.run` raises, and
-    `UnstaleError` when the HTTP port is taken.
+    Raises `ConfigurationError` if a loader cannot be found, `UnstaleError` if the HTTP port is taken, and
+    what `RefreshWorker.run` raises.
     """
     worker = RefreshWorker(settings, rules)
     async with serving(settings, worker.status) as url:

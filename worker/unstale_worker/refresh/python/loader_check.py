@@ -2,7 +2,7 @@
 
 import structlog
 
-from unstale_worker.refresh.python.python_loader import mistakes
+from unstale_worker.refresh.python.find_loaders import mistakes
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.daemon_call import aside
 

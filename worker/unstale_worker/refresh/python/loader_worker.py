@@ -1,93 +1,180 @@
-"""The loaders of one process: found, given clients, and called for the jobs it takes."""
+"""Calls Python loaders in this process: reserves ready keys and refreshes each in a task of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
-from docket import Docket
+import structlog
 
 from unstale.companion.pools import ConnectionPool
-from unstale.errors import RedisUnavailable
+from unstale.errors import RedisUnavailable, UnstaleError
+from unstale.runtime import failpoints
+from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import Tally
-from unstale_worker.refresh.python import docket_queue
-from unstale_worker.refresh.python.docket_worker import working
-from unstale_worker.refresh.python.python_loader import make_importable, resolve
-from unstale_worker.refresh.python.python_refresher import Jobs
-from unstale_worker.refresh.redis.refresh_set import VISIBILITY, RefreshQueue
-from unstale_worker.refresh.redis.ttl import Lifetimes
-from unstale_worker.refresh.retry_policy import Attempts
+from unstale_worker.refresh.outcomes import Outcomes
+from unstale_worker.refresh.python.find_loaders import make_importable, resolve
+from unstale_worker.refresh.python.python_refresher import PythonRefresher
+from unstale_worker.refresh.redis.reservations import RESERVE_MOST, Reservation
+from unstale_worker.refresh.redis.store import RefreshStore
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.runtime.log_throttle import LogThrottle
+from unstale_worker.runtime.retry import retry
 
-REDIS_PAUSE: Final = 0.2
-"""Seconds until a job is begun again while Redis does not answer."""
+log = structlog.get_logger("unstale.refresh")
+
+POLL: Final = 0.05
+"""Seconds after which ready keys are looked for again: another process makes them ready, or frees a slot."""
+LAST_REPLY: Final = 0.3
+"""Seconds for which a stopping worker waits for the reply to its last reservation."""
+LOG_EVERY: Final = 30.0
+"""Seconds after which the log repeats that refreshes of this process were interrupted."""
 
 
-class OwnWorker:
-    """Takes jobs of Python loaders in this process; raises `RuleError` for a loader it cannot find.
+class LoaderWorker:
+    """The Python loaders of one process; raises `RuleError` for a loader that it cannot find.
+
+    Args:
+        settings: How many loaders run at the same time, and where their clients connect.
+        rules: The rules that name the loaders.
+        specs: The refreshes with a Python loader.
+        tally: What is counted.
+        failed: Takes each error that is survived.
 
     Example:
-        >>> own = OwnWorker(settings, rules, rules.refreshes, Tally())
-        >>> async with own.docket() as docket, own.working(docket, queue, grace=10.0) as task:
-        ...     await task
+        >>> worker = LoaderWorker(settings, rules, specs, Tally(), failed=print)
+        >>> async with open_store(settings, rules) as store:
+        ...     await worker.run(store, stop=stop, grace=10.0)
     """
 
     def __init__(
-        self, settings: WorkerSettings, rules: Rules, specs: Sequence[RefreshSpec], tally: Tally
+        self,
+        settings: WorkerSettings,
+        rules: Rules,
+        specs: Sequence[RefreshSpec],
+        tally: Tally,
+        *,
+        failed: Callable[[Exception], object],
     ) -> None:
         make_importable(rules)
-        self._settings, self._specs, self._tally = settings, tuple(specs), tally
-        self._lifetimes = Lifetimes.of(rules, settings)
+        self._settings, self._rules, self._tally, self._failed = settings, rules, tally, failed
         self._loaders = {spec.template.text: resolve(spec, file=rules.file) for spec in specs}
-        self._jobs: Jobs | None = None
-        self.name = docket_queue.worker_name()
+        self._running: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._throttle = LogThrottle(every=LOG_EVERY)
+        self.name = f"{socket.gethostname()}#{os.getpid()}#{secrets.token_hex(4)}"
 
-    @property
-    def running(self) -> int:
-        """Loaders that run now."""
-        return 0 if self._jobs is None else self._jobs.running
+    def hint(self) -> None:
+        """Look for ready keys now."""
+        self._wake.set()
 
-    @asynccontextmanager
-    async def docket(self) -> AsyncIterator[Docket]:
-        """The queue, with every loader registered."""
-        async with docket_queue.open_docket(self._settings) as docket:
-            docket_queue.register(docket, self._specs, self._refresh)
-            yield docket
+    async def run(
+        self,
+        store: RefreshStore,
+        *,
+        stop: asyncio.Event,
+        grace: float,
+        started: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Call loaders until ``stop`` is set or the caller is cancelled.
 
-    @asynccontextmanager
-    async def working(
-        self, docket: Docket, queue: RefreshQueue, *, grace: float
-    ) -> AsyncIterator["asyncio.Task[None]"]:
-        """Take jobs inside; see `crew.working`. The pool is closed afterwards."""
+        Afterwards no more keys are reserved, and loaders that run may end within ``grace`` seconds. The keys
+        of the others are due again at once. ``started`` is called when the first key can be reserved.
+        """
+        self._stopping = False
         async with ConnectionPool(self._settings) as pool:
             # Importing a client library takes a second of a core: now, and not at the first change.
             await pool.warm()
-            jobs = self._jobs = Jobs(
-                queue, self._loaders, pool, Attempts.of(self._settings), self._lifetimes.seconds, self._tally
+            outcomes = Outcomes.of(self._settings, self._rules, store.leases, self._tally)
+            refresher = PythonRefresher(outcomes, store.reservations, self._loaders, pool)
+            reserving = asyncio.create_task(
+                retry(lambda: self._reserve(store, refresher), failed=self._failed, logger=log),
+                name="refresh reservations",
             )
-            async with working(
-                docket, jobs, queue,
-                name=self.name,
-                concurrency=self._settings.refresh_concurrency,
-                takeover=self._settings.refresh_takeover,
-                grace=grace,
-            ) as task:  # fmt: skip
-                yield task
-
-    async def _refresh(self, spec: RefreshSpec, key: str) -> None:
-        """One job; it may be begun again, as nothing of it is lost and nothing done twice."""
-        assert self._jobs is not None
-        until = asyncio.get_running_loop().time() + VISIBILITY
-        while True:
+            stopping = asyncio.create_task(stop.wait())
+            started()
             try:
-                await self._jobs.refresh(spec, key)
+                await asyncio.wait([reserving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._stopping = True
+                self._wake.set()
+                await cancelled(stopping)
+                try:
+                    # What it reserves at this moment is not lost: it ends after the reply.
+                    await asyncio.wait([reserving], timeout=LAST_REPLY)
+                    await self._drain(grace)
+                finally:
+                    await cancelled(reserving)
+                    await self._end()
+
+    # --- reserving ------------------------------------------------------------------------------
+
+    async def _reserve(self, store: RefreshStore, refresher: PythonRefresher) -> None:
+        """Reserve ready keys and start their refreshes, until told to stop."""
+        while not self._stopping:
+            pass_on_cancellation()
+            self._wake.clear()
+            free = min(self._settings.refresh_concurrency - len(self._running), RESERVE_MOST)
+            reserved = await store.reservations.reserve(free) if free > 0 else []
+            if reserved and failpoints.on:
+                await failpoints.reach("loader_worker.after_reserve")
+            for reservation in reserved:
+                task = asyncio.create_task(self._refresh(store, refresher, reservation), name="refresh")
+                self._running.add(task)
+                task.add_done_callback(self._ended)
+            if free <= 0 or len(reserved) < free:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._wake.wait()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self._wake.set()
+
+    async def _refresh(
+        self, store: RefreshStore, refresher: PythonRefresher, reservation: Reservation
+    ) -> None:
+        """Refresh one key; whatever fails, the key is due again after the takeover time at the latest."""
+        called = True
+        try:
+            # A leader with other rules may have made it ready.
+            if self._stopping or self._rules.refresh_of(reservation.key) is not reservation.spec:
+                called = False
+                await store.leases.postpone([reservation.key], seconds=0.0)
                 return
-            except RedisUnavailable:  # pydocket's connection may be up again before ours is
-                if asyncio.get_running_loop().time() > until:
-                    raise
-                await asyncio.sleep(REDIS_PAUSE)
+            called = await refresher.refresh(reservation)
+        except RedisUnavailable as error:
+            self._failed(error)
+            if self._throttle.allows(str(error)):
+                log.warning("refreshes were interrupted; their keys are due again", error=str(error))
+        except Exception as error:
+            self._failed(error)
+            log.exception("unexpected error in a refresh; its key is due again")
+        finally:
+            with suppress(UnstaleError):
+                await store.reservations.release(reservation, called=called)
+
+    # --- stopping -------------------------------------------------------------------------------
+
+    async def _drain(self, grace: float) -> None:
+        if self._running and grace > 0:
+            await asyncio.wait(self._running, timeout=grace)
+        if self._running:
+            log.warning("loaders did not end in time; their keys are due again", loaders=len(self._running))
+
+    async def _end(self) -> None:
+        """Cancel the refreshes that run; each makes its key due again."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        for task in running:
+            await cancelled(task)
 
     def __repr__(self) -> str:
-        return f"<OwnWorker {self.name} loaders={len(self._loaders)} running={self.running}>"
+        return f"<LoaderWorker {self.name} loaders={len(self._loaders)} running={len(self._running)}>"

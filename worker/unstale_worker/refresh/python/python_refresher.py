@@ -1,7 +1,7 @@
 """Refreshes one key with a Python loader, from its lease to its fill."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -12,152 +12,127 @@ from unstale.companion.refresh_context import Refresh, RefreshLoader
 from unstale.errors import RedisUnavailable
 from unstale.protocol import codec
 from unstale.runtime import failpoints
-from unstale.runtime.cancellation import pass_on_cancellation
-from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.openai_backoff import pause_for
-from unstale_worker.refresh.redis.lease_keeper import kept
-from unstale_worker.refresh.redis.refresh_set import RefreshQueue, Verdict, new_lease
-from unstale_worker.refresh.retry_policy import Attempts
-from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.refresh.redis.lease_keeper import extended
+from unstale_worker.refresh.redis.leases import Acquired
+from unstale_worker.refresh.redis.reservations import Reservation, Reservations
 
 log = structlog.get_logger("unstale.refresh")
 
-Lifetime = Callable[[str, RefreshSpec, bytes], float]
 ERROR_CHARACTERS: Final = 200
 """Most characters of a loader's own message that are kept."""
 FILL_FOR: Final = 10.0
-"""Seconds for which a loaded value is held while Redis does not answer."""
+"""Seconds for which a loaded value is kept while Redis does not answer."""
 FILL_PAUSE: Final = 0.2
+"""Seconds between two attempts to store it."""
+CANCEL_AGAIN: Final = 0.5
+"""Seconds after which a loader that goes on is cancelled again."""
 
 
-class Jobs:
-    """Calls Python loaders; whoever spreads the work calls `refresh` once for each job.
+class PythonRefresher:
+    """Calls Python loaders.
 
-    A job never raises for what its loader does: the outcome is in Redis, and what has to be done again is due
-    again there. So a job that is run twice, or never ends, costs time and nothing else.
+    A loader's error is not raised: its outcome is in Redis, and a key that must be loaded again is due again
+    there. So a refresh that runs twice, or never ends, costs time and nothing else.
 
     Example:
-        >>> jobs = Jobs(queue, {spec.template.text: function}, pool, attempts, lifetime, tally)
-        >>> await jobs.refresh(spec, "user:42:greeting_instructions")
+        >>> refresher = PythonRefresher(outcomes, reservations, {spec.template.text: function}, pool)
+        >>> called = await refresher.refresh(reservation)
     """
 
     def __init__(
         self,
-        queue: RefreshQueue,
+        outcomes: Outcomes,
+        reservations: Reservations,
         loaders: Mapping[str, RefreshLoader],
         pool: ConnectionPool,
-        attempts: Attempts,
-        lifetime: Lifetime,
-        tally: Tally,
     ) -> None:
-        self._queue, self._loaders, self._pool = queue, loaders, pool
-        self._attempts, self._lifetime, self._tally = attempts, lifetime, tally
-        self._running: set[asyncio.Task[bytes]] = set()
-        self._stopping = False
+        self._outcomes, self._leases, self._reservations = outcomes, outcomes.leases, reservations
+        self._loaders, self._pool = loaders, pool
 
-    @property
-    def running(self) -> int:
-        """Loaders that run now."""
-        return len(self._running)
+    async def refresh(self, reservation: Reservation) -> bool:
+        """Refresh a reserved key if it is still wanted; returns True if the loader was called.
 
-    async def refresh(self, spec: RefreshSpec, key: str) -> None:
-        """Make ``key`` new if that is still wanted and nobody else does it; raises `RedisUnavailable`."""
-        loader = self._loaders.get(spec.template.text)
-        if loader is None or self._stopping:
-            await self._queue.postpone([key], seconds=1.0 if loader is None else 0.0)
-            return
-        if (paused := await self._queue.paused(str(spec.loader))) > 0:
-            await self._queue.postpone([key], seconds=paused)
-            return
-        lease = new_lease()
+        Cancelled, it ends the loader, and the key is due again at once. Raises `RedisUnavailable`.
+        """
+        key, lease = reservation.key, reservation.lease
         if failpoints.on:
-            await failpoints.reach("jobs.before_take")
-        (verdict,) = await self._queue.take([key], lease)
-        if verdict is not Verdict.TAKEN:
-            return
+            await failpoints.reach("python_refresher.before_acquire")
+        (result,) = await self._leases.acquire([key], lease)
+        if result is not Acquired.YES:
+            return False
         if failpoints.on:
-            await failpoints.reach("jobs.after_take")
-        async with kept(self._queue, [key], lease):
-            await self._load(spec, key, lease, loader)
+            await failpoints.reach("python_refresher.after_acquire")
+        every = min(self._leases.extend_every, self._reservations.takeover / 3)
+        async with extended(lambda: self._extend(reservation), every=every):
+            await self._load(reservation)
+        return True
 
-    async def _load(self, spec: RefreshSpec, key: str, lease: bytes, loader: RefreshLoader) -> None:
-        task = asyncio.create_task(self._value(spec, key, loader), name=f"refresh {spec.template.text}")
-        self._running.add(task)
+    async def _extend(self, reservation: Reservation) -> None:
+        await asyncio.gather(
+            self._leases.extend([reservation.key], reservation.lease, visibility=self._reservations.takeover),
+            self._reservations.hold(reservation),
+        )
+
+    async def _load(self, reservation: Reservation) -> None:
+        spec, key, lease = reservation.spec, reservation.key, reservation.lease
+        task = asyncio.create_task(self._value(reservation), name=f"refresh {spec.template.text}")
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
-            await self._ended(task)
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_AGAIN)
             with suppress(RedisUnavailable):
-                await self._queue.postpone([key], seconds=0.0, lease=lease)
+                await self._leases.postpone([key], seconds=0.0, lease=lease)
             raise
-        finally:
-            self._running.discard(task)
         if task.cancelled():
-            if self._stopping:
-                await self._queue.postpone([key], seconds=0.0, lease=lease)
-            else:
-                await self._failed(spec, key, lease, "the loader was cancelled from inside")
+            await self._failed(reservation, "the loader was cancelled from inside")
             return
         error = task.exception()
         if error is None:
-            stored = await self._fill(spec, key, lease, task.result())
-            self._tally.filled += stored
-            self._tally.overtaken += not stored
+            await self._fill(reservation, task.result())
         elif (pause := pause_for(error)) is not None:
             log.warning(
-                "a model refused for its rate; its loader pauses", loader=str(spec.loader), seconds=pause
+                "a model's rate limit was reached; its loader pauses", loader=str(spec.loader), seconds=pause
             )
-            await self._queue.pause(str(spec.loader), seconds=pause)
+            await self._reservations.pause(str(spec.loader), seconds=pause)
             if failpoints.on:
-                await failpoints.reach("jobs.before_postpone")
-            await self._queue.postpone([key], seconds=pause, lease=lease)
+                await failpoints.reach("python_refresher.before_postpone")
+            await self._leases.postpone([key], seconds=pause, lease=lease)
         elif isinstance(error, TimeoutError) and not str(error):
-            await self._failed(spec, key, lease, f"the loader took longer than {spec.timeout:g} s")
+            await self._failed(reservation, f"the loader took longer than {spec.timeout:g} s")
         else:
-            await self._failed(spec, key, lease, f"{type(error).__name__}: {str(error)[:ERROR_CHARACTERS]}")
+            await self._failed(reservation, f"{type(error).__name__}: {str(error)[:ERROR_CHARACTERS]}")
 
-    async def _value(self, spec: RefreshSpec, key: str, loader: RefreshLoader) -> bytes:
+    async def _value(self, reservation: Reservation) -> bytes:
+        spec, key = reservation.spec, reservation.key
+        loader = self._loaders[spec.template.text]
         async with asyncio.timeout(spec.timeout):
             value = await loader(Refresh(key, spec.fields(key), self._pool))
         return codec.encode(key, value)
 
-    async def _fill(self, spec: RefreshSpec, key: str, lease: bytes, value: bytes) -> int:
-        """Store a value that may have been dear; the lease is kept while Redis does not answer."""
+    async def _fill(self, reservation: Reservation, value: bytes) -> None:
+        """Store a value that may have been expensive; the lease is kept while Redis does not answer."""
         until = asyncio.get_running_loop().time() + FILL_FOR
         while True:
             try:
                 if failpoints.on:
-                    await failpoints.reach("jobs.before_fill")
-                stored = await self._queue.fill(
-                    [(key, value, self._lifetime(key, spec, value))], lease, again=spec.debounce
-                )
+                    await failpoints.reach("python_refresher.before_fill")
+                await self._outcomes.fill(reservation.spec, {reservation.key: value}, reservation.lease)
                 if failpoints.on:
-                    await failpoints.reach("jobs.after_fill")
-                return stored
+                    await failpoints.reach("python_refresher.after_fill")
+                return
             except RedisUnavailable:
                 if asyncio.get_running_loop().time() > until:
                     raise
                 await asyncio.sleep(FILL_PAUSE)
 
-    async def _failed(self, spec: RefreshSpec, key: str, lease: bytes, error: str) -> None:
+    async def _failed(self, reservation: Reservation, error: str) -> None:
         if failpoints.on:
-            await failpoints.reach("jobs.before_failed")
-        failure = await self._attempts.failed(self._queue, spec, key, lease, error)
-        if failure is not None:
-            self._tally.failed += 1
-            self._tally.dead += failure.dead
-
-    async def stop(self) -> None:
-        """End the loaders that run, at once; their keys are due again for another process."""
-        self._stopping = True
-        for task in list(self._running):
-            await self._ended(task)
-        pass_on_cancellation()
-
-    async def _ended(self, task: "asyncio.Task[bytes]") -> None:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=0.5)
+            await failpoints.reach("python_refresher.before_failed")
+        await self._outcomes.failed(reservation.spec, reservation.key, reservation.lease, error)
 
     def __repr__(self) -> str:
-        return f"<Jobs running={self.running}>"
+        return f"<PythonRefresher loaders={len(self._loaders)}>"

@@ -1,25 +1,27 @@
-"""Keeps leases alive while a loader runs."""
+"""Extends leases while a loader runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from unstale.errors import RedisUnavailable
 from unstale.runtime.cancellation import cancelled
-from unstale_worker.refresh.redis.refresh_set import RefreshQueue
 
 
 @asynccontextmanager
-async def kept(queue: RefreshQueue, keys: Sequence[str], lease: bytes) -> AsyncIterator[None]:
-    """Prolong the leases of ``keys`` while inside. One that is gone stays gone: its fill is refused."""
+async def extended(extend: Callable[[], Awaitable[object]], *, every: float) -> AsyncIterator[None]:
+    """Call ``extend`` every so many seconds while inside.
+
+    A lease that is gone stays gone: the fill is refused then.
+    """
 
     async def keep() -> None:
         while True:
-            await asyncio.sleep(queue.extend_every)
+            await asyncio.sleep(every)
             try:
-                await queue.extend(keys, lease)
+                await extend()
             except RedisUnavailable:
-                continue  # the next one, or the fill, will tell
+                continue  # the next extension, or the fill, will tell
 
     task = asyncio.create_task(keep(), name="refresh leases")
     try:

@@ -1,16 +1,16 @@
-"""How many loads a rate allows now, within one process."""
+"""How many loads a rate allows now, within the leader."""
 
 from collections import deque
 
 from unstale_worker.rules.refresh import Rate
 
 
-class Allowance:
-    """A sliding window over what was granted; times are seconds of one monotonic clock.
+class RateWindow:
+    """A sliding window over the loads that were granted; times are seconds of one monotonic clock.
 
     Example:
-        >>> allowance = Allowance(Rate(10, 1.0))
-        >>> allowance.grant(25, now=0.0), allowance.wait(now=0.25)
+        >>> window = RateWindow(Rate(10, 1.0))
+        >>> window.grant(25, now=0.0), window.wait(now=0.25)
         (10, 0.75)
     """
 
@@ -20,7 +20,7 @@ class Allowance:
         self._sum = 0
 
     def grant(self, wanted: int, *, now: float) -> int:
-        """Grant as many of ``wanted`` loads as the rate has room for."""
+        """Grant as many of ``wanted`` loads as the rate allows; returns how many."""
         self._forget(now)
         granted = min(wanted, self._rate.count - self._sum)
         if granted > 0:
@@ -29,7 +29,7 @@ class Allowance:
         return max(0, granted)
 
     def wait(self, *, now: float) -> float:
-        """Seconds until at least one load is granted."""
+        """Return the seconds until at least one load is granted."""
         self._forget(now)
         if self._sum < self._rate.count:
             return 0.0

@@ -1,4 +1,4 @@
--- A new leader takes over what an older one had claimed: whatever is due only after the longest debounce is due at once.
+-- A new leader takes over what an older one had claimed or made ready: what is due only after the longest debounce is due now.
 -- KEYS: refresh   ARGV: milliseconds of the longest debounce, most keys      Reply: how many were moved
 if not has_type(KEYS[1], 'zset') then return 0 end
 local now = math.floor(clock_ms())

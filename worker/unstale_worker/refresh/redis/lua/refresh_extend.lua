@@ -1,4 +1,4 @@
--- Prolongs the leases of refreshes that still run, and what they claimed.
+-- Extends the leases of refreshes that still run, and the time until their keys are due again.
 -- KEYS: refresh, keys...   ARGV: lease, milliseconds, milliseconds of visibility      Reply: how many leases still stand
 local again = string.format('%.0f', math.floor(clock_ms()) + tonumber(ARGV[3]))
 local wanted, standing = has_type(KEYS[1], 'zset'), 0

@@ -3,7 +3,7 @@
 -- KEYS: refresh, dead letters, counts, key, stale, failures
 -- ARGV: lease, attempts in all, first pause in ms, longest pause in ms, milliseconds failures are remembered,
 --       the dead letter's JSON without its last fields and brace, most dead letters
--- Reply: { attempts so far, milliseconds until it is due again, or -1: dead, or -2: nobody wants it any more }
+-- Reply: { attempts so far, milliseconds until it is due again, or -1: dead, or -2: it is not wanted any more }
 local refresh, dead, counts, key, stale, failures = unpack(KEYS)
 local ours = redis.call('TYPE', key)['ok'] == 'string' and redis.call('GET', key) == ARGV[1]
 if ours then redis.call('UNLINK', key) end

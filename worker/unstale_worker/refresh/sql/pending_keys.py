@@ -1,17 +1,17 @@
-"""Keys of one refresh that were claimed and wait for their turn, in order and each once."""
+"""Claimed keys of one SQL refresh that wait for a batch, in order and each once."""
 
 import asyncio
 from collections.abc import Iterable
 from itertools import islice
 
 
-class Waiting:
-    """A queue in memory; what is lost with it is due again in Redis by itself.
+class PendingKeys:
+    """A queue in memory; keys that are lost with it are due again in Redis by themselves.
 
     Example:
-        >>> waiting = Waiting()
-        >>> waiting.put(["a", "b", "a"])
-        >>> await waiting.take(10)
+        >>> pending = PendingKeys()
+        >>> pending.put(["a", "b", "a"])
+        >>> await pending.take(10)
         ['a', 'b']
     """
 
@@ -22,26 +22,19 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._keys
-
     def put(self, keys: Iterable[str]) -> None:
-        """Add keys at the end; those that wait already keep their place."""
+        """Add keys at the end; those that are there already keep their place."""
         for key in keys:
             self._keys[key] = None
         if self._keys:
             self._filled.set()
 
     async def take(self, most: int) -> list[str]:
-        """The next keys, at least one, at most ``most``; waits until there is one."""
-        await self.filled()
+        """Remove and return the next keys, at most ``most``; waits until there is one."""
+        await self._filled.wait()
         taken = list(islice(self._keys, most))
         for key in taken:
             del self._keys[key]
         if not self._keys:
             self._filled.clear()
         return taken
-
-    async def filled(self) -> None:
-        """Wait until there is a key."""
-        await self._filled.wait()

@@ -1,10 +1,12 @@
--- Takes the leases of claimed keys, as a loader takes one, and only of those whose refresh is still wanted.
+-- Acquires the leases of claimed keys, as a reader's loader acquires one, if their refresh is still wanted.
 -- KEYS: refresh, state, keys...
 -- ARGV: lease, milliseconds it lives, first bytes of a soft lease, first byte of a marker, milliseconds to wait without an
---       epoch, most milliseconds to wait for another's lease, hash of the rules that name the loader
--- Reply: for each key 1: the lease is ours · 0: no longer wanted · 2: nor any more, since a value stands there · -n: due again in n ms, because
--- another loader holds the lease, there is no live epoch (nothing may be stored then), or other rules are in force, which may
--- name another loader
+--       epoch, most milliseconds to wait for another loader's lease, hash of the rules that name the loader
+-- Reply: for each key  1: acquired
+--                      0: the key is not in the refresh set any more
+--                      2: a value stands at the key, which left the refresh set with this
+--                     -n: due again in n ms: another loader holds the lease, there is no live epoch (nothing may be stored
+--                         then), or other rules are in force, which may name another loader
 local refresh, state = KEYS[1], KEYS[2]
 local now = math.floor(clock_ms())
 local known = has_type(state, 'hash') and redis.call('HMGET', state, 'epoch', 'rules') or {}

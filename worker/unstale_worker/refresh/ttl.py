@@ -1,4 +1,4 @@
-"""How long a refreshed value lives, as agents decide it."""
+"""How long a refreshed value lives: the same rules as an agent's."""
 
 import random
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from unstale_worker.rules.refresh import RefreshSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetimes:
+class Ttls:
     """The TTLs of the rules and settings.
 
     Attributes:
         ttl: Pattern and seconds, in file order; the first match counts.
-        default: Seconds for a key that nothing names.
+        default: Seconds for a key that no pattern matches.
         jitter: Share by which a TTL is shortened at random.
         negative: Most seconds for a value that is null; None: as long as any other.
     """
@@ -27,12 +27,12 @@ class Lifetimes:
     negative: float | None
 
     @classmethod
-    def of(cls, rules: Rules, settings: WorkerSettings) -> "Lifetimes":
-        """What these rules and settings say."""
+    def of(cls, rules: Rules, settings: WorkerSettings) -> "Ttls":
+        """Return the TTLs of these rules and settings."""
         return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter, settings.negative_ttl)
 
     def seconds(self, key: str, spec: RefreshSpec, value: bytes) -> float:
-        """Seconds that ``value`` of ``key`` lives; shortened at random, so they do not expire together."""
+        """Return the TTL of ``value`` of ``key``, shortened at random: values must not expire together."""
         ttl = spec.ttl
         if ttl is None:
             ttl = next((seconds for pattern, seconds in self.ttl if matches(pattern, key)), self.default)

@@ -1,0 +1,81 @@
+"""Results of refreshes: store what was loaded, or count a failure and say when the next attempt is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from unstale.settings import WorkerSettings
+from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.refresh.redis.leases import Failure, Leases
+from unstale_worker.refresh.ttl import Ttls
+from unstale_worker.rules import Rules
+from unstale_worker.rules.refresh import RefreshSpec
+
+LONGEST: Final = 60.0
+"""Seconds between two attempts at most, unless the first pause is longer."""
+
+log = structlog.get_logger("unstale.refresh")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Ends the refreshes of one process, and counts them; every method raises `RedisUnavailable`.
+
+    Attributes:
+        leases: Leases that the refreshes hold.
+        ttls: How long a value lives.
+        tally: What is counted.
+        attempts: Failures in a row after which a key is a dead letter.
+        first_pause: Seconds before the second attempt; doubles with each one.
+    """
+
+    leases: Leases
+    ttls: Ttls
+    tally: Tally
+    attempts: int
+    first_pause: float
+
+    @classmethod
+    def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: Tally) -> "Outcomes":
+        """Return what these settings and rules say."""
+        ttls = Ttls.of(rules, settings)
+        return cls(leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff)
+
+    async def fill(self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes) -> None:
+        """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""
+        timed = [(key, value, self.ttls.seconds(key, spec, value)) for key, value in values.items()]
+        stored = await self.leases.fill(timed, lease, again=spec.debounce)
+        self.tally.filled += stored
+        self.tally.overtaken += len(timed) - stored
+
+    async def failed(
+        self, spec: RefreshSpec, key: str, lease: bytes, error: str, *, silent: bool = False
+    ) -> None:
+        """Count a failure and log it; ``silent`` if the log has the same error of this batch already."""
+        pattern = spec.template.text
+        failure = await self.leases.failed(
+            key, lease,
+            pattern=pattern, error=error, attempts=self.attempts,
+            first=self.first_pause, most=max(LONGEST, self.first_pause),
+        )  # fmt: skip
+        if failure is None:
+            return
+        self.tally.failed += 1
+        self.tally.dead += failure.dead
+        if not silent:
+            _log(failure, key, pattern, error)
+
+
+def _log(failure: Failure, key: str, pattern: str, error: str) -> None:
+    if failure.dead:
+        log.error(
+            "a refresh failed for good; its key stays invalidated (see: unstale dead-letters)",
+            key=key, refresh=pattern, error=error, attempts=failure.attempts,
+        )  # fmt: skip
+    else:
+        log.warning(
+            "a refresh failed and will be retried",
+            key=key, refresh=pattern, error=error, attempts=failure.attempts, seconds=failure.pause,
+        )  # fmt: skip

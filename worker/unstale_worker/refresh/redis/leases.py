@@ -1,0 +1,198 @@
+"""Leases of refreshes: acquire one for a key, then fill the key, count a failure or give the lease up."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+import orjson
+
+from unstale.protocol import codec
+from unstale.protocol.names import SOFT_LEASE, Names
+from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.scripts import Argument, Script
+from unstale_worker.refresh.redis.calls import RedisCalls, milliseconds
+from unstale_worker.refresh.redis.refresh_set import VISIBILITY
+
+ACQUIRE: Final = Script("unstale_worker.refresh.redis", "refresh_acquire")
+EXTEND: Final = Script("unstale_worker.refresh.redis", "refresh_extend")
+FILL: Final = Script("unstale_worker.refresh.redis", "refresh_fill")
+RELEASE: Final = Script("unstale_worker.refresh.redis", "refresh_release")
+FAILED: Final = Script("unstale_worker.refresh.redis", "refresh_failed")
+
+LEASES_MOST: Final = 1_000
+"""Keys whose lease one script acquires, extends or gives up: about a millisecond of the server's time."""
+FILL_BYTES: Final = 512 * 1024
+"""Bytes of values in one fill script."""
+FILL_KEYS: Final = 500
+"""Keys in one fill script: each needs three names, and Redis serves nobody else meanwhile."""
+WITHOUT_EPOCH: Final = 0.5
+"""Seconds until a key is due again while there is no live epoch: nothing may be stored then."""
+HELD_MOST: Final = 1.0
+"""Seconds, at most, until a key whose lease another loader holds is due again."""
+FAILURES_KEPT: Final = 3_600.0
+"""Seconds for which failures in a row are counted together."""
+MOST_DEAD_LETTERS: Final = 10_000
+"""Dead letters kept; one more removes another."""
+
+
+class Acquired(Enum):
+    """Result of trying to acquire a key's lease."""
+
+    YES = auto()
+    UNWANTED = auto()
+    """A value stands there, or the key left the refresh set: nothing is to be done."""
+    LATER = auto()
+    """Another loader holds the lease, or nothing may be stored now: the key is due again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Result of a failed refresh.
+
+    Attributes:
+        attempts: Failures in a row, this one included.
+        dead: True after the last attempt: the key is a dead letter now, and stays invalidated.
+        pause: Seconds until the next attempt; None if there is none.
+    """
+
+    attempts: int
+    dead: bool
+    pause: float | None
+
+
+def new_lease() -> bytes:
+    """Return a fresh lease; the same one may stand at every key of a batch."""
+    return codec.lease(secrets.token_hex(12))
+
+
+class Leases(RedisCalls):
+    """Leases of refreshes, and what ends them.
+
+    Leases are acquired and values stored only while the rules with the hash ``rules`` are in force. Every
+    method raises `RedisUnavailable`; each script is one atomic step and may be repeated after a lost reply.
+
+    Example:
+        >>> lease = new_lease()
+        >>> if await leases.acquire(["user:42:name"], lease) == [Acquired.YES]:
+        ...     await leases.fill([("user:42:name", b'"Ada"', 3600.0)], lease)
+    """
+
+    def __init__(self, lane: Lane, names: Names, *, lease_ttl: float, rules: str) -> None:
+        super().__init__(lane, names)
+        self._lease_ttl, self._rules = lease_ttl, rules
+
+    @property
+    def extend_every(self) -> float:
+        """Seconds between two extensions of a lease: two may be lost."""
+        return self._lease_ttl / 3
+
+    async def in_force(self) -> bool:
+        """Return True if these rules are the leader's, or if there was no leader yet."""
+        found = await self._command("HGET", self._names.state, "rules")
+        return found is None or found == self._rules.encode()
+
+    async def acquire(self, keys: Sequence[str], lease: bytes) -> list[Acquired]:
+        """Acquire the leases of claimed keys; read the database only after this.
+
+        A lease can be acquired at a key that is absent, and at one that holds a soft lease.
+        """
+        results: list[Acquired] = []
+        for start in range(0, len(keys), LEASES_MOST):
+            chunk = keys[start : start + LEASES_MOST]
+            reply = await self._run(
+                ACQUIRE,
+                [self._names.refresh, self._names.state, *chunk],
+                [
+                    lease, milliseconds(self._lease_ttl), SOFT_LEASE, SOFT_LEASE[:1],
+                    milliseconds(WITHOUT_EPOCH), milliseconds(HELD_MOST), self._rules,
+                ],
+            )  # fmt: skip
+            # An agent filled it that knew of no stale value, which would be served once the fill expires.
+            filled = [key for key, code in zip(chunk, reply, strict=True) if code == 2]
+            if filled:
+                await self._command("UNLINK", *map(self._names.stale, filled))
+            results += (
+                Acquired.YES if code == 1 else Acquired.LATER if code < 0 else Acquired.UNWANTED
+                for code in reply
+            )
+        return results
+
+    async def extend(self, keys: Sequence[str], lease: bytes, *, visibility: float = VISIBILITY) -> int:
+        """Extend leases, and make their keys due in ``visibility`` seconds; returns how many still stand."""
+        standing = 0
+        for start in range(0, len(keys), LEASES_MOST):
+            standing += await self._run(
+                EXTEND,
+                [self._names.refresh, *keys[start : start + LEASES_MOST]],
+                [lease, milliseconds(self._lease_ttl), milliseconds(visibility)],
+            )
+        return standing
+
+    async def postpone(self, keys: Sequence[str], *, seconds: float, lease: bytes = b"") -> None:
+        """Make keys due again in ``seconds``, and give up ``lease`` where it stands."""
+        for start in range(0, len(keys), LEASES_MOST):
+            chunk = keys[start : start + LEASES_MOST]
+            await self._run(RELEASE, [self._names.refresh, *chunk], [lease or b"\x00", milliseconds(seconds)])
+
+    async def fill(
+        self, values: Sequence[tuple[str, bytes, float]], lease: bytes, *, again: float = 0.0
+    ) -> int:
+        """Store (key, value's JSON, seconds to live) where ``lease`` stands; returns how many were stored.
+
+        Where it does not stand, the key was invalidated meanwhile: it is due again in ``again`` seconds.
+        """
+        names, stored = self._names, 0
+        for chunk in _chunks(values):
+            keys = [names.refresh, names.dead_letters, names.refresh_counts, names.state]
+            arguments: list[Argument] = [lease, milliseconds(again), self._rules]
+            for key, value, seconds in chunk:
+                keys += (key, names.stale(key), names.refresh_failures(key))
+                arguments += (value, max(1, milliseconds(seconds)))
+            stored += sum(await self._run(FILL, keys, arguments))
+        return stored
+
+    async def failed(
+        self, key: str, lease: bytes, *, pattern: str, error: str, attempts: int, first: float, most: float
+    ) -> Failure | None:
+        """Count a failure: the key is due again after a pause, or a dead letter. None: it is not wanted now.
+
+        Args:
+            key: The key.
+            lease: The lease that the failed refresh held; given up if it stands.
+            pattern: The refresh as the rules name it, for the dead letter.
+            error: What went wrong, without values.
+            attempts: Failures in a row after which the key is a dead letter.
+            first: Seconds before the second attempt; doubles with each one.
+            most: Longest pause in seconds.
+        """
+        names = self._names
+        letter = orjson.dumps({"key": key, "pattern": pattern, "error": error[:500]})[:-1]
+        reply = await self._run(
+            FAILED,
+            [
+                names.refresh, names.dead_letters, names.refresh_counts,
+                key, names.stale(key), names.refresh_failures(key),
+            ],
+            [
+                lease, attempts, milliseconds(first), milliseconds(most), milliseconds(FAILURES_KEPT),
+                letter, MOST_DEAD_LETTERS,
+            ],
+        )  # fmt: skip
+        count, pause = int(reply[0]), int(reply[1])
+        if pause == -2:
+            return None
+        return Failure(count, pause == -1, pause / 1000 if pause >= 0 else None)
+
+
+def _chunks(values: Sequence[tuple[str, bytes, float]]) -> list[list[tuple[str, bytes, float]]]:
+    chunks: list[list[tuple[str, bytes, float]]] = []
+    size = FILL_BYTES
+    for value in values:
+        size += len(value[1])
+        if size > FILL_BYTES or len(chunks[-1]) == FILL_KEYS:
+            chunks.append([])
+            size = len(value[1])
+        chunks[-1].append(value)
+    return chunks
