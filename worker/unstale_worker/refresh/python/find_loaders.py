@@ -22,7 +22,7 @@ def make_importable(rules: Rules) -> None:
 
 
 def mistakes(rules: Rules) -> list[RuleError]:
-    """What is wrong with the Python loaders that ``rules`` name; imports their modules."""
+    """Return what is wrong with the Python loaders that ``rules`` name; imports their modules."""
     make_importable(rules)
     found: list[RuleError] = []
     for spec in rules.refreshes:
@@ -35,9 +35,9 @@ def mistakes(rules: Rules) -> list[RuleError]:
 
 
 def resolve(spec: RefreshSpec, *, file: str) -> RefreshLoader:
-    """The function of a Python loader; imports its module.
+    """Return the function of a Python loader; imports its module.
 
-    Raises `RuleError`: the module cannot be imported, or there is no such async function of one argument.
+    Raises `RuleError` if the module cannot be imported or has no such async function of one argument.
     """
     loader = spec.loader
     assert isinstance(loader, PythonLoader)
@@ -54,7 +54,7 @@ def resolve(spec: RefreshSpec, *, file: str) -> RefreshLoader:
 
     try:
         found: object = import_module(loader.module)
-    except (Exception, SystemExit) as error:  # a script without a guard ends "the process" when imported
+    except (Exception, SystemExit) as error:  # a script without a guard calls sys.exit when it is imported
         folder = Path(file).resolve().parent
         raise mistake(
             f"the module cannot be imported ({type(error).__name__}: {error})",
@@ -64,7 +64,7 @@ def resolve(spec: RefreshSpec, *, file: str) -> RefreshLoader:
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise mistake(f"there is no {name}", SHAPE) from None
+            raise mistake(f"there is no {name} in it", SHAPE) from None
     if not inspect.iscoroutinefunction(found) and not inspect.iscoroutinefunction(
         getattr(found, "__call__", None)  # noqa: B004 - an object that is called like an async function
     ):

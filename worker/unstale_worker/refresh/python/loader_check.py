@@ -1,4 +1,4 @@
-"""Tells a worker that stands by which loaders it could not call if it led."""
+"""Warns on a standby of Python loaders that it could not call if it led."""
 
 import structlog
 
@@ -10,9 +10,9 @@ log = structlog.get_logger("unstale.refresh")
 
 
 async def look_for_loaders(rules: Rules) -> None:
-    """Import the Python loaders and warn of each that is not there, as a leader does when it begins.
+    """Import the Python loaders and warn of each that cannot be used, as a leader does when it begins.
 
-    In a thread: a module that takes long to import, or never ends, must not keep the worker from leading.
+    Runs in a thread: a module that never finishes importing must not keep the worker from leading.
     """
     if not rules.refreshes:
         return

@@ -1,4 +1,4 @@
-"""Reads what OpenAI says about its rate limits."""
+"""Pauses that OpenAI asks for when its rate limit is reached."""
 
 import re
 import sys
@@ -8,18 +8,18 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 LONGEST: Final = 600.0
-"""Seconds a loader is paused for at most: a larger number is a mistake or a used-up quota."""
+"""Seconds for which a loader pauses at most: a larger number is a mistake or a used-up quota."""
 UNNAMED: Final = 5.0
-"""Seconds to pause when a refusal says nothing about when to come back."""
+"""Seconds to pause when the refusal does not say for how long."""
 
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def pause_for(error: BaseException) -> float | None:
-    """Seconds to leave the model alone after ``error``; None when it is no refusal for its rate.
+    """Return the seconds to pause after ``error``, or None if it is not a reached rate limit.
 
-    A used-up quota is none: waiting does not help against that.
+    A used-up quota is not: waiting does not help against that.
     """
     openai = sys.modules.get("openai")  # a loader that met such an error has imported it
     if openai is None or not isinstance(error, openai.RateLimitError):
@@ -30,10 +30,10 @@ def pause_for(error: BaseException) -> float | None:
 
 
 def pause_of(headers: Mapping[str, str], *, now: float) -> float:
-    """Seconds that the headers of a refusal ask for; ``now`` in seconds since 1970.
+    """Return the seconds that the headers of a refusal ask for; ``now`` in seconds since 1970.
 
-    ``retry-after-ms`` and ``Retry-After`` count first. Otherwise the latest ``x-ratelimit-reset-*`` of what
-    is used up (of everything, if nothing says so).
+    ``retry-after-ms`` comes first, then ``Retry-After``. Without them the latest ``x-ratelimit-reset-*`` of
+    what is used up counts, or of everything if nothing is said to be used up.
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
@@ -67,7 +67,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _duration(text: str | None) -> float | None:
-    """``6m0s``, ``20ms``, ``1.5s``; None for anything else."""
+    """Return the seconds of ``6m0s``, ``20ms`` or ``1.5s``; None for anything else."""
     if not text or not (parts := _PART.findall(text)) or "".join(map("".join, parts)) != text:
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)

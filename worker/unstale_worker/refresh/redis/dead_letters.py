@@ -17,14 +17,14 @@ RETRY: Final = Script("unstale_worker.refresh.redis", "refresh_retry")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One key that stays invalidated until somebody reads or changes it.
+    """A key whose refresh failed for good; it stays invalidated until it is read or changes.
 
     Attributes:
         key: The key.
         pattern: Its refresh, as the rules name it.
         error: What the last attempt failed with.
         attempts: Failures in a row.
-        at: When it was given up, in seconds since 1970 by Redis' clock.
+        at: Time of the last failure, in seconds since 1970 by Redis' clock.
     """
 
     key: str
@@ -34,17 +34,17 @@ class DeadLetter:
     at: float
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
+        """Return what `json.dumps` accepts."""
         return asdict(self)
 
     def line(self) -> str:
-        """For people."""
+        """Return one line of text."""
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.at))
         return f"{self.key}  {when} UTC, after {self.attempts} attempts: {self.error}"
 
 
 async def list_dead(redis: Redis, names: Names) -> list[DeadLetter]:
-    """All of them, the newest first; raises `RedisUnavailable`."""
+    """Return all dead letters, the newest first; raises `RedisUnavailable`."""
     try:
         found: dict[Any, Any] = await redis.hgetall(names.dead_letters)
     except RedisError as error:
@@ -54,7 +54,7 @@ async def list_dead(redis: Redis, names: Names) -> list[DeadLetter]:
 
 
 async def retry_dead(redis: Redis, names: Names, key: str) -> bool:
-    """Have it attempted again from the beginning; False when there is no such dead letter."""
+    """Retry the refresh of ``key``, with all its attempts; returns False if it is not a dead letter."""
     try:
         reply: Any = await RETRY(
             redis, keys=[names.refresh, names.dead_letters, names.refresh_failures(key)], args=[key]
@@ -65,7 +65,7 @@ async def retry_dead(redis: Redis, names: Names, key: str) -> bool:
 
 
 async def drop_dead(redis: Redis, names: Names, key: str) -> bool:
-    """Forget it; its next change asks for a refresh again. False when there is no such dead letter."""
+    """Remove a dead letter; its next change queues it again. Returns False if there is none."""
     try:
         return bool(await redis.hdel(names.dead_letters, key))
     except RedisError as error:
@@ -73,7 +73,7 @@ async def drop_dead(redis: Redis, names: Names, key: str) -> bool:
 
 
 def _read(key: bytes, data: bytes) -> DeadLetter:
-    """What somebody else wrote there is shown as far as it can be read."""
+    """Decode a dead letter; what something else wrote there is shown as far as it can be read."""
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Loads the values of many keys in one query, and tells which keys cannot be loaded."""
+"""Loads the values of many keys in one query, and names the keys that cannot be loaded."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -15,12 +15,12 @@ from unstale_worker.runtime.postgres_errors import ends_session
 from unstale_worker.sql import statement
 
 NOT_FOUND: Final = b"null"
-"""The value of a key that has no row: what a reader's loader that returns None stores."""
+"""Value of a key without a row: the same as of a loader that returns None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of some keys of one refresh.
+    """Result of loading some keys of one refresh.
 
     Attributes:
         values: Key and its value's JSON.
@@ -32,10 +32,10 @@ class Loaded:
 
 
 class Statements:
-    """The statements of one session; made anew when Postgres refuses one, as tables change.
+    """Statements of one session; built again when Postgres refuses one, as tables change.
 
     Args:
-        pooled: Behind a transaction pooler, where nothing lasts longer than a transaction.
+        pooled: True behind a transaction pooler, where nothing lasts longer than a transaction.
     """
 
     def __init__(self, *, pooled: bool) -> None:
@@ -43,13 +43,13 @@ class Statements:
         self._known: dict[str, Statement] = {}
 
     async def begin(self, connection: Connection) -> None:
-        """Make a fresh session read as loaders do."""
+        """Set up a fresh session for loaders."""
         if not self._pooled:
             await connection.fetchrow(statement("refresh_session"), False)
 
     @asynccontextmanager
     async def transaction(self, connection: Connection) -> AsyncIterator[None]:
-        """What loads inside reads as loaders do; elsewhere than behind a pooler that needs no transaction."""
+        """Set up what loads inside for loaders; only a pooler needs a transaction for that."""
         if not self._pooled:
             yield
             return
@@ -60,14 +60,14 @@ class Statements:
             yield
 
     async def get(self, connection: Connection, spec: RefreshSpec) -> Statement:
-        """See `statement_for`."""
+        """Return the statement of ``spec``; see `statement_for`."""
         known = self._known.get(spec.template.text)
         if known is None:
             known = self._known[spec.template.text] = await statement_for(connection, spec)
         return known
 
     def forget(self, spec: RefreshSpec) -> None:
-        """Make it anew next time."""
+        """Build the statement again next time."""
         self._known.pop(spec.template.text, None)
 
 
@@ -76,11 +76,11 @@ async def load(
 ) -> Loaded:
     """Load ``keys`` from the primary, read only, with snapshots taken after this call.
 
-    What is wrong with one key (a segment that is no number, two rows) fails that key; what is wrong with the
-    query or the table fails all of them.
+    A key with a mistake (a segment that is not a number, two rows) fails alone. A mistake in the query or the
+    table fails all keys.
 
     Raises:
-        asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: The session is of no more use.
+        asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: The session is broken.
         DatabaseUnavailable: A pooler led to a standby.
     """
     loaded = Loaded({}, {})
@@ -93,7 +93,7 @@ async def load(
 
 
 async def check(connection: Connection, statements: Statements, spec: RefreshSpec) -> str | None:
-    """Run a loader for no key; returns what is wrong with it, or None. Raises as `load` does."""
+    """Run a loader for no key; returns what is wrong with it, or None. Raises what `load` raises."""
     try:
         await _attempt(connection, statements, spec, [], Loaded({}, {}))
     except LoaderProblem as problem:
@@ -105,13 +105,13 @@ async def check(connection: Connection, statements: Statements, spec: RefreshSpe
 async def _load(
     connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str], into: Loaded
 ) -> None:
-    """Load them together; if a value among them makes Postgres refuse, in halves, until it is found."""
+    """Load all keys together; if Postgres refuses a value among them, load halves until it is found."""
     try:
         await _attempt(connection, statements, spec, keys, into)
-    except asyncpg.DataError as error:  # class 22: a field that is no value of the column's type
+    except asyncpg.DataError as error:  # class 22: a field is not a value of the column's type
         if len(keys) == 1:
             problem = f"Postgres cannot read a field of the key ({type(error).__name__})"
-            into.failures[keys[0]] = f"{problem}. Drop it: it is no key of this refresh."
+            into.failures[keys[0]] = f"{problem}. Drop its dead letter: it is not a key of this refresh."
             return
         middle = len(keys) // 2
         await _load(connection, statements, spec, keys[:middle], into)
@@ -156,14 +156,14 @@ async def _attempt(
 async def _fetch(
     connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str]
 ) -> list[asyncpg.Record]:
-    """One query; afterwards it is known that no policy hid a row."""
+    """Run the query; raises if a policy may have hidden a row."""
     async with statements.transaction(connection):
         made = await statements.get(connection, spec)
         fields = [spec.fields(key) for key in keys]
         columns = [[of[name] for of in fields] for name in made.fields]
         numbers = list(range(len(keys)))
         records: list[asyncpg.Record] = await connection.fetch(made.sql, numbers, *columns)
-    if records and records[-1][0] == -1:  # or behind a view that reads with its owner's rights: this tells
+    if records and records[-1][0] == -1:  # or a view reads with its owner's rights: Postgres tells
         async with connection.transaction(readonly=True):
             await connection.fetchrow(statement("fanout_session"), "off")
             records = await connection.fetch(made.plain, numbers, *columns)
@@ -181,5 +181,5 @@ def _problem(error: asyncpg.PostgresError) -> LoaderProblem:
 
 
 def _first_line(error: asyncpg.PostgresError) -> str:
-    """Without what Postgres adds: its details quote row values."""
+    """Return the message without its details, which quote row values."""
     return str(error).partition("\n")[0].rstrip(".")

@@ -31,7 +31,7 @@ class Sessions:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """A session of one's own; raises `DatabaseUnavailable`, also when it breaks inside."""
+        """Lend a session; raises `DatabaseUnavailable`, also if it breaks inside."""
         async with self._free:
             session = self._take() or await self._open()
             try:
@@ -41,7 +41,7 @@ class Sessions:
                 raise DatabaseUnavailable(
                     f"a loader lost its Postgres session ({type(error).__name__})"
                 ) from error
-            except BaseException:  # cancelled: what the session does now is unknown
+            except BaseException:  # cancelled: the state of the session is unknown
                 session[0].terminate()
                 raise
             if self._closed:
@@ -70,7 +70,7 @@ class Sessions:
         return None
 
     async def close(self) -> None:
-        """Close idle sessions now and the others when they are given back."""
+        """Close idle sessions now, and the others when they are returned."""
         self._closed = True
         idle, self._idle = self._idle, []
         for connection, _ in idle:

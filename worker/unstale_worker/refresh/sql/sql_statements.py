@@ -1,4 +1,4 @@
-"""The statement that loads the values of many keys at once, for a ``row`` or ``sql`` loader."""
+"""Builds the statement that loads the values of many keys at once, for a ``row`` or ``sql`` loader."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 SOLE_COLUMN: Final = "value"
-"""A query with this single column makes the value itself; any other makes an object of its columns."""
+"""Name of the only column of a query that returns the value itself; other queries return an object."""
 
 
 class LoaderProblem(Exception):
-    """A loader's statement cannot be made or run, whatever the key.
+    """A loader's statement cannot be built or run, whatever the key.
 
     Attributes:
         problem: What is wrong, without row values, as a sentence without its full stop.
@@ -35,7 +35,7 @@ class LoaderProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One prepared text.
+    """Text of a statement.
 
     Attributes:
         sql: Takes the keys' numbers, then an array of texts for each of ``fields``; returns number and JSON,
@@ -50,7 +50,7 @@ class Statement:
 
 
 async def statement_for(connection: Connection, spec: RefreshSpec) -> Statement:
-    """The statement for ``spec``, with the types of this moment; raises `LoaderProblem`."""
+    """Return the statement for ``spec``, with the column types of now; raises `LoaderProblem`."""
     match spec.loader:
         case RowLoader():
             return await _row(connection, spec.loader)
@@ -85,7 +85,7 @@ async def _row(connection: Connection, loader: RowLoader) -> Statement:
 
 
 async def _query(connection: Connection, query: Query) -> Statement:
-    """Postgres infers what each placeholder is from the query alone; the batch then casts to that."""
+    """Return the statement of a query; Postgres infers the types of its placeholders from the query alone."""
     numbers = {column: f"${number}" for number, column in enumerate(query.columns, 1)}
     prepared = await connection.prepare(query.written(numbers))
     types = [
