@@ -161,7 +161,7 @@ def test_migration_writes_once(tmp_path: Path) -> None:
     again = run("migration", cwd=tmp_path)
 
     assert again.code == 0
-    assert "nothing changed" in again.out
+    assert "nothing to write" in again.out
 
 
 # --- worker -------------------------------------------------------------------------------------

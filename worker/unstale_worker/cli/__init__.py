@@ -1,1 +1,1 @@
-"""The command line: arguments in, calls out, no decisions."""
+"""The command line."""

@@ -1,4 +1,4 @@
-"""The command line: arguments in, calls out, no decisions."""
+"""The commands: they parse arguments and call the parts that do the work; no decisions."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ USAGE: Final = 2
 
 app = typer.Typer(
     name="unstale",
-    help="Keeps Redis and in-process caches true to a Supabase Postgres.",
+    help="Keep Redis and in-process caches consistent with a Supabase Postgres.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,35 +28,35 @@ app = typer.Typer(
 
 
 class WorkerRole(StrEnum):
-    """What a worker process does."""
+    """Role of a worker process."""
 
     LEAD = "lead"
     REFRESH = "refresh"
 
 
 class DeadLetterAction(StrEnum):
-    """What is done with dead letters."""
+    """Action on dead letters."""
 
     LIST = "list"
     RETRY = "retry"
     DROP = "drop"
 
 
-Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text, for programs.")]
 
 
 def main() -> None:
-    """Run the command line; exits 0 when done, 1 when failed, 2 on wrong usage or configuration."""
+    """Run the command line; exit with 0 if done, 1 if failed, 2 for wrong usage or configuration."""
     try:
         app()
     except ConfigurationError as error:
-        _complain(error)
+        _print_error(error)
         sys.exit(USAGE)
     except UnstaleError as error:
-        _complain(error)
+        _print_error(error)
         sys.exit(FAILED)
     except BrokenPipeError:
-        # The reader of our output went away; there is nobody left to tell.
+        # The reader of the output has gone, so nothing can be printed any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
 
@@ -66,7 +66,9 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
     config: Annotated[
         Path | None,
-        typer.Option("--config", envvar="UNSTALE_CONFIG", help="The rules file; by default unstale.toml."),
+        typer.Option(
+            "--config", envvar="UNSTALE_CONFIG", help="Path of the rules file; by default unstale.toml."
+        ),
     ] = None,
 ) -> None:
     if version:
@@ -84,15 +86,17 @@ def demo(
         float | None,
         typer.Option("--for", min=1, max=86_400, help="Seconds to run; by default until Ctrl-C."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="End with one JSON object on the last line.")] = False,
-    rate: Annotated[float, typer.Option(min=1, max=5_000, help="Changes a second.")] = 100.0,
-    agents: Annotated[int, typer.Option(min=1, max=12, help="Agent processes.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 1,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on the last line of the output.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=1, max=5_000, help="Changes per second.")] = 100.0,
+    agents: Annotated[int, typer.Option(min=1, max=12, help="Number of agent processes.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 1,
     model_calls: Annotated[
-        int, typer.Option(min=1, help="With OPENAI_API_KEY set: greetings to pay for before it ends.")
+        int, typer.Option(min=1, help="With OPENAI_API_KEY: maximum number of paid greetings.")
     ] = 200,
 ) -> None:
-    """Show it at work on real servers: a worker, companions that check every read, and a writer."""
+    """Run a demo on real servers: a worker, a writer, and agents that check every read."""
     from rich.console import Console
 
     from unstale_worker.demo.reports import World
@@ -115,7 +119,7 @@ def demo(
 
 @app.command()
 def dev() -> None:
-    """Start Postgres, Redis and the worker for your own code, with your migrations; Ctrl-C ends it."""
+    """Start Postgres, Redis and the worker for your own code, with your migrations, until Ctrl-C."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -125,7 +129,7 @@ def dev() -> None:
 
         settings = WorkerSettings.from_env()
         configure_logging(settings.log)
-        await run_dev(Rules.load(settings.config), config=settings.config, stop=stop, say=_say)
+        await run_dev(Rules.load(settings.config), config=settings.config, stop=stop, say=_print_line)
         return DONE
 
     _run(run)
@@ -136,11 +140,11 @@ def worker(
     role: Annotated[
         WorkerRole,
         typer.Option(
-            help="lead: apply changes, or stand by; refresh: call the Python loaders that the rules name."
+            help="lead: apply changes, or stand by; refresh: run the Python loaders that the rules name."
         ),
     ] = WorkerRole.LEAD,
 ) -> None:
-    """Apply changes to Redis and tell the agents; run two for a standby."""
+    """Apply changes to Redis and notify the agents; run a second worker as a standby."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -165,14 +169,14 @@ def worker(
 @app.command()
 def migration(
     name: Annotated[str | None, typer.Option(help="Name of the file, after its timestamp.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the Supabase command line keeps migrations.")] = Path(
+    folder: Annotated[Path, typer.Option(help="Folder of your Supabase migrations.")] = Path(
         "supabase/migrations"
     ),
     everything: Annotated[
-        bool, typer.Option("--all", help="Write every watch again, for a database that lost some.")
+        bool, typer.Option("--all", help="Write every watch again, for a database that has lost some.")
     ] = False,
 ) -> None:
-    """Write the SQL that makes the database capture what the rules need."""
+    """Write the SQL migration that makes the database capture the changes the rules need."""
     from unstale.settings import WorkerSettings
     from unstale_worker.cli.output import Output
     from unstale_worker.dev_servers import migrations_folder
@@ -186,7 +190,7 @@ def migration(
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Look at everything unstale stands on, and say what is wrong and what to do about it."""
+    """Check the rules, Postgres, Redis and the worker, and report problems with their remedies."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -205,9 +209,9 @@ def doctor(json: Json = False) -> None:
 @app.command()
 def stats(
     json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every second, until Ctrl-C.")] = False,
 ) -> None:
-    """Show what Redis knows of the worker and its agents."""
+    """Show the state of the worker and its agents, as recorded in Redis."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -216,7 +220,7 @@ def stats(
         from unstale_worker.redis.client import open_redis
         from unstale_worker.runtime.event_loop import stopped_within
 
-        settings, output = WorkerSettings.from_env(), Output(json=json, renewing=watch)
+        settings, output = WorkerSettings.from_env(), Output(json=json, repeating=watch)
         async with open_redis(settings, connections=1) as redis:
             while True:
                 found = await read_stats(redis, settings.names)
@@ -229,11 +233,11 @@ def stats(
 
 @app.command("dead-letters")
 def dead_letters(
-    action: Annotated[DeadLetterAction, typer.Argument(help="What to do.")] = DeadLetterAction.LIST,
-    key: Annotated[str | None, typer.Argument(help="Which key, for retry and drop.")] = None,
+    action: Annotated[DeadLetterAction, typer.Argument(help="Action to take.")] = DeadLetterAction.LIST,
+    key: Annotated[str | None, typer.Argument(help="The key to retry or drop.")] = None,
     json: Json = False,
 ) -> None:
-    """Show the keys whose refresh failed for good; retry or drop one."""
+    """List the keys whose refresh has failed permanently; retry or drop one."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -258,10 +262,10 @@ def dead_letters(
 
 @app.command()
 def tail(
-    pattern: Annotated[str | None, typer.Argument(help="Only keys that this Redis glob matches.")] = None,
+    pattern: Annotated[str | None, typer.Argument(help="Show only keys that match this Redis glob.")] = None,
     json: Json = False,
 ) -> None:
-    """Follow the invalidations until Ctrl-C."""
+    """Print invalidations as they happen, until Ctrl-C."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -279,12 +283,12 @@ def tail(
 
 
 @app.command()
-def mcp(user: Annotated[str, typer.Option(help="Whose keys the tools may reach.")]) -> None:
-    """Offer the agent tools over MCP on standard input and output, for one user."""
+def mcp(user: Annotated[str, typer.Option(help="Id of the user whose keys the tools may access.")]) -> None:
+    """Serve the agent tools over MCP on standard input and output, for one user."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
-        from unstale_worker.cli.mcp import serve
+        from unstale_worker.cli.mcp_command import serve
         from unstale_worker.runtime.logs import configure_logging
 
         configure_logging(WorkerSettings.from_env().log)
@@ -294,7 +298,7 @@ def mcp(user: Annotated[str, typer.Option(help="Whose keys the tools may reach."
     _run(run)
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     typer.echo(text)
     sys.stdout.flush()
 
@@ -305,7 +309,7 @@ def _run(work: Callable[[asyncio.Event], Awaitable[int]]) -> None:
     raise typer.Exit(run_until_stopped(work))
 
 
-def _complain(error: Exception) -> None:
+def _print_error(error: Exception) -> None:
     from unstale_worker.runtime.logs import without_passwords
 
     typer.echo(f"unstale: {without_passwords(str(error))}", err=True)

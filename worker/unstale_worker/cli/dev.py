@@ -1,4 +1,4 @@
-"""Embedded servers and a worker for one's own code: what ``unstale dev`` runs."""
+"""``unstale dev``: embedded servers and a worker for the user's own code."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from unstale_worker.rules import Rules
 from unstale_worker.runtime.event_loop import begun
 
 MIGRATIONS: Final = Path("supabase/migrations")
-"""The user's own migrations, as the Supabase command line keeps them; relative to the working directory."""
+"""The user's own migrations, in the folder of the Supabase command line below the working directory."""
 SEED: Final = Path("supabase/seed.sql")
-"""Run after the migrations, as the Supabase command line does."""
+"""SQL that is run after the migrations, as the Supabase command line does."""
 
 
 async def run_dev(
     rules: Rules, *, config: Path | None, stop: asyncio.Event, say: Callable[[str], None]
 ) -> None:
-    """Serve until ``stop`` is set, then end and remove everything.
+    """Serve until ``stop`` is set, then stop and remove everything.
 
-    Unstale's migrations are applied, then those in `MIGRATIONS`, then `SEED`. ``say`` gets the servers' URLs
-    as lines of an ``.env`` file, once the worker has found all it needs; what is stopped before that says
-    nothing. Raises `ConfigurationError` when a file of SQL fails or a watch is missing.
+    unstale's migrations are applied first, then those in `MIGRATIONS`, then `SEED`. Once the worker has
+    accepted the servers, ``say`` receives their URLs as lines of an ``.env`` file; if it is stopped before,
+    nothing is printed. Raises `ConfigurationError` if an SQL file fails or a watch is missing.
     """
 
     async def work(ready: Callable[[], None]) -> None:
@@ -62,21 +62,21 @@ async def _serve(
                     await _accepted(worker, working)
                     ready()
                     applied = [*map(str, folders), *([str(SEED)] if seed else [])]
-                    say(f"# {rules.file}; applied: {', '.join(applied) or 'only what unstale brings'}")
+                    say(f"# {rules.file}; applied: {', '.join(applied) or 'only the migrations of unstale'}")
                     say(f"DATABASE_URL={servers.database_url}")
                     say(f"REDIS_URL={servers.redis_url}")
-                    say(f"# the worker says how it is at {url}/; Ctrl-C ends it all")
+                    say(f"# status of the worker: {url}/; Ctrl-C stops everything")
                     await working
                 finally:
                     working.cancel()
                     await asyncio.wait([working])
     except asyncpg.PostgresError as error:
         where = "; ".join(getattr(error, "__notes__", ()))
-        raise ConfigurationError(f"SQL failed {where or f'in {SEED}'}: {error}") from error
+        raise ConfigurationError(f"SQL failed {where or f'in {SEED}'}: {error}; correct the file") from error
 
 
 async def _accepted(worker: Worker, working: asyncio.Task[None]) -> None:
-    """Until the worker has checked the servers against its rules, or has ended; raises what it raised."""
+    """Wait until the worker has checked the servers against its rules, or has ended; raise its error."""
     while worker.status().role is Role.STARTING and not working.done():
         await asyncio.wait([working], timeout=0.02)
     if working.done():

@@ -1,4 +1,4 @@
-"""Where the command ``unstale`` begins: imports nothing heavy before Ctrl-C is taken care of."""
+"""Entry point of the command ``unstale``; it handles Ctrl-C before slow imports."""
 
 import os
 import signal
@@ -6,16 +6,16 @@ import sys
 from types import FrameType
 
 USAGE = 2
-INTERRUPTED = 128 + signal.SIGINT  # no `Final`: to import typing takes longer than all else here
+INTERRUPTED = 128 + signal.SIGINT  # no `Final`: importing typing takes longer than everything else here
 
 
 def main() -> None:
-    """Run the command line. Until it has a loop, Ctrl-C ends it at once and without a word, with 130.
+    """Run the command line. Until the event loop runs, Ctrl-C exits silently with code 130.
 
-    Importing takes a tenth of a second and more, and Python would answer with a traceback through whatever
-    is being imported. Nothing has been begun by then that would have to be ended.
+    Imports take a tenth of a second or more, and Python would print a traceback of the current import.
+    Nothing has been started by then, so nothing needs to be cleaned up.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it was ignored on purpose: nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored on purpose (nohup)
         signal.signal(signal.SIGINT, _end)
 
     from unstale.errors import MissingExtra

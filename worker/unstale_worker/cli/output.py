@@ -1,4 +1,4 @@
-"""Prints what commands found: rich on a terminal, plain lines or JSON elsewhere."""
+"""Print the results of commands: formatted on a terminal, plain lines or JSON elsewhere."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -23,15 +23,19 @@ _COLORS = {
 
 
 class Output:
-    """One command's output; each line is flushed, so that a pipe sees it at once."""
+    """Output of one command; each line is flushed, so that a pipe receives it at once.
 
-    def __init__(self, *, json: bool, renewing: bool = False) -> None:
-        """With ``renewing``, `pairs` replaces what a terminal showed before."""
-        self._json, self._renewing = json, renewing
+    Args:
+        json: Print JSON instead of text.
+        repeating: On a terminal, let `pairs` replace its previous output.
+    """
+
+    def __init__(self, *, json: bool, repeating: bool = False) -> None:
+        self._json, self._repeating = json, repeating
         self._console = Console(soft_wrap=True, highlight=False)
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """What the doctor found, the worst last."""
+        """Print the doctor's findings, the most severe last."""
         if self._json:
             self._print_json({"findings": [asdict(finding) for finding in findings]})
             return
@@ -47,12 +51,12 @@ class Output:
                 self._console.print(Text(f"        {finding.remedy}", "dim"))
 
     def pairs(self, pairs: Iterable[tuple[str, str]], data: dict[str, object]) -> None:
-        """Names and values."""
+        """Print names and values."""
         if self._json:
             self._print_json(data)
             return
         if self._console.is_terminal:
-            if self._renewing:
+            if self._repeating:
                 self._console.clear()
             table = Table.grid(padding=(0, 2))
             table.add_column(style="dim")
@@ -65,7 +69,7 @@ class Output:
                 self._console.print(f"{name}: {value}", markup=False)
 
     def dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Keys whose refresh failed for good."""
+        """Print the keys whose refresh has failed permanently."""
         if self._json:
             self._print_json({"dead_letters": [letter.as_dict() for letter in letters]})
         elif not letters:
@@ -74,14 +78,14 @@ class Output:
             self._console.print(letter.line(), markup=False)
 
     def done(self, text: str, data: dict[str, object]) -> None:
-        """What came of an action."""
+        """Print the result of an action."""
         if self._json:
             self._print_json(data)
         else:
             self._console.print(text, markup=False)
 
     def tail(self, line: Line) -> None:
-        """One invalidation."""
+        """Print one invalidation."""
         if self._json:
             self._print_json(asdict(line))
             return
@@ -96,19 +100,15 @@ class Output:
         self._console.print(text)
 
     def migration(self, result: WrittenMigration) -> None:
-        """What was written, or that nothing had to be."""
+        """Print the written files, or that none was needed."""
         if result.unchanged:
-            self._console.print("nothing changed: the migrations already say what the rules say")
+            self._console.print("nothing to write: the migrations already match the rules")
         for path in (*result.base, *([result.path] if result.path else [])):
             self._console.print(f"wrote {path}", markup=False)
         for doubt in result.doubts:
             self._console.print(Text(doubt, "yellow"))
         if not result.unchanged:
             self._console.print("push it with `supabase db push`", markup=False)
-
-    def line(self, text: str) -> None:
-        """As it is."""
-        self._console.print(text, markup=False)
 
     def _print_json(self, data: object) -> None:
         self._console.file.write(orjson.dumps(data).decode() + "\n")

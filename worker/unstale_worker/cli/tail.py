@@ -1,4 +1,4 @@
-"""Follows the invalidations as an agent hears them, without being one."""
+"""``unstale tail``: print the invalidations that agents receive."""
 
 import asyncio
 import time
@@ -16,21 +16,21 @@ from unstale.protocol.names import Names, matches
 from unstale_worker.redis.applier import unavailable
 
 WAIT: Final = 0.25
-"""Seconds a look at the connection may take, so that a wish to stop is seen soon."""
+"""Maximum seconds of one wait for a message, so that a stop takes effect soon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One message of the channel.
+    """One invalidation from the channel.
 
     Attributes:
-        at: Seconds since 1970, when it came.
-        epoch: The history of the log it belongs to.
-        id: Number of its log entry.
-        keys: Keys that match the pattern asked for.
-        patterns: Patterns that were invalidated, all of them.
-        watermark_age: Seconds: how old the newest watermark says everything is at most; None before one.
-        missed: Log entries missed just before this one.
+        at: Time of arrival, in seconds since 1970.
+        epoch: Epoch of the log.
+        id: Id of its log entry.
+        keys: Keys that match the requested pattern.
+        patterns: All invalidated patterns.
+        watermark_age: Staleness bound of the newest watermark, in seconds; None before the first.
+        missed: Number of log entries missed just before this one.
     """
 
     at: float
@@ -45,9 +45,9 @@ class Line:
 async def follow(
     redis: Redis, names: Names, *, pattern: str | None, stop: asyncio.Event
 ) -> AsyncGenerator[Line, None]:
-    """Yield what is published from now on until ``stop`` is set; raises `RedisUnavailable`.
+    """Yield invalidations from now on until ``stop`` is set; raises `RedisUnavailable`.
 
-    Watermarks are not yielded. Messages that cannot be read are passed over.
+    Watermarks are not yielded. Unreadable messages are skipped.
     """
     epoch, last = "", 0
     caught_up: float | None = None

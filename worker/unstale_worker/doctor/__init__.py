@@ -1,4 +1,4 @@
-"""Looks at everything unstale stands on, and says what is wrong and what to do about it."""
+"""``unstale doctor``: check everything that unstale depends on and report problems with their remedies."""
 
 from unstale_worker.doctor.findings import Finding, Severity
 from unstale_worker.doctor.run import examine

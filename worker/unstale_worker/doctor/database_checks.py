@@ -1,4 +1,4 @@
-"""Examines the Postgres that holds the outbox."""
+"""Check the Postgres database that holds the outbox."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from unstale.errors import Unavailable
 from unstale.protocol.names import WORKER_ROLE
 from unstale_worker.doctor import refresh_checks
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
-from unstale_worker.doctor.schema_checks import SchemaDoctor
+from unstale_worker.doctor.schema_checks import SchemaChecks
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.postgres_errors import translate_errors
 from unstale_worker.sources.outbox import OutboxSource
@@ -22,8 +22,8 @@ OLDEST: Final = 15
 NEWEST_TESTED: Final = 18
 
 
-class Database:
-    """The checks of one database; `connected` must be entered before `checks` are run."""
+class DatabaseChecks:
+    """The checks of one database; enter `connected` before running `checks`."""
 
     def __init__(self, dsn: str, *, timeout: float, rules: Rules | None) -> None:
         self._connections = PostgresConnections(dsn, timeout)
@@ -32,7 +32,7 @@ class Database:
 
     @asynccontextmanager
     async def connected(self, findings: list[Finding]) -> AsyncIterator[bool]:
-        """Yields whether Postgres answers; adds what that showed to ``findings``."""
+        """Connect; yield True if Postgres answers. The result is added to ``findings``."""
         try:
             pooled = await is_transaction_pooler(self._connections)
         except Unavailable as failure:
@@ -47,12 +47,12 @@ class Database:
             findings.append(
                 warning(
                     "pooler",
-                    "a transaction pooler lies between: no NOTIFY passes it, so the worker polls",
-                    "Give DATABASE_URL the direct connection or the session pooler (port 5432).",
+                    "DATABASE_URL leads to a transaction pooler, which passes no NOTIFY: the worker polls",
+                    "Set DATABASE_URL to the direct connection or the session pooler (port 5432).",
                 )
             )
         else:
-            findings.append(ok("pooler", "sessions are our own"))
+            findings.append(ok("pooler", "no transaction pooler; sessions are not shared"))
         self._connections = PostgresConnections(
             self._connections.dsn, self._connections.timeout, pooled=pooled
         )
@@ -63,8 +63,8 @@ class Database:
             await self._source.close()
 
     def checks(self) -> Sequence[tuple[str, Check]]:
-        """Subject and check, in the order they are run."""
-        schema = SchemaDoctor(
+        """Return subject and check, in order of execution."""
+        schema = SchemaChecks(
             self._source,
             self._rules,
             own=lambda: self._rows("doctor_check"),
@@ -84,8 +84,8 @@ class Database:
         elif number > NEWEST_TESTED:
             yield warning(
                 "Postgres",
-                f"version {number} is newer than any that was tested",
-                f"Versions {OLDEST} to {NEWEST_TESTED} are known to work; look for a newer unstale.",
+                f"version {number} is newer than every tested version",
+                f"Versions {OLDEST} to {NEWEST_TESTED} are tested; look for a newer unstale.",
             )
         else:
             yield ok("Postgres", f"version {number}")
@@ -98,11 +98,11 @@ class Database:
             what = "a superuser" if superuser else "a role that bypasses row level security"
             yield warning(
                 "role",
-                f"{name} is {what}: more than a worker needs",
-                f"Let it connect as {WORKER_ROLE}: alter role {WORKER_ROLE} password '…'.",
+                f"{name} is {what}, which is more than a worker needs",
+                f"Let the worker connect as {WORKER_ROLE}: alter role {WORKER_ROLE} password '…'.",
             )
         else:
-            yield ok("role", f"{name}, which needs the rights of {WORKER_ROLE}")
+            yield ok("role", f"{name}, which must have the rights of {WORKER_ROLE}")
 
     async def _refreshes(self) -> AsyncIterator[Finding]:
         if self._rules is not None:

@@ -1,4 +1,4 @@
-"""What a check says, and how a check that cannot run says that."""
+"""Findings of a check, including the failure of the check itself."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from unstale_worker.runtime.logs import without_passwords
 
 
 class Severity(StrEnum):
-    """How bad it is; in rising order."""
+    """Severity of a finding, in rising order."""
 
     OK = "ok"
     INFO = "info"
@@ -18,13 +18,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of a check.
 
     Attributes:
         severity: ``ok``, ``info``, ``warning`` (it works, with a drawback) or ``error`` (it does not work).
-        subject: What was looked at.
-        finding: What was seen.
-        remedy: What to do about it; empty when all is well.
+        subject: The checked part.
+        finding: The result.
+        remedy: The remedy; empty if there is no problem.
     """
 
     severity: Severity
@@ -34,17 +34,17 @@ class Finding:
 
 
 def ok(subject: str, finding: str) -> Finding:
-    """All is well."""
+    """Create a finding: it works."""
     return Finding(Severity.OK, subject, finding)
 
 
 def warning(subject: str, finding: str, remedy: str) -> Finding:
-    """It works, with a drawback."""
+    """Create a finding: it works, with a drawback."""
     return Finding(Severity.WARNING, subject, finding, remedy)
 
 
 def error(subject: str, finding: str, remedy: str) -> Finding:
-    """It does not work."""
+    """Create a finding: it does not work."""
     return Finding(Severity.ERROR, subject, finding, remedy)
 
 
@@ -52,12 +52,12 @@ Check = Callable[[], AsyncIterator[Finding]]
 
 
 async def collected(subject: str, check: Check, *, remedy: str) -> list[Finding]:
-    """All findings of ``check``; one that fails becomes a finding itself, after those it had made."""
+    """Return the findings of ``check``; its failure becomes another finding at the end."""
     findings: list[Finding] = []
     try:
         async for finding in check():
             findings.append(finding)
     except Exception as failure:
         text = without_passwords(str(failure)) or type(failure).__name__
-        findings.append(error(subject, f"could not be checked: {text}", remedy))
+        findings.append(error(subject, f"the check failed: {text}", remedy))
     return findings

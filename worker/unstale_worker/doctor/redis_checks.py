@@ -1,4 +1,4 @@
-"""Examines the Redis that holds the values, and what the worker wrote there."""
+"""Check the Redis that holds the values, and the state that the worker keeps in it."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -19,12 +19,12 @@ from unstale_worker.rules import Rules
 
 TRIAL: Final = Script("unstale_worker.redis", "doctor")
 RIGHTS: Final = (
-    "Give the user of REDIS_URL the commands of docs/operations.md, the keys of your rules and "
+    "Grant the user of REDIS_URL the commands listed in docs/operations.md, the keys of your rules and "
     "~{tag}:*, and the channels &{tag}:*."
 )
 
 
-class RedisDoctor:
+class RedisChecks:
     """The checks of one Redis."""
 
     def __init__(self, redis: Redis, settings: WorkerSettings, rules: Rules | None) -> None:
@@ -35,20 +35,23 @@ class RedisDoctor:
     @asynccontextmanager
     async def connected(
         cls, settings: WorkerSettings, rules: Rules | None, findings: list[Finding]
-    ) -> AsyncIterator["RedisDoctor | None"]:
-        """Yields the doctor if Redis answers and can carry the protocol; adds that to ``findings``."""
+    ) -> AsyncIterator["RedisChecks | None"]:
+        """Connect; yield the checks if Redis answers and supports the protocol, else None.
+
+        The result is added to ``findings``.
+        """
         if not settings.uses_redis:
             alone = "REDIS_URL is not set, and UNSTALE_EMBEDDED_WORKER is"
             why = alone if settings.redis_enabled else "REDIS_ENABLED is false"
             if settings.embedded_worker:
-                text = f"{why}: every process follows the outbox and caches for itself"
+                text = f"{why}: every process follows the outbox and has its own cache"
                 findings.append(ok("Redis", text))
             else:
                 findings.append(
                     warning(
                         "Redis",
-                        f"{why}: every process caches for itself, and no change reaches it",
-                        "Set REDIS_URL and REDIS_ENABLED=true to share values and hear of invalidations, or "
+                        f"{why}: every process has its own cache, and no change reaches it",
+                        "Set REDIS_URL and REDIS_ENABLED=true to share values and receive invalidations, or "
                         "UNSTALE_EMBEDDED_WORKER=true to let every process follow the outbox itself.",
                     )
                 )
@@ -63,8 +66,8 @@ class RedisDoctor:
                     error(
                         "Redis",
                         str(failure),
-                        "Point REDIS_URL at a supported server that answers; its user needs the commands of "
-                        "docs/operations.md.",
+                        "Set REDIS_URL to a supported server that answers; its user needs the commands "
+                        "listed in docs/operations.md.",
                     )
                 )
                 yield None
@@ -75,7 +78,7 @@ class RedisDoctor:
             await redis.aclose()
 
     def checks(self) -> Sequence[tuple[str, Check]]:
-        """Subject and check, in the order they are run."""
+        """Return subject and check, in order of execution."""
         return (
             ("Redis rights", self._rights),
             ("Redis memory", self._memory),
@@ -90,19 +93,24 @@ class RedisDoctor:
                 self._redis, keys=[f"{own}:hash", f"{own}:stream", f"{own}:string"], args=[f"{own}:channel"]
             )
         except ResponseError as failure:
-            yield error("Redis rights", f"scripts may not do what unstale's do: {str(failure)[:200]}", remedy)
+            yield error(
+                "Redis rights", f"a command of unstale's scripts is refused: {str(failure)[:200]}", remedy
+            )
             return
-        refused = [what async for what in self._refused(own)]
+        refused = [problem async for problem in self._refused(own)]
         if refused:
             yield error("Redis rights", "; ".join(refused), remedy)
         else:
-            yield ok("Redis rights", "scripts may write and publish, values may be removed, the log followed")
+            yield ok(
+                "Redis rights",
+                "scripts may write and publish, values may be removed, the channel may be subscribed to",
+            )
 
     async def _refused(self, own: str) -> AsyncIterator[str]:
-        """What the user may not do outside of scripts, in words."""
+        """Describe what the user may not do outside of scripts."""
         patterns = self._rules.patterns if self._rules is not None else ()
         for pattern in patterns:
-            try:  # a key that the pattern matches and nobody has
+            try:  # a random key that matches the pattern and does not exist
                 await self._redis.unlink(pattern.replace("*", own.rpartition(":")[2]))
             except ResponseError as failure:
                 yield f"keys like {pattern} may not be removed ({str(failure)[:120]})"
@@ -115,7 +123,7 @@ class RedisDoctor:
             await pubsub.subscribe(self._names.channel)
             await pubsub.get_message(timeout=self._settings.redis_timeout)
         except ResponseError as failure:
-            yield f"the channel {self._names.channel} may not be followed ({str(failure)[:120]})"
+            yield f"the channel {self._names.channel} may not be subscribed to ({str(failure)[:120]})"
         finally:
             await pubsub.aclose()
 
@@ -125,8 +133,8 @@ class RedisDoctor:
         if policy.startswith("allkeys-") and int(memory.get("maxmemory", 0) or 0):
             yield warning(
                 "Redis memory",
-                f"maxmemory-policy is {policy}: Redis may evict unstale's own state and log, after which "
-                "every owned key is dropped once",
+                f"maxmemory-policy is {policy}: Redis may evict unstale's own state and log, and then every "
+                "owned key is dropped once",
                 "Use a volatile-* policy (every cached value has a TTL), or noeviction.",
             )
         else:
@@ -134,26 +142,26 @@ class RedisDoctor:
 
     async def _worker(self) -> AsyncIterator[Finding]:
         stats = await read_stats(self._redis, self._names)
-        start = "Start one: `unstale worker`."
+        start = "Start a worker: `unstale worker`."
         if not stats.epoch:
-            yield warning("worker", "none has ever led here, so nothing is stored in Redis yet", start)
+            yield warning("worker", "no worker has led yet, so nothing is stored in Redis", start)
             return
         if not stats.leader:
-            yield error("worker", "none leads: changes are not applied, agents detach", start)
+            yield error("worker", "no worker leads: changes are not applied, and agents detach", start)
         else:
-            yield ok("worker", f"leads with fence {stats.fence}; {stats.agents} subscribers")
+            yield ok("worker", f"a worker leads with fence {stats.fence}; {stats.agents} subscribers")
         age = stats.watermark_age
         if stats.leader and (age is None or age > self._settings.max_silence):
             yield error(
                 "watermark",
-                f"the newest is {'unknown' if age is None else f'{age:.1f} s'} old",
-                "Look at the worker's log and /readyz: it does not get on.",
+                "there is none" if age is None else f"the newest is {age:.1f} s old",
+                "The worker makes no progress: see its log and /readyz.",
             )
         elif stats.leader:
             yield ok("watermark", f"{age:.2f} s old")
         if self._rules is not None and stats.rules != self._rules.hash:
             yield warning(
                 "worker",
-                "it runs with other rules than those found here",
-                "Restart it with this rules file, or run the doctor where its file lies.",
+                "its rules differ from the rules file found here",
+                "Restart it with this rules file, or run the doctor with the worker's rules file.",
             )

@@ -1,4 +1,4 @@
-"""Examines the loaders that ``[refresh]`` names, as the worker does when it begins to lead."""
+"""Check the loaders that ``[refresh]`` names, as a worker does when it begins to lead."""
 
 from collections.abc import AsyncIterator
 
@@ -14,17 +14,19 @@ SUBJECT = "refreshes"
 
 
 async def functions(rules: Rules) -> AsyncIterator[Finding]:
-    """Python loaders: whether they are found here, where a leader calls them if no refresh worker does."""
+    """Check that the Python loaders can be imported here; the leader calls them if no refresh worker does."""
     missing = mistakes(rules)
     for mistake in missing:
-        yield warning(SUBJECT, str(mistake), "Or run `unstale worker --role refresh` where it is found.")
+        yield warning(
+            SUBJECT, str(mistake), "Or run `unstale worker --role refresh` where it can be imported."
+        )
     specs = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]
     if specs and not missing:
-        yield ok(SUBJECT, f"{len(specs)} loaded by functions that are found here")
+        yield ok(SUBJECT, f"{len(specs)} with Python loaders, all of which can be imported here")
 
 
 async def without_connection(rules: Rules) -> AsyncIterator[Finding]:
-    """Row and SQL loaders where there is HTTPS only: nobody runs them."""
+    """Warn about row and SQL loaders of a worker that reads over HTTPS only: it cannot run them."""
     lines = [
         f"{spec.template.text} (line {spec.line})"
         for spec in rules.refreshes
@@ -33,13 +35,14 @@ async def without_connection(rules: Rules) -> AsyncIterator[Finding]:
     if lines:
         yield warning(
             SUBJECT,
-            f"row and sql loaders need a connection; without, these are only invalidated: {', '.join(lines)}",
-            "Give the worker DATABASE_URL as well, or load them by a function of your own.",
+            "row and sql loaders need a Postgres connection; without one, these keys are only invalidated: "
+            f"{', '.join(lines)}",
+            "Set DATABASE_URL for the worker as well, or use Python loaders.",
         )
 
 
 async def queries(connections: PostgresConnections, rules: Rules) -> AsyncIterator[Finding]:
-    """Row and SQL loaders, each run once for no key."""
+    """Run each row and SQL loader once without a key."""
     specs = [spec for spec in rules.refreshes if not isinstance(spec.loader, PythonLoader)]
     if not specs:
         return
@@ -51,9 +54,11 @@ async def queries(connections: PostgresConnections, rules: Rules) -> AsyncIterat
                 if problem := await check(connection, statements, spec):
                     failed += 1
                     yield error(
-                        SUBJECT, f"{rules.file}, {problem}", "Until then its keys are only invalidated."
+                        SUBJECT,
+                        f"{rules.file}, {problem}",
+                        "Until this is corrected, its keys are only invalidated.",
                     )
     finally:
         await sessions.close()
     if not failed:
-        yield ok(SUBJECT, f"{len(specs)} run by the worker, and no policy hides rows from them")
+        yield ok(SUBJECT, f"{len(specs)} with row or sql loaders run, and no policy hides rows from them")

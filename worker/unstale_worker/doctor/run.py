@@ -1,4 +1,4 @@
-"""Runs every check, each of them whatever the others found."""
+"""Run all checks; each runs regardless of the results of the others."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,16 +9,16 @@ from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import WorkerSettings
 from unstale.settings.variables import unknown_variables, variables
 from unstale_worker.doctor import refresh_checks
-from unstale_worker.doctor.database_checks import Database
+from unstale_worker.doctor.database_checks import DatabaseChecks
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
-from unstale_worker.doctor.redis_checks import RedisDoctor
+from unstale_worker.doctor.redis_checks import RedisChecks
 from unstale_worker.rules import Rules
 from unstale_worker.sources.opening import check_settings, has_project, project_of
 from unstale_worker.sources.postgres_connections import PostgresConnections
 
 
 async def examine(settings: WorkerSettings) -> list[Finding]:
-    """Everything there is to say about rules, Postgres, Redis and the worker. Changes nothing that lasts."""
+    """Check rules, Postgres, Redis and the worker. Leaves no lasting change."""
     rules, findings = _rules(settings.config)
     findings[:0] = _misspelt()
     if rules is not None:
@@ -39,7 +39,7 @@ def _misspelt() -> list[Finding]:
         findings.append(
             warning(
                 "settings",
-                f"{name} is no setting: it changes nothing",
+                f"{name} is not a setting and has no effect",
                 f"{remedy}; docs/settings.md lists them all.",
             )
         )
@@ -58,14 +58,14 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
 
 
 async def _database(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
-    """What a worker with these settings would read from; with ``auto``, HTTPS if the database fails."""
+    """Check the source that a worker would read; with ``auto``, also HTTPS if the database fails."""
     try:
         check_settings(settings)
     except SettingError as mistake:
-        return [error("source", str(mistake), "Set what it names; see docs/supabase.md.")]
+        return [error("source", str(mistake), "Set the variables it names; see docs/supabase.md.")]
     if settings.source == "supabase" or settings.database_url is None:
         return await _project(settings, rules)
-    doctor = Database(
+    doctor = DatabaseChecks(
         settings.database_url.get_secret_value(), timeout=settings.database_timeout, rules=rules
     )
     findings: list[Finding] = []
@@ -74,7 +74,7 @@ async def _database(settings: WorkerSettings, rules: Rules | None) -> list[Findi
             findings += await collected(
                 subject,
                 check,
-                remedy="See whether DATABASE_URL's role is unstale_worker, or owns the schema.",
+                remedy="Check that the role of DATABASE_URL is unstale_worker or owns the schema.",
             )
     if not reached and settings.source == "auto" and has_project(settings):
         findings = [replace(finding, severity=Severity.WARNING) for finding in findings]
@@ -85,10 +85,10 @@ async def _database(settings: WorkerSettings, rules: Rules | None) -> list[Findi
 
 
 async def _project(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
-    from unstale_worker.doctor.supabase_checks import Supabase  # heavy: the clients, only where they are used
+    from unstale_worker.doctor.supabase_checks import SupabaseChecks  # slow to import: the HTTPS clients
 
     findings = [ok("source", "supabase: over HTTPS")]
-    doctor = Supabase(project_of(settings), rules=rules)
+    doctor = SupabaseChecks(project_of(settings), rules=rules)
     async with doctor.connected(findings) as reached:
         for subject, check in doctor.checks() if reached else ():
             findings += await collected(subject, check, remedy="See docs/supabase.md.")
@@ -102,7 +102,7 @@ async def _project(settings: WorkerSettings, rules: Rules | None) -> list[Findin
 
 
 def _loaders_beside(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Finding]:
-    """Row and SQL loaders of a worker that reads over HTTPS: they go by a connection all the same."""
+    """Check the row and SQL loaders of a worker that reads over HTTPS; they need a Postgres connection."""
     if settings.database_url is None:
         return refresh_checks.without_connection(rules)
     dsn = settings.database_url.get_secret_value()
@@ -111,9 +111,9 @@ def _loaders_beside(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Fin
 
 async def _redis(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
     findings: list[Finding] = []
-    async with RedisDoctor.connected(settings, rules, findings) as doctor:
+    async with RedisChecks.connected(settings, rules, findings) as doctor:
         for subject, check in doctor.checks() if doctor is not None else ():
             findings += await collected(
-                subject, check, remedy="Give the Redis user the right to run what the finding names."
+                subject, check, remedy="Grant the Redis user the right to run the command in the finding."
             )
     return findings

@@ -1,4 +1,4 @@
-"""Examines unstale's schema through a source: the same findings whichever way leads to the database."""
+"""Check unstale's schema through a source, with the same findings for both kinds of source."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
@@ -12,14 +12,14 @@ from unstale_worker.sources import Source
 PUSH: Final = "Run `unstale migration` and push the files it writes: `supabase db push`."
 
 
-class SchemaDoctor:
+class SchemaChecks:
     """The checks of outbox, captures and queries.
 
     Args:
-        source: What reads the outbox; its owner closes it.
-        rules: The rules that captures and queries have to fit; None: only what needs none is checked.
-        own: What the schema says of itself: severity, subject, finding and remedy of each row.
-        queries_run: What is said when every query ran, after their number.
+        source: The source that reads the outbox; its owner closes it.
+        rules: The rules that captures and queries must match; None skips the checks that need rules.
+        own: Returns the findings of the schema itself: severity, subject, finding and remedy of each row.
+        queries_run: Text of the finding that every query ran, after their number.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class SchemaDoctor:
         self._source, self._rules, self._own, self._queries_run = source, rules, own, queries_run
 
     def checks(self) -> Sequence[tuple[str, Check]]:
-        """Subject and check, in the order they are run."""
+        """Return subject and check, in order of execution."""
         named = (
             ("outbox", self._outbox),
             ("captures", self._captures),
             ("schema", self._schema),
             ("fan-out queries", self._queries),
         )
-        return [(subject, _pushing(subject, check)) for subject, check in named]
+        return [(subject, _with_push_remedy(subject, check)) for subject, check in named]
 
     async def _outbox(self) -> AsyncIterator[Finding]:
         page = await self._source.read(None)
-        yield ok("outbox", f"can be read, at {page.lsn}")
+        yield ok("outbox", f"can be read; the database is at {page.lsn}")
 
     async def _captures(self) -> AsyncIterator[Finding]:
         if self._rules is None:
@@ -52,25 +52,25 @@ class SchemaDoctor:
         versions = (await self._source.watch_versions()).values()
         check_watches(self._rules, versions)
         tables = ", ".join(f"{schema}.{table}" for schema, table in self._rules.tables)
-        yield ok("captures", f"watched as the rules need: {tables}")
+        yield ok("captures", f"all tables are watched as the rules need: {tables}")
         if unused := sorted(
             {(each.schema, each.table) for each in versions if each.current} - {*self._rules.tables}
         ):
             yield Finding(
                 Severity.INFO,
                 "captures",
-                f"watched, and no rule here names them: {', '.join(map('.'.join, unused))}",
-                "If no other worker needs them, their writers pay for nothing: run `unstale migration` and "
-                "push, or `select unstale.unwatch('schema.table')`.",
+                f"watched, but no rule here names them: {', '.join(map('.'.join, unused))}",
+                "If no other worker needs them, stop watching them, because captures slow writers down: run "
+                "`unstale migration` and push, or `select unstale.unwatch('schema.table')`.",
             )
 
     async def _schema(self) -> AsyncIterator[Finding]:
-        """What the schema says of itself: captures, event triggers, prepared transactions."""
+        """Report the findings of the schema itself: captures, event triggers, prepared transactions."""
         rows = await self._own()
         for severity, subject, finding, remedy in rows:
             yield Finding(Severity(severity), subject, finding, remedy)
         if not rows:
-            yield ok("schema", "captures fit their tables and follow ALTER TABLE")
+            yield ok("schema", "captures match their tables and follow ALTER TABLE")
 
     async def _queries(self) -> AsyncIterator[Finding]:
         if self._rules is None:
@@ -84,8 +84,8 @@ class SchemaDoctor:
             yield ok("fan-out queries", f"{len(queries)} {self._queries_run}")
 
 
-def _pushing(subject: str, check: Check) -> Check:
-    """``check``, where what a push heals is a finding with that remedy."""
+def _with_push_remedy(subject: str, check: Check) -> Check:
+    """Wrap ``check`` so that missing migrations become a finding with the remedy to push them."""
 
     async def run() -> AsyncIterator[Finding]:
         try:

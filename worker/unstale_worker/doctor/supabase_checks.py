@@ -1,4 +1,4 @@
-"""Examines a Supabase project as a worker over HTTPS finds it."""
+"""Check a Supabase project as a worker over HTTPS sees it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -9,35 +9,35 @@ from urllib.parse import urlsplit
 from unstale.errors import MigrationMissing, UnstaleError
 from unstale_worker.doctor.database_checks import NEWEST_TESTED, OLDEST
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
-from unstale_worker.doctor.schema_checks import PUSH, SchemaDoctor
+from unstale_worker.doctor.schema_checks import PUSH, SchemaChecks
 from unstale_worker.rules import Rules
 from unstale_worker.sources.realtime import RealtimeWakeUps
 from unstale_worker.sources.rpc import Project
 from unstale_worker.sources.supabase import SupabaseSource
 
 PATIENCE: Final = 10.0
-"""Seconds for Realtime to deliver: at the service it takes 1 to 3."""
-PLAIN: Final = "Use https, unless nobody else can read on the way."
+"""Seconds for Realtime to deliver; the service takes 1 to 3 s."""
+USE_HTTPS: Final = "Use https, unless the network is private."
 
 
-class Supabase:
-    """The checks of one project; `connected` must be entered before `checks` are run."""
+class SupabaseChecks:
+    """The checks of one project; enter `connected` before running `checks`."""
 
     def __init__(self, project: Project, *, rules: Rules | None) -> None:
         self._project, self._rules = project, rules
         self._source = SupabaseSource(project)
-        self._said: Mapping[str, Any] = {}
+        self._answer: Mapping[str, Any] = {}
 
     @asynccontextmanager
     async def connected(self, findings: list[Finding]) -> AsyncIterator[bool]:
-        """Yields whether the project's functions answer; adds what that showed to ``findings``."""
+        """Connect; yield True if the project's functions answer. The result is added to ``findings``."""
         url = urlsplit(self._project.url)
         if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
             findings.append(
-                warning("Supabase", "SUPABASE_URL is http: the secret key travels readable", PLAIN)
+                warning("Supabase", "SUPABASE_URL is http: the secret key is sent unencrypted", USE_HTTPS)
             )
         try:
-            self._said = await self._source.check()
+            self._answer = await self._source.check()
         except MigrationMissing as missing:
             findings.append(error("Supabase", str(missing), PUSH))
             yield False
@@ -46,18 +46,18 @@ class Supabase:
             findings.append(error("Supabase", str(failure), remedy))
             yield False
         else:
-            findings.append(ok("Supabase", f"answers over HTTPS, as {self._said.get('role')}"))
+            findings.append(ok("Supabase", f"answers over HTTPS, as {self._answer.get('role')}"))
             yield True
         finally:
             await self._source.close()
 
     def checks(self) -> Sequence[tuple[str, Check]]:
-        """Subject and check, in the order they are run."""
-        schema = SchemaDoctor(
+        """Return subject and check, in order of execution."""
+        schema = SchemaChecks(
             self._source,
             self._rules,
             own=self._own_findings,
-            queries_run="run, each by a function of this text",
+            queries_run="run, each as a function with the current text",
         )
         return (
             ("Postgres", self._server),
@@ -66,40 +66,41 @@ class Supabase:
         )
 
     async def _server(self) -> AsyncIterator[Finding]:
-        number = int(self._said["version"]) // 10_000
+        number = int(self._answer["version"]) // 10_000
         if OLDEST <= number <= NEWEST_TESTED:
             yield ok("Postgres", f"version {number}")
         else:
-            remedy = f"Versions {OLDEST} to {NEWEST_TESTED} are known to work."
-            yield warning("Postgres", f"version {number} was not tested", remedy)
+            remedy = f"Versions {OLDEST} to {NEWEST_TESTED} are tested."
+            yield warning("Postgres", f"version {number} is not tested", remedy)
 
     async def _own_findings(self) -> Sequence[Iterable[str]]:
-        findings: Sequence[Iterable[str]] = self._said["findings"]
+        findings: Sequence[Iterable[str]] = self._answer["findings"]
         return findings
 
     async def _realtime(self) -> AsyncIterator[Finding]:
-        """Whether commits can wake a worker: publication, grant, and a subscription that is tried."""
-        if not self._said["published"]:
+        """Check that commits can wake a worker: publication, grant, and a trial subscription."""
+        if not self._answer["published"]:
             finding = (
                 "public.unstale_wakeup is not in the publication supabase_realtime: the worker only polls"
             )
             remedy = "Enable Realtime, then run `select unstale.publish_wakeups()` as the schema's owner."
             yield warning("Realtime", finding, remedy)
             return
-        if not self._said["readable"]:
+        if not self._answer["readable"]:
             finding = "service_role may not read public.unstale_wakeup: the worker only polls"
             yield warning("Realtime", finding, "Run `grant select on public.unstale_wakeup to service_role`.")
             return
-        told = asyncio.Event()
-        realtime = RealtimeWakeUps(self._project.url, self._project.key.text, on_hint=told.set)
+        hinted = asyncio.Event()
+        realtime = RealtimeWakeUps(self._project.url, self._project.key.text, on_hint=hinted.set)
         async with realtime:
             try:
                 async with asyncio.timeout(PATIENCE):
-                    await told.wait()
+                    await hinted.wait()
             except TimeoutError:
                 finding = (
                     f"delivers nothing within {PATIENCE:.0f} s, so the worker only polls: {realtime.problem}"
                 )
-                yield warning("Realtime", finding, "See whether Realtime is enabled and its limits allow it.")
+                remedy = "Check that Realtime is enabled and that its limits are not reached."
+                yield warning("Realtime", finding, remedy)
             else:
-                yield ok("Realtime", "delivers the wake-ups")
+                yield ok("Realtime", "delivers wake-ups")

@@ -1,4 +1,4 @@
-"""``unstale mcp``: serves one client until it hangs up or the process is told to stop."""
+"""``unstale mcp``: serve one MCP client until it disconnects or the process is stopped."""
 
 import asyncio
 
@@ -7,9 +7,9 @@ from unstale.errors import ConfigurationError
 
 
 async def serve(*, user: str, stop: asyncio.Event) -> None:
-    """Serve one client.
+    """Serve until the client disconnects or ``stop`` is set.
 
-    Raises `ConfigurationError` for an id that names nobody, and `MissingExtra` without the extra ``mcp``.
+    Raises `ConfigurationError` for an invalid user id, and `MissingExtra` without the extra ``mcp``.
     """
     try:
         UserKeys(user)
