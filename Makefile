@@ -24,7 +24,7 @@ test-wheel:
 	rm -rf $(DIST)
 	$(PYTHON) -m venv $(DIST)/venv
 	$(DIST)/venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) .
-	$(DIST)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(CURDIR)/$(DIST)/*.whl)[embedded,dev]"
+	$(DIST)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(CURDIR)/$(DIST)/*.whl)[all,dev]"
 	$(DIST)/venv/bin/python $(PYTEST) $(ARGS)
 
 # What to run before each commit: all of `lint` beside the quick tests.
