@@ -30,7 +30,7 @@ PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "example
 PATH = re.compile(r"`((?:core|worker|tests|supabase|docs|examples|bench|docker|\.ci|\.github)/[\w./-]*)`")
 MAPS = [page for page in PAGES if page.stem in ("CONTRIBUTING", "architecture")]
 WIDTH = 100
-WIDE = [ROOT / "CHANGELOG.md", ROOT / "docs" / "agent.md"]
+WIDE = [ROOT / "CHANGELOG.md"]
 
 
 def shown(page: Path) -> str:
