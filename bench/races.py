@@ -24,7 +24,7 @@ from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import State
+from unstale_worker.redis.state import StoredState
 from unstale_worker.sources import Page
 
 KEYS: Final = 1_000
@@ -54,7 +54,9 @@ class PlainSet(RedisTier):
 class Race:
     """The database is a dict: what counts is the order in which Redis carries out what it is sent."""
 
-    def __init__(self, tiers: list[RedisTier], applier: Applier, state: State, chance: random.Random) -> None:
+    def __init__(
+        self, tiers: list[RedisTier], applier: Applier, state: StoredState, chance: random.Random
+    ) -> None:
         self._tiers, self._applier, self._state, self._chance = tiers, applier, state, chance
         self._rows = [0] * KEYS
         self._length = 0.01  # seconds that the last round's loads took: changes come at any moment of it

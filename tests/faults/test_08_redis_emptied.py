@@ -18,7 +18,7 @@ from unstale import Cache
 from unstale.freshness.tracker import Follower
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, State
+from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.sources import Page
 from unstale_worker.sources.outbox import OutboxSource
 from workers import running_worker, seams, state_of
@@ -148,7 +148,7 @@ async def test_the_snapshot_comes_before_the_drop(
 
         async def drop_first(
             self: Applier,
-            state: State,
+            state: StoredState,
             *,
             rules: str,
             published: bytes,

@@ -16,7 +16,7 @@ from servers import Database, eventually
 from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import State
+from unstale_worker.redis.state import StoredState
 from workers import redis_at, running_worker, state_of
 
 
@@ -78,7 +78,7 @@ async def test_an_id_that_comes_again_is_told_apart_by_the_epoch(
 
                 if not defended:
 
-                    async def same_epoch(self: Applier, state: State) -> None:
+                    async def same_epoch(self: Applier, state: StoredState) -> None:
                         await redis.hset("{unstale:0}:state", "run", state.live_run)
 
                     monkeypatch.setattr(Applier, "new_epoch", same_epoch)

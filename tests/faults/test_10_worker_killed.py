@@ -14,7 +14,7 @@ from faults.stage import Stage, staged
 from servers import Database, eventually
 from unstale.runtime import failpoints
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, State
+from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.sources import Page
 from workers import running_worker, worker_process
 from workers.seams import SEAMS
@@ -82,7 +82,7 @@ async def test_a_position_stored_before_the_effects_would_lose_them(
 
     async def position_first(
         self: Applier,
-        state: State,
+        state: StoredState,
         page: Page,
         *,
         keys: Iterable[str],
@@ -90,7 +90,7 @@ async def test_a_position_stored_before_the_effects_would_lose_them(
         store: bool,
         say: Seen | None = None,
         **options: Any,
-    ) -> tuple[State, str]:
+    ) -> tuple[StoredState, str]:
         state, pending = await apply(self, state, page, keys=[], patterns=[], store=store, say=say)
         if keys:
             await failpoints.reach("applier.before_script")

@@ -14,7 +14,7 @@ from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale.runtime import clock
 from unstale_worker.leader import pipeline
-from unstale_worker.redis.state import Standing, State, standing_after_read
+from unstale_worker.redis.state import Standing, StoredState, standing_after_read
 from unstale_worker.sources import Page
 from workers import connected, running_worker
 
@@ -85,7 +85,7 @@ async def test_a_database_clock_set_forward_purges_too_early_and_that_is_seen(
 ) -> None:
     """What the worker has not read yet is gone; its position does not cover the horizon."""
 
-    def blind(state: State, page: Page) -> Standing:
+    def blind(state: StoredState, page: Page) -> Standing:
         found = standing_after_read(state, page)
         return Standing.READY if found is Standing.PURGED else found
 

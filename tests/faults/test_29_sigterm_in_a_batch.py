@@ -1,6 +1,6 @@
 """29: SIGTERM in the middle of a batch: the batch is finished, the lease given up, the exit code is 0.
 
-Guards: `Pipeline.run` looks at ``stop`` only between cycles; `Worker._lead` resigns afterwards.
+Guards: `Pipeline.run` looks at ``stop`` only between cycles; `Worker._serve` resigns afterwards.
 """
 
 import signal

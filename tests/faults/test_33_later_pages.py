@@ -15,7 +15,7 @@ from unstale.redis_tier.multiplexer import Lane
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.leader.pipeline import Pipeline
-from unstale_worker.observe.health import Health
+from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
 from unstale_worker.rules import Rules
 from unstale_worker.sources import Cursor, OutboxEntry, Page, Source, WatchVersion
@@ -63,7 +63,7 @@ def _page(
 
 @asynccontextmanager
 async def pipeline(
-    valkey: EmbeddedValkey, source: Source, fence: int, health: Health
+    valkey: EmbeddedValkey, source: Source, fence: int, health: WorkerHealth
 ) -> AsyncIterator[Pipeline]:
     lane = Lane(RedisConnections(valkey.url, timeout=1), timeout=1, clock=clock.now)
     try:
@@ -83,7 +83,7 @@ async def test_a_promoted_standby_that_answers_a_later_page(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
     await silent.redis.hset(Names().state, "rules", Rules.parse(PROFILES).hash)
-    health = Health()
+    health = WorkerHealth()
     async with pipeline(
         valkey, PromotedBetweenPages(PostgresConnections("nowhere")), silent.fence, health
     ) as work:
@@ -96,7 +96,7 @@ async def test_a_promoted_standby_that_answers_a_later_page(
 async def test_entries_purged_between_two_pages_are_not_called_applied(
     valkey: EmbeddedValkey, silent: WorkerDouble, database: Database
 ) -> None:
-    source, health = PurgedBetweenPages(PostgresConnections(database.dsn), read_entries=1), Health()
+    source, health = PurgedBetweenPages(PostgresConnections(database.dsn), read_entries=1), WorkerHealth()
     async with (
         connected(database.dsn) as db,
         pipeline(valkey, source, silent.fence, health) as work,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from unstale.protocol.messages import lsn
-from unstale_worker.redis.state import Standing, State, standing, standing_after_read
+from unstale_worker.redis.state import Standing, StoredState, standing, standing_after_read
 from unstale_worker.sources import Page
 
-STATE = State(
+STATE = StoredState(
     live_run="r1",
     epoch="e" * 32,
     run="r1",
@@ -49,7 +49,7 @@ PAGE = Page(
         (replace(STATE, live_run="r2", position=""), Standing.NO_POSITION),
     ],
 )
-def test_what_redis_alone_says(state: State, expected: Standing) -> None:
+def test_what_redis_alone_says(state: StoredState, expected: Standing) -> None:
     assert standing(state, rules="h") is expected
 
 
@@ -75,5 +75,5 @@ def test_wal_positions_are_compared_as_numbers() -> None:
 
 
 def test_unknown_fields_of_the_state_are_ignored() -> None:
-    state = State.read(b"run", [b"position", b"1:1:", b"something", b"new", b"last", b"4"])
-    assert state == State(live_run="run", position="1:1:", last="4")
+    state = StoredState.read(b"run", [b"position", b"1:1:", b"something", b"new", b"last", b"4"])
+    assert state == StoredState(live_run="run", position="1:1:", last="4")

@@ -17,7 +17,7 @@ from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, State
+from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.sources import Page
 from workers import Listener, logged, redis_at, state_of
 
@@ -42,7 +42,7 @@ async def lane(redis_url: str) -> AsyncIterator[Lane]:
 
 
 @pytest.fixture
-async def leader(lane: Lane) -> tuple[Applier, State]:
+async def leader(lane: Lane) -> tuple[Applier, StoredState]:
     """An applier that leads, at position 10:10:."""
     applier = await lead(lane)
     return applier, await recovered(applier, position="10:10:")
@@ -53,7 +53,7 @@ async def lead(lane: Lane, *, log_max_bytes: int = 1 << 20, script_keys: int = 1
     return Applier(lane, NAMES, fence=fence, log_max_bytes=log_max_bytes, script_keys=script_keys)
 
 
-async def recovered(applier: Applier, *, position: str, patterns: Sequence[str] = ()) -> State:
+async def recovered(applier: Applier, *, position: str, patterns: Sequence[str] = ()) -> StoredState:
     async def snapshot() -> Page:
         return replace(PAGE, position=position, snapshot=position)
 
@@ -64,7 +64,7 @@ async def recovered(applier: Applier, *, position: str, patterns: Sequence[str] 
 
 
 async def test_one_script_removes_logs_publishes_and_stores(
-    leader: tuple[Applier, State], redis: Redis, redis_url: str
+    leader: tuple[Applier, StoredState], redis: Redis, redis_url: str
 ) -> None:
     applier, state = leader
     await redis.mset({"a": "1", "b": "2", "c": "3"})
@@ -83,7 +83,7 @@ async def test_one_script_removes_logs_publishes_and_stores(
 
 
 async def test_a_batch_says_its_watermark_in_the_same_script(
-    leader: tuple[Applier, State], redis_url: str
+    leader: tuple[Applier, StoredState], redis_url: str
 ) -> None:
     applier, state = leader
     async with Listener(redis_url) as heard:
@@ -98,7 +98,7 @@ async def test_a_batch_says_its_watermark_in_the_same_script(
 
 @pytest.mark.parametrize("how", ["batch", "watermark"])
 async def test_a_worker_paused_before_its_script_does_not_call_an_old_read_fresh(
-    leader: tuple[Applier, State], redis_url: str, monkeypatch: pytest.MonkeyPatch, how: str
+    leader: tuple[Applier, StoredState], redis_url: str, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     applier, state = leader
     monkeypatch.setattr(Seen, "age_ms", lambda self, now: "0.000")  # it looked at its clock, and was paused
@@ -117,7 +117,7 @@ async def test_a_worker_paused_before_its_script_does_not_call_an_old_read_fresh
 
 @pytest.mark.parametrize("defended", [True, False])
 async def test_a_machine_that_slept_after_the_read_does_not_call_it_fresh(
-    leader: tuple[Applier, State], redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
+    leader: tuple[Applier, StoredState], redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
     """Its clock stood still, and a reply that comes after that moves the server's clock ahead of it.
 
@@ -144,7 +144,7 @@ async def test_a_machine_that_slept_after_the_read_does_not_call_it_fresh(
 
 @pytest.mark.parametrize("reason", ["fence", "run", "epoch", "position"])
 async def test_a_refused_script_changes_nothing(
-    leader: tuple[Applier, State], redis: Redis, redis_url: str, reason: str
+    leader: tuple[Applier, StoredState], redis: Redis, redis_url: str, reason: str
 ) -> None:
     applier, state = leader
     await redis.set("a", "1", ex=60)
@@ -203,7 +203,7 @@ async def test_a_batch_that_stops_in_the_middle_leaves_the_position(lane: Lane, 
 
 
 async def test_messages_stay_below_their_bound(
-    leader: tuple[Applier, State], redis: Redis, redis_url: str
+    leader: tuple[Applier, StoredState], redis: Redis, redis_url: str
 ) -> None:
     applier, state = leader
     keys = [f"user:{number}:" + "é" * 300 for number in range(1_000)]
@@ -241,7 +241,7 @@ async def test_a_log_that_was_evicted_starts_again(lane: Lane, redis: Redis) -> 
     assert [entry for entry, _ in await logged(redis)][-1] == b"3-0"
 
 
-async def test_unstales_own_keys_are_never_removed(leader: tuple[Applier, State], redis: Redis) -> None:
+async def test_unstales_own_keys_are_never_removed(leader: tuple[Applier, StoredState], redis: Redis) -> None:
     applier, state = leader
     await redis.set("x", "1", ex=60)
     await applier.apply(state, PAGE, keys=[NAMES.state, NAMES.log, "x"], patterns=["*"], store=True)
@@ -253,7 +253,7 @@ async def test_unstales_own_keys_are_never_removed(leader: tuple[Applier, State]
     "patterns", [["user:*:profile"], ["user:*:profile", "user:*:a", "user:*:b", "nothing*", "user:1?:c"]]
 )
 async def test_patterns_remove_what_matches(
-    leader: tuple[Applier, State], redis: Redis, redis_url: str, patterns: list[str]
+    leader: tuple[Applier, StoredState], redis: Redis, redis_url: str, patterns: list[str]
 ) -> None:
     applier, state = leader
     await redis.mset({f"user:{number}:profile": "{}" for number in range(3_000)})
@@ -300,7 +300,7 @@ async def test_recovery_is_refused_when_the_server_changed_meanwhile(lane: Lane,
 
 
 async def test_another_run_gets_a_new_epoch_and_keeps_position_and_ids(
-    leader: tuple[Applier, State], redis: Redis
+    leader: tuple[Applier, StoredState], redis: Redis
 ) -> None:
     applier, state = leader
     state, _ = await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True)
@@ -314,7 +314,7 @@ async def test_another_run_gets_a_new_epoch_and_keeps_position_and_ids(
 
 
 async def test_need_primary_is_cleared_only_by_a_read_that_began_after_it(
-    leader: tuple[Applier, State], redis: Redis
+    leader: tuple[Applier, StoredState], redis: Redis
 ) -> None:
     applier, state = leader
     await redis.hset(NAMES.state, "primary_until", "5")
@@ -339,7 +339,9 @@ async def test_a_foreign_key_in_the_states_place_is_named(lane: Lane, redis: Red
     await redis.delete(NAMES.state)
 
 
-async def test_an_invalidation_is_not_refused_for_memory(leader: tuple[Applier, State], redis: Redis) -> None:
+async def test_an_invalidation_is_not_refused_for_memory(
+    leader: tuple[Applier, StoredState], redis: Redis
+) -> None:
     applier, state = leader
     await redis.set("a", "x" * 100_000, ex=60)
     await redis.config_set("maxmemory", 1)

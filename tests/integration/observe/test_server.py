@@ -16,11 +16,11 @@ from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.http import serving
 from unstale_worker.observe.metrics import DEFINITIONS
-from unstale_worker.observe.status import Counters, Role, Status
+from unstale_worker.observe.status import Role, Status, WorkerCounters
 
 LEADING = Status(
     role=Role.LEADING, source="outbox", fence=3, lag=0.01, watermark_age=0.2, listening=True, redis=True,
-    database=True, problem="", counters=Counters(entries=5, batches=2, keys=9, errors=1),
+    database=True, problem="", counters=WorkerCounters(entries=5, batches=2, keys=9, errors=1),
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from unstale.redis_tier.multiplexer import Lane
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.redis import script_batches
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, State
+from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.rules import Plan, Renewal, Rules
 from unstale_worker.rules.refresh import PURGED
 from unstale_worker.sources import Page
@@ -33,7 +33,7 @@ PAGE = Page(
 class Leader:
     """An applier with the state it goes on from."""
 
-    def __init__(self, applier: Applier, state: State) -> None:
+    def __init__(self, applier: Applier, state: StoredState) -> None:
         self.applier, self.state = applier, state
         self.xid = 20
 

@@ -18,7 +18,7 @@ from unstale.settings import AgentSettings
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.observe.preflight import check_watches
-from unstale_worker.redis.state import Standing, State, standing_after_read
+from unstale_worker.redis.state import Standing, StoredState, standing_after_read
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.retry import retry
@@ -56,7 +56,7 @@ class OutboxFollower:
         self._settings, self._feed = settings, feed
         self._rules = Rules.load(settings.config)
         self._published = PublishedRules.decode(self._rules.published())
-        self._place: State | None = None
+        self._place: StoredState | None = None
         self._source: Source | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._hinted = asyncio.Event()
@@ -138,7 +138,7 @@ class OutboxFollower:
             page = await source.read(None)
             # After the snapshot: values loaded before it may be older than it.
             self._feed.restart(self._published)
-            self._place = State(
+            self._place = StoredState(
                 live_run="", position=page.position, database=page.database, flushed=page.flushed
             )
             self.restarts += 1

@@ -13,9 +13,9 @@ from unstale.settings import WorkerSettings
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import Pace
 from unstale_worker.leader.watermarks import Watermarks
-from unstale_worker.observe.health import Health
+from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, Standing, State, standing, standing_after_read
+from unstale_worker.redis.state import Seen, Standing, StoredState, standing, standing_after_read
 from unstale_worker.rules import Rules
 from unstale_worker.sources import Page, Source
 from unstale_worker.sources.wakeups import WakeUps
@@ -52,7 +52,7 @@ class Pipeline:
         rules: Rules,
         wakeups: WakeUps,
         settings: WorkerSettings,
-        health: Health,
+        health: WorkerHealth,
         on_keys: Callable[[], object] = lambda: None,
     ) -> None:
         self._source, self._applier, self._rules, self._wakeups = source, applier, rules, wakeups
@@ -62,7 +62,7 @@ class Pipeline:
             poll_max=max(settings.poll_max, 10 * source.least_pause),
         )
         self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
-        self._state: State | None = None
+        self._state: StoredState | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run cycles until ``stop`` is set, and finish the batch at hand; raises what a cycle raises."""
@@ -118,7 +118,7 @@ class Pipeline:
         self._state = state
         return found
 
-    async def _begin(self) -> State:
+    async def _begin(self) -> StoredState:
         """Read the state, and settle what Redis alone can tell until changes can be applied."""
         while True:
             state = await self._applier.state()
@@ -142,7 +142,7 @@ class Pipeline:
                 case _:
                     assert_never(verdict)
 
-    async def _recover(self, state: State, why: Standing) -> None:
+    async def _recover(self, state: StoredState, why: Standing) -> None:
         """Drop every key that the rules own or owned, and begin a new epoch at a fresh snapshot."""
         patterns = set(self._rules.patterns)
         before = await self._applier.published()
@@ -170,7 +170,7 @@ class Pipeline:
         self._counters.recoveries += 1
         self._counters.epochs += 1
 
-    async def _apply(self, state: State, page: Page, seen: Seen | None) -> State:
+    async def _apply(self, state: StoredState, page: Page, seen: Seen | None) -> StoredState:
         """Apply one page. ``seen``, if the page is a batch's last, may be published in the same script."""
         moved = page.position != state.position
         if not page.entries and not moved:

@@ -8,7 +8,7 @@ import structlog
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
-from unstale_worker.observe.status import Counters
+from unstale_worker.observe.status import WorkerCounters
 from unstale_worker.sources import Source
 
 log = structlog.get_logger("unstale.worker")
@@ -22,7 +22,7 @@ PURGE_PAUSE: Final = 0.05
 
 
 async def keep_purging(
-    source: Source, leadership: Leadership, settings: WorkerSettings, counters: Counters
+    source: Source, leadership: Leadership, settings: WorkerSettings, counters: WorkerCounters
 ) -> NoReturn:
     """Purge in small steps until cancelled; closes ``source`` at the end, and between two rounds.
 

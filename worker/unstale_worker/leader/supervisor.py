@@ -14,9 +14,9 @@ from unstale.runtime.cancellation import background
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.term import Ends, Term
-from unstale_worker.observe.health import Health
 from unstale_worker.observe.preflight import check_redis, check_watches
 from unstale_worker.observe.status import Role, Status
+from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.python.loader_check import look_for_loaders
 from unstale_worker.rules import Rules
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, rules: Rules) -> None:
         check_settings(settings)
         self._settings, self._rules = settings, rules
-        self._health = Health()
+        self._health = WorkerHealth()
         self._stood_by = asyncio.Event()
         self._source: Source | None = None
         self._wakeups: WakeUps | None = None

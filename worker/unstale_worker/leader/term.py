@@ -12,7 +12,7 @@ from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.pipeline import Pipeline
 from unstale_worker.leader.purge import keep_purging
-from unstale_worker.observe.health import Health
+from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
 from unstale_worker.refresh.coordinator import Refresher
 from unstale_worker.rules import Rules
@@ -40,7 +40,7 @@ class Term:
     """
 
     def __init__(
-        self, ends: Ends, leadership: Leadership, settings: WorkerSettings, rules: Rules, health: Health
+        self, ends: Ends, leadership: Leadership, settings: WorkerSettings, rules: Rules, health: WorkerHealth
     ) -> None:
         self._ends, self._leadership = ends, leadership
         self._settings, self._rules, self._health = settings, rules, health

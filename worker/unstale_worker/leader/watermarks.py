@@ -3,9 +3,9 @@
 import time
 from typing import Final
 
-from unstale_worker.observe.status import Counters
+from unstale_worker.observe.status import WorkerCounters
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, State
+from unstale_worker.redis.state import Seen, StoredState
 
 SPACING: Final = 0.005
 """Seconds between two watermarks under load: each costs every agent a message."""
@@ -24,7 +24,7 @@ class Watermarks:
         >>> await watermarks.publish_if_due(state)
     """
 
-    def __init__(self, applier: Applier, counters: Counters, *, interval: float) -> None:
+    def __init__(self, applier: Applier, counters: WorkerCounters, *, interval: float) -> None:
         self._applier, self._counters, self._interval = applier, counters, interval
         self._published_at = 0.0
         self._change_pending = False
@@ -52,17 +52,17 @@ class Watermarks:
         self._published_at, self._change_pending, self.primary_until = at, False, primary_until
         self._counters.watermark_published(at)
 
-    async def publish_if_due(self, state: State) -> None:
+    async def publish_if_due(self, state: StoredState) -> None:
         """Publish what is applied as a whole, if it is time."""
         if self.due_in() == 0:
             await self._publish(state)
 
-    async def publish_between_pages(self, state: State) -> None:
+    async def publish_between_pages(self, state: StoredState) -> None:
         """Repeat the watermark of the last batch while a long one goes on, so that agents stay attached."""
         if time.monotonic() - self._published_at >= self._interval:
             await self._publish(state)
 
-    async def _publish(self, state: State) -> None:
+    async def _publish(self, state: StoredState) -> None:
         if self.seen is not None:
             at = time.monotonic()
             self.published(at, await self._applier.watermark(state, self.seen))

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from unstale.protocol.names import Names
 from unstale_worker.redis.applier import STATE, unavailable
-from unstale_worker.redis.state import State
+from unstale_worker.redis.state import StoredState
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ async def read_stats(redis: Redis, names: Names) -> Stats:
     try:
         reply = await STATE(redis, keys=[names.state])
         fields = {bytes(name): bytes(value).decode() for name, value in _pairs(reply[2:])}
-        state = State.read(reply[0], reply[2:])
+        state = StoredState.read(reply[0], reply[2:])
         seconds, microseconds = await redis.time()
         applied_at = fields.get(b"applied_at")
         lease = int(await redis.pttl(names.leader))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class RefreshCounters:
     """Totals since the start of the process.
 
     Attributes:
@@ -20,3 +20,6 @@ class Tally:
     failed: int = 0
     dead: int = 0
     dispatched: int = 0
+
+
+Tally = RefreshCounters

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.observe.refresh_counters import RefreshCounters
 
 
 class Role(StrEnum):
@@ -19,7 +19,7 @@ class Role(StrEnum):
 
 
 @dataclass(slots=True)
-class Counters:
+class WorkerCounters:
     """Totals since the start of the process."""
 
     entries: int = 0
@@ -46,6 +46,9 @@ class Counters:
     def watermark_published(self, at: float) -> None:
         """Note that a watermark was published at ``at`` (monotonic seconds)."""
         self.watermark_at = at
+
+
+Counters = WorkerCounters
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,8 @@ class Status:
     redis: bool
     database: bool
     problem: str
-    counters: Counters
-    refreshed: Tally = field(default_factory=Tally)
+    counters: WorkerCounters
+    refreshed: RefreshCounters = field(default_factory=RefreshCounters)
 
     @property
     def ready(self) -> bool:

@@ -22,13 +22,13 @@ from unstale.runtime import failpoints
 from unstale_worker.redis.key_scan import scan
 from unstale_worker.redis.script_batches import (
     REFRESH_WEIGHT,
-    Body,
+    ScriptBody,
     group_refreshes,
     script_header,
     split,
     watermark_fields,
 )
-from unstale_worker.redis.state import Seen, State
+from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.rules import Renewal
 from unstale_worker.sources import Page
 
@@ -67,7 +67,7 @@ class Applier:
     def __repr__(self) -> str:
         return f"<Applier fence={self._fence} keys={self.keys} messages={self.messages}>"
 
-    async def state(self) -> State:
+    async def state(self) -> StoredState:
         """Read the state; raises `LeadershipLost` if it holds another fence."""
         reply = await self._run(STATE, [self._names.state], [])
         if reply[1] not in (b"hash", b"none"):
@@ -75,7 +75,7 @@ class Applier:
                 f"the key {self._names.state} holds a {reply[1].decode()} instead of a hash; delete it, "
                 "and the worker creates it again"
             )
-        state = State.read(reply[0], reply[2:])
+        state = StoredState.read(reply[0], reply[2:])
         self._set_clock(reply[3])
         if state.fence != self._fence:
             raise LeadershipLost(
@@ -85,7 +85,7 @@ class Applier:
 
     async def apply(
         self,
-        state: State,
+        state: StoredState,
         page: Page,
         *,
         keys: Iterable[str],
@@ -94,7 +94,7 @@ class Applier:
         say: Seen | None = None,
         renewals: Mapping[str, Renewal] = MappingProxyType({}),
         stale: bool = False,
-    ) -> tuple[State, str]:
+    ) -> tuple[StoredState, str]:
         """Invalidate keys and patterns.
 
         Args:
@@ -126,7 +126,7 @@ class Applier:
         most = max(1, self._script_keys // REFRESH_WEIGHT) if renewals else self._script_keys
         bodies = list(split(wanted, patterns, most_keys=most))
         if store and not bodies:
-            bodies.append(Body([], b"[]", b"[]"))
+            bodies.append(ScriptBody([], b"[]", b"[]"))
         last = len(bodies) - 1 if store else len(bodies)
         plain_header = script_header(**common, log_bytes=self._log_max_bytes)
         calls = []
@@ -155,7 +155,7 @@ class Applier:
         self.keys += len(wanted)
         return (state.advanced(page) if store else state), pending.decode()
 
-    async def watermark(self, state: State, seen: Seen) -> str:
+    async def watermark(self, state: StoredState, seen: Seen) -> str:
         """Publish up to where everything is applied; returns the ``primary_until`` that stands now."""
         header = script_header(
             channel=self._names.channel,
@@ -172,7 +172,7 @@ class Applier:
         self._set_clock(reply[2])
         return bytes(reply[1]).decode()
 
-    async def new_epoch(self, state: State) -> None:
+    async def new_epoch(self, state: StoredState) -> None:
         """Begin a new epoch on another run, from the stored position."""
         header = script_header(
             channel=self._names.channel,
@@ -184,7 +184,7 @@ class Applier:
 
     async def recover(
         self,
-        state: State,
+        state: StoredState,
         *,
         rules: str,
         published: bytes,
@@ -239,7 +239,7 @@ class Applier:
         """Note how far the server's clock is ahead of ours, at least: it was read before ours is now."""
         self._server_ahead = float(server_ms) - time.monotonic() * 1000
 
-    async def _drop(self, state: State, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
+    async def _drop(self, state: StoredState, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
         """Raise need_lsn, then unlink what a SCAN of the primary finds."""
         keys = [self._names.state, self._names.log]
         header = script_header(fence=self._fence, position=state.position, run=state.live_run, lsn=lsn)

@@ -19,7 +19,7 @@ REFRESH_WEIGHT: Final = 4
 """Plain keys that take the server as long as one key to refresh (2 to 4 µs)."""
 
 
-class Body(NamedTuple):
+class ScriptBody(NamedTuple):
     """What one script removes and publishes. A tuple, because a large batch has many."""
 
     keys: Sequence[str]
@@ -48,7 +48,7 @@ def watermark_fields(seen: Seen, *, rules: str) -> dict[str, str]:
     return fields
 
 
-def split(keys: Sequence[str], patterns: Sequence[str], *, most_keys: int) -> Iterator[Body]:
+def split(keys: Sequence[str], patterns: Sequence[str], *, most_keys: int) -> Iterator[ScriptBody]:
     """Split a batch by keys and by bytes of JSON; the patterns come last."""
     for start in range(0, len(keys), most_keys):
         yield from _fitting(list(keys[start : start + most_keys]), as_patterns=False)
@@ -86,13 +86,13 @@ def group_refreshes(
     return ordered, {"most": MOST_WAITING, "groups": described}
 
 
-def _fitting(items: list[str], *, as_patterns: bool) -> Iterator[Body]:
+def _fitting(items: list[str], *, as_patterns: bool) -> Iterator[ScriptBody]:
     encoded = key_list(items)
     if len(encoded) > BODY_BYTES and len(items) > 1:
         middle = len(items) // 2
         yield from _fitting(items[:middle], as_patterns=as_patterns)
         yield from _fitting(items[middle:], as_patterns=as_patterns)
     elif as_patterns:
-        yield Body([], b"[]", encoded)
+        yield ScriptBody([], b"[]", encoded)
     else:
-        yield Body(items, encoded, b"[]")
+        yield ScriptBody(items, encoded, b"[]")

@@ -16,7 +16,7 @@ _COUNT: Final = re.compile("[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class StoredState:
     """The hash ``{unstale:0}:state`` and the live server's run, from one atomic read.
 
     Absent fields are empty strings.
@@ -51,7 +51,7 @@ class State:
         return not (self.epoch or self.position or self.rules)
 
     @classmethod
-    def read(cls, live_run: bytes, fields: Sequence[bytes]) -> "State":
+    def read(cls, live_run: bytes, fields: Sequence[bytes]) -> "StoredState":
         """Read the reply of ``state.lua``: field, value, field, value …"""
         pairs: Mapping[str, str] = {
             name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
@@ -60,7 +60,7 @@ class State:
         known = {"epoch", "run", "position", "database", "flushed", "fence", "rules", "primary_until", "last"}
         return cls(live_run.decode(), **{name: pairs[name] for name in known & pairs.keys()})
 
-    def advanced(self, page: Page) -> "State":
+    def advanced(self, page: Page) -> "StoredState":
         """Return the state after a batch's last script has stored the page's position."""
         return replace(self, position=page.position, flushed=page.flushed, database=page.database)
 
@@ -109,7 +109,7 @@ class Standing(Enum):
     WENT_BACK = "the database went back in time"
 
 
-def standing(state: State, *, rules: str) -> Standing:
+def standing(state: StoredState, *, rules: str) -> Standing:
     """Check what Redis alone can tell."""
     if not _EPOCH.fullmatch(state.epoch) or not _COUNT.fullmatch(state.last) or not _readable(state.position):
         return Standing.NO_POSITION
@@ -120,7 +120,7 @@ def standing(state: State, *, rules: str) -> Standing:
     return Standing.READY
 
 
-def standing_after_read(state: State, page: Page) -> Standing:
+def standing_after_read(state: StoredState, page: Page) -> Standing:
     """Check the first read after the position; any result but READY means that the position is void.
 
     A snapshot ahead of every transaction id, or a WAL position behind one that was on disk, can only come

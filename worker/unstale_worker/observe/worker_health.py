@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field, replace
 
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
-from unstale_worker.observe.refresh_counters import Tally
-from unstale_worker.observe.status import Counters, Role, Status, seconds_since
+from unstale_worker.observe.refresh_counters import RefreshCounters
+from unstale_worker.observe.status import Role, Status, WorkerCounters, seconds_since
 
 
 @dataclass(slots=True)
-class Health:
+class WorkerHealth:
     """Role, servers, the newest problem and all counters of one worker process.
 
     Attributes:
@@ -28,8 +28,8 @@ class Health:
     database: bool = False
     problem: str = ""
     first_start: bool = True
-    counters: Counters = field(default_factory=Counters)
-    refreshed: Tally = field(default_factory=Tally)
+    counters: WorkerCounters = field(default_factory=WorkerCounters)
+    refreshed: RefreshCounters = field(default_factory=RefreshCounters)
 
     def cycled(self) -> None:
         """Note that a cycle succeeded, so both servers answer."""
