@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -20,16 +21,28 @@ async def test_a_group_ends_though_its_child_drops_cancellations() -> None:
     async with asyncio.timeout(30):
         with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="of another child")):
             async with asyncio.TaskGroup() as group:
-                group.create_task(insistently(deaf(2)))
+                group.create_task(insistently(partial(deaf, 2)))
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 raise ValueError("of another child")
 
 
+async def test_a_child_that_is_cancelled_before_it_begins_leaves_no_coroutine_unawaited() -> None:
+    """Unawaited, it would be a RuntimeWarning, which is an error in these tests."""
+    group = asyncio.TaskGroup()
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="at once")):
+        async with group:
+            group.create_task(insistently(partial(deaf, 0)))
+            raise ValueError("at once")
+
+
 async def test_results_and_errors_come_out() -> None:
-    async def fails() -> None:
+    async def works() -> str:
+        return "done"
+
+    async def fails() -> str:
         raise KeyError("k")
 
-    assert await insistently(asyncio.sleep(0, "done")) == "done"
+    assert await insistently(works) == "done"
     with pytest.raises(KeyError):
-        await insistently(fails())
+        await insistently(fails)

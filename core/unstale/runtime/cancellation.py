@@ -8,7 +8,7 @@ oldest version supported.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -25,12 +25,13 @@ def pass_on_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def insistently(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in a task of its own; if the caller is cancelled, cancel that task until it has ended.
+async def insistently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Call ``work`` in a task of its own; if the caller is cancelled, cancel that task until it has ended.
 
-    For a child of a TaskGroup that calls a library which may drop a cancellation.
+    For a child of a TaskGroup that calls a library which may drop a cancellation. It takes a function because
+    a group may be cancelled before its child has begun: a coroutine object would then never be awaited.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(work())
     try:
         await asyncio.wait([task])
     except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -70,11 +71,13 @@ class Term:
                 self._ends.wakeups.term(leadership.session_name),
                 asyncio.TaskGroup() as group,
             ):
-                purging = keep_purging(source.beside(), leadership, self._settings, self._health.counters)
+                purging = partial(
+                    keep_purging, source.beside(), leadership, self._settings, self._health.counters
+                )
                 besides = [
-                    group.create_task(insistently(leadership.keep()), name="lease"),
+                    group.create_task(insistently(leadership.keep), name="lease"),
                     group.create_task(insistently(purging), name="purge"),
-                    group.create_task(insistently(self._refresher.run()), name="refresh"),
+                    group.create_task(insistently(self._refresher.run), name="refresh"),
                 ]
                 await retry(
                     lambda: self._apply_changes(stop),

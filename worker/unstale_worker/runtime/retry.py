@@ -83,7 +83,7 @@ def single_errors(error: Exception) -> list[Exception]:
 
 async def _attempt(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
-        return await insistently(operation())
+        return await insistently(operation)
     except asyncio.CancelledError as error:
         pass_on_cancellation()
         raise RuntimeError("the attempt was cancelled from inside") from error
