@@ -22,7 +22,8 @@ from supabase_double.wal import Decoder
 PUBLICATION = "supabase_realtime"
 MOST_ROWS = 100
 """Of one poll, unless a transaction is larger."""
-LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last one: a connection that died between preparing a statement and running it."""
 
 
 class Feed:
