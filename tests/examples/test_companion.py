@@ -128,7 +128,7 @@ async def test_the_worker_writes_the_greeting_while_visitors_get_the_old_one(
             session = await one.post("/session", {"user_id": 1})
             return "proud" in session["greeting"]["text"].lower()
 
-        await eventually(new, timeout=30, message="the new greeting is there")
+        await eventually(new, message="the new greeting is there")
         assert (quick.calls, slow.calls) == (1, 1)  # nobody who visited had to have it written
 
 

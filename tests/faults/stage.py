@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from servers import eventually
+from servers import PATIENCE, eventually
 from unstale import Cache
 from unstale.protocol.codec import is_value
 from unstale.protocol.messages import Snapshot
@@ -76,7 +76,7 @@ class Stage:
         """Every key with the value it should have."""
         return {key_of(row[0]): row[1] for row in await self.db.fetch("select id, version from profiles")}
 
-    async def applied(self, redis: Redis, *, timeout: float = 20.0) -> None:
+    async def applied(self, redis: Redis, *, timeout: float = PATIENCE) -> None:
         """Wait until the stored position contains every transaction that is in the outbox now."""
         xids = [int(row[0]) for row in await self.db.fetch("select distinct xid::text from unstale.outbox")]
 
@@ -86,7 +86,7 @@ class Stage:
 
         await eventually(all_in, timeout=timeout, message="the position contains everything")
 
-    async def settled(self, redis: Redis, *, timeout: float = 20.0) -> None:
+    async def settled(self, redis: Redis, *, timeout: float = PATIENCE) -> None:
         """Wait until the worker has applied everything; then no cached value may differ from the database."""
         await self.applied(redis, timeout=timeout)
         truth = await self.truth()

@@ -76,7 +76,7 @@ async def test_worker_and_agents_follow_to_the_new_primary(
         async def other() -> bool:
             return (await state_of(redis)).get("epoch", epoch) != epoch
 
-        await eventually(other, timeout=30, message="a new epoch")
+        await eventually(other, message="a new epoch")
         await stage.write(3)
         await stage.settled(redis)
         assert worker.status().counters.epochs >= 2  # the first, and the one after the failover
@@ -115,10 +115,10 @@ async def test_a_subscription_leaves_a_primary_that_nobody_demotes(
                 ((_, subscribers),) = await old.pubsub_numsub(Names().channel)
                 return int(subscribers) == 0
 
-            await eventually(left, timeout=30, message="nobody listens to the old primary")
+            await eventually(left, message="nobody listens to the old primary")
             assert (await old.info("replication"))["role"] == "master"
             await stage.write(1)
-            await eventually(lambda: cache.attached, timeout=30)
+            await eventually(lambda: cache.attached)
             await stage.settled(redis)
             assert await stage.read(1) == 2
 

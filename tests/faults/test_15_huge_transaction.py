@@ -33,7 +33,7 @@ async def test_a_million_rows_in_bounded_memory(database: Database, redis_url: s
                     "insert into profiles select g, 'x', 1 from generate_series(21, $1::int) g", ROWS
                 )
                 await stage.db.execute("update profiles set version = version + 1 where id <= 20")
-            await stage.settled(redis, timeout=60)
+            await stage.settled(redis)
             growth = peak_kilobytes(worker.pid) - before
             assert growth < MOST_GROWTH, f"the worker grew by {growth} kB"
             assert int((await state_of(redis))["log_bytes"]) <= 32 * 1024 * 1024

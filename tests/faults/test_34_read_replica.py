@@ -69,7 +69,7 @@ class Scene:
             await self.read(1)
             return self.replica_reads > before
 
-        await eventually(read_there, timeout=30.0, message="a load reads the standby")
+        await eventually(read_there, message="a load reads the standby")
 
 
 @asynccontextmanager

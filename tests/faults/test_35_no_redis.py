@@ -203,7 +203,7 @@ async def test_postgres_killed_and_restarted(own_postgres: EmbeddedPostgres) -> 
         await own_postgres.start()
         async with connected(own_postgres.dsn()) as again:
             await again.execute("update profiles set version = 2 where id = 1")
-            await eventually(lambda: cache.attached, timeout=20)
+            await eventually(lambda: cache.attached)
             await cache.wait_for(await change(again), timeout=20)
             assert await read(cache, again) == 3
 
@@ -231,7 +231,7 @@ async def test_restored_from_an_older_copy(
         await eventually(lambda: not cache.attached)
         await server.restore_data(copy)
         await server.start()
-        await eventually(lambda: cache.attached, timeout=20)
+        await eventually(lambda: cache.attached)
         async with connected(server.dsn()) as again:
             assert await read(cache, again) == (1 if defended else 22)
             if defended:

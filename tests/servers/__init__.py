@@ -22,6 +22,9 @@ from unstale_worker.dev_servers import EmbeddedPostgres
 
 T = TypeVar("T")
 
+PATIENCE = 60.0
+"""Seconds until a wait gives up. It ends a test that hangs, and decides no other: a busy machine may take ten
+times as long as an idle one."""
 LEAK_GRACE_SECONDS = 15.0  # what was closed may need a moment to be gone; what leaks stays
 PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log|refresh|dead|refreshed)"
 
@@ -51,15 +54,15 @@ class Database:
 
 @overload
 async def eventually(
-    predicate: Callable[[], Awaitable[T]], *, timeout: float = 30.0, message: str = ""
+    predicate: Callable[[], Awaitable[T]], *, timeout: float = PATIENCE, message: str = ""
 ) -> T: ...
 
 
 @overload
-async def eventually(predicate: Callable[[], T], *, timeout: float = 30.0, message: str = "") -> T: ...
+async def eventually(predicate: Callable[[], T], *, timeout: float = PATIENCE, message: str = "") -> T: ...
 
 
-async def eventually(predicate: Callable[[], Any], *, timeout: float = 30.0, message: str = "") -> Any:
+async def eventually(predicate: Callable[[], Any], *, timeout: float = PATIENCE, message: str = "") -> Any:
     """Poll `predicate` (plain or async) until it gives something true, and return that.
 
     Raises `AssertionError` with `message` and the last answer after `timeout` seconds; what the predicate

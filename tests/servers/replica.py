@@ -60,7 +60,6 @@ async def streaming(primary: EmbeddedPostgres) -> None:
     async with connected(primary.superuser_dsn) as db:
         await eventually(
             lambda: db.fetchval("select count(*) from pg_stat_replication where state = 'streaming'"),
-            timeout=30.0,
             message="the standby streams",
         )
 

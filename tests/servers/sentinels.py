@@ -115,7 +115,7 @@ class Guarded:
             said = [await each.ask("GET-MASTER-ADDR-BY-NAME", SERVICE) for each in self.sentinels]
             return all(int(port) == self.replica.port for _, port in said)
 
-        await eventually(all_say, timeout=40, message="the replica was promoted")
+        await eventually(all_say, message="the replica was promoted")
 
 
 def sentinel_url(primary: EmbeddedValkey, sentinels: Sequence[EmbeddedSentinel], **more: str) -> str:
@@ -154,7 +154,7 @@ async def guarded(*, sentinels: int = 3) -> AsyncIterator[Guarded]:
                     return False
             return True
 
-        await eventually(acquainted, timeout=30, message="the sentinels know each other and the replica")
+        await eventually(acquainted, message="the sentinels know each other and the replica")
         yield Guarded(primary, replica, crowd)
 
 

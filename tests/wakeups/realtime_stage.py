@@ -43,7 +43,6 @@ class Listening:
         """Wait until at least so many sessions became ready, and the last one still is."""
         await eventually(
             lambda: self.wakeups.healthy and self.wakeups.sessions >= sessions,
-            timeout=30,
             message=f"session {sessions} is ready",
         )
 

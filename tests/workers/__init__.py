@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from servers import eventually
+from servers import PATIENCE, eventually
 from unstale.protocol.messages import Invalidation, Message, Snapshot, decode
 from unstale.protocol.names import Names
 from unstale.settings import WorkerSettings
@@ -143,7 +143,7 @@ async def xid_now(connection: asyncpg.Connection) -> int:
     return int(await connection.fetchval("select coalesce(max(xid::text::bigint), 0) from unstale.outbox"))
 
 
-async def applied(redis: Redis, connection: asyncpg.Connection, *, timeout: float = 20.0) -> None:
+async def applied(redis: Redis, connection: asyncpg.Connection, *, timeout: float = PATIENCE) -> None:
     """Wait until the stored position contains every entry of the outbox."""
     last = await xid_now(connection)
 

@@ -145,4 +145,4 @@ async def all_gone(processes: list[psutil.Process]) -> None:
         except psutil.NoSuchProcess:
             return False  # it ended while we looked
 
-    await eventually(none, timeout=20.0, message="every process of the command is gone")
+    await eventually(none, message="every process of the command is gone")

@@ -283,7 +283,7 @@ async def test_dev_ends_at_once_while_it_starts(tmp_path: Path) -> None:
     (tmp_path / "supabase").mkdir()
     (tmp_path / "supabase" / "seed.sql").write_text("select pg_sleep(3600)")
     async with started("dev", cwd=tmp_path) as dev:
-        await eventually(lambda: len(dev.family()) > 1, timeout=30)
+        await eventually(lambda: len(dev.family()) > 1)
         family = dev.family()
 
         assert await dev.end(signal.SIGINT) == 0

@@ -207,7 +207,7 @@ async def test_a_killed_worker_loses_nothing(database: Database, redis_url: str)
         for _ in range(3):
             with worker_process(database.worker_dsn, redis_url, UNSTALE_LEADER_TTL="0.5") as process:
                 fence = (await state_of(redis)).get("fence", "0")
-                await eventually(partial(_fence_moved, redis, fence), timeout=20, message="a worker leads")
+                await eventually(partial(_fence_moved, redis, fence), message="a worker leads")
                 for _ in range(200):
                     written += 1
                     await db.execute("insert into profiles values ($1, 'x')", written)
@@ -229,7 +229,7 @@ async def test_sigterm_ends_a_worker_with_exit_code_0_and_hands_over(
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         with worker_process(database.worker_dsn, redis_url) as process:
-            await eventually(lambda: redis.hget(Names().state, "position"), timeout=20)
+            await eventually(lambda: redis.hget(Names().state, "position"))
             async with running_worker(database.worker_dsn, redis_url, leading=False) as standby:
                 assert standby.status().role is Role.STANDBY
                 assert standby.status().ready
@@ -271,7 +271,7 @@ async def test_a_paused_leader_that_wakes_up_changes_nothing(database: Database,
     async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
         await db.execute(SCHEMA)
         with worker_process(database.worker_dsn, redis_url, UNSTALE_LEADER_TTL="0.5") as process:
-            await eventually(lambda: redis.hget(Names().state, "position"), timeout=20)
+            await eventually(lambda: redis.hget(Names().state, "position"))
             process.send_signal(signal.SIGSTOP)
             async with running_worker(database.worker_dsn, redis_url):
                 fence = (await state_of(redis))["fence"]
@@ -296,7 +296,7 @@ async def test_postgres_killed_and_started_again(own_postgres: EmbeddedPostgres,
             await own_postgres.restart()
             async with connected(dsn) as db:
                 await db.execute("insert into profiles values (1, 'x')")
-                await eventually(lambda: "user:1:profile" in heard.keys, timeout=20)
+                await eventually(lambda: "user:1:profile" in heard.keys)
                 await applied(redis, db)
             await eventually(lambda: worker.status().database and worker.status().ready)
 
@@ -309,7 +309,7 @@ async def test_valkey_killed_and_started_again(database: Database, valkey: Embed
             await db.execute("insert into profiles values (1, 'while Redis was away')")
             await eventually(lambda: not worker.status().redis)
             await valkey.restart()
-            await eventually(lambda: worker.status().counters.recoveries == 2, timeout=20)
+            await eventually(lambda: worker.status().counters.recoveries == 2)
             await eventually(lambda: worker.status().ready and worker.status().redis)
             await db.execute("insert into profiles values (2, 'x')")
             await applied(redis, db)
@@ -351,7 +351,7 @@ async def test_garbage_in_the_state_heals(
         async with running_worker(database.worker_dsn, redis_url):
             await redis.hset(Names().state, field, garbage)
             await db.execute("insert into profiles values (0, 'x')")
-            await eventually(lambda: _healed(redis, field, garbage), timeout=20)
+            await eventually(lambda: _healed(redis, field, garbage))
             await applied(redis, db)
             await db.execute("insert into profiles values (1, 'x')")
             await eventually(lambda: "user:1:profile" in heard.keys)

@@ -130,7 +130,7 @@ async def test_redis_lost_at_run_time_and_back(database: Database, valkey: Embed
             assert await cache.get_or_load(KEY, it.load, max_staleness=1) == "Grace"
             assert not await cache.delete(KEY)  # nobody confirmed it
         await valkey.start()
-        await eventually(lambda: one.attached and two.attached, timeout=30)
+        await eventually(lambda: one.attached and two.attached)
         for cache in caches:
             assert await cache.get_or_load(KEY, it.load) == "Grace"
         token = await it.rename("Joan")

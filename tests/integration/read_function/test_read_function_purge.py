@@ -151,7 +151,7 @@ async def test_captures_purge_without_any_worker(database: Database) -> None:
             )
             return await count(connection) % 1000 != 0
 
-        await eventually(purged, timeout=60)
+        await eventually(purged)
 
 
 async def test_a_clock_set_back_does_not_stop_the_purge(database: Database) -> None:

@@ -192,7 +192,7 @@ async def test_a_database_that_restarts_is_subscribed_anew(own_postgres: Embedde
         await subscribed(heard)
         await own_postgres.kill()
         await own_postgres.start()
-        await eventually(lambda: len(heard.system) >= 2, timeout=30)
+        await eventually(lambda: len(heard.system) >= 2)
         connection = await asyncpg.connect(own_postgres.superuser_dsn)
         await connection.execute("insert into notes values (5)")
         await connection.close()
