@@ -1,6 +1,7 @@
 """A process of the chaos run: started, killed, stopped and started again by us alone."""
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+
+from servers import eventually
 
 INHERITED: Final = ("UNSTALE_", "REDIS_", "SUPABASE_", "DATABASE_", "PG", "CHAOS_")
 """What the environment says of these is not for our processes."""
@@ -85,8 +88,7 @@ class Process:
         Raises `AssertionError` with its log when it does not end well. One that has only just been started is
         waited for first: until it listens to the signal, that is a kill.
         """
-        while not self.failed and not self._listens_to(signal.SIGTERM):  # noqa: ASYNC110  # of another process
-            await asyncio.sleep(0.02)
+        await eventually(lambda: self.failed or self._listens_to(signal.SIGTERM), timeout=math.inf)
         await self._end(signal.SIGTERM)
         assert self._process is not None
         assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
@@ -97,8 +99,7 @@ class Process:
 
     async def ready(self) -> None:
         """Wait until it has said something, or is over: before that, a signal would end it."""
-        while not self.news and not self.failed:  # noqa: ASYNC110  # of another process
-            await asyncio.sleep(0.02)
+        await eventually(lambda: self.news or self.failed, timeout=math.inf)
 
     def move_clock(self) -> None:
         """SIGUSR2: see `clocks`."""

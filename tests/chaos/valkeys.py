@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from servers import eventually
 from servers.proxy import Proxy
 from unstale_worker.dev_servers import EmbeddedValkey
 
@@ -59,16 +60,15 @@ class Valkeys:
 
     async def synced(self) -> None:
         """Wait until the replica has a copy, and follows."""
-        deadline = time.monotonic() + SYNC_SECONDS
         async with client(self.replica) as redis:
-            while True:
+
+            async def follows() -> bool:
                 try:
-                    if (await redis.info("replication")).get("master_link_status") == "up":
-                        return
+                    return (await redis.info("replication")).get("master_link_status") == "up"
                 except (RedisError, OSError):
-                    pass
-                assert time.monotonic() < deadline, "the replica does not follow"
-                await asyncio.sleep(0.02)
+                    return False
+
+            await eventually(follows, timeout=SYNC_SECONDS, message="the replica follows")
 
     async def fail_over(self, *, held: float) -> tuple[float, float]:
         """Kill the primary, promote the replica, and let the old primary follow it, empty.
@@ -201,13 +201,13 @@ class Valkeys:
         """No write from now on, and the replica has them all."""
         async with client(self.primary) as ours, client(self.replica) as theirs:
             await _command(ours, "CLIENT", "PAUSE", 10_000, "WRITE")
-            deadline = time.monotonic() + SYNC_SECONDS
-            while True:
-                offset: Any = (await ours.info("replication"))["master_repl_offset"]
-                if (await theirs.info("replication"))["slave_repl_offset"] >= offset:
-                    return
-                assert time.monotonic() < deadline, "the replica does not catch up"
-                await asyncio.sleep(0.005)
+
+            async def caught_up() -> bool:
+                written: int = (await ours.info("replication"))["master_repl_offset"]
+                copied: int = (await theirs.info("replication"))["slave_repl_offset"]
+                return copied >= written
+
+            await eventually(caught_up, timeout=SYNC_SECONDS, message="the replica catches up")
 
 
 async def _command(redis: Redis, *parts: str | int) -> None:

@@ -6,7 +6,7 @@ memory, and that readers always get an answer, however often the lease is taken 
 
 import asyncio
 
-from servers import eventually
+from servers import eventually, takes
 from unstale import Cache
 from unstale.reading.single_flight import Loader
 from unstale_worker.dev_servers import EmbeddedValkey
@@ -25,7 +25,7 @@ async def test_readers_go_on_and_end_with_the_truth(silent: WorkerDouble, valkey
         running, loads = running + 1, loads + 1
         most = max(most, running)
         found = truth
-        await asyncio.sleep(0.002)
+        await takes(0.002)
         running -= 1
         return found
 

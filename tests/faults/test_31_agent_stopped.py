@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from servers import takes
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import WorkerDouble
@@ -40,11 +41,11 @@ async def test_no_answer_is_older_than_the_staleness_it_came_with(
         try:
             reads = [await attached(child.stdout)]
             child.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(PAUSE / 2)  # watermarks that were true pile up in its socket
+            await takes(PAUSE / 2)  # watermarks that were true pile up in its socket
             await silent.apply(KEY)
             await silent.redis.set(KEY, '"new"', ex=3600)
             changed = clock.now()
-            await asyncio.sleep(PAUSE / 2)
+            await takes(PAUSE / 2)
             child.send_signal(signal.SIGCONT)
             reads += await until_new(child.stdout)
             child.stdin.close()

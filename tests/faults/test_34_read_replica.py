@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from faults.stage import Stage, key_of, staged
-from servers import eventually
+from servers import eventually, takes
 from servers.proxy import Proxy
 from servers.replica import pause, resume, standby_of
 from unstale import Cache, Load
@@ -129,7 +129,7 @@ async def test_fills_raced_against_changes_with_a_standby_that_lags(
         async def read(user: int, until: asyncio.Event) -> None:
             while not until.is_set():
                 await scene.read(user)
-                await asyncio.sleep(0.002)
+                await takes(0.002)
 
         over = asyncio.Event()
         reads = [asyncio.create_task(read(user, over)) for user in range(1, USERS + 1)]

@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from servers import Database, eventually
+from servers import Database, eventually, takes
 from servers.proxy import Proxy
 from unstale import Cache
 from unstale.in_process.outbox_feed import Feed
@@ -256,10 +256,10 @@ async def test_a_stopped_process_says_how_old_its_answers_are(
         try:
             await _until(child.stdout, 1)
             child.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(1.0)
+            await takes(1.0)
             await change(db)
             changed = clock.now()
-            await asyncio.sleep(1.5)
+            await takes(1.5)
             child.send_signal(signal.SIGCONT)
             reads = await _until(child.stdout, 2)
             child.stdin.close()

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from servers import eventually
+from servers import eventually, takes
 from servers.proxy import Proxy
 from unstale import Cache
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
@@ -121,7 +121,7 @@ async def test_a_worker_that_had_worked_tries_again_soon(monkeypatch: pytest.Mon
     async def attempt() -> bool:
         if not works:
             return True
-        await asyncio.sleep(works.pop(0))
+        await takes(works.pop(0))
         raise DatabaseUnavailable
 
     assert await retry(attempt, failed=lambda _: None)

@@ -16,7 +16,7 @@ import pytest
 
 from history import Checker, Final, Limits, Record, Recorder, State, Verdict, Writes
 from history.recorder import seen_in
-from servers import Database, eventually
+from servers import Database, eventually, takes
 from servers.proxy import Proxy
 from unstale import Cache
 from unstale.near_cache.in_flight import Marks
@@ -53,7 +53,7 @@ class Instance:
         """Reads the row, and takes its time with it: changes overtake one load in a few."""
         number = int(row.partition(":")[2])
         version = await self.loaders.fetchval("select version from items where id = $1", number)
-        await asyncio.sleep(self.chance.random() * 0.03)
+        await takes(self.chance.random() * 0.03)
         return {"versions": {row: version}}
 
     async def read(self, row: str, bound: float | None = None) -> Any:
@@ -66,7 +66,7 @@ class Instance:
             row, bound = f"item:{self.chance.randint(1, ROWS)}", self.chance.choice((None, None, None, 0.05))
             await recorder.read(row, partial(self.read, row, bound), rows=(row,), bound=bound)
             await recorder.sample()
-            await asyncio.sleep(self.chance.random() * 0.004)
+            await takes(self.chance.random() * 0.004)
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def write(db: asyncpg.Connection) -> dict[str, list[State]]:
             after = time.monotonic()
             for number in numbers:
                 rows[f"item:{number}"].append(State(version, True, before, after))
-        await asyncio.sleep(chance.random() * 0.01)
+        await takes(chance.random() * 0.01)
     return rows
 
 
@@ -108,9 +108,9 @@ async def break_connections(proxy: Proxy, stop: asyncio.Event) -> None:
         if stop.is_set() and number >= len(ways):
             break
         way()
-        await asyncio.sleep(0.15)
+        await takes(0.15)
         await proxy.heal()
-        await asyncio.sleep(0.25)
+        await takes(0.25)
 
 
 @pytest.mark.parametrize("defended", [True, False])

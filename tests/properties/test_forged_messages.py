@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from history import Checker, Final, Record, Recorder, State, Verdict, Writes
 from history.recorder import seen_in
-from servers import eventually
+from servers import eventually, takes
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import WorkerDouble, attached_cache, redis_client
@@ -96,7 +96,7 @@ class World:
     async def load(self, key: str) -> dict[str, Any]:
         """What the database holds."""
         version = self.states[key][-1].version
-        await asyncio.sleep(0.0005)
+        await takes(0.0005)
         return {"versions": {key: version}}
 
     async def read(self, key: str) -> None:

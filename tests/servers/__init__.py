@@ -81,6 +81,11 @@ async def eventually(predicate: Callable[[], Any], *, timeout: float = PATIENCE,
         pause = min(pause * 2, 0.05)
 
 
+async def takes(seconds: float) -> None:
+    """Take so long: a load, a pause or an outage whose length is the subject. To wait, use `eventually`."""
+    await asyncio.sleep(seconds)
+
+
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on a loop and thread of its own: for fixtures that outlive a test's loop."""
     results: list[T] = []

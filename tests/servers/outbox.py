@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import asyncpg
 
+from servers import eventually
+
 
 class Entry(NamedTuple):
     """One entry of a batch; `tuples` is None for "the whole table", else the set of its key tuples."""
@@ -95,6 +97,16 @@ async def read(
         covered=row[8],
         current_xmax=row[9],
         entries=[Entry(*entry) for entry in row[10]],
+    )
+
+
+async def may_tell_again(connection: asyncpg.Connection) -> None:
+    """Wait until the next commit may tell of its changes: 100 ms after the last, by its clock."""
+    await eventually(
+        lambda: connection.fetchval(
+            "select extract(epoch from clock_timestamp()) * 1000 > last_value + 100 from unstale.wakeups_told"
+        ),
+        message="100 ms have passed",
     )
 
 

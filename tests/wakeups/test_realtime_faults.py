@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from realtime import AsyncRealtimeClient
 
-from servers import eventually
+from servers import eventually, takes
 from servers.proxy import Proxy
 from supabase_double import SupabaseDouble
 from unstale_worker.sources.realtime import RealtimeWakeUps, session
@@ -46,7 +46,7 @@ async def test_a_deploy_of_the_service(project: SupabaseDouble) -> None:
         await stage.recovers(sessions=2)
 
 
-async def test_an_outage_of_25_seconds_which_the_client_alone_does_not_survive(
+async def test_an_outage_that_outlasts_the_attempts_of_the_client_alone(
     project: SupabaseDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     alone = AsyncRealtimeClient(f"{project.url}/realtime/v1", project.keys.secret)
@@ -57,12 +57,11 @@ async def test_an_outage_of_25_seconds_which_the_client_alone_does_not_survive(
         async with listening(project) as stage:
             await project.outage()
             await eventually(lambda: not stage.wakeups.healthy)
-            await asyncio.sleep(25)  # the client's five attempts take 15
+            await eventually(listen.done, message="the client gave up")  # its five attempts take 15 s
+            await eventually(lambda: stage.wakeups.attempts > 5)
             stage.misses_a_change()
             await project.back()
             await stage.recovers(sessions=2)
-            assert stage.wakeups.attempts > 5
-            await eventually(listen.done)
             assert not alone.is_connected  # when this fails, the client has learnt it
     finally:
         for channel in alone.channels.values():
@@ -264,7 +263,7 @@ async def test_a_process_that_was_paused_does_not_take_it_for_the_connections_fa
         if not paused.is_set():
             paused.set()
             time.sleep(1.5 * ECHOING.echo_within)  # noqa: ASYNC251 - the whole process stands still
-            await asyncio.sleep(0.1)  # and the echo is still on its way when it wakes up
+            await takes(0.1)  # and the echo is still on its way when it wakes up
         return await proper(*arguments, **named)
 
     async with listening(project, timing=ECHOING) as stage:

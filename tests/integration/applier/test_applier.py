@@ -1,6 +1,5 @@
 """The applier's scripts on a real Valkey: atomic, guarded, bounded."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -9,7 +8,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from servers import eventually
+from servers import eventually, takes
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.protocol.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
 from unstale.protocol.names import Names
@@ -125,7 +124,7 @@ async def test_a_machine_that_slept_after_the_read_does_not_call_it_fresh(
     """
     applier, state = leader
     began, began_there = time.monotonic(), applier.server_time()
-    await asyncio.sleep(0.3)
+    await takes(0.3)
     awake = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: awake() - 0.3)
     await applier.state()  # as a page of the same batch, or the state

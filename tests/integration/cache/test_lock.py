@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from servers import takes
 from unstale import Cache, CacheClosed, Lock, LockLost, LockTimeout, RedisUnavailable
 from unstale.protocol.names import Names
 from unstale_worker.dev_servers import EmbeddedValkey
@@ -70,7 +71,7 @@ async def test_who_waits_gets_it_when_it_is_given_up(caches: tuple[Cache, Cache]
 
     async with caches[0].lock(NAME):
         waiting = asyncio.create_task(second())
-        await asyncio.sleep(0.03)
+        await takes(0.03)
         order.append("first")
     await waiting
     assert order == ["first", "second"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from servers import Database, eventually
+from servers import Database, eventually, takes
 from servers.both_sources import way
 from servers.pooler import pooled
 from unstale import Cache, Invalidated
@@ -268,7 +268,7 @@ async def test_reading_costs_the_database_little_when_nothing_changes(
         follower = follower_of(cache)
         await eventually(lambda: follower.reads > 8)  # the pause has grown to its bound
         before, began = follower.reads, asyncio.get_running_loop().time()
-        await asyncio.sleep(1.0)
+        await takes(1.0)
         elapsed = asyncio.get_running_loop().time() - began
         assert follower.reads - before <= elapsed / 0.25 + 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import count
@@ -11,6 +10,7 @@ import pytest
 
 from servers import Database, eventually
 from servers.both_sources import Way, over_https, publish, way
+from servers.outbox import may_tell_again
 from supabase_double import SupabaseDouble
 from unstale.errors import DatabaseUnavailable, MigrationMissing
 from unstale_worker.dev_servers import EmbeddedPostgres
@@ -62,7 +62,7 @@ async def test_realtime_wakes_the_worker(project: SupabaseDouble, database: Data
 
         for _ in range(3):
             received = wakeups.received
-            await asyncio.sleep(0.11)  # at most one row in 100 ms
+            await may_tell_again(db)
             await _change(db, heard)
             await eventually(partial(beyond, received))
     assert not wakeups.listening
