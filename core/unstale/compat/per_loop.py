@@ -14,18 +14,18 @@ logger = logging.getLogger("unstale")
 T = TypeVar("T")
 
 LOOK_SECONDS: Final = 0.5
-"""How often it is looked whether another thread's loop still runs; one that stopped never answers."""
+"""Seconds between two checks that another thread's loop still runs; a stopped loop never answers."""
 
 _INHERITED: Final[list[object]] = []
-"""What a forked child got from its parent, kept for ever: closing it would disturb the parent, whose sockets
-and epoll set it shares."""
+"""Objects a forked child inherited, kept for ever. Finalizing them would disturb the parent, which shares the
+sockets and the epoll set."""
 
 
 class Forgets(Protocol):
-    """What holds connections, and lets go of them in a forked child."""
+    """A holder of connections that drops them in a forked child."""
 
     def after_fork(self) -> object:
-        """Forget every connection and lock; returns what must never be finalized in this process."""
+        """Forget every connection and lock; return what must never be finalized in this process."""
 
 
 _forgetful: Final["weakref.WeakSet[Forgets]"] = weakref.WeakSet()
@@ -61,8 +61,8 @@ class _Place(Generic[T]):
 class PerLoop(Generic[T]):
     """Opens one resource in each event loop that asks.
 
-    A task of the loop keeps it open; ``asyncio.run`` cancels it at its end, and so closes the resource even
-    when nobody did. Threads with loops of their own are served, each in its loop.
+    A task of the loop keeps the resource open. ``asyncio.run`` cancels that task at its end, which closes the
+    resource even if `close` was never called. Each thread's loop has a resource of its own.
 
     Example:
         >>> caches = PerLoop(Cache.from_env, name="redis_cache")
@@ -77,7 +77,7 @@ class PerLoop(Generic[T]):
         forget_after_fork(self)
 
     async def get(self) -> T:
-        """The running loop's; whoever comes while it opens waits for it. Raises what opening raises."""
+        """Return the running loop's resource, opened once for all callers. Raises what opening raises."""
         place = self._places.get(asyncio.get_running_loop())
         if place is not None and place.value is not None:
             return place.value
@@ -86,12 +86,12 @@ class PerLoop(Generic[T]):
         return await asyncio.shield(place.ready)
 
     def peek(self) -> T | None:
-        """The running loop's, if it is open."""
+        """Return the running loop's resource if it is open."""
         place = self._places.get(asyncio.get_running_loop())
         return None if place is None else place.value
 
     def opened(self) -> list[T]:
-        """Those of all loops that are not closed."""
+        """Return the open resources of all loops that are not closed."""
         return [
             place.value
             for loop, place in tuple(self._places.items())
@@ -99,7 +99,7 @@ class PerLoop(Generic[T]):
         ]
 
     async def close(self) -> None:
-        """Close those of every loop that runs; a later `get` opens anew. Calls may overlap and repeat."""
+        """Close the resource of every running loop; a later `get` opens again. Calls may overlap."""
         here = asyncio.get_running_loop()
         for place in tuple(self._kept):
             if place.loop is here:
@@ -108,14 +108,14 @@ class PerLoop(Generic[T]):
                 await _closed_elsewhere(place)
 
     def after_fork(self) -> object:
-        """Forget all of it; see `Forgets`."""
+        """Forget every resource; see `Forgets`."""
         inherited = self._places, self._kept
         self._places, self._kept = {}, set()
         return inherited
 
     def _new_place(self) -> _Place[T]:
         for old in tuple(self._kept):
-            if old.loop.is_closed():  # it was not ended by asyncio.run: nothing of it can be closed any more
+            if old.loop.is_closed():  # not ended by asyncio.run: its resource cannot be closed any more
                 self._kept.discard(old)
                 self._places.pop(old.loop, None)
         place = _Place[T]()
@@ -138,7 +138,7 @@ class PerLoop(Generic[T]):
         except BaseException as error:
             if not place.ready.done():
                 place.ready.set_exception(_told(error))
-                place.ready.exception()  # nobody need be waiting any more
+                place.ready.exception()  # retrieved, in case no caller waits any more
                 if isinstance(error, Exception):
                     return
             if isinstance(error, Exception):
@@ -150,7 +150,7 @@ class PerLoop(Generic[T]):
             self._kept.discard(place)
 
     def _leave(self, place: _Place[T]) -> None:
-        """Whoever asks from now on gets a new one."""
+        """Let the next `get` open a new resource."""
         place.value = None
         if self._places.get(place.loop) is place:
             del self._places[place.loop]
@@ -165,7 +165,7 @@ async def _closed(place: _Place[T]) -> None:
 
 
 async def _closed_elsewhere(place: _Place[T]) -> None:
-    """The same for a loop of another thread; if that ends meanwhile, it closes what it has by itself."""
+    """Close the resource of another thread's loop. If that loop ends meanwhile, ``asyncio.run`` closes it."""
     work = _closed(place)
     try:
         closing = asyncio.run_coroutine_threadsafe(work, place.loop)
@@ -178,5 +178,7 @@ async def _closed_elsewhere(place: _Place[T]) -> None:
 
 
 def _told(error: BaseException) -> Exception:
-    """What those who wait are told; their own cancellation is another thing than the keeper's."""
-    return error if isinstance(error, Exception) else RuntimeError("the event loop ended meanwhile")
+    """Return the error for waiting callers. The keeper's cancellation must not look like their own."""
+    return (
+        error if isinstance(error, Exception) else RuntimeError("the event loop ended before this was open")
+    )

@@ -1,10 +1,12 @@
-"""The cache by the seed's names: one object for a whole module, opened on first use."""
+"""The interface of an existing ``redis_cache`` module: one object for a process, opened on first use."""
 
 import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Self
 
 from unstale.compat.per_loop import PerLoop
+from unstale.compat.text_stats import text_stats
+from unstale.errors import RedisUnavailable
 from unstale.locks import LOCK_SECONDS, Lock
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ class RedisCache:
         >>> await redis_cache.get("user:42:state")
         {'stage': 3}
 
-    Settings are read on first use. `close` it when the process ends; ``asyncio.run`` does so, too, when it
-    ends. After a fork the child opens its own.
+    Without ``settings``, the environment and ``.env`` are read on first use. Call `close` when the process
+    ends; ``asyncio.run`` also closes it when it ends. After a fork the child opens its own.
     """
 
     def __init__(self, settings: "AgentSettings | None" = None) -> None:
@@ -32,49 +34,61 @@ class RedisCache:
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
-        """One with the settings of the environment and ``.env``, read now; arguments beat them."""
+        """Return a cache with the settings of the environment and ``.env``, read now; arguments beat them."""
         from unstale.settings import AgentSettings
 
         return cls(AgentSettings.from_env(**overrides))
 
     async def cache(self) -> "Cache":
-        """The `Cache` behind it in this event loop, for everything that the seed did not have."""
+        """Return the `Cache` of this event loop, which can do more."""
         return await self._caches.get()
 
     async def get(self, key: str) -> Any:
-        """The cached value, or None. See `Cache.get`."""
+        """Return the cached value, or None. See `Cache.get`."""
         return await (await self._caches.get()).get(key)
 
     async def set(self, key: str, value: object, ttl: float | None = None) -> bool:
-        """Store a value for ``ttl`` seconds; whether it was stored in Redis. See `Cache.set`."""
+        """Store a value for ``ttl`` seconds; return True if Redis has it. See `Cache.set`."""
         return await (await self._caches.get()).set(key, value, ttl)
 
     async def delete(self, key: str, *keys: str) -> bool:
-        """Invalidate keys here, in Redis and in every instance. See `Cache.delete`."""
-        return await (await self._caches.get()).delete(key, *keys)
+        """Invalidate keys here, in Redis and in every instance. See `Cache.delete`.
+
+        Return False if Redis did not confirm; the keys are then gone in this process only.
+        """
+        try:
+            return await (await self._caches.get()).delete(key, *keys)
+        except RedisUnavailable:
+            return False
 
     async def invalidate_pattern(self, pattern: str) -> int:
-        """Invalidate every key that the glob matches; how many were cached."""
-        return await (await self._caches.get()).invalidate_pattern(pattern)
+        """Invalidate every key that the glob matches; return how many Redis held.
+
+        Return 0 if Redis did not confirm; the keys are then gone in this process only.
+        """
+        try:
+            return await (await self._caches.get()).invalidate_pattern(pattern)
+        except RedisUnavailable:
+            return 0
 
     async def get_or_load(self, key: str, loader: "Loader", *, ttl: float | None = None) -> Any:
-        """What replaces get, load and set, and loads once for all who ask. See `Cache.get_or_load`."""
+        """Return the cached value, or load it once for all callers. See `Cache.get_or_load`."""
         return await (await self._caches.get()).get_or_load(key, loader, ttl=ttl)
 
     @contextlib.asynccontextmanager
     async def lock(
         self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0
     ) -> AsyncIterator[Lock]:
-        """A lock between all instances. See `Cache.lock`."""
+        """Hold a lock between all instances. See `Cache.lock`."""
         async with (await self._caches.get()).lock(name, ttl=ttl, timeout=timeout) as lock:
             yield lock
 
     async def get_stats(self) -> dict[str, object]:
-        """The seed's fields, and unstale's own beside them. See `Cache.get_stats`."""
-        return await (await self._caches.get()).get_stats()
+        """Return the fields of `Cache.get_stats`, with ``hit_rate`` and ``redis_memory`` as text."""
+        return text_stats(await (await self._caches.get()).get_stats())
 
     async def close(self) -> None:
-        """Close what is open, in every event loop; the next use opens it again."""
+        """Close the caches of all event loops; the next use opens one again."""
         await self._caches.close()
 
     async def __aenter__(self) -> Self:
@@ -94,4 +108,4 @@ class RedisCache:
 
 
 redis_cache = RedisCache()
-"""The object that the seed's code calls; settings come from the environment on first use."""
+"""The object that existing code calls; its settings come from the environment on first use."""

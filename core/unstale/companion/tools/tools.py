@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from unstale.companion.tools.tool import Result, Tool, ToolCall, parsed
 from unstale.companion.tools.user_scope import UserKeys
+from unstale.compat.text_stats import text_stats
 from unstale.errors import CacheClosed, PoolClosed, RedisUnavailable, ToolError, UnstaleError
 from unstale.near_cache.subscriptions import may_overlap
 from unstale.protocol.messages import Invalidation
@@ -125,7 +126,7 @@ class Tools:
 
     async def get_redis_cache_stats(self) -> Result:
         """What a model can make use of in the cache's stats."""
-        stats = await self._cache.get_stats()
+        stats = text_stats(await self._cache.get_stats())
         wanted = ("enabled", "connected", "hit_rate", "cache_hits", "cache_misses", "redis_memory", "status",
                   "near_hits", "staleness")  # fmt: skip
         return {name: stats[name] for name in wanted}
