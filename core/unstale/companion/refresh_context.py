@@ -1,4 +1,4 @@
-"""What a refresh loader of one's own is given."""
+"""Argument and type of a Python refresh loader."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """One key that is to be made new; the only argument of a loader that ``unstale.toml`` names.
+    """One key to refresh; the only argument of a loader that ``unstale.toml`` names.
 
     Example:
         >>> async def greeting(refresh: Refresh) -> str:
@@ -18,8 +18,8 @@ class Refresh:
         ...     return await write_greeting(openai, refresh.fields["user_id"])
 
     Attributes:
-        key: The key whose value is wanted.
-        fields: Its segments by the names of the placeholders, as text.
+        key: The key to load the value of.
+        fields: The segments of the key by placeholder name, as text.
         pool: Clients of OpenAI, Supabase, HTTP and Postgres, shared by all loaders of the process. Postgres
             is the primary: what a loader reads must be as new as the change that asked for it.
     """
@@ -30,4 +30,4 @@ class Refresh:
 
 
 RefreshLoader: TypeAlias = Callable[[Refresh], Awaitable[Any]]
-"""Returns the value, as a reader's own loader would; None is stored as "not found"."""
+"""Return the value, as the loader of a read does; None is stored as "not found"."""

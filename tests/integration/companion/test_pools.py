@@ -121,7 +121,7 @@ async def test_one_host_gets_no_more_connections_than_it_may(standin: StandIn) -
         assert standin.connections == 3
 
 
-async def test_stats_have_the_seeds_fields(pool: ConnectionPool) -> None:
+async def test_stats_have_these_fields(pool: ConnectionPool) -> None:
     assert await pool.get_stats() == {
         "supabase_clients": 0,
         "http_session_active": False,

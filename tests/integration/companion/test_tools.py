@@ -109,7 +109,7 @@ async def test_pool_stats_and_clean_up(tools: Tools, pool: ConnectionPool) -> No
     assert after["dependencies"]["openai"]["requests"] == 0
 
 
-async def test_cache_stats_are_the_seeds(tools: Tools) -> None:
+async def test_cache_stats_have_these_fields(tools: Tools) -> None:
     stats = await tools.run("getRedisCacheStats")
     assert set(stats) >= {
         "enabled", "connected", "hit_rate", "cache_hits", "cache_misses", "redis_memory", "status",

@@ -1,4 +1,4 @@
-"""`RedisCache`: the seed's object, its snippets letter for letter, and its life in loops and forks."""
+"""`RedisCache`: code written for an existing module runs unchanged, in any event loop and after a fork."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_page_for_those_who_come_shows_them(snippet: str) -> None:
     assert first in page
 
 
-async def test_stats_have_the_seeds_fields_and_ours(redis_cache: RedisCache) -> None:
+async def test_stats_have_the_known_fields_and_more(redis_cache: RedisCache) -> None:
     await redis_cache.set("note", 1)
     await redis_cache.get("note")
     stats = await redis_cache.get_stats()

@@ -1,4 +1,4 @@
-"""Connections to OpenAI, Supabase, Postgres and HTTP servers, made once and shared."""
+"""Clients of OpenAI, Supabase, Postgres and HTTP servers, made once and shared."""
 
 from unstale.companion.pools.pool import ConnectionPool
 

@@ -1,4 +1,4 @@
-"""What the pool asks of each thing it holds open."""
+"""Interface of the services that the pool holds clients of."""
 
 from typing import Protocol
 
@@ -10,15 +10,15 @@ class Dependency(Protocol):
 
     @property
     def name(self) -> str:
-        """``openai``, ``supabase``, ``database`` or ``http``."""
+        """``openai``, ``openai_sync``, ``supabase``, ``database`` or ``http``."""
 
     @property
     def vitals(self) -> Vitals:
-        """How it does."""
+        """Its health: requests, errors, latency."""
 
     @property
     def alive(self) -> bool:
-        """False once somebody closed the shared client; the pool then makes another."""
+        """False once the shared client was closed by a user; the pool then makes another."""
 
     @property
     def in_flight(self) -> int:
@@ -26,13 +26,13 @@ class Dependency(Protocol):
 
     @property
     def clients(self) -> int:
-        """Client objects handed out."""
+        """Number of client objects handed out."""
 
     async def check(self) -> None:
-        """Ask it for a sign of life, and tell ``vitals``; may raise what the client library raises."""
+        """Send a health check and record the result in ``vitals``; may raise the client library's errors."""
 
     async def renew(self) -> None:
-        """Let new requests use new connections; those in flight end undisturbed."""
+        """Use new connections for new requests; requests in flight end on the old ones."""
 
     async def close(self, *, timeout: float) -> None:
-        """Wait at most ``timeout`` seconds for what is in flight, then close everything."""
+        """Wait at most ``timeout`` seconds for requests in flight, then close everything."""

@@ -1,13 +1,13 @@
-"""Which proxy the environment names for one address."""
+"""Proxies that the environment names."""
 
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy for ``url`` by ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``, or None.
+    """Return the proxy for ``url`` by ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``, or None.
 
-    The HTTP libraries read these only for transports of their own making.
+    The HTTP libraries read these variables only for transports that they make themselves.
     """
     parts = urlsplit(url)
     if not parts.hostname or proxy_bypass(parts.hostname):

@@ -1,4 +1,4 @@
-"""Looks after the dependencies in use, at jittered intervals; never a busy loop."""
+"""Health checks of the dependencies in use, at jittered intervals."""
 
 import asyncio
 import logging
@@ -12,13 +12,13 @@ from unstale.companion.pools.vitals import State
 logger = logging.getLogger("unstale")
 
 CHECK_SECONDS: Final = 5.0
-"""A dependency that takes longer to answer counts as failing."""
+"""Seconds; a dependency that takes longer to answer counts as failing."""
 JITTER: Final = 0.2
-"""Share by which an interval is longer or shorter, so that many instances do not ask at the same moment."""
+"""Share by which an interval is longer or shorter, so that many instances do not check at the same moment."""
 
 
 async def monitor(dependencies: Callable[[], Iterable[Dependency]], *, interval: float) -> None:
-    """Check for ever, every ``interval`` seconds; whoever was heard of meanwhile is not asked."""
+    """Check every ``interval`` seconds, for ever, each dependency that answered no request meanwhile."""
     known: dict[str, State] = {}
     while True:
         await asyncio.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))
@@ -32,14 +32,14 @@ async def monitor(dependencies: Callable[[], Iterable[Dependency]], *, interval:
 
 
 async def check(dependency: Dependency) -> None:
-    """One check; whatever comes of it is in the dependency's vitals, and nothing is raised."""
+    """Check one dependency; the result is recorded in its vitals, and nothing is raised."""
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             await dependency.check()
     except TimeoutError as error:
         dependency.vitals.failed(error)
     except Exception as error:
-        if dependency.alive:  # else it was closed while the check ran
+        if dependency.alive:  # otherwise it was closed while the check ran
             dependency.vitals.refused(type(error).__name__)
 
 
@@ -53,6 +53,6 @@ def _tell(dependency: Dependency, known: dict[str, State]) -> None:
     report = dependency.vitals.report(in_flight=0)
     before, known[dependency.name] = known.get(dependency.name, State.UNKNOWN), report.state
     if report.state is State.FAILING and before is not State.FAILING:
-        logger.warning("%s does not answer as it should: %s", dependency.name, report.last_error)
+        logger.warning("%s is failing: %s", dependency.name, report.last_error)
     elif report.state is State.HEALTHY and before is State.FAILING:
         logger.info("%s answers again", dependency.name)

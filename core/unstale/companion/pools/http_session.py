@@ -14,7 +14,7 @@ from unstale.settings import PoolSettings
 
 
 class HttpSession:
-    """The session; made in the loop that uses it."""
+    """The aiohttp session of one event loop; made in the loop that uses it."""
 
     name = "http"
     clients = 1
@@ -44,7 +44,7 @@ class HttpSession:
         return self._connector.renewable.in_flight
 
     async def check(self) -> None:
-        """Nothing: the session has no server of its own; its requests say how it does."""
+        """Do nothing: the session has no server of its own. Its requests show its health."""
 
     async def renew(self) -> None:
         self._connector.renewable.renew()
@@ -91,7 +91,7 @@ def _traces(vitals: Vitals) -> aiohttp.TraceConfig:
     async def end(
         _session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestEndParams
     ) -> None:
-        # Whatever the status: the servers behind this session are anybody's, and this one answered.
+        # With any status: the session may talk to any server, and this one answered.
         vitals.answered(context.began)
 
     async def failed(

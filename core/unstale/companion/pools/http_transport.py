@@ -1,7 +1,7 @@
-"""What passes an HTTP client's requests on to renewable connections, for httpx and for httpx2 alike.
+"""Transports over renewable connections, for httpx and for httpx2 alike.
 
-The two libraries have the same methods in classes that are not related. So what is here comes first among the
-bases of a class, and the library's own class, of which its client expects one, comes second.
+The two libraries have the same methods in classes that are not related. A transport therefore inherits from a
+class of this module first, and second from the library's own base class, which the library's client expects.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from unstale.companion.pools.vitals import Vitals
 
 
 class Answer(Protocol):
-    """What is read of a response."""
+    """The part of a response that is read here."""
 
     @property
     def status_code(self) -> int: ...
@@ -28,8 +28,8 @@ Asked = TypeVar("Asked", contravariant=True)
 Given = TypeVar("Given", bound=Answer, covariant=True)
 
 
-class Connections(Protocol[Asked, Given]):
-    """The library's transport, which holds connections."""
+class LibraryTransport(Protocol[Asked, Given]):
+    """The library's own transport, which holds the connections."""
 
     async def handle_async_request(self, request: Asked) -> Given: ...
 
@@ -37,7 +37,7 @@ class Connections(Protocol[Asked, Given]):
 
 
 class Body(Protocol):
-    """The library's stream of a response."""
+    """The library's stream of a response body."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -48,9 +48,9 @@ class Exchange:
     """One request and its response, while they hold connections.
 
     Args:
-        use: The hold.
-        vitals: What is told how it went.
-        broken: What the library raises where there is no answer.
+        use: The hold on the connections.
+        vitals: Where the result is recorded.
+        broken: The library's error for a request without an answer.
     """
 
     def __init__(self, use: Use[T], vitals: Vitals, *, broken: type[Exception]) -> None:
@@ -59,7 +59,7 @@ class Exchange:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """The block sends the request; if it raises, that was all."""
+        """Send the request inside the block; an error there ends the exchange."""
         try:
             with self.reading():
                 yield
@@ -68,12 +68,12 @@ class Exchange:
             raise
 
     def answered(self, status: int) -> None:
-        """The response began, with this HTTP status."""
+        """Record that the response began, with this HTTP status."""
         self._vitals.answered(self._began, status=status)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """The block waits for the server."""
+        """Wait for the server inside the block; a broken connection is recorded."""
         try:
             yield
         except self._broken as error:
@@ -81,23 +81,23 @@ class Exchange:
             raise
 
     def over(self) -> None:
-        """The connections are free for another request; a second call does nothing."""
+        """Release the connections for another request; a second call does nothing."""
         self._over()
 
 
 class AsyncTransport(ABC, Generic[Request, Response]):
-    """Sends each request over the current connections; goes before the library's ``AsyncBaseTransport``.
+    """Send each request over the current connections. Inherit from it before ``AsyncBaseTransport``.
 
     Attributes:
-        broken: What the library raises where there is no answer.
-        renewable: The connections; closing them is up to the owner.
+        broken: The library's error for a request without an answer.
+        renewable: The connections; the owner closes them.
     """
 
     broken: type[Exception]
 
     def __init__(
         self,
-        new: Callable[[], Connections[Request, Response]],
+        new: Callable[[], LibraryTransport[Request, Response]],
         vitals: Vitals,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -105,7 +105,7 @@ class AsyncTransport(ABC, Generic[Request, Response]):
         self._vitals = vitals
 
     async def handle_async_request(self, request: Request) -> Response:
-        """The response, whose body holds the connections until it is closed; raises `PoolClosed`."""
+        """Return the response; its body holds the connections until it is closed. Raises `PoolClosed`."""
         use = self.renewable.take()
         exchange = Exchange(use, self._vitals, broken=self.broken)
         with exchange.asking():
@@ -120,7 +120,7 @@ class AsyncTransport(ABC, Generic[Request, Response]):
 
 
 class AsyncStream:
-    """A body that ends its exchange when it is closed; goes before the library's ``AsyncByteStream``."""
+    """A body that ends its exchange when it is closed. Inherit from it before ``AsyncByteStream``."""
 
     def __init__(self, body: Body, exchange: Exchange) -> None:
         self._body = body
@@ -138,5 +138,5 @@ class AsyncStream:
             self._exchange.over()
 
 
-async def _close(connections: Connections[Request, Response]) -> None:
-    await connections.aclose()
+async def _close(transport: LibraryTransport[Request, Response]) -> None:
+    await transport.aclose()

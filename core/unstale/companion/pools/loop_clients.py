@@ -1,4 +1,4 @@
-"""What one event loop has open: each dependency made once, on first use, and closed in reverse order."""
+"""The dependencies of one event loop, each made once on first use, and closed in reverse order."""
 
 import asyncio
 import logging
@@ -26,18 +26,18 @@ class LoopClients:
         self._closed = False
 
     def made(self, name: str) -> Dependency | None:
-        """What was made under this name and has not been closed."""
+        """Return the open dependency of this name, if it was made."""
         dependency = self._made.get(name)
         return dependency if dependency is not None and dependency.alive and not self._closed else None
 
     def all(self) -> tuple[Dependency, ...]:
-        """Those that are open, oldest first."""
+        """Return the open dependencies, oldest first."""
         return tuple(dependency for dependency in self._made.values() if dependency.alive)
 
     async def get(self, name: str, make: Callable[[], Awaitable[Dependency]]) -> Dependency:
-        """The dependency, made now if it is not there; those who ask meanwhile wait for the same one.
+        """Return the dependency; make it first, once for all callers.
 
-        A caller that is cancelled does not stop the making. Raises what ``make`` raises, and `PoolClosed`.
+        A cancelled caller does not stop ``make``. Raises what ``make`` raises, and `PoolClosed`.
         """
         made = self.made(name)
         if made is not None:
@@ -60,7 +60,7 @@ class LoopClients:
         if self._closed:
             await dependency.close(timeout=0.0)
             raise PoolClosed(CLOSED)
-        self._made.pop(name, None)  # a dead one must not keep its place in the order
+        self._made.pop(name, None)  # a closed one must not keep its place in the order
         self._made[name] = dependency
         if self._monitor is None:
             self._monitor = asyncio.create_task(
@@ -77,7 +77,7 @@ class LoopClients:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let nothing new begin, wait for requests in flight, close the youngest first."""
+        """Refuse new requests, wait for requests in flight, close the youngest first."""
         self._closed = True
         if self._making:
             await asyncio.wait(tuple(self._making.values()))
@@ -97,6 +97,6 @@ class LoopClients:
 
 
 def _retrieve(task: asyncio.Task[Dependency]) -> None:
-    """Everybody who waited may have been cancelled; that is no unretrieved exception."""
+    """Retrieve the exception: every caller may have been cancelled, and asyncio would log it."""
     if not task.cancelled():
         task.exception()

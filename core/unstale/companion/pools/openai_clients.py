@@ -1,10 +1,10 @@
-"""The OpenAI clients over renewable connections: one per event loop, and one for threads."""
+"""OpenAI clients over renewable connections: one per event loop, and one for threads."""
 
 import asyncio
 from collections.abc import Iterator
 from typing import Final
 
-import httpx  # noqa: F401  # openai looks into it if it is there, and breaks while another thread imports it
+import httpx  # noqa: F401  # openai uses it if it is imported, and fails while another thread imports it
 import httpx2
 from openai import AsyncOpenAI, OpenAI
 
@@ -46,7 +46,7 @@ class OpenAIClients:
         return self._renewable.in_flight
 
     async def check(self) -> None:
-        """Ask for the list of models: free of charge, and it notices a wrong key."""
+        """Fetch the list of models: free of charge, and it detects a wrong key."""
         response = await self._http.get(
             f"{self._url.rstrip('/')}/models", headers={"Authorization": f"Bearer {self._key}"}
         )
@@ -92,7 +92,7 @@ class OpenAISync:
         return self._renewable.in_flight
 
     async def check(self) -> None:
-        """Nothing: it would block the event loop, and `OpenAIClients` asks the same server."""
+        """Do nothing: it would block the event loop, and `OpenAIClients` checks the same server."""
 
     async def renew(self) -> None:
         self._renewable.renew()
@@ -115,7 +115,7 @@ class _Transport(AsyncTransport[httpx2.Request, httpx2.Response], httpx2.AsyncBa
 
 
 class _Stream(AsyncStream, httpx2.AsyncByteStream):
-    """A body that the library takes for one of its own."""
+    """An `AsyncStream` that the library accepts as its own."""
 
 
 class _SyncTransport(httpx2.BaseTransport):

@@ -1,4 +1,4 @@
-"""``ConnectionPool``: what an agent calls to get its clients, and how it learns how they do."""
+"""``ConnectionPool``: the clients of an agent, and their health."""
 
 import asyncio
 import threading
@@ -43,8 +43,8 @@ class ConnectionPool:
         ...     supabase = await pool.supabase()
         ...     rows = await supabase.table("profiles").select("*").eq("id", 42).execute()
 
-    One object serves a whole process: each event loop gets clients of its own, a forked child starts afresh.
-    Ask it for a client where you use one; that costs under a microsecond or two.
+    One object serves a whole process. Each event loop gets clients of its own, and a forked child starts
+    without any. Get a client from the pool where you use it; that costs less than two microseconds.
     """
 
     def __init__(self, settings: PoolSettings) -> None:
@@ -57,13 +57,13 @@ class ConnectionPool:
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
-        """A pool with the settings of the environment and ``.env``; arguments beat them."""
+        """Return a pool with the settings of the environment and ``.env``; arguments beat them."""
         return cls(PoolSettings.from_env(**overrides))
 
     # --- clients --------------------------------------------------------------------------------
 
     async def openai(self) -> "AsyncOpenAI":
-        """The OpenAI client for coroutines; raises `SettingError` without ``OPENAI_API_KEY``."""
+        """Return the OpenAI client for coroutines; raises `SettingError` without ``OPENAI_API_KEY``."""
         clients = cast("OpenAIClients | None", self._made("openai"))
         if clients is None:
             loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ class ConnectionPool:
         return clients.client
 
     def openai_sync(self) -> "OpenAI":
-        """The OpenAI client for threads; blocks until its answer comes, so not for coroutines."""
+        """Return the OpenAI client for threads. Its calls block, so do not use it in coroutines."""
         clients = self._sync
         if clients is None or not clients.alive:
             with self._lock:
@@ -85,10 +85,10 @@ class ConnectionPool:
         return cast("OpenAISync", clients).client
 
     async def supabase(self, *, schema: str = "public", key: str | None = None) -> "AsyncClient":
-        """The Supabase client of a schema and API key (by default the project's secret one).
+        """Return the Supabase client of a schema and API key (by default the project's secret key).
 
-        Do not sign users in on it: its Authorization header is everybody's. Raises `SettingError` without
-        ``SUPABASE_URL`` or a key.
+        Do not sign users in with it: all callers share its Authorization header. Raises `SettingError`
+        without ``SUPABASE_URL`` or a key.
         """
         clients = cast("SupabaseClients | None", self._made("supabase"))
         if clients is None:
@@ -99,7 +99,7 @@ class ConnectionPool:
         return clients.client(schema=schema, key=key)
 
     async def http(self) -> "aiohttp.ClientSession":
-        """The HTTP session for everything else."""
+        """Return the aiohttp session for all other HTTP servers."""
         session = cast("HttpSession | None", self._made("http"))
         if session is None:
 
@@ -111,7 +111,7 @@ class ConnectionPool:
         return session.client
 
     async def postgres(self) -> "asyncpg.Pool[asyncpg.Record]":
-        """The asyncpg pool; raises `SettingError` without ``DATABASE_URL``."""
+        """Return the asyncpg pool; raises `SettingError` without ``DATABASE_URL``."""
         database = cast("Database | None", self._made("database"))
         if database is None:
 
@@ -139,10 +139,10 @@ class ConnectionPool:
             for client in wanted:
                 group.create_task(_made_if_installed(client))
 
-    # --- how it does ----------------------------------------------------------------------------
+    # --- health ---------------------------------------------------------------------------------
 
     async def get_stats(self) -> dict[str, object]:
-        """The seed's fields, and each dependency in detail; JSON-ready, no I/O, no secrets."""
+        """Return the state of the pool and of each dependency; JSON-ready, no I/O, no secrets."""
         dependencies: dict[str, dict[str, object]] = {}
         errors, failing = 0, False
         for dependency in self._dependencies():
@@ -150,7 +150,7 @@ class ConnectionPool:
             errors += report.connection_errors
             failing |= report.state is State.FAILING
             name = dependency.name
-            while name in dependencies:  # another event loop's
+            while name in dependencies:  # of another event loop
                 name += "+"
             dependencies[name] = report.as_dict()
         clients = {
@@ -168,9 +168,9 @@ class ConnectionPool:
         }
 
     async def cleanup(self) -> None:
-        """Open new connections from now on, forget errors and counts; requests in flight end undisturbed.
+        """Open new connections from now on, and reset errors and counts; requests in flight do not fail.
 
-        The clients stay the same objects, so that whoever holds one may keep it.
+        The clients stay the same objects, so code that holds one can go on using it.
         """
         for dependency in self._dependencies():
             await dependency.renew()
@@ -181,7 +181,7 @@ class ConnectionPool:
     async def close(self) -> None:
         """Wait for requests in flight (at most ``pool_shutdown`` seconds), then close the youngest first.
 
-        Safe at any moment and more than once; from its beginning on nothing new is handed out.
+        Safe at any moment and more than once. From its start on, asking for a client raises `PoolClosed`.
         """
         with self._lock:
             self._closed = True
@@ -207,7 +207,7 @@ class ConnectionPool:
         await self.close()
 
     def after_fork(self) -> object:
-        """The child's own lock and no client; see `unstale.compat.per_loop.Forgets`."""
+        """Start in a forked child with a new lock and no client; see `unstale.compat.per_loop.Forgets`."""
         inherited, self._sync, self._lock = self._sync, None, threading.Lock()
         return inherited
 
@@ -223,7 +223,7 @@ class ConnectionPool:
         return await (await self._loops.get()).get(name, make)
 
     def _open_loop(self) -> LoopClients:
-        if self._closed:  # by another thread, meanwhile
+        if self._closed:  # meanwhile, by another thread
             raise PoolClosed(CLOSED)
         return LoopClients(self._settings)
 
@@ -246,7 +246,7 @@ def _module(name: str) -> Any:
 
 
 def _in_thread(module: str, make: Callable[[Any], Dependency]) -> Callable[[], Awaitable[Dependency]]:
-    """Import and make in a thread: the first takes up to a second, and the loop has other work."""
+    """Import and make in a thread: the first import takes up to a second and would block the loop."""
 
     async def made() -> Dependency:
         return await asyncio.to_thread(lambda: make(_module(module)))

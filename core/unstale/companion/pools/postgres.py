@@ -12,7 +12,7 @@ from unstale.runtime.tls import postgres_tls
 from unstale.settings import PoolSettings
 
 TRANSACTION_POOLER_PORT: Final = 6543
-"""Where Supabase's transaction poolers listen: statements prepared on one connection are lost on the next."""
+"""Port of Supabase's transaction poolers: statements prepared on one connection are lost on the next."""
 APPLICATION_NAME: Final = "unstale-agent"
 
 
@@ -43,7 +43,7 @@ class Database:
         )
 
     async def open(self) -> "Database":
-        """Make the pool ready; connects to nothing."""
+        """Initialize the pool; connects to nothing."""
         await self.client
         return self
 

@@ -14,7 +14,7 @@ CLOSED: Final = "the connection pool is closed; use it inside `async with Connec
 
 
 class Generation(Generic[T]):
-    """One of the pools that follow each other, and how many requests use it."""
+    """One of the successive sets of connections, and the number of requests that use it."""
 
     __slots__ = ("retired", "transport", "users")
 
@@ -35,17 +35,17 @@ class Use(Generic[T]):
         self.transport = generation.transport
 
     def over(self) -> None:
-        """The request has ended; a second call does nothing."""
+        """End the request's hold; a second call does nothing."""
         generation, self._generation = self._generation, None
         if generation is not None:
             self._owner.give_back(generation)
 
 
 class Renewable(Generic[T]):
-    """Hands out the current generation; a retired one is disposed of when its last user gives it back.
+    """Hand out the current generation; dispose of a retired one when its last request ends.
 
-    ``new`` and ``dispose`` must not block; ``dispose`` is called once for each generation. Threads may
-    share it.
+    ``new`` and ``dispose`` must not block; ``dispose`` is called once for each generation. Safe to share
+    between threads.
     """
 
     def __init__(self, new: Callable[[], T], dispose: Callable[[T], object]) -> None:
@@ -59,11 +59,11 @@ class Renewable(Generic[T]):
 
     @property
     def in_flight(self) -> int:
-        """Requests that use some generation now."""
+        """Number of requests that use any generation now."""
         return sum(generation.users for generation in tuple(self._used))
 
     def take(self) -> Use[T]:
-        """A hold on the current generation until its ``over()``; raises `PoolClosed`."""
+        """Hold the current generation until ``over()`` is called; raises `PoolClosed`."""
         with self._lock:
             if self._closed:
                 raise PoolClosed(CLOSED)
@@ -75,7 +75,7 @@ class Renewable(Generic[T]):
         return Use(self, current)
 
     def give_back(self, generation: Generation[T]) -> None:
-        """Called by `Use.over`."""
+        """End one hold on ``generation``; called by `Use.over`."""
         with self._lock:
             generation.users -= 1
             if generation.users:
@@ -89,7 +89,7 @@ class Renewable(Generic[T]):
             call()
 
     def renew(self) -> None:
-        """The next request opens new connections; those in flight end undisturbed on the old ones."""
+        """Open new connections for the next request; requests in flight end on the old ones."""
         with self._lock:
             old, self._current = self._current, None
             if old is None:
@@ -100,11 +100,11 @@ class Renewable(Generic[T]):
             self._dispose(old.transport)
 
     async def drain(self, *, timeout: float) -> bool:
-        """Refuse new requests and wait at most ``timeout`` seconds for those in flight; whether all ended."""
+        """Refuse new requests and wait at most ``timeout`` seconds; return True if those in flight ended."""
         loop, idle = asyncio.get_running_loop(), asyncio.Event()
 
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the caller
                 loop.call_soon_threadsafe(idle.set)
 
         with self._lock:
@@ -118,7 +118,7 @@ class Renewable(Generic[T]):
         return not self._used
 
     def abandon(self) -> list[T]:
-        """After `drain`: what is left and not disposed of, the current generation among them."""
+        """After `drain`: return what is not disposed of, the current generation included, to be closed."""
         with self._lock:
             self._closed = True
             left = {*self._used}
@@ -126,14 +126,14 @@ class Renewable(Generic[T]):
                 left.add(self._current)
             self._current = None
             for generation in left:
-                generation.retired = False  # the caller disposes of it now
+                generation.retired = False  # not disposed of twice
             return [generation.transport for generation in left]
 
 
 class AsyncRenewable(Renewable[T]):
-    """The same for connections of one event loop, which a coroutine closes.
+    """A `Renewable` for connections of one event loop, which a coroutine closes.
 
-    ``close`` is awaited once for each generation, in ``loop``, and `finish` waits for all of them.
+    ``close`` is awaited once for each generation, in ``loop``; `finish` waits for all of them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The Supabase clients of one event loop, all over one injected httpx client with renewable connections."""
+"""Supabase clients of one event loop, all over one httpx client with renewable connections."""
 
 import asyncio
 from typing import Final
@@ -13,9 +13,9 @@ from unstale.errors import SettingError
 from unstale.settings import PoolSettings
 
 MOST_CLIENTS: Final = 32
-"""Clients of one event loop: they differ by API key and schema, of which a project has few."""
+"""Most clients of one event loop; they differ by API key and schema, of which a project has few."""
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
-"""Seconds; an injected client's timeouts replace the library's own."""
+"""Seconds; the timeouts of a client that is passed in replace the library's own."""
 
 
 class SupabaseClients:
@@ -59,7 +59,7 @@ class SupabaseClients:
         return len(self._clients)
 
     def client(self, *, schema: str, key: str | None) -> AsyncClient:
-        """The client of this key and schema; no I/O."""
+        """Return the client of this key and schema; no I/O."""
         key = key if key is not None else self._key
         if key is None:
             raise SettingError(
@@ -86,7 +86,7 @@ class SupabaseClients:
         return client
 
     async def check(self) -> None:
-        """HEAD of the REST API's root: no body, no query, and it notices a wrong key."""
+        """Send HEAD to the root of the REST API: no body, no query, and it detects a wrong key."""
         key = self._key or next(iter(self._clients), ("", ""))[0]
         response = await self._http.head(
             f"{self._url.rstrip('/')}/rest/v1/", headers={"apikey": key, "Authorization": f"Bearer {key}"}
@@ -116,4 +116,4 @@ class _Transport(AsyncTransport[httpx.Request, httpx.Response], httpx.AsyncBaseT
 
 
 class _Stream(AsyncStream, httpx.AsyncByteStream):
-    """A body that the library takes for one of its own."""
+    """An `AsyncStream` that the library accepts as its own."""

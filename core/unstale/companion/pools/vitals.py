@@ -1,4 +1,4 @@
-"""How one dependency does: requests, errors, latency; no I/O."""
+"""Health of one dependency: requests, errors, latency; no I/O."""
 
 import errno
 import threading
@@ -9,27 +9,27 @@ from enum import Enum
 
 
 class State(Enum):
-    """How the last attempt to reach a dependency went."""
+    """Result of the last attempt to reach a dependency."""
 
     UNKNOWN = "unknown"
-    """Nothing was asked yet."""
+    """No request was sent yet."""
     HEALTHY = "healthy"
     """It answered."""
     FAILING = "failing"
-    """It did not answer, or with an error of its own."""
+    """It did not answer, or answered with a server error or a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One dependency now, for people and programs.
+    """Health of one dependency at this moment.
 
     Attributes:
         state: See `State`.
-        requests: Requests begun, health checks among them, since the last clean-up.
-        connection_errors: Those that got no answer: refused, reset, timed out, no free connection.
+        requests: Requests begun since the last clean-up, health checks included.
+        connection_errors: Requests without an answer: refused, reset, timed out, no free connection.
         latency_ms: Milliseconds the last answered request took until its first byte, or None.
-        last_error: Kind of the last error, without any of its text; None: none since the last clean-up.
-        seconds_since_answer: Since the last answer, or None.
+        last_error: Kind of the last error since the last clean-up, without its text; or None.
+        seconds_since_answer: Seconds since the last answer, or None.
         in_flight: Requests that hold a connection now.
     """
 
@@ -42,7 +42,7 @@ class Report:
     in_flight: int
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
+        """Return the report, JSON-ready."""
         return {
             "state": self.state.value,
             "requests": self.requests,
@@ -57,7 +57,7 @@ class Report:
 
 
 class Vitals:
-    """Counts what happens to one dependency; any thread may call it."""
+    """Counters of one dependency; safe to call from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -75,13 +75,13 @@ class Vitals:
             self._answered: float | None = None
 
     def began(self) -> float:
-        """A request begins; hand the result to `answered`."""
+        """Count a request; pass the result to `answered`."""
         with self._lock:
             self._requests += 1
         return self._clock()
 
     def answered(self, began: float, *, status: int = 200) -> None:
-        """It was answered, with this HTTP status."""
+        """Record an answer with this HTTP status."""
         now = self._clock()
         with self._lock:
             self._latency, self._answered = now - began, now
@@ -91,18 +91,18 @@ class Vitals:
                 self._state = State.HEALTHY
 
     def failed(self, error: BaseException) -> None:
-        """It was not answered."""
+        """Record that a request got no answer."""
         with self._lock:
             self._connection_errors += 1
             self._state, self._last_error = State.FAILING, kind(error)
 
     def refused(self, reason: str) -> None:
-        """It answered, but with a refusal that no other request will escape: a wrong key, say."""
+        """Record an answer that refuses every request, for example because of a wrong key."""
         with self._lock:
             self._state, self._last_error = State.FAILING, reason
 
     def report(self, *, in_flight: int) -> Report:
-        """How it does now."""
+        """Return the health now."""
         with self._lock:
             return Report(
                 state=self._state,
@@ -116,13 +116,13 @@ class Vitals:
 
 
 def kind(error: BaseException) -> str:
-    """What sort of error it is. Its text is left out: it may hold URLs, keys or rows."""
+    """Return the kind of an error. Its text is left out: it may hold URLs, keys or rows."""
     name = type(error).__name__
     code = getattr(error, "sqlstate", None)
     if isinstance(code, str):
         return f"{name} ({code})"
     cause: BaseException | None = error
-    for _ in range(8):  # httpx chains the operating system's error below its own
+    for _ in range(8):  # httpx chains the operating system's error to its own
         if cause is None:
             break
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:

@@ -16,7 +16,7 @@ Call = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
 
 
 def livekit_tools(tools: Tools) -> "list[RawFunctionTool[Any, Any]]":
-    """For ``Agent(tools=livekit_tools(tools))``. Errors reach the model as LiveKit's own `ToolError`."""
+    """Return the tools for ``Agent(tools=...)``. Errors reach the model as LiveKit's own `ToolError`."""
     return [_wrapped(tool, tools) for tool in tools]
 
 

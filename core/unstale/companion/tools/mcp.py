@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from anyio import AsyncFile
 
 MOST_LINE_BYTES: Final = 1024 * 1024
-"""One request; a longer one ends the connection."""
+"""Most bytes of one request; a longer one ends the connection."""
 INSTRUCTIONS: Final = (
-    "Looks after the cache and the connections of an AI companion agent, for one user. "
+    "Inspects and clears the cache and the connections of an AI companion agent, for one user. "
     "Names of keys and patterns are relative to that user's keys."
 )
 
 
 def mcp_server(tools: Tools) -> "Server[Any]":
-    """A server that offers ``tools``; run it over any transport of the SDK."""
+    """Return a server that offers ``tools``; run it over any transport of the SDK."""
 
     async def list_tools(
         _context: "ServerRequestContext[Any]", _params: types.PaginatedRequestParams | None
@@ -44,7 +44,7 @@ def mcp_server(tools: Tools) -> "Server[Any]":
                     input_schema=tool.parameters,
                     annotations=types.ToolAnnotations(
                         read_only_hint=tool.reads_only,
-                        destructive_hint=False,  # what is removed is a copy
+                        destructive_hint=False,  # only cached copies are removed
                         idempotent_hint=True,
                         open_world_hint=False,
                     ),
@@ -77,25 +77,25 @@ def mcp_server(tools: Tools) -> "Server[Any]":
 
 
 async def serve_stdio(*, user_id: str) -> None:
-    """Serve one client until it closes its end. Standard output belongs to the protocol: log elsewhere."""
+    """Serve one client until it disconnects. Standard output belongs to the protocol: log elsewhere."""
     async with Cache.from_env() as cache, ConnectionPool.from_env() as pool, _standard_input() as lines:
         server = mcp_server(Tools(cache, pool, user_id=user_id))
-        # The SDK only ever iterates over it.
+        # The SDK only iterates over it.
         async with stdio_server(stdin=cast("AsyncFile[str] | None", lines)) as (reading, writing):
             await server.run(reading, writing, server.create_initialization_options())
 
 
 @asynccontextmanager
 async def _standard_input() -> AsyncIterator[AsyncIterator[str] | None]:
-    """Lines of standard input without a thread: the SDK's own waits in one, and then no signal ends us.
+    """Yield the lines of standard input without a thread. The SDK reads in a thread that no signal can end.
 
-    None where standard input is no pipe, as with a file: that is never waited for.
+    Yields None if standard input is not a pipe, for example a file: reading one never waits.
     """
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=MOST_LINE_BYTES)
     pipe = os.fdopen(os.dup(0), "rb", buffering=0)
     try:
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    except (OSError, ValueError, NotImplementedError):  # no pipe; the SDK then reads it in its own way
+    except (OSError, ValueError, NotImplementedError):  # not a pipe; the SDK then reads it in its own way
         pipe.close()
         yield None
         return
@@ -103,7 +103,7 @@ async def _standard_input() -> AsyncIterator[AsyncIterator[str] | None]:
         yield _decoded(reader)
     finally:
         transport.close()
-        os.set_blocking(0, True)  # the terminal is also our shell's
+        os.set_blocking(0, True)  # the shell uses the same terminal
 
 
 async def _decoded(reader: asyncio.StreamReader) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""One tool as a model sees it, and a call of it as a client delivers it."""
+"""One tool as a model sees it, and a call as a client delivers it."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,11 +15,11 @@ class Tool:
     """One tool as a model sees it.
 
     Attributes:
-        name: In the seed's spelling.
-        description: What it is for, when to call it.
+        name: In camel case, as models are used to.
+        description: Its purpose, and when to call it.
         argument: Name and description of its one string argument, if it has one.
-        reads_only: It changes nothing.
-        run: Carries it out; raises `ToolError` with a sentence for the model.
+        reads_only: True if it changes nothing.
+        run: Executes it; raises `ToolError` with a sentence for the model.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Tool:
 
     @property
     def parameters(self) -> dict[str, object]:
-        """JSON schema of the arguments; fit for strict mode."""
+        """JSON schema of the arguments, valid in strict mode."""
         properties = {}
         if self.argument is not None:
             name, description = self.argument
@@ -43,7 +43,7 @@ class Tool:
         }
 
     async def call(self, arguments: Mapping[str, object]) -> Result:
-        """Check the arguments and run it; raises `ToolError`."""
+        """Check the arguments and run the tool; raises `ToolError`."""
         wanted = {self.argument[0]} if self.argument is not None else set()
         if set(arguments) != wanted:
             expected = f"exactly the argument '{self.argument[0]}'" if self.argument else "no arguments"
@@ -72,7 +72,7 @@ class ToolCall(Protocol):
 
 
 def parsed(arguments: Mapping[str, object] | str | None) -> Mapping[str, object]:
-    """A call's arguments as the caller gave them, or as a model's JSON; raises `ToolError`."""
+    """Return a call's arguments, decoded if they are a model's JSON; raises `ToolError`."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")

@@ -25,10 +25,11 @@ __all__ = ["Result", "Tool", "ToolCall", "Tools"]
 logger = logging.getLogger("unstale")
 
 MOST_ENTRIES: Final = 20
-"""Log entries looked at for the last changes."""
+"""Log entries read for the last changes."""
 MOST_CHANGES: Final = 5
+"""Most changes a model is shown."""
 MOST_KEYS: Final = 5
-"""How many changes, and keys of each, a model is told: its context is small."""
+"""Most keys of one change; a model's context is small."""
 
 
 class Tools:
@@ -39,7 +40,7 @@ class Tools:
         >>> answer = await openai.chat.completions.create(..., tools=tools.openai())
         >>> messages += [answer.choices[0].message, *await tools.answer(answer.choices[0].message.tool_calls)]
 
-    Nothing a model says reaches beyond the keys ``user:{user_id}:…``. ``user_id`` is yours to know.
+    A model reaches only the keys ``user:{user_id}:…``. Take ``user_id`` from your session.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Tools:
         user_id: object,
         loaders: "Mapping[str, Loader] | None" = None,
     ) -> None:
-        """``loaders``: by the last part of the key (``profile``), what makes a value new."""
+        """``loaders`` by the last part of the key (``profile``); `refreshCache` calls them."""
         self._cache = cache
         self._pool = pool
         self._keys = UserKeys(user_id)
@@ -87,7 +88,7 @@ class Tools:
             ),
             Tool(
                 "refreshCache",
-                "Makes one of the current user's cached values new from its source.",
+                "Reloads one of the current user's cached values from its source.",
                 ("key", "Name within the current user's keys, such as 'profile'."),
                 False,
                 self.refresh_cache,
@@ -115,7 +116,7 @@ class Tools:
     # --- the tools ------------------------------------------------------------------------------
 
     async def get_connection_pool_stats(self) -> Result:
-        """The pool's stats."""
+        """Return the pool's stats."""
         return await self._require_pool().get_stats()
 
     async def cleanup_connection_pool(self) -> Result:
@@ -125,22 +126,22 @@ class Tools:
         return {"cleaned": True, "status": (await pool.get_stats())["status"]}
 
     async def get_redis_cache_stats(self) -> Result:
-        """What a model can make use of in the cache's stats."""
+        """Return the part of the cache's stats that a model can use."""
         stats = text_stats(await self._cache.get_stats())
         wanted = ("enabled", "connected", "hit_rate", "cache_hits", "cache_misses", "redis_memory", "status",
                   "near_hits", "staleness")  # fmt: skip
         return {name: stats[name] for name in wanted}
 
     async def clear_user_cache(self) -> Result:
-        """Remove everything of this user."""
+        """Remove all values of this user."""
         return await self._invalidate(self._keys.everything)
 
     async def invalidate_cache(self, pattern: str) -> Result:
-        """Remove what matches ``pattern`` among this user's keys."""
+        """Remove the values of this user whose keys match ``pattern``."""
         return await self._invalidate(self._keys.pattern(pattern))
 
     async def get_invalidation_stats(self) -> Result:
-        """Lag, watermark, counters, and this user's last changes."""
+        """Return lag, watermark, counters, and this user's last changes."""
         cache = await self._opened()
         stats = await cache.get_stats()
         return {
@@ -158,14 +159,14 @@ class Tools:
         }
 
     async def refresh_cache(self, key: str) -> Result:
-        """Drop the value of ``key`` and, if there is a loader for it, load it anew."""
+        """Invalidate ``key`` and, if there is a loader for it, load it again."""
         full = self._keys.key(key)
         name = self._keys.name(full) or ""
         confirmed = await self._cache.delete(full)
         loader = self._loaders.get(name)
         if loader is None:
             return {"key": name, "refreshed": False, "removed": True, "confirmed": confirmed,
-                    "note": "It is loaded anew when it is needed next."}  # fmt: skip
+                    "note": "It is loaded again when it is next needed."}  # fmt: skip
         try:
             value = await self._cache.get_or_load(full, loader)
         except UnstaleError:
@@ -174,17 +175,17 @@ class Tools:
             logger.warning("the loader of %r failed in refreshCache", name, exc_info=True)
             raise ToolError(
                 f"The old value of '{name}' is gone, but loading a new one failed ({type(error).__name__}). "
-                "It is tried again when the value is needed next."
+                "It is tried again when the value is next needed."
             ) from error
         return {"key": name, "refreshed": True, "found": value is not None, "confirmed": confirmed}
 
-    # --- for whoever calls them -----------------------------------------------------------------
+    # --- for the caller --------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
 
     def openai(self, *, api: Literal["chat", "responses"] = "chat") -> list[dict[str, object]]:
-        """Definitions for the OpenAI client's ``tools=``."""
+        """Return definitions for the OpenAI client's ``tools=``."""
         functions: list[dict[str, object]] = [
             {
                 "name": tool.name,
@@ -199,7 +200,7 @@ class Tools:
         return [{"type": "function", "function": function} for function in functions]
 
     async def run(self, name: str, arguments: Mapping[str, object] | str | None = None) -> Result:
-        """Call a tool; raises `ToolError` with a sentence for the model, and nothing else."""
+        """Call a tool; raises only `ToolError`, with a sentence for the model."""
         tool = self._tools.get(name)
         if tool is None:
             raise ToolError(f"There is no tool '{name[:40]}'. There are: {', '.join(self._tools)}.")
@@ -216,7 +217,7 @@ class Tools:
             raise ToolError(f"{name} failed unexpectedly. Trying again is unlikely to help.") from error
 
     async def dispatch(self, name: str, arguments: Mapping[str, object] | str | None = None) -> str:
-        """`run`, with result or error as JSON text for a model."""
+        """Call a tool; return result or error as JSON text for a model."""
         try:
             result = await self.run(name, arguments)
         except ToolError as error:
@@ -224,7 +225,7 @@ class Tools:
         return json.dumps(result, ensure_ascii=False)
 
     async def answer(self, calls: Iterable[ToolCall] | None) -> list[dict[str, str]]:
-        """The messages that answer ``message.tool_calls`` of the OpenAI client, in their order."""
+        """Return the messages that answer ``message.tool_calls`` of the OpenAI client, in order."""
         return [
             {
                 "role": "tool",
@@ -255,7 +256,7 @@ class Tools:
         return {"removed": removed}
 
     async def _last_changes(self, cache: "Cache") -> list[Result]:
-        """Newest first; keys of other users, and patterns that name them, are left out."""
+        """Return the newest changes first, without keys and patterns of other users."""
         changes: list[Result] = []
         for entry in reversed(await self._entries(cache)):
             names = [name for key in entry.keys if (name := self._keys.name(key)) is not None]
@@ -265,7 +266,7 @@ class Tools:
         return changes[:MOST_CHANGES]
 
     async def _entries(self, cache: "Cache") -> Sequence[Invalidation]:
-        """The newest entries of the log, or of what this process has read itself; oldest first."""
+        """Return the newest entries of the log, or those that this process read itself; oldest first."""
         if cache._tier is None:
             return tuple(cache._parts.feed.recent)
         try:

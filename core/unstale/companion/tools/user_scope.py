@@ -1,4 +1,4 @@
-"""Which keys and patterns belong to one user; decides, and does no I/O."""
+"""Keys and patterns of one user; no I/O."""
 
 from typing import Final
 
@@ -6,17 +6,17 @@ from unstale.errors import ToolError
 from unstale.protocol.names import escape_glob
 
 SPACE: Final = "user:"
-"""What the keys of every user begin with; the id and another colon follow."""
+"""Prefix of the keys of all users; the id and another colon follow."""
 MAX_ID_BYTES: Final = 200
 MAX_TEXT_BYTES: Final = 256
 MAX_STARS: Final = 4
-"""Each more may double the work Redis has with one key."""
+"""Most stars in a pattern; each further one can double the work of Redis per key."""
 
 
 class UserKeys:
     """The keys ``user:{id}:…`` of one user.
 
-    Whatever a model says, what comes out begins with exactly this prefix, every character of it literally.
+    Every key and pattern returned begins with exactly this prefix, taken literally, for any text of a model.
 
     Example:
         >>> keys = UserKeys(1)
@@ -27,9 +27,9 @@ class UserKeys:
     __slots__ = ("prefix",)
 
     def __init__(self, user_id: object) -> None:
-        """``user_id`` comes from your session, never from a model; raises ValueError if it names nobody."""
+        """Take ``user_id`` from your session, never from a model; raises ValueError if it is not an id."""
         if isinstance(user_id, bool) or user_id is None:
-            raise ValueError(f"user id {user_id!r} names nobody")
+            raise ValueError(f"user id {user_id!r} is not an id")
         text = str(user_id)
         if not text or text != text.strip():
             raise ValueError(f"user id {text!r} is empty or has blanks around it")
@@ -41,11 +41,11 @@ class UserKeys:
         self.prefix = f"{SPACE}{text}:"
 
     def key(self, text: object) -> str:
-        """The full key of what a model calls ``profile`` or ``user:1:profile``; raises `ToolError`."""
+        """Return the full key for a model's ``profile`` or ``user:1:profile``; raises `ToolError`."""
         return self.prefix + self._own_part(text, what="key", example="profile")
 
     def pattern(self, text: object) -> str:
-        """The Redis glob that a model's pattern means among this user's keys; raises `ToolError`."""
+        """Return the Redis glob for a model's pattern within this user's keys; raises `ToolError`."""
         own = self._own_part(text, what="pattern", example="*")
         if own.count("*") > MAX_STARS:
             raise ToolError(f"A pattern may have at most {MAX_STARS} stars. Use '*' for everything.")
@@ -53,11 +53,11 @@ class UserKeys:
 
     @property
     def everything(self) -> str:
-        """The Redis glob of all keys of this user."""
+        """Redis glob of all keys of this user."""
         return escape_glob(self.prefix) + "*"
 
     def name(self, key: str) -> str | None:
-        """What a model calls this key, or None: it is another's."""
+        """Return the key without the user's prefix, or None if it belongs to another user."""
         return key[len(self.prefix) :] if key.startswith(self.prefix) else None
 
     def _own_part(self, text: object, *, what: str, example: str) -> str:
