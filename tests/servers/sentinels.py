@@ -19,14 +19,14 @@ from redis.exceptions import RedisError
 
 from servers import eventually
 from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.dev_servers.embedded_server import EmbeddedServer
 from unstale_worker.dev_servers.installs import find_redis
-from unstale_worker.dev_servers.server import Server
 
 SERVICE: Final = "mymaster"
 DOWN_AFTER_MS: Final = 500
 
 
-class EmbeddedSentinel(Server):
+class EmbeddedSentinel(EmbeddedServer):
     """One sentinel with a password of its own."""
 
     log_name = "sentinel.log"

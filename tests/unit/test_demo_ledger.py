@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unstale_worker.demo.ledger import GIVE_UP, JUDGE_AFTER, Ledger, percentile
+from unstale_worker.demo.ledger import CHECK_AFTER, GIVE_UP, Ledger, percentile
 from unstale_worker.demo.reports import (
     AgentReport,
     Commit,
@@ -44,11 +44,11 @@ def test_latency_lasts_until_the_last_agent_has_heard() -> None:
     ledger = Ledger(agents=2)
     ledger.receive(committed(Commit("profile:1", 7, at=10.0)), now=10.1)
     ledger.receive(agent("a", heard=(Heard("profile:1", 7, at=10.002),)), now=10.2)
-    assert ledger.tally(now=10.2).p50 is None
+    assert ledger.figures(now=10.2).p50 is None
 
     ledger.receive(agent("b", heard=(Heard("profile:1", 7, at=10.005),)), now=10.2)
 
-    assert ledger.tally(now=10.2).p50 == pytest.approx(5.0)
+    assert ledger.figures(now=10.2).p50 == pytest.approx(5.0)
     assert ledger.outstanding == 0
 
 
@@ -57,18 +57,18 @@ def test_an_agent_may_hear_before_the_writer_is_answered() -> None:
     ledger.receive(agent("a", heard=(Heard("profile:1", 7, at=9.999),)), now=10.0)
     ledger.receive(committed(Commit("profile:1", 7, at=10.0)), now=10.1)
 
-    assert ledger.tally(now=10.1).p50 == 0.0
+    assert ledger.figures(now=10.1).p50 == 0.0
 
 
 def test_a_change_nobody_hears_of_is_counted_after_a_while() -> None:
     ledger = Ledger(agents=1)
     ledger.receive(committed(Commit("profile:1", 7, at=10.0)), now=10.0)
     ledger.receive(committed(), now=10.0 + GIVE_UP / 2)
-    assert (ledger.tally(now=11.0).unconfirmed, ledger.outstanding) == (0, 1)
+    assert (ledger.figures(now=11.0).unconfirmed, ledger.outstanding) == (0, 1)
 
     ledger.receive(committed(), now=10.0 + GIVE_UP)
 
-    assert (ledger.tally(now=11.0).unconfirmed, ledger.outstanding) == (1, 0)
+    assert (ledger.figures(now=11.0).unconfirmed, ledger.outstanding) == (1, 0)
 
 
 def test_the_version_a_row_began_with_is_no_change() -> None:
@@ -81,8 +81,8 @@ def test_the_version_a_row_began_with_is_no_change() -> None:
 
     ledger.receive(committed(Commit("profile:1", 7, at=9.9)), now=10.1)
 
-    assert (ledger.outstanding, ledger.tally(now=10.1).outstanding) == (0, 0)
-    assert ledger.tally(now=10.1).p50 == pytest.approx(100.0)
+    assert (ledger.outstanding, ledger.figures(now=10.1).outstanding) == (0, 0)
+    assert ledger.figures(now=10.1).p50 == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_a_read_older_than_the_claimed_staleness_is_late(version: int, before: f
     ledger.receive(agent("a", samples=(Sample("profile:1", version, before),)), now=11.0)
     # The writer's report may come after the read's: a sample is judged later.
     ledger.receive(committed(Commit("profile:1", 8, at=10.2)), now=11.1)
-    assert ledger.tally(now=11.1).late_reads == 0
+    assert ledger.figures(now=11.1).late_reads == 0
 
-    tally = ledger.tally(now=11.0 + JUDGE_AFTER)
+    figures = ledger.figures(now=11.0 + CHECK_AFTER)
 
-    assert tally.late_reads == late
-    assert tally.true is (late == 0)
-    assert bool(tally.complaint) is bool(late)
+    assert figures.late_reads == late
+    assert figures.consistent is (late == 0)
+    assert bool(figures.complaint) is bool(late)
 
 
 def test_finishing_judges_the_newest_samples_too() -> None:
@@ -114,21 +114,21 @@ def test_finishing_judges_the_newest_samples_too() -> None:
 
     ledger.finish()
 
-    assert ledger.tally(now=11.0).late_reads == 1
+    assert ledger.figures(now=11.0).late_reads == 1
 
 
 def test_totals_are_of_all_agents_and_stale_reads_spoil_it() -> None:
     ledger = Ledger(agents=2)
     ledger.receive(agent("a"), now=1.0)
-    assert ledger.tally(now=1.0).true
+    assert ledger.figures(now=1.0).consistent
     ledger.receive(agent("b", stale_reads=2, complaint="user:1:profile was old"), now=1.0)
 
-    tally = ledger.tally(now=1.0)
+    figures = ledger.figures(now=1.0)
 
-    assert (tally.reads, tally.stale_reads, tally.invalidations) == (200, 2, 3)
-    assert (tally.hit_rate, tally.near_hit_rate) == pytest.approx((0.9, 0.7))
-    assert not tally.true
-    assert tally.complaint == "b: user:1:profile was old"
+    assert (figures.reads, figures.stale_reads, figures.invalidations) == (200, 2, 3)
+    assert (figures.hit_rate, figures.near_hit_rate) == pytest.approx((0.9, 0.7))
+    assert not figures.consistent
+    assert figures.complaint == "b: user:1:profile was old"
     assert ledger.news() == ("user:1:profile",)  # as one agent heard it
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from unstale_worker.demo import summary
-from unstale_worker.demo.ledger import Tally
+from unstale_worker.demo.ledger import DemoFigures
 from unstale_worker.demo.reports import AgentReport, WorkerReport
 from unstale_worker.demo.view import View, shares
 
@@ -22,7 +22,7 @@ AGENTS = tuple(
     )
     for number in (1, 2, 3)
 )  # fmt: skip
-TALLY = Tally(
+FIGURES = DemoFigures(
     seconds=60.0, changes=10_000, unwatched=1, rollbacks=400, reads=120_000, near_hits=114_000,
     redis_hits=3_000, loads=3_000, invalidations=25_000, stale_reads=0, late_reads=0, unconfirmed=0,
     outstanding=0, p50=1.234, p99=12.345, recent_ms=(1.0, 2.0, 12.0, 0.0) * 8, complaint="", agents=AGENTS,
@@ -41,16 +41,16 @@ def rendered(what: RenderableType, *, width: int) -> str:
     return said.get()
 
 
-def seen_twice(last: Tally) -> View:
+def seen_twice(last: DemoFigures) -> View:
     view = View(seconds=90.0, model=MODEL)
-    view.look(replace(last, seconds=last.seconds - 2, changes=last.changes - 200, reads=last.reads - 6_000))
-    view.look(last)
+    view.add(replace(last, seconds=last.seconds - 2, changes=last.changes - 200, reads=last.reads - 6_000))
+    view.add(last)
     return view
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (200, 60)])
 def test_nothing_is_cut_off(width: int, height: int) -> None:
-    text = rendered(seen_twice(TALLY).picture(TALLY, news=NEWS, width=width, height=height), width=width)
+    text = rendered(seen_twice(FIGURES).picture(FIGURES, news=NEWS, width=width, height=height), width=width)
 
     lines = text.rstrip("\n").splitlines()
     assert len(lines) <= height
@@ -79,7 +79,7 @@ def test_nothing_is_cut_off(width: int, height: int) -> None:
 
 
 def test_a_low_terminal_shows_no_invalidations_instead_of_half_a_picture() -> None:
-    text = rendered(seen_twice(TALLY).picture(TALLY, news=NEWS, width=80, height=18), width=80)
+    text = rendered(seen_twice(FIGURES).picture(FIGURES, news=NEWS, width=80, height=18), width=80)
 
     assert "user:29" not in text
     assert "agent-3" in text
@@ -88,26 +88,26 @@ def test_a_low_terminal_shows_no_invalidations_instead_of_half_a_picture() -> No
 
 def test_before_anything_is_known() -> None:
     nothing = replace(
-        TALLY, seconds=0.0, changes=0, reads=0, near_hits=0, redis_hits=0, agents=(), worker=None, p50=None,
+        FIGURES, seconds=0.0, changes=0, reads=0, near_hits=0, redis_hits=0, agents=(), worker=None, p50=None,
         p99=None, recent_ms=(),
     )  # fmt: skip
     view = View(seconds=None, model=MODEL)
-    view.look(nothing)
+    view.add(nothing)
 
     assert "starting" in rendered(view.picture(nothing, news=(), width=80, height=24), width=80)
     assert "hits 0.0%" in view.line(nothing)
 
 
 def test_a_detached_agent_is_shown_as_such() -> None:
-    tally = replace(TALLY, agents=(replace(AGENTS[0], attached=False, staleness=None),))
+    figures = replace(FIGURES, agents=(replace(AGENTS[0], attached=False, staleness=None),))
 
-    text = rendered(seen_twice(tally).picture(tally, news=(), width=80, height=24), width=80)
+    text = rendered(seen_twice(figures).picture(figures, news=(), width=80, height=24), width=80)
 
     assert "detached" in text
 
 
 def test_the_line_and_the_json_say_the_same() -> None:
-    line, data = seen_twice(TALLY).line(TALLY), json.loads(summary.as_json(TALLY, model=MODEL))
+    line, data = seen_twice(FIGURES).line(FIGURES), json.loads(summary.as_json(FIGURES, model=MODEL))
 
     assert "changes 10,000 (100/s)" in line
     assert "near 95.0%" in line
@@ -122,19 +122,19 @@ def test_the_line_and_the_json_say_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tally", "verdict"),
+    ("figures", "verdict"),
     [
-        (TALLY, "stale reads"),
-        (TALLY, "7,333 saved by the cache"),
-        (TALLY, f"written by: {MODEL}"),
-        (replace(TALLY, stale_reads=3, complaint="agent-1: it was old"), "agent-1: it was old"),
-        (replace(TALLY, late_reads=1), "late reads"),
-        (replace(TALLY, unconfirmed=2, outstanding=1), "not heard of singly"),
+        (FIGURES, "stale reads"),
+        (FIGURES, "7,333 saved by the cache"),
+        (FIGURES, f"written by: {MODEL}"),
+        (replace(FIGURES, stale_reads=3, complaint="agent-1: it was old"), "agent-1: it was old"),
+        (replace(FIGURES, late_reads=1), "late reads"),
+        (replace(FIGURES, unconfirmed=2, outstanding=1), "flushed changes"),
     ],
 )
-def test_the_summary_says_what_was_wrong(tally: Tally, verdict: str) -> None:
-    assert verdict in rendered(summary.table(tally, model=MODEL), width=100)
-    assert tally.true is (tally.stale_reads + tally.late_reads == 0)
+def test_the_summary_says_what_was_wrong(figures: DemoFigures, verdict: str) -> None:
+    assert verdict in rendered(summary.table(figures, model=MODEL), width=100)
+    assert figures.consistent is (figures.stale_reads + figures.late_reads == 0)
 
 
 @given(parts=st.lists(st.integers(0, 10**9), min_size=1, max_size=5))
@@ -152,6 +152,6 @@ def test_shares_add_up_and_are_rounded_by_less_than_a_tenth(parts: list[int]) ->
 def test_an_agents_answers_add_up_to_all_of_them() -> None:
     """Loads are more than reads that waited for one, and the reads of a loader count as answers, too."""
     agent = replace(AGENTS[0], reads=1_000, near_hits=870, redis_hits=50, stale_hits=5, misses=81, loads=95)
-    text = rendered(seen_twice(TALLY)._agents(replace(TALLY, agents=(agent,))), width=100)
+    text = rendered(seen_twice(FIGURES)._agents(replace(FIGURES, agents=(agent,))), width=100)
     assert "loaded" in text
     assert re.findall(r"\d+\.\d%", text) == ["86.5%", "5.5%", "8.0%"]

@@ -90,8 +90,8 @@ async def test_with_a_key_the_model_writes_until_enough_is_paid_for(tmp_path: Pa
     numbers = json.loads(ended.out.splitlines()[-1])
     assert 40 <= numbers["model_calls"] <= calls  # some were under way at the end
     assert numbers["seconds"] < 79
-    assert numbers["model"] == "gpt-5.4-mini by its API"
-    assert "for money" in ended.out.splitlines()[0]
+    assert numbers["model"] == "gpt-5.4-mini over its API"
+    assert "costs money" in ended.out.splitlines()[0]
     assert "stand-in" not in ended.out
     assert "sk-somebody" not in ended.out + ended.err
 
@@ -101,7 +101,7 @@ def test_a_key_that_nobody_accepts_leads_to_the_stand_in(tmp_path: Path) -> None
     ended = run("demo", "--for", "1", "--json", cwd=tmp_path, settings=settings)
 
     assert ended.code == 0, ended.err
-    assert "APIConnectionError: greetings come from a stand-in" in ended.out
+    assert "(APIConnectionError): greetings come from the stand-in" in ended.out
     assert json.loads(ended.out.splitlines()[-1])["model"] == "stand-in, no real model"
 
 
@@ -109,7 +109,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
-        (writer,), (agent, *_) = demo.parts("demo.writer"), demo.parts("demo.agent")
+        (writer,), (agent, *_) = demo.parts("demo.writer_process"), demo.parts("demo.agent")
         agent.suspend()  # so that it cannot end in order
         demo.process.send_signal(signal.SIGINT)
         await all_gone([writer])  # the first signal has been heard
@@ -128,7 +128,7 @@ async def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
 
         assert await demo.end(signal.SIGINT) == 1
 
-        assert "ended before anything was changed" in await demo.errors()
+        assert "ended before the first change" in await demo.errors()
 
 
 async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:

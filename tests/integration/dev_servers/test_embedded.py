@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 
 from servers import eventually, run_apart
 from unstale.errors import EmbeddedServerError
-from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, installs, places, server
+from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, embedded_server, installs, places
 from unstale_worker.dev_servers.process import free_port
 
 UNSAFE = {"fsync": "off"}
@@ -164,7 +164,9 @@ async def test_a_taken_port_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
             (foreign_valkey, EmbeddedValkey(replica_of=foreign_valkey)),  # even the password is the same
         ):
             ports = iter([foreign.port])
-            monkeypatch.setattr(server, "free_port", lambda ports=ports: next(ports, None) or free_port())
+            monkeypatch.setattr(
+                embedded_server, "free_port", lambda ports=ports: next(ports, None) or free_port()
+            )
             async with ours:
                 assert next(ports, None) is None
                 assert ours.port != foreign.port
@@ -293,7 +295,7 @@ def test_a_copy_that_others_could_write_is_not_run(
     (open_folder / "unstale").chmod(0o777)
     monkeypatch.setattr(installs, "_CACHE", open_folder)
     monkeypatch.setattr(installs, "reachable", lambda path: open_folder in path.parents)
-    with pytest.raises(EmbeddedServerError, match="must be our own"):
+    with pytest.raises(EmbeddedServerError, match="must belong to the current user"):
         installs.find_postgres("18", user=places.User(uid=os.geteuid(), gid=os.getegid(), name="me"))
 
 
@@ -305,7 +307,7 @@ def test_a_closed_temporary_folder_is_avoided(monkeypatch: pytest.MonkeyPatch, t
     folder.rmdir()
     assert owned
     assert folder.parent == Path("/var/tmp")
-    with pytest.raises(EmbeddedServerError, match="cannot enter"):
+    with pytest.raises(EmbeddedServerError, match="cannot access"):
         places.make_folder(tmp_path / "given", prefix="", user=user)
 
 

@@ -12,7 +12,7 @@ from servers import Database
 from supabase_double import SupabaseDouble
 from unstale.errors import MigrationMissing
 from unstale_worker.fanout import queries
-from unstale_worker.migration.query import create_query, query_hash
+from unstale_worker.migration.query_function import create_query, query_hash
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources import rpc_queries
 from unstale_worker.sources.rpc import Key, Project, Rpc

@@ -1,1 +1,1 @@
-"""The demo: real servers, a worker, companions that check what they read, and a writer that changes it."""
+"""The demo: real servers, a worker, a writer, and companion agents that check every read."""

@@ -1,4 +1,4 @@
-"""The demo's agent process: the companion, its service, and visitors who have every answer checked."""
+"""The demo's agent process: the companion, its HTTP service, and visitors that check every answer."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from companion.service import application
 from unstale import Cache, ConnectionPool, Invalidated
 from unstale_worker.demo import child
 from unstale_worker.demo.example import companion_folder
-from unstale_worker.demo.judge import Checker, Expected
+from unstale_worker.demo.read_checker import Expected, ReadChecker
 from unstale_worker.demo.reports import (
     BREAK_VARIABLE,
     REPORT_EVERY,
@@ -31,34 +31,34 @@ from unstale_worker.demo.zipf import Zipf
 from unstale_worker.rules import Rules
 
 CONVERSATIONS: Final = 12
-"""Users the agent talks to at once."""
+"""Number of simultaneous conversations of an agent."""
 TURNS: Final = 5
-"""Turns of a conversation after its greeting; each reads three values."""
+"""Turns of a conversation after its greeting; each turn reads three values."""
 PAUSE: Final = 0.03
 """Seconds between two turns."""
 WAITING_MS: Final = 250.0
-"""A visitor whose greeting took longer has waited for the model, which takes half a second at least."""
+"""A greeting that took longer waited for the language model, which takes at least half a second."""
 SAMPLES_A_REPORT: Final = 40
-"""Reads that are compared with the staleness the cache claimed; more would only cost time."""
-MODEL_AWAY: Final = 502
-"""What the service says when the language model does not answer."""
+"""Reads per report that are compared with the staleness that the cache claimed."""
+MODEL_UNAVAILABLE: Final = 502
+"""HTTP status of the service if the language model does not answer."""
 SESSION: Final = TypeAdapter(Session)
 
 logger = logging.getLogger(__name__)
 
 
 class Agent:
-    """One instance of the companion, and people who talk to it over HTTP, many at once."""
+    """One instance of the companion, and many simultaneous visitors that talk to it over HTTP."""
 
     def __init__(
         self, name: str, world: World, companion: Companion, visit: "Visit", *, broken: bool
     ) -> None:
         self._name, self._companion, self._visit = name, companion, visit
         self._cache = companion.cache
-        self._checker = Checker()
-        self._chance = random.Random(f"{world.seed} {name}")  # repeatable; nothing secret
+        self._checker = ReadChecker()
+        self._chance = random.Random(f"{world.seed} {name}")  # repeatable, not for secrets
         self._users = Zipf(range(1, world.users + 1), self._chance)
-        self._deaf: dict[tuple[int, str], Value] | None = {} if broken else None
+        self._first_values: dict[tuple[int, str], Value] | None = {} if broken else None
         self._reads = self._greetings = self._waited = 0
         self._greeting = ""
         self._samples: list[Sample] = []
@@ -66,20 +66,20 @@ class Agent:
         self._serve_stale = 0.0 if spec is None else spec.serve_stale
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Talk until ``stop`` is set."""
+        """Hold conversations until ``stop`` is set."""
         async with self._cache.subscribe("*") as events, asyncio.TaskGroup() as group:
 
-            async def listen() -> None:
+            async def process_events() -> None:
                 async for event in events:
                     if isinstance(event, Invalidated):
                         self._checker.process(event, at=time.monotonic())
 
-            tasks = [group.create_task(work) for work in (listen(), self._report())]
+            tasks = [group.create_task(work) for work in (process_events(), self._report())]
             tasks += [group.create_task(self._converse(stop)) for _ in range(CONVERSATIONS)]
             await stop.wait()
             for task in tasks:
                 task.cancel()
-        child.say(await self._taken())
+        child.send(self._take_report())
 
     async def _converse(self, stop: asyncio.Event) -> None:
         knowledge = self._companion.knowledge
@@ -91,12 +91,12 @@ class Agent:
                 await asyncio.sleep(PAUSE * self._chance.uniform(0.5, 1.5))
                 for kind, read in reads.items():
                     expected = self._expect(user, kind)
-                    value = self._remembered(user, kind) or await read(user)
+                    value = self._first_value(user, kind) or await read(user)
                     assert value is not None
-                    self._judge(user, kind, value, expected)
+                    self._check(user, kind, value, expected)
 
     async def _greet(self, user: int) -> None:
-        """Open a session over HTTP, as an application would."""
+        """Open a session over HTTP, as an application does."""
         expected = {kind: self._expect(user, kind) for kind in KINDS}
         stale = self._expect(user, GREETING, ago=self._serve_stale)
         session = await self._visit(user)
@@ -112,39 +112,39 @@ class Agent:
         if took.origin is Origin.STALE:
             expected[GREETING] = stale
         for kind, value in values.items():
-            self._judge(user, kind, self._remembered(user, kind) or value, expected[kind])
+            self._check(user, kind, self._first_value(user, kind) or value, expected[kind])
         self._greetings += 1
         self._waited += took.ms > WAITING_MS
         self._greeting = session.greeting.text
 
     def _expect(self, user: int, kind: str, *, ago: float = 0.0) -> Expected:
-        """What a read that begins now must see, if it may be ``ago`` seconds older than others."""
+        """Return what a read that begins now must see, if it may be ``ago`` seconds old."""
         rows, now = sources(kind, user), time.monotonic()
         floors = self._checker.floors_at(rows, at=now - ago) if ago else self._checker.floors(rows)
         return Expected(floors, now - self._cache.staleness - ago)
 
-    def _remembered(self, user: int, kind: str) -> Value | None:
-        """In a demo that is broken on purpose: what was read first, whatever has been changed since."""
-        return None if self._deaf is None else self._deaf.get((user, kind))
+    def _first_value(self, user: int, kind: str) -> Value | None:
+        """Return the first value that was read, in a demo that is broken on purpose; else None."""
+        return None if self._first_values is None else self._first_values.get((user, kind))
 
-    def _judge(self, user: int, kind: str, value: Value, expected: Expected) -> None:
+    def _check(self, user: int, kind: str, value: Value, expected: Expected) -> None:
         self._reads += 1
         versions = versions_of(value, user=user)
-        self._checker.judge(f"user:{user}:{kind}", versions, expected.floors)
-        if self._deaf is not None:
-            self._deaf.setdefault((user, kind), value)
+        self._checker.check(f"user:{user}:{kind}", versions, expected.floors)
+        if self._first_values is not None:
+            self._first_values.setdefault((user, kind), value)
         if math.isfinite(expected.before) and len(self._samples) < SAMPLES_A_REPORT:
             self._samples += [Sample(row, number, expected.before) for row, number in versions.items()]
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY)
-            child.say(await self._taken())
+            child.send(self._take_report())
 
-    async def _taken(self) -> AgentReport:
+    def _take_report(self) -> AgentReport:
         stats = self._cache.counters()
         staleness = self._cache.staleness
-        heard, recent = self._checker.taken()
+        heard, recent = self._checker.take()
         samples, self._samples = tuple(self._samples), []
         return AgentReport(
             name=self._name,
@@ -171,17 +171,17 @@ class Agent:
 
 
 class Visit:
-    """Asks a companion's service to begin a conversation."""
+    """Client that opens a conversation at a companion's service."""
 
     def __init__(self, pool: ConnectionPool, url: str) -> None:
         self._pool, self.url = pool, url
 
     async def __call__(self, user: int) -> Session | None:
-        """The session; None when the language model did not answer."""
+        """Open a session; None if the language model did not answer."""
         http = await self._pool.http()
         async with http.post(f"{self.url}/session", json={"user_id": user}) as response:
             body = await response.read()
-            if response.status == MODEL_AWAY:
+            if response.status == MODEL_UNAVAILABLE:
                 logger.warning("%s", body.decode())
                 await asyncio.sleep(1.0)
                 return None
@@ -190,7 +190,7 @@ class Visit:
 
 
 async def main(stop: asyncio.Event) -> None:
-    """Serve and be visited until ``stop`` is set."""
+    """Run the service and its visitors until ``stop`` is set."""
     async with AsyncExitStack() as cleanup:
         pool = await cleanup.enter_async_context(ConnectionPool.from_env())
         cache = await cleanup.enter_async_context(Cache.from_env())

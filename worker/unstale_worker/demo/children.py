@@ -1,4 +1,4 @@
-"""The parent's side of a demo process: start it, hand its reports on, end it."""
+"""Parent side of a demo process: start it, receive its reports, end it."""
 
 import asyncio
 import os
@@ -13,15 +13,16 @@ from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.reports import BREAK_VARIABLE, Report, decode
 
 LINE_LIMIT: Final = 16 * 1024 * 1024
-"""Bytes of one report."""
+"""Maximum bytes of one report."""
 END_SECONDS: Final = 5.0
-"""How long a child may take to end before it is killed."""
+"""Seconds a child may take to end before it is killed."""
 
 
 class Child:
     """One process of the demo: ``python -m unstale_worker.demo.<module>``.
 
-    It cannot outlive this process: its stdin is a pipe that only we hold, and it ends when that ends.
+    It cannot outlive this process: its stdin is a pipe that only this process holds, and the child ends when
+    the pipe is closed.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -35,9 +36,9 @@ class Child:
 
     @classmethod
     async def start(cls, module: str, *, name: str, folder: Path, environment: Mapping[str, str]) -> "Child":
-        """Start it with ``folder`` as its working directory and nothing of our settings but those given.
+        """Start the process in ``folder``, with ``environment`` instead of the settings of this process.
 
-        It can import the companion, as code in the example's own folder can.
+        The process can import the companion, like code in the example's own folder.
         """
         inherited = {
             variable: value
@@ -65,22 +66,22 @@ class Child:
         return cls(name, process, log)
 
     async def follow(self, receive: Callable[[Report], None]) -> None:
-        """Hand on every report until the process ends; raises `UnstaleError` when it was not told to end."""
+        """Pass every report to ``receive`` until the process ends; `UnstaleError` if that was unexpected."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             receive(decode(line))
         code = await self._process.wait()
         if code or not self._closed:
-            raise UnstaleError(f"{self.name} ended by itself (exit code {code}); it said:\n{self.tail()}")
+            raise UnstaleError(f"{self.name} ended unexpectedly (exit code {code}); its log:\n{self.tail()}")
 
     def close(self) -> None:
-        """Tell it to end; `follow` returns when it has."""
+        """Tell the process to end; `follow` returns when it has ended."""
         self._closed = True
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     async def end(self) -> None:
-        """Make sure it is gone."""
+        """End the process, and kill it if it takes too long."""
         self.close()
         try:
             async with asyncio.timeout(END_SECONDS):
@@ -91,5 +92,5 @@ class Child:
             await self._process.wait()
 
     def tail(self) -> str:
-        """The end of what it wrote to stderr."""
+        """Return the end of its stderr."""
         return self._log.read_text("utf-8", "replace")[-4000:].strip() or "(nothing)"

@@ -1,4 +1,4 @@
-"""Where the companion's example project lies, which is what the demo runs."""
+"""Find the companion's example project, which the demo runs."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,9 +7,9 @@ from unstale.errors import ConfigurationError
 
 
 def companion_folder() -> Path:
-    """The project's folder: inside the installed package, else in the checkout.
+    """Return the project's folder: inside the installed package, else in the checkout.
 
-    Raises `ConfigurationError` when it is in neither.
+    Raises `ConfigurationError` if it is in neither.
     """
     spec = find_spec("unstale_worker")
     assert spec is not None
@@ -17,4 +17,4 @@ def companion_folder() -> Path:
     for folder in (package / "examples" / "companion", package.parents[1] / "examples" / "companion"):
         if folder.is_dir():
             return folder
-    raise ConfigurationError("the companion example is missing from the installation: install unstale again")
+    raise ConfigurationError("the companion example is missing from the installation; reinstall unstale")

@@ -1,4 +1,4 @@
-"""Turns reports into numbers: latency to the last agent, hit rates, stale reads. Pure: times come in."""
+"""Compute the demo's figures from reports: latencies, hit rates, stale reads. Pure: times are arguments."""
 
 import math
 from collections import deque
@@ -19,47 +19,47 @@ from unstale_worker.demo.reports import (
 )
 
 KEPT_LATENCIES: Final = 20_000
-"""Newest changes that the percentiles are taken from: more would take too long to sort at each look."""
+"""Newest changes used for the percentiles; sorting more at every update would take too long."""
 GIVE_UP: Final = 20.0
-"""Seconds after which a change that an agent never heard of counts as unconfirmed: it was flushed instead."""
-JUDGE_AFTER: Final = 1.0
+"""Seconds after which a change counts as unconfirmed if some agent received a flush instead of its keys."""
+CHECK_AFTER: Final = 1.0
 """Seconds a sample waits, so that every commit it could have missed has been reported."""
-PICTURED: Final = 32
-"""Newest latencies handed out for a picture."""
+CHARTED: Final = 32
+"""Newest latencies returned for the chart."""
 KEPT_COMMITS: Final = 64
-"""Commits remembered of one row, for the samples."""
+"""Commits kept per row, for the samples."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """The numbers of a demo at one moment.
+class DemoFigures:
+    """The figures of a demo at one moment.
 
     Attributes:
-        seconds: Since the writer began.
-        changes: Row changes committed that concern a key.
-        unwatched: Row changes committed that no rule wants.
+        seconds: Seconds since the writer began.
+        changes: Committed row changes that affect a key.
+        unwatched: Committed row changes that affect no key.
         rollbacks: Transactions that were rolled back.
-        reads: Reads by all agents, each checked.
-        near_hits: Of those, answered from the agent's memory.
-        redis_hits: … from Redis.
-        loads: … by loading from Postgres.
-        invalidations: Keys that agents were told to drop: the largest number of any agent.
-        stale_reads: Reads older than what the agent had heard of when they began.
+        reads: Reads by all agents, all of them checked.
+        near_hits: Reads answered from the agent's memory.
+        redis_hits: Reads answered from Redis.
+        loads: Loads from Postgres.
+        invalidations: Invalidated keys received, the maximum over the agents.
+        stale_reads: Reads older than an invalidation that the agent had received before.
         late_reads: Sampled reads older than the staleness that the cache claimed.
-        unconfirmed: Changes that some agent did not hear of one by one.
-        outstanding: Changes some agent has yet to hear of.
+        unconfirmed: Changes for which some agent received a flush instead of the keys.
+        outstanding: Changes that some agent has not received yet.
         p50: Median milliseconds from commit to the last agent's near cache; None before the first.
-        p99: The 99th percentile of it.
-        recent_ms: The newest latencies, for a picture.
-        complaint: The first wrong read in words, or empty.
-        agents: The newest report of each agent, by name.
+        p99: 99th percentile of the same.
+        recent_ms: The newest latencies, for the chart.
+        complaint: Description of the first wrong read, or empty.
+        agents: The newest report of each agent, sorted by name.
         worker: The newest report of the worker.
-        greetings: Greetings that agents have answered with.
-        model_calls: How often a language model was asked for one, by agents or by the worker.
-        refreshes: Of those: by the worker, in the background.
+        greetings: Greetings returned by agents.
+        model_calls: Calls of the language model, by agents or by the worker.
+        refreshes: Calls of the language model by the worker, in the background.
         waited: Visitors who had to wait for the model.
         stale_hits: Reads answered with a greeting from before a change, as the rules allow for a while.
-        greeting: The newest one.
+        greeting: The newest greeting.
     """
 
     seconds: float
@@ -90,29 +90,29 @@ class Tally:
 
     @property
     def model_calls_saved(self) -> int:
-        """Greetings that no model had to be asked for."""
+        """Greetings without a call of the language model."""
         return max(0, self.greetings - self.model_calls)
 
     @property
     def hit_rate(self) -> float:
-        """Share of the reads answered by either tier, 0 to 1."""
+        """Share of reads answered by either tier, 0 to 1."""
         hits = self.near_hits + self.redis_hits + self.stale_hits
         return min(1.0, hits / self.reads) if self.reads else 0.0
 
     @property
     def near_hit_rate(self) -> float:
-        """Share of the reads answered from the agents' memory, 0 to 1."""
+        """Share of reads answered from the agents' memory, 0 to 1."""
         return self.near_hits / self.reads if self.reads else 0.0
 
     @property
-    def true(self) -> bool:
-        """Whether every read was as fresh as promised."""
+    def consistent(self) -> bool:
+        """True if every read was as fresh as promised."""
         return not self.stale_reads and not self.late_reads
 
 
 @dataclass(slots=True)
-class _Open:
-    """A change on its way: when it was committed, and when each agent heard of it."""
+class _PendingChange:
+    """A change in flight: the time of its commit, and the time each agent received it."""
 
     since: float
     committed: float | None = None
@@ -120,11 +120,11 @@ class _Open:
 
 
 class Ledger:
-    """Receives every report; `tally` says where the demo stands."""
+    """Receives every report; `figures` computes the current figures."""
 
     def __init__(self, *, agents: int) -> None:
         self._expected = agents
-        self._open: dict[tuple[str, int], _Open] = {}
+        self._open: dict[tuple[str, int], _PendingChange] = {}
         self._latencies: deque[float] = deque(maxlen=KEPT_LATENCIES)
         self._commits: dict[str, deque[Commit]] = {}
         self._samples: deque[tuple[float, Sample]] = deque()
@@ -135,11 +135,11 @@ class Ledger:
         self._first: float | None = None
         self._greeting = ""
         self.model_url = ""
-        """Where the stand-in for a language model listens, once it has said so."""
+        """URL of the stand-in for a language model, once it is known."""
         self._news: deque[str] = deque(maxlen=64)
 
     def receive(self, report: Report, *, now: float) -> None:
-        """Take a report in at ``now``, in seconds of the machine's monotonic clock."""
+        """Process a report at ``now``, in seconds of the machine's monotonic clock."""
         match report:
             case WriterReport():
                 self._unwatched += report.unwatched
@@ -164,32 +164,32 @@ class Ledger:
         self._forget(now)
 
     def news(self) -> tuple[str, ...]:
-        """The newest invalidations in words, oldest first, as one agent heard them."""
+        """Return the newest invalidations of one agent as text, oldest first."""
         return tuple(self._news)
 
     @property
     def outstanding(self) -> int:
-        """Changes that some agent has yet to hear of.
+        """Number of changes that some agent has not received yet.
 
-        What agents heard of and nobody reports as committed is the version that a row began with.
+        A version that agents received but that was never reported as committed is a row's initial version.
         """
         return sum(change.committed is not None for change in self._open.values())
 
     def attached(self, *, reads: int = 0) -> int:
-        """Agents that trust their near cache and have read at least that often."""
+        """Return the number of attached agents with at least ``reads`` reads."""
         return sum(agent.attached and agent.reads >= reads for agent in self._agents.values())
 
     def finish(self) -> None:
-        """Judge what is left: every report is in."""
-        self._judge(math.inf)
+        """Check the remaining samples; call this after the last report."""
+        self._check(math.inf)
 
-    def tally(self, *, now: float) -> Tally:
-        """The numbers at ``now``."""
-        self._judge(now)
+    def figures(self, *, now: float) -> DemoFigures:
+        """Return the figures at ``now``."""
+        self._check(now)
         agents = tuple(self._agents[name] for name in sorted(self._agents))
         ordered = sorted(self._latencies)
         refreshes = self._worker.refreshes if self._worker is not None else 0
-        return Tally(
+        return DemoFigures(
             seconds=now - self._first if self._first is not None else 0.0,
             changes=self._changes,
             unwatched=self._unwatched,
@@ -205,7 +205,7 @@ class Ledger:
             outstanding=self.outstanding,
             p50=percentile(ordered, 0.50),
             p99=percentile(ordered, 0.99),
-            recent_ms=tuple(islice(reversed(self._latencies), PICTURED))[::-1],
+            recent_ms=tuple(islice(reversed(self._latencies), CHARTED))[::-1],
             complaint=self._complaint,
             agents=agents,
             worker=self._worker,
@@ -221,18 +221,18 @@ class Ledger:
         self._first = min(self._first, commit.at) if self._first is not None else commit.at
         self._changes += 1
         self._commits.setdefault(commit.source, deque(maxlen=KEPT_COMMITS)).append(commit)
-        change = self._open.setdefault((commit.source, commit.version), _Open(now))
+        change = self._open.setdefault((commit.source, commit.version), _PendingChange(now))
         change.committed = commit.at
         self._close(commit.source, commit.version, change)
 
     def _heard(self, agent: str, heard: Heard, *, now: float) -> None:
-        change = self._open.setdefault((heard.source, heard.version), _Open(now))
+        change = self._open.setdefault((heard.source, heard.version), _PendingChange(now))
         change.heard[agent] = heard.at
         self._close(heard.source, heard.version, change)
 
-    def _close(self, source: str, version: int, change: _Open) -> None:
+    def _close(self, source: str, version: int, change: _PendingChange) -> None:
         if change.committed is not None and len(change.heard) == self._expected:
-            # An agent can hear of a change before the writer has the acknowledgement of its commit.
+            # An agent can receive a change before the writer receives the acknowledgement of its commit.
             self._latencies.append(max(0.0, max(change.heard.values()) - change.committed) * 1000)
             del self._open[source, version]
 
@@ -243,22 +243,22 @@ class Ledger:
                 return
             self._unconfirmed += self._open.pop(key).committed is not None
 
-    def _judge(self, now: float) -> None:
-        while self._samples and now - self._samples[0][0] >= JUDGE_AFTER:
+    def _check(self, now: float) -> None:
+        while self._samples and now - self._samples[0][0] >= CHECK_AFTER:
             _, sample = self._samples.popleft()
             for commit in self._commits.get(sample.source, ()):
                 if commit.version > sample.version and commit.at < sample.before:
                     self._late += 1
                     late_ms = (sample.before - commit.at) * 1000
                     self._complaint = self._complaint or (
-                        f"version {sample.version} of {sample.source} was served {late_ms:.0f} ms after the "
-                        "claimed staleness had ruled it out"
+                        f"version {sample.version} of {sample.source} was served {late_ms:.0f} ms later than "
+                        "the claimed staleness allows"
                     )
                     break
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest value that ``share`` of them do not exceed; None of nothing."""
+    """Return the smallest value that a ``share`` of the values does not exceed; None if there are none."""
     if not ordered:
         return None
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]

@@ -1,4 +1,4 @@
-"""What the demo's processes tell each other: one JSON object a line, and the numbers they share."""
+"""Reports between the demo's processes (one JSON object per line), and their shared settings."""
 
 import os
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ import orjson
 REPORT_EVERY: Final = 0.2
 """Seconds between two reports of a process."""
 BREAK_VARIABLE: Final = "UNSTALE_DEMO_BREAK"
-"""Set to 1: agents answer from a memory that hears of no invalidation, so that the checks must fail."""
+"""Set to 1, agents answer from a memory that ignores invalidations, so that the checks must fail."""
 WORLD_VARIABLE: Final = "DEMO_WORLD"
 MODEL_VARIABLE: Final = "COMPANION_MODEL"
 """Name of the language model, for companions and for the worker, which refreshes greetings."""
 TRACE: Final = "trace:"
-"""How keys begin that only say which version of which row an invalidation is about."""
+"""Prefix of keys that only carry the row and version of an invalidation."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """How large the demo's world is; the same in every process, handed over by environment.
+    """Size of the demo's data, the same in every process; passed in an environment variable.
 
     Attributes:
-        users: Users, numbered from 1.
-        organizations: Organizations; user n is a member of ``n % organizations + 1``.
-        rate: Changes a second that the writer tries to commit.
-        seed: Of the random numbers of writer and agents.
+        users: Number of users, numbered from 1.
+        organizations: Number of organizations; user n is a member of ``n % organizations + 1``.
+        rate: Changes per second that the writer tries to commit.
+        seed: Seed of the random numbers of writer and agents.
     """
 
     users: int = 300
@@ -37,23 +37,23 @@ class World:
     seed: int = 1
 
     def environment(self) -> dict[str, str]:
-        """The variable that hands it to a child process."""
+        """Return the environment variable for a child process."""
         return {WORLD_VARIABLE: orjson.dumps(self).decode()}
 
     @classmethod
     def from_environment(cls) -> Self:
-        """What `environment` made."""
+        """Read the variable that `environment` has set."""
         return cls(**orjson.loads(os.environ[WORLD_VARIABLE]))
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A change the writer has committed.
+    """A change that the writer has committed.
 
     Attributes:
-        source: The row it concerns: ``profile:42``.
-        version: Its new version.
-        at: When the commit had been acknowledged, in seconds of the machine's monotonic clock.
+        source: The changed row: ``profile:42``.
+        version: The new version of the row.
+        at: Time of the commit's acknowledgement, in seconds of the machine's monotonic clock.
     """
 
     source: str
@@ -63,7 +63,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class WriterReport:
-    """What the writer did since its last report."""
+    """Work of the writer since its last report."""
 
     commits: tuple[Commit, ...]
     unwatched: int
@@ -72,12 +72,12 @@ class WriterReport:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An invalidation that reached an agent: its near cache holds no older version any more.
+    """An invalidation that an agent has applied: its near cache has no older version any more.
 
     Attributes:
-        source: The row.
-        version: Its version.
-        at: When, in seconds of the machine's monotonic clock.
+        source: The changed row.
+        version: The version of the row.
+        at: Time, in seconds of the machine's monotonic clock.
     """
 
     source: str
@@ -87,12 +87,12 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One read, to be compared with the staleness the cache claimed when it began.
+    """One read, to be compared with the staleness that the cache claimed at its begin.
 
     Attributes:
-        source: A row the value was made of.
-        version: The version that the value held.
-        before: Everything committed before this moment must have been in the value, by the cache's word.
+        source: A row that the value was made from.
+        version: The version of the row in the value.
+        before: The value must contain every commit before this time, according to the claimed staleness.
     """
 
     source: str
@@ -102,11 +102,31 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """Where an agent stands, and what it heard since its last report.
+    """State of an agent, and its invalidations since the last report.
 
-    ``staleness`` is None while detached. ``greeting`` is the newest one, ``waited`` how many visitors
-    had to wait for one, ``url`` where the agent can be visited. Totals count since the start: ``reads`` those
-    that were checked, ``misses`` the cache's answers that came from a loader, and ``loads`` its calls.
+    Totals count since the start.
+
+    Attributes:
+        name: Name of the agent.
+        reads: Checked reads.
+        near_hits: Reads answered from the near cache.
+        redis_hits: Reads answered from Redis.
+        loads: Calls of loaders.
+        stale_reads: Reads older than an invalidation that was received before.
+        invalidations: Invalidated keys received.
+        staleness: Current staleness in seconds; None while detached.
+        attached: True if the near cache is trusted.
+        heard: Invalidations since the last report.
+        samples: Reads to be compared with the claimed staleness.
+        recent: Newest invalidated keys, as text.
+        complaint: Description of the first wrong read, or empty.
+        greetings: Greetings returned.
+        model_calls: Calls of the language model.
+        greeting: The newest greeting.
+        waited: Visitors who had to wait for a greeting.
+        stale_hits: Reads answered with a stale value, as the rules allow.
+        url: URL of the agent's service.
+        misses: Answers of the cache that came from a loader.
     """
 
     name: str
@@ -133,7 +153,7 @@ class AgentReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """Where the stand-in for a language model listens."""
+    """URL of the stand-in for a language model."""
 
     url: str
 
@@ -164,12 +184,12 @@ _PARTS: Final[Mapping[str, type[Commit] | type[Heard] | type[Sample]]] = {
 
 
 def encode(report: Report) -> bytes:
-    """One line."""
+    """Encode a report as one line."""
     return orjson.dumps({"kind": type(report).__name__, **_plain(report)}) + b"\n"
 
 
 def decode(line: bytes) -> Report:
-    """A line of `encode`; our own processes write them, so anything else is a bug and raises."""
+    """Decode a line of `encode`. Only the demo's own processes write them, so an invalid line is a bug."""
     data: dict[str, Any] = orjson.loads(line)
     kind = _KINDS[data.pop("kind")]
     for name, part in _PARTS.items():
@@ -190,5 +210,5 @@ def _plain(report: Report) -> dict[str, object]:
 
 @cache
 def statement(name: str) -> str:
-    """The text of ``demo/sql/<name>.sql``."""
+    """Return the text of ``demo/sql/<name>.sql``."""
     return files("unstale_worker.demo").joinpath("sql", f"{name}.sql").read_text("utf-8")

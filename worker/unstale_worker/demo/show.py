@@ -1,4 +1,4 @@
-"""Runs a demo before an audience: live on a terminal, a line now and then elsewhere, a summary at the end."""
+"""Run a demo with output: a live view on a terminal, else a line every 2 s; a summary at the end."""
 
 import asyncio
 import time
@@ -18,15 +18,15 @@ from unstale_worker.demo.view import View
 from unstale_worker.demo.world import Demo, Running
 from unstale_worker.runtime.event_loop import begun, stopped_within
 
-LOOK_EVERY: Final = 0.25
-"""Seconds between two pictures."""
+UPDATE_EVERY: Final = 0.25
+"""Seconds between two updates of the live view."""
 LINE_EVERY: Final = 2.0
 """Seconds between two plain lines."""
 PAID_USERS: Final = 30
 PAID_RATE: Final = 20.0
-"""Users, and changes a second, where each greeting costs money: about two greetings a second."""
-UNWATCHED_SECONDS: Final = 20.0
-"""How long a demo runs that nobody can end with Ctrl-C."""
+"""Users, and changes per second, if each greeting costs money: about two greetings per second."""
+NO_TERMINAL_SECONDS: Final = 20.0
+"""Duration of a demo without a terminal, where Ctrl-C may not be available."""
 
 
 async def show(
@@ -39,13 +39,13 @@ async def show(
     stop: asyncio.Event,
     console: Console,
 ) -> bool:
-    """Run it for ``seconds``, or until ``stop`` is set; whether every read was as fresh as promised.
+    """Run a demo for ``seconds``, or until ``stop`` is set; True if every read was as fresh as promised.
 
-    ``model_calls``: about how often a real language model may be asked before it ends; the stand-in is free.
-    Raises `UnstaleError` when a part of the demo failed.
+    With a real language model, the demo also ends after about ``model_calls`` calls; the stand-in is free.
+    Raises `UnstaleError` if a part of the demo failed.
     """
     if seconds is None and not console.is_terminal:
-        seconds = UNWATCHED_SECONDS
+        seconds = NO_TERMINAL_SECONDS
     model = await choose_model(
         most_calls=model_calls, say=lambda text: console.print(text, highlight=False, soft_wrap=True)
     )
@@ -69,14 +69,14 @@ async def show(
                 await _watch(running, demo, model, seconds=seconds, stop=stop, console=console)
 
         await begun(work, stop=stop)
-    tally = demo.tally
-    if tally is None or not tally.changes:
-        raise UnstaleError("the demo was ended before anything was changed; let it run for longer")
-    console.print(summary.table(tally, model=model.label))
+    figures = demo.figures
+    if figures is None or not figures.changes:
+        raise UnstaleError("the demo ended before the first change; let it run longer")
+    console.print(summary.table(figures, model=model.label))
     if json:
-        console.file.write(summary.as_json(tally, model=model.label) + "\n")
+        console.file.write(summary.as_json(figures, model=model.label) + "\n")
         console.file.flush()
-    return tally.true
+    return figures.consistent
 
 
 async def _watch(
@@ -88,7 +88,7 @@ async def _watch(
     stop: asyncio.Event,
     console: Console,
 ) -> None:
-    """Until the time is over, somebody stops it, the model was asked enough, or a part fails."""
+    """Show the demo until the time is over, it is stopped, the calls are used up, or a part fails."""
     view = View(seconds=seconds, model=model.label)
     ends = time.monotonic() + seconds if seconds is not None else None
     live = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
@@ -98,17 +98,17 @@ async def _watch(
             now = time.monotonic()
             if ends is not None and now >= ends:
                 return
-            tally = running.tally()
-            if model.most_calls is not None and tally.changes and tally.model_calls >= model.most_calls:
+            figures = running.figures()
+            if model.most_calls is not None and figures.changes and figures.model_calls >= model.most_calls:
                 return
-            view.look(tally)
+            view.add(figures)
             if live is not None:
                 picture = view.picture(
-                    tally, news=running.ledger.news(), width=console.width, height=console.height
+                    figures, news=running.ledger.news(), width=console.width, height=console.height
                 )
                 live.update(picture, refresh=True)
             elif now >= next_line:
                 next_line += LINE_EVERY
-                console.print(view.line(tally), highlight=False, soft_wrap=True)
-            pause = min(LOOK_EVERY, ends - now) if ends is not None else LOOK_EVERY
+                console.print(view.line(figures), highlight=False, soft_wrap=True)
+            pause = min(UPDATE_EVERY, ends - now) if ends is not None else UPDATE_EVERY
             await stopped_within(stop, seconds=pause)

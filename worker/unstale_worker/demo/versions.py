@@ -1,4 +1,4 @@
-"""Which rows a cached value of the companion is made of, and of which versions: what reads are judged by."""
+"""The rows and row versions that each cached value is made from; reads are checked against them."""
 
 from typing import Final, TypeAlias
 
@@ -9,11 +9,11 @@ Value: TypeAlias = Profile | Preferences | State | Greeting
 GREETING: Final = "greeting_instructions"
 KINDS: Final = ("profile", "settings", "state", GREETING)
 FLOOR_ONLY: Final = "plan:"
-"""The writer reports an organization's change as one; its members' traces only forbid older values."""
+"""Prefix of traces without a commit of their own: the writer reports only the change of the organization."""
 
 
 def sources(kind: str, user: int) -> tuple[str, ...]:
-    """Whose traces say how old the value of a kind may be."""
+    """Return the rows whose traces determine the minimum version of a value of a kind."""
     match kind:
         case "profile" | "state":
             return (f"{kind}:{user}",)
@@ -22,11 +22,11 @@ def sources(kind: str, user: int) -> tuple[str, ...]:
         case "greeting_instructions":
             return (f"profile:{user}", f"memories:{user}")
         case _:
-            raise ValueError(f"no value of the companion is called {kind!r}")
+            raise ValueError(f"unknown kind of value {kind!r}; known are {', '.join(KINDS)}")
 
 
 def versions_of(value: Value, *, user: int) -> dict[str, int]:
-    """The rows that a value of ``user`` was made of, and the version of each."""
+    """Return the rows that a value of ``user`` was made from, with their versions."""
     match value:
         case Profile():
             return {f"profile:{user}": value.version}

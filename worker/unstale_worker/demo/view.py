@@ -1,4 +1,4 @@
-"""What the demo looks like: the flow from Postgres to the agents on a terminal, or a plain line."""
+"""The demo's live view on a terminal, or a plain line."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,81 +10,84 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from unstale_worker.demo.ledger import Tally
+from unstale_worker.demo.ledger import DemoFigures
 
 WINDOW: Final = 8
-"""Looks that a rate is taken over: two seconds at four a second."""
+"""Number of updates that a rate is computed over: two seconds at four updates per second."""
 BARS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 96
 MOST_NEWS: Final = 12
-"""Invalidations shown on a high terminal."""
+"""Maximum number of invalidations shown."""
 FIXED_LINES: Final = 18
-"""Lines that the view takes besides one for each agent and invalidation."""
+"""Lines of the view without the lines for agents and invalidations."""
 
 
 class View:
-    """Remembers the last looks, so that it can show rates."""
+    """Renders figures; keeps the last ones to compute rates."""
 
     def __init__(self, *, seconds: float | None, model: str) -> None:
         self._seconds, self._model = seconds, model
-        self._looks: deque[Tally] = deque(maxlen=WINDOW)
+        self._updates: deque[DemoFigures] = deque(maxlen=WINDOW)
 
-    def look(self, tally: Tally) -> None:
-        """Take new numbers in."""
-        self._looks.append(tally)
+    def add(self, figures: DemoFigures) -> None:
+        """Add new figures."""
+        self._updates.append(figures)
 
-    def picture(self, tally: Tally, *, news: Sequence[str], width: int, height: int) -> RenderableType:
-        """The live view of the numbers looked at last, for a terminal of that size."""
+    def picture(
+        self, figures: DemoFigures, *, news: Sequence[str], width: int, height: int
+    ) -> RenderableType:
+        """Render the live view for a terminal of this size."""
         width = min(WIDTH, width)
         parts = [
-            self._title(tally),
+            self._title(figures),
             Text(),
-            self._flow(tally, width=width),
+            self._flow(figures, width=width),
             Text(),
-            self._agents(tally),
+            self._agents(figures),
             Text(),
-            self._greetings(tally),
+            self._greetings(figures),
             Text(),
-            _latency(tally, bars=min(32, max(0, width - 58))),
-            _visit(tally, gap=10 if width == WIDTH else 3),
+            _latency(figures, bars=min(32, max(0, width - 58))),
+            _visit(figures, gap=10 if width == WIDTH else 3),
         ]
-        lines = min(MOST_NEWS, height - FIXED_LINES - len(tally.agents))
+        lines = min(MOST_NEWS, height - FIXED_LINES - len(figures.agents))
         if lines > 0:
             parts += [Text(), _news(news, lines)]
         return Align.center(Group(*parts), width=width)
 
-    def line(self, tally: Tally) -> str:
-        """One plain line."""
+    def line(self, figures: DemoFigures) -> str:
+        """Format the figures as one plain line."""
         return (
-            f"{tally.seconds:6.1f} s  changes {tally.changes:,} ({self._rate('changes'):.0f}/s)  "
-            f"reads {tally.reads:,} ({self._rate('reads'):,.0f}/s)  "
-            f"hits {tally.hit_rate:.1%}, near {tally.near_hit_rate:.1%}  "
-            f"commit to last agent p50 {_ms(tally.p50)}, p99 {_ms(tally.p99)}  "
-            f"greetings {tally.greetings:,}, model calls {tally.model_calls:,}, waited {tally.waited:,}  "
-            f"stale reads {tally.stale_reads}"
+            f"{figures.seconds:6.1f} s  changes {figures.changes:,} ({self._rate('changes'):.0f}/s)  "
+            f"reads {figures.reads:,} ({self._rate('reads'):,.0f}/s)  "
+            f"hits {figures.hit_rate:.1%}, near {figures.near_hit_rate:.1%}  "
+            f"commit to last agent p50 {_ms(figures.p50)}, p99 {_ms(figures.p99)}  "
+            f"greetings {figures.greetings:,}, model calls {figures.model_calls:,}, "
+            f"waited {figures.waited:,}  "
+            f"stale reads {figures.stale_reads}"
         )
 
-    def _title(self, tally: Tally) -> RenderableType:
-        clock = f"{tally.seconds:.0f} s" + (f" of {self._seconds:.0f} s" if self._seconds else "")
+    def _title(self, figures: DemoFigures) -> RenderableType:
+        clock = f"{figures.seconds:.0f} s" + (f" of {self._seconds:.0f} s" if self._seconds else "")
         row = Table.grid(expand=True)
         row.add_column()
         row.add_column(justify="right")
         row.add_row(
             Text.assemble(("unstale", "bold cyan"), ("  every read is checked", "dim")),
-            Text.assemble((clock, "bold"), ("   Ctrl-C ends it", "dim")),
+            Text.assemble((clock, "bold"), ("   Ctrl-C to stop", "dim")),
         )
         return row
 
-    def _flow(self, tally: Tally, *, width: int) -> RenderableType:
-        worker = tally.worker
+    def _flow(self, figures: DemoFigures, *, width: int) -> RenderableType:
+        worker = figures.worker
         arrow = 4 if width >= WIDTH else 3
         each = (width - 3 * arrow) // 4
         boxes = (
             _box(
                 "Postgres",
-                ("changes", f"{tally.changes:,}"),
+                ("changes", f"{figures.changes:,}"),
                 ("rate", f"{self._rate('changes'):,.0f}/s"),
-                ("rollbacks", f"{tally.rollbacks:,}"),
+                ("rollbacks", f"{figures.rollbacks:,}"),
                 width=each,
             ),
             _box(
@@ -96,16 +99,16 @@ class View:
             ),
             _box(
                 "Redis",
-                ("dropped", f"{tally.invalidations:,}"),
+                ("dropped", f"{figures.invalidations:,}"),
                 ("rate", f"{self._rate('invalidations'):,.0f}/s"),
-                ("hits", f"{tally.redis_hits:,}"),
+                ("hits", f"{figures.redis_hits:,}"),
                 width=each,
             ),
             _box(
-                f"{len(tally.agents)} agents",
-                ("reads", f"{tally.reads:,}"),
+                f"{len(figures.agents)} agents",
+                ("reads", f"{figures.reads:,}"),
                 ("rate", f"{self._rate('reads'):,.0f}/s"),
-                ("near", f"{tally.near_hit_rate:.1%}"),
+                ("near", f"{figures.near_hit_rate:.1%}"),
                 width=each,
             ),
         )
@@ -120,13 +123,13 @@ class View:
         row.add_row(*cells)
         return row
 
-    def _agents(self, tally: Tally) -> RenderableType:
+    def _agents(self, figures: DemoFigures) -> RenderableType:
         table = Table(box=None, padding=(0, 1), header_style="dim", expand=True)
         table.add_column("agent")
         for name in ("reads", "near hits", "Redis hits", "loaded", "staleness", "stale reads"):
             table.add_column(name, justify="right")
-        for agent in tally.agents:
-            # Values and stale values both come from Redis; what neither tier answered was loaded.
+        for agent in figures.agents:
+            # Fresh and stale values come from Redis; the other reads were loaded.
             near, redis, loaded = shares(agent.near_hits, agent.redis_hits + agent.stale_hits, agent.misses)
             table.add_row(
                 Text.assemble(("● ", "green" if agent.attached else "yellow"), agent.name),
@@ -139,35 +142,35 @@ class View:
             )
         return table
 
-    def _greetings(self, tally: Tally) -> RenderableType:
-        """The numbers; below them the newest greeting and who wrote it."""
+    def _greetings(self, figures: DemoFigures) -> RenderableType:
+        """Render the greeting figures, and below them the newest greeting with its model."""
         newest = Table.grid(expand=True, padding=(0, 1, 0, 0))
         newest.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         newest.add_column(justify="right", no_wrap=True)
-        newest.add_row(Text(tally.greeting, "italic"), Text(f"({self._model})", "yellow"))
+        newest.add_row(Text(figures.greeting, "italic"), Text(f"({self._model})", "yellow"))
         return Group(
             Text.assemble(
                 ("greetings ", "dim"),
-                (f"{tally.greetings:,}", "bold"),
+                (f"{figures.greetings:,}", "bold"),
                 ("   model calls ", "dim"),
-                (f"{tally.model_calls:,}", "bold"),
-                (f" ({tally.refreshes:,} in advance)", "dim"),
+                (f"{figures.model_calls:,}", "bold"),
+                (f" ({figures.refreshes:,} in advance)", "dim"),
                 ("   waited ", "dim"),
-                (f"{tally.waited:,}", "bold"),
+                (f"{figures.waited:,}", "bold"),
             ),
             newest,
         )
 
     def _rate(self, name: str) -> float:
-        if len(self._looks) < 2:
+        if len(self._updates) < 2:
             return 0.0
-        first, last = self._looks[0], self._looks[-1]
+        first, last = self._updates[0], self._updates[-1]
         seconds = last.seconds - first.seconds
         return float(getattr(last, name) - getattr(first, name)) / seconds if seconds > 0 else 0.0
 
 
 def _box(title: str, *rows: tuple[str, str], width: int) -> Panel:
-    """Names to the left, values to the right; each row shares the width as it needs."""
+    """Render a box with names on the left and values on the right."""
     margin = 1 if width > 20 else 0
     inner = width - 2 - 2 * margin
     lines = [
@@ -179,9 +182,9 @@ def _box(title: str, *rows: tuple[str, str], width: int) -> Panel:
     )
 
 
-def _latency(tally: Tally, *, bars: int) -> RenderableType:
-    top = max(10.0, *tally.recent_ms) if tally.recent_ms else 10.0
-    newest = tally.recent_ms[len(tally.recent_ms) - min(bars, len(tally.recent_ms)) :]
+def _latency(figures: DemoFigures, *, bars: int) -> RenderableType:
+    top = max(10.0, *figures.recent_ms) if figures.recent_ms else 10.0
+    newest = figures.recent_ms[len(figures.recent_ms) - min(bars, len(figures.recent_ms)) :]
     picture = "".join(BARS[min(7, int(value / top * 8))] for value in newest)
     row = Table.grid(expand=True)
     row.add_column(no_wrap=True)
@@ -189,19 +192,19 @@ def _latency(tally: Tally, *, bars: int) -> RenderableType:
     row.add_row(
         Text.assemble(
             ("commit to the last agent   p50 ", "dim"),
-            (_ms(tally.p50), "bold"),
+            (_ms(figures.p50), "bold"),
             ("   p99 ", "dim"),
-            (_ms(tally.p99), "bold"),
+            (_ms(figures.p99), "bold"),
         ),
         Text(picture, "cyan"),
     )
     return row
 
 
-def _visit(tally: Tally, *, gap: int) -> RenderableType:
-    if not tally.agents or not tally.agents[0].url:
+def _visit(figures: DemoFigures, *, gap: int) -> RenderableType:
+    if not figures.agents or not figures.agents[0].url:
         return Text()
-    command = f"curl -d '{{\"user_id\": 7}}' {tally.agents[0].url}/session"
+    command = f"curl -d '{{\"user_id\": 7}}' {figures.agents[0].url}/session"
     return Text.assemble(("visit one yourself" + " " * gap, "dim"), command, no_wrap=True, overflow="crop")
 
 
@@ -210,9 +213,7 @@ def _news(news: Sequence[str], lines: int) -> RenderableType:
     text = Text(
         "\n".join(shown + [""] * (lines - len(shown))), style="dim", no_wrap=True, overflow="ellipsis"
     )
-    return Panel(
-        text, title="agents are told to drop", title_align="left", border_style="bright_black", padding=(0, 1)
-    )
+    return Panel(text, title="invalidations", title_align="left", border_style="bright_black", padding=(0, 1))
 
 
 def _count(number: int) -> Text:
@@ -220,9 +221,9 @@ def _count(number: int) -> Text:
 
 
 def shares(*parts: int) -> list[str]:
-    """Percentages of the whole with one decimal, which add up to 100.0; nothing yet: dashes.
+    """Format parts as percentages with one decimal that add up to 100.0; dashes if all parts are zero.
 
-    Each is rounded down, and those that lost most by it get the tenths that are missing.
+    Each percentage is rounded down; the missing tenths go to the parts with the largest remainders.
 
     >>> shares(1, 1, 1)
     ['33.4%', '33.3%', '33.3%']

@@ -1,4 +1,4 @@
-"""The demo's worker process: the real worker, which also says how it is."""
+"""The demo's worker process: the real worker, which also reports its status."""
 
 import asyncio
 import math
@@ -12,21 +12,21 @@ from unstale_worker.runtime.logs import configure_logging
 
 
 async def main(stop: asyncio.Event) -> None:
-    """Work until ``stop`` is set."""
+    """Run the worker until ``stop`` is set."""
     settings = WorkerSettings.from_env()
     configure_logging("warning")
     worker = Worker(settings, Rules.load(settings.config))
 
     async def report() -> None:
         while True:
-            child.say(_report(worker))
+            child.send(_report(worker))
             await asyncio.sleep(REPORT_EVERY)
 
     async with asyncio.TaskGroup() as group:
         reporting = group.create_task(report())
         await worker.run(stop=stop)
         reporting.cancel()
-    child.say(_report(worker))
+    child.send(_report(worker))
 
 
 def _report(worker: Worker) -> WorkerReport:

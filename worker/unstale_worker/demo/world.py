@@ -1,4 +1,4 @@
-"""Starts the demo's servers and processes, lets them run, and ends all of them."""
+"""Start the demo's servers and processes, and end them."""
 
 import asyncio
 import sys
@@ -15,20 +15,20 @@ from unstale.errors import UnstaleError
 from unstale_worker.demo.children import Child
 from unstale_worker.demo.example import companion_folder
 from unstale_worker.demo.language_model import Model
-from unstale_worker.demo.ledger import Ledger, Tally
+from unstale_worker.demo.ledger import DemoFigures, Ledger
 from unstale_worker.demo.reports import MODEL_VARIABLE, Report, World, statement
 from unstale_worker.dev_servers import Stack, stack
 from unstale_worker.rules import Rules
 
 SETTLE_SECONDS: Final = 5.0
-"""After the last change: how long the agents may take to hear of it."""
+"""Maximum seconds for the agents to receive the last change."""
 WARM_READS: Final = 500
-"""Reads of each agent before anything is changed: their caches are in use then, as in real life."""
+"""Reads of each agent before the first change, so that the caches are warm."""
 START_SECONDS: Final = 30.0
-"""How long worker and agents may take until the agents are attached."""
+"""Maximum seconds for worker and agents to start and attach."""
 
 SMALL_POOL: Final = {"UNSTALE_POOL_DATABASE_CONNECTIONS": "4"}
-"""For agents and worker: the embedded Postgres takes 100 connections, and a demo has up to 12 agents."""
+"""Settings of agents and worker: the embedded Postgres allows 100 connections for up to 12 agents."""
 TRACES: Final = Path(__file__).with_name("traces.toml")
 
 Say = Callable[[str], None]
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A demo that runs.
+    """A running demo.
 
     Attributes:
         servers: Postgres and Valkey.
@@ -46,38 +46,38 @@ class Running:
     servers: Stack
     ledger: Ledger
 
-    def tally(self) -> Tally:
-        """The numbers now."""
-        return self.ledger.tally(now=time.monotonic())
+    def figures(self) -> DemoFigures:
+        """Return the current figures."""
+        return self.ledger.figures(now=time.monotonic())
 
 
 class Demo:
-    """Real servers, a worker, instances of the companion and a writer, for a while.
+    """Real servers, a worker, instances of the companion, and a writer.
 
     Example:
         >>> demo = Demo(World(), agents=3, model=Model(STAND_IN))
         >>> async with demo.running(say=print):
         ...     await asyncio.sleep(10)
-        >>> print(demo.tally.stale_reads)
+        >>> print(demo.figures.stale_reads)
     """
 
     def __init__(self, world: World, *, agents: int, model: Model) -> None:
         self._world, self._agents, self._model = world, agents, model
         self.failed = asyncio.Event()
-        """Set when a process ended that should not have; `running` then raises on leaving."""
-        self.tally: Tally | None = None
-        """The final numbers, once `running` was left."""
+        """Set when a process has ended unexpectedly; `running` then raises on exit."""
+        self.figures: DemoFigures | None = None
+        """The final figures, after `running` has exited."""
 
     @asynccontextmanager
     async def running(self, *, say: Say) -> AsyncIterator[Running]:
-        """Everything runs inside, and nothing of it afterwards; raises `UnstaleError` when a part failed."""
+        """Run everything during the block; raises `UnstaleError` if a part failed."""
         async with AsyncExitStack() as cleanup:
             say("starting Postgres and Valkey")
             project = companion_folder()
             servers = await cleanup.enter_async_context(
                 stack(sql=(project / "supabase/seed.sql").read_text("utf-8"), settings=_postgres_settings())
             )
-            folder = servers.postgres.folder  # goes with the server, even when we are killed
+            folder = servers.postgres.folder  # removed with the server, even if this process is killed
             rules = folder / "unstale.toml"
             rules.write_text(
                 (project / "unstale.toml").read_text("utf-8") + TRACES.read_text("utf-8"), "utf-8"
@@ -86,7 +86,7 @@ class Demo:
             say("starting the worker and the agents")
             running = Running(servers, Ledger(agents=self._agents))
             tasks: list[asyncio.Task[None]] = []
-            cleanup.push_async_callback(_cancelled, tasks)
+            cleanup.push_async_callback(_cancel, tasks)
             children: list[Child] = []
 
             async def start(module: str, name: str, **environment: str) -> Child:
@@ -100,7 +100,7 @@ class Demo:
                 )
                 children.append(child)
                 cleanup.push_async_callback(child.end)
-                cleanup.callback(_closed, children)  # all at once: each may take a while to end
+                cleanup.callback(_close, children)  # all at the same time: each may take a while to end
                 task = asyncio.create_task(child.follow(self._receiver(running.ledger)), name=name)
                 task.add_done_callback(self._ended)
                 tasks.append(task)
@@ -109,7 +109,7 @@ class Demo:
             ledger = running.ledger
             model = self._model.environment
             if model is None:
-                await start("model", "model")
+                await start("language_model", "model")
                 await self._wait(lambda: bool(ledger.model_url), seconds=START_SECONDS)
                 model = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": ledger.model_url}
             model = {**model, MODEL_VARIABLE: self._model.name}
@@ -128,8 +128,8 @@ class Demo:
             ]
             await self._wait(lambda: ledger.attached(reads=WARM_READS) == self._agents, seconds=START_SECONDS)
             if ledger.attached() < self._agents and not self.failed.is_set():
-                raise UnstaleError(f"the agents did not attach; the worker said:\n{worker.tail()}")
-            writer = await start("writer", "writer")
+                raise UnstaleError(f"the agents did not attach; the worker's log:\n{worker.tail()}")
+            writer = await start("writer_process", "writer")
             try:
                 yield running
             finally:
@@ -139,11 +139,11 @@ class Demo:
                 )
                 for child in (*agents, worker):
                     child.close()
-                # The model goes last: whoever asks it ends first.
+                # The model ends last, after all processes that call it.
                 ending = [task for task in tasks if task.get_name() != "model"]
                 await asyncio.wait(ending, timeout=SETTLE_SECONDS)
                 running.ledger.finish()
-                self.tally = running.tally()
+                self.figures = running.figures()
             for task in tasks:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
@@ -156,7 +156,7 @@ class Demo:
             self.failed.set()
 
     async def _wait(self, condition: Callable[[], bool], *, seconds: float) -> None:
-        """Until it holds, a process fails, or the time is over."""
+        """Wait until ``condition`` holds, a process fails, or the time is over."""
         deadline = time.monotonic() + seconds
         while not condition() and time.monotonic() < deadline:
             with suppress(TimeoutError):
@@ -165,7 +165,7 @@ class Demo:
                     return
 
     async def _fill(self, servers: Stack, rules: Rules) -> None:
-        """Rows, and the captures of the tables that the rules name."""
+        """Insert rows, and watch the tables that the rules name."""
         connection = await asyncpg.connect(servers.database_url)
         try:
             await connection.execute("analyze")
@@ -175,22 +175,22 @@ class Demo:
                     statement("watch"), schema, table, list(needs.keys), needs.columns and list(needs.columns)
                 )
         except asyncpg.PostgresError as error:
-            raise UnstaleError(f"the demo's tables could not be made: {error}") from error
+            raise UnstaleError(f"creating the demo's tables failed: {error}") from error
         finally:
             await connection.close()
 
 
-def _closed(children: list[Child]) -> None:
+def _close(children: list[Child]) -> None:
     for child in children:
         child.close()
 
 
-async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _postgres_settings() -> dict[str, str | int]:
-    """Durable commits, as in real life; shared memory in files, so that a small /dev/shm is enough."""
+    """Enable durable commits, as in production; keep shared memory in files, for a small /dev/shm."""
     return {"fsync": "on", **({"dynamic_shared_memory_type": "mmap"} if sys.platform == "linux" else {})}

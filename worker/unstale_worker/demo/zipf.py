@@ -1,4 +1,4 @@
-"""Draws items as users do: a few often, most of them rarely."""
+"""Random choice with a Zipf distribution: a few items often, most items rarely."""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from itertools import accumulate
 
 
 class Zipf:
-    """Draws from ``items`` with falling probability: the n-th as often as 1 / n ** exponent."""
+    """Random choice from ``items``; the n-th item has the weight 1 / n ** exponent."""
 
     def __init__(self, items: Sequence[int], chance: random.Random, *, exponent: float = 0.9) -> None:
         self._items = items
@@ -14,5 +14,5 @@ class Zipf:
         self._weights = list(accumulate(1 / n**exponent for n in range(1, len(items) + 1)))
 
     def draw(self) -> int:
-        """One item."""
+        """Choose one item."""
         return self._chance.choices(self._items, cum_weights=self._weights)[0]

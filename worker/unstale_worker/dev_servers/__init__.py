@@ -1,9 +1,9 @@
-"""Real servers from wheels, for the demo, for ``unstale dev``, for benchmarks and tests."""
+"""Real servers from wheels, for the demo, ``unstale dev``, benchmarks and tests."""
 
+from unstale_worker.dev_servers.embedded_postgres import EmbeddedPostgres
+from unstale_worker.dev_servers.embedded_valkey import EmbeddedValkey
 from unstale_worker.dev_servers.migrations import apply_migrations, migrations_folder
-from unstale_worker.dev_servers.postgres import EmbeddedPostgres
 from unstale_worker.dev_servers.together import Stack, migrate, stack
-from unstale_worker.dev_servers.valkey import EmbeddedValkey
 
 __all__ = [
     "EmbeddedPostgres",

@@ -1,13 +1,15 @@
-"""Keeps a server from outliving the process that asked for it.
+"""Guard process: ends a server when the process that started it has gone.
 
-Run as a script (`python -I -S guard.py PARENT_PID DIRECTORY`), with nothing but the standard library, in a
-session of its own, so that a terminal's Ctrl-C does not reach the server. It answers one JSON line per JSON
-line; `process.py` is the other end. When its standard input ends, or its parent is another process than
-before, the asking process is gone however it died: the server and everything it started are ended, and
-DIRECTORY (when not empty) is removed. Should the guard itself be killed, Linux ends the server for it.
+This file runs as a script (`python -I -S guard.py PARENT_PID DIRECTORY`) and uses the standard library only.
+It has its own session, so that Ctrl-C on a terminal does not reach the server. It answers each JSON line with
+one JSON line; `process.py` is the client.
 
-The server is a child of this single-threaded process because the kernel's parent-death signal follows the
-*thread* that forked; in the asking process that could be any short-lived worker thread.
+If standard input ends or the parent process changes, the client is gone, however it died. The guard then ends
+the server with all its descendants and removes DIRECTORY (if it is not empty). If the guard itself is killed,
+Linux ends the server through its parent-death signal.
+
+The server is a child of this single-threaded process, because the parent-death signal follows the *thread*
+that forked. In the client that could be any short-lived worker thread.
 """
 
 from __future__ import annotations
@@ -29,33 +31,34 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LINUX = sys.platform == "linux"
 
-LAST_GRACE_SECONDS = 3.0  # an immediate Postgres shutdown takes some 10 ms; after this everything is killed
-KILL_SECONDS = 10.0  # SIGKILL only waits for processes in uninterruptible I/O
+LAST_GRACE_SECONDS = 3.0  # an immediate Postgres shutdown takes about 10 ms; then everything is killed
+KILL_SECONDS = 10.0  # after SIGKILL only processes in uninterruptible I/O remain
 
 
 def main() -> None:
+    """Answer commands until the client is gone, then end the server."""
     parent, directory = int(sys.argv[1]), sys.argv[2]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _outlive)  # a handler, not SIG_IGN: the server would inherit that
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # they were blocked until now, for the same reason
+        signal.signal(number, _ignore)  # a handler, not SIG_IGN, which the server would inherit
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the client has blocked them until now
     if LINUX:
-        # Whatever the server leaves behind becomes our child, so that we can find and reap it.
+        # Orphans of the server become children of this process, which can then find and reap them.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    server = Server(parent)
+    server = GuardedProcess(parent)
     try:
         for line in _lines(parent):
             sys.stdout.write(json.dumps(server.answer(json.loads(line))) + "\n")
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the flush at exit fails
     finally:
         server.end()
         if directory:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-class Server:
-    """The one child of the guard, and what descends from it."""
+class GuardedProcess:
+    """The server process and its descendants."""
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
@@ -66,16 +69,17 @@ class Server:
         self._folder = Path("/nonexistent")
 
     def answer(self, command: dict[str, object]) -> dict[str, object]:
+        """Execute one command and return its answer."""
         try:
-            what = command["do"]
-            if what == "start":
+            action = command["do"]
+            if action == "start":
                 self._start(command)
                 return {"pid": self._pid}
-            if what == "stop":
+            if action == "stop":
                 self._stop(signal.Signals(int(str(command["signal"]))), float(str(command["seconds"])))
-            elif what == "wait":
+            elif action == "wait":
                 self._wait()
-            elif what == "kill":
+            elif action == "kill":
                 self._kill()
             self._reap()
             return {"running": self._pid is not None and self._code is None, "code": self._code}
@@ -83,10 +87,11 @@ class Server:
             return {"error": str(error)}
 
     def end(self) -> None:
+        """Stop the server with its last signal; kill the rest after `LAST_GRACE_SECONDS`."""
         self._stop(self._last_signal, LAST_GRACE_SECONDS)
 
     def _start(self, command: dict[str, object]) -> None:
-        self._kill()  # backends of a killed postmaster keep its shared memory, and it could not start again
+        self._kill()  # backends of a killed postmaster keep its shared memory, which prevents a new start
         self._last_signal = signal.Signals(int(str(command["last_signal"])))
         self._folder = Path(str(command["cwd"]))
         argv, user, group = command["argv"], command["user"], command["group"]
@@ -107,13 +112,16 @@ class Server:
                 extra_groups=None if user is None else [],
             )
         self._pid, self._code = child.pid, None
-        child.returncode = 0  # we reap by pid, orphans too; Popen must not
+        child.returncode = 0  # children are reaped by pid here, including orphans; Popen must not do it
 
     def _die_with_guard(self) -> None:
-        """In the child, after the change of user (which would clear the signal), before the exec."""
+        """Set the parent-death signal, in the child.
+
+        This runs after the change of user, which would clear the signal, and before the exec.
+        """
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(self._last_signal), 0, 0, 0)
         if os.getppid() != self._guard:
-            os._exit(1)  # it died in between, and the signal was not set yet
+            os._exit(1)  # the guard died before the signal was set
 
     def _stop(self, number: signal.Signals, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -124,7 +132,7 @@ class Server:
         self._kill()
 
     def _wait(self, deadline: float = math.inf) -> None:
-        """Until the server has ended or the deadline; without one, until the asking process is gone."""
+        """Wait until the server has ended or the deadline is over; without one, until the client is gone."""
         while self._pid is not None and self._code is None and time.monotonic() < deadline:
             if deadline == math.inf and os.getppid() != self._parent:
                 return
@@ -132,7 +140,7 @@ class Server:
             self._reap()
 
     def _kill(self) -> None:
-        """SIGKILL whatever is left, and forget what it left in the kernel."""
+        """Kill all remaining processes and remove their shared memory."""
         deadline = time.monotonic() + KILL_SECONDS
         while time.monotonic() < deadline:
             family = _descendants(os.getpid())
@@ -148,7 +156,7 @@ class Server:
         self._remove_shared_memory()
 
     def _remove_shared_memory(self) -> None:
-        """A Postgres that was killed leaves its System V segment behind; its pid file names both."""
+        """Remove the System V segment of a killed Postgres; its pid file names process and segment."""
         for pid_file in self._folder.glob("*/postmaster.pid"):
             try:
                 lines = pid_file.read_text().splitlines()
@@ -158,7 +166,7 @@ class Server:
                 continue
 
     def _reap(self) -> None:
-        """Collect every child that has ended, the server's orphans too."""
+        """Reap every child that has ended, including orphans of the server."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -170,13 +178,15 @@ class Server:
                 self._code = os.waitstatus_to_exitcode(status)
 
 
-def _outlive(number: int, frame: object) -> None:
-    """The end of our input decides, not a signal that a process group or a service manager sends around."""
+def _ignore(number: int, frame: object) -> None:
+    """Ignore signals to the process group: only the end of the input ends the guard."""
 
 
 def _lines(parent: int) -> Iterator[bytes]:
-    """The commands, until the asking process is gone: input ended, or (should a fork of it hold the pipe) our
-    parent changed."""
+    """Yield the commands until the client is gone.
+
+    Then the input ends; or, if a fork of the client still holds the pipe, the parent process changes.
+    """
     rest = b""
     while True:
         readable, _, _ = select.select([0], [], [], 1.0)
@@ -192,7 +202,7 @@ def _lines(parent: int) -> Iterator[bytes]:
 
 
 def _descendants(ancestor: int) -> list[int]:
-    """Every live process below `ancestor`, zombies left out."""
+    """Return every live process below `ancestor`, without zombies."""
     children: dict[int, list[int]] = {}
     for pid, ppid in _processes():
         children.setdefault(ppid, []).append(pid)
@@ -206,7 +216,7 @@ def _descendants(ancestor: int) -> list[int]:
 
 
 def _processes() -> list[tuple[int, int]]:
-    """(pid, parent) of every live process."""
+    """Return pid and parent of every live process."""
     found: list[tuple[int, int]] = []
     if not LINUX:
         ps = subprocess.run(
@@ -216,15 +226,15 @@ def _processes() -> list[tuple[int, int]]:
             pid, ppid, state = line.split(None, 2)
             if not state.startswith("Z") and int(ppid) != 0:
                 found.append((int(pid), int(ppid)))
-        return [pair for pair in found if _exists(pair[0])]  # leaves out the `ps` that looked
+        return [pair for pair in found if _exists(pair[0])]  # without the `ps` itself
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            # "pid (name) state ppid ...": the name may hold anything, the last parenthesis ends it.
+            # "pid (name) state ppid ...": the name may contain any character; the last parenthesis ends it.
             state, ppid = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except (OSError, ValueError):
-            continue  # ended while we looked
+            continue  # the process has just ended
         if state != "Z":
             found.append((int(entry.name), int(ppid)))
     return found

@@ -1,4 +1,4 @@
--- The Supabase command line's own record of applied migrations, as it creates it. May run again.
+-- The Supabase command line's table of applied migrations, in the form that it creates. May run again.
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
     version text not null primary key,

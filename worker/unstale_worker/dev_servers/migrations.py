@@ -1,4 +1,4 @@
-"""Applies a folder of migrations as the Supabase command line does, for databases of our own."""
+"""Apply a folder of migrations to an embedded database, as the Supabase command line does."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _RECORD = Path(__file__).with_name("record.sql")
 
 
 def migrations_folder() -> Path:
-    """Where unstale's own migrations lie: inside the installed package, else in the checkout.
+    """Return the folder of unstale's own migrations: inside the installed package, else in the checkout.
 
-    Raises `ConfigurationError` when they are in neither.
+    Raises `ConfigurationError` if it is in neither.
     """
     spec = importlib.util.find_spec("unstale_worker")
     assert spec is not None
@@ -25,15 +25,16 @@ def migrations_folder() -> Path:
     for folder in (package / "migrations", package.parents[1] / "supabase" / "migrations"):
         if folder.is_dir():
             return folder
-    raise ConfigurationError("unstale's migrations are missing from the installation: install it again")
+    raise ConfigurationError("unstale's migrations are missing from the installation; reinstall unstale")
 
 
 async def apply_migrations(dsn: str, folder: Path) -> list[str]:
-    """Apply the files of `folder` that `dsn`'s database has not recorded; returns their names.
+    """Apply the files of `folder` that are not recorded in the database; return their names.
 
-    In the order of their names, each in a transaction of its own together with its record in
-    ``supabase_migrations.schema_migrations``, so that the official command line continues where this stops.
-    A failing file raises asyncpg's error with its name as a note; those before it stay applied.
+    The files are applied in the order of their names. Each runs in a separate transaction together with its
+    record in ``supabase_migrations.schema_migrations``, so that the official command line can continue from
+    there. If a file fails, asyncpg's error is raised with the file's name as a note, and the files before it
+    stay applied.
     """
     files, history, record = await asyncio.to_thread(_read, folder)
     applied: list[str] = []

@@ -1,4 +1,4 @@
-"""Where a server's files may lie, and as whom it may run."""
+"""Folders for a server's files, and the user it runs as."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unstale.errors import EmbeddedServerError
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a server runs as when we are root and it refuses to be."""
+    """The user that a server runs as if the current user is root."""
 
     uid: int
     gid: int
@@ -22,7 +22,7 @@ class User:
 
 
 def unprivileged_user() -> User | None:
-    """Whom to become for a program that refuses to run as root; None when we are not root."""
+    """Return the user for a program that refuses to run as root; None if the current user is not root."""
     if os.geteuid() != 0:
         return None
     for name in ("nobody", "daemon"):
@@ -32,18 +32,22 @@ def unprivileged_user() -> User | None:
             continue
         return User(uid=entry.pw_uid, gid=entry.pw_gid, name=name)
     raise EmbeddedServerError(
-        "Postgres refuses to run as root, and there is no user 'nobody': run unstale as a normal user"
+        "Postgres refuses to run as root, and there is no user 'nobody' or 'daemon'; run unstale as a normal "
+        "user"
     )
 
 
 def owner_of(path: Path) -> User | None:
-    """Whom `path` belongs to; None when it is root."""
+    """Return the owner of `path`; None for root."""
     status = path.stat()
     return User(uid=status.st_uid, gid=status.st_gid, name=str(status.st_uid)) if status.st_uid else None
 
 
 def reachable(path: Path) -> bool:
-    """Whether every user may read `path`: folders above need x for others, a folder itself r and x."""
+    """Return True if every user may read `path`.
+
+    For others, the folders above need the permission x, and a folder itself needs r and x.
+    """
     try:
         mode = path.stat().st_mode
         wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
@@ -55,18 +59,18 @@ def reachable(path: Path) -> bool:
 
 
 def make_folder(directory: Path | None, *, prefix: str, user: User | None) -> tuple[Path, bool]:
-    """The folder a server lives in, and whether it is ours to remove.
+    """Return the folder of a server, and True if it is temporary and must be removed.
 
-    A given folder is created when missing. An own one lies where temporary files lie; when `user` could not
-    reach that (root's TMPDIR in root's home), in /var/tmp.
+    A given folder is created if it is missing. A temporary one is created in the usual place; or in /var/tmp
+    if `user` cannot access that place, such as root's TMPDIR in root's home.
     """
     if directory is not None:
         folder = directory.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if user is not None and not all(p.stat().st_mode & stat.S_IXOTH for p in (folder, *folder.parents)):
             raise EmbeddedServerError(
-                f"Postgres runs as {user.name!r} because we are root, and that user cannot enter {folder}: "
-                "choose a folder below one that everybody may enter, for example /var/tmp"
+                f"Postgres cannot run as root and runs as {user.name!r}, which cannot access {folder}; "
+                "choose a folder that every user may access, for example below /var/tmp"
             )
         return folder, False
     parent = Path(tempfile.gettempdir()).resolve()
@@ -74,5 +78,5 @@ def make_folder(directory: Path | None, *, prefix: str, user: User | None) -> tu
         parent = Path("/var/tmp")
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     if user is not None:
-        folder.chmod(0o711)  # to be passed through, not to be listed
+        folder.chmod(0o711)  # may be traversed but not listed
     return folder, True

@@ -1,4 +1,4 @@
-"""The asking side of `guard.py`: start, stop and kill one server that cannot outlive us."""
+"""Client of `guard.py`: start, stop and kill one server that cannot outlive this process."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _GUARD = Path(__file__).with_name("guard.py")
 
 
 class Guard:
-    """One guard process. Bound to no event loop; its methods may be called from any thread.
+    """One guard process. It is bound to no event loop; its methods may be called from any thread.
 
-    The guard ends its server and removes `owned` when this process ends, in whatever way.
+    The guard ends its server and removes `owned` when this process ends, however it ends.
     """
 
     def __init__(self, *, owned: Path | None) -> None:
         self._lock = threading.Lock()
         self._owned = owned
-        # Until it has its own session and handlers, a Ctrl-C would end it: blocked, until it unblocks them.
+        # The signals stay blocked until the guard has its own session and handlers: Ctrl-C would end it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
         try:
             self._process = subprocess.Popen(
@@ -56,9 +56,10 @@ class Guard:
         user: User | None,
         last_signal: signal.Signals,
     ) -> int:
-        """Start `argv`, its output appended to `log`; returns its pid. What an earlier start left is killed.
+        """Start `argv` with its output appended to `log`; return its pid.
 
-        `last_signal` is sent when the asking process is gone; what is left three seconds later is killed.
+        Processes left by an earlier start are killed first. When this process has gone, the guard sends
+        `last_signal`, and kills the rest three seconds later.
         """
         answer = await asyncio.to_thread(
             self._ask,
@@ -74,27 +75,27 @@ class Guard:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, or was killed and took the server along."""
+        """True if the guard was closed or killed, which also ends the server."""
         return self._process.poll() is not None
 
     async def running(self) -> bool:
-        """Whether what `start` started still runs."""
+        """Return True if the started program still runs."""
         return bool((await asyncio.to_thread(self._ask, do="poll"))["running"])
 
     async def ended(self) -> int:
-        """Wait for the program to end by itself; its exit code, negative when a signal ended it."""
+        """Wait for the program to end; return its exit code, negative if a signal ended it."""
         return int(str((await asyncio.to_thread(self._ask, do="wait"))["code"]))
 
     async def stop(self, number: signal.Signals, *, seconds: float) -> None:
-        """Send a signal, wait for the end, and kill what is left after `seconds`."""
+        """Send a signal, wait for the end, and kill the remaining processes after `seconds`."""
         await asyncio.to_thread(self._ask, do="stop", signal=int(number), seconds=seconds)
 
     async def kill(self) -> None:
-        """SIGKILL the server and everything below it; returns when the last one is gone."""
+        """Kill the server and all its descendants; return when they have ended."""
         await asyncio.to_thread(self._ask, do="kill")
 
     async def close(self) -> None:
-        """End whatever runs, remove what is owned, end the guard. May be called again."""
+        """End the server, remove the owned folder, end the guard. May be called again."""
         await asyncio.to_thread(self._close)
 
     def _ask(self, **command: object) -> dict[str, object]:
@@ -102,7 +103,7 @@ class Guard:
             stdin, stdout = self._process.stdin, self._process.stdout
             if stdin is None or stdout is None or stdin.closed:
                 raise EmbeddedServerError(
-                    "the server is closed: enter its `async with` again with a new object"
+                    "the server is closed; create a new object and use it inside its `async with`"
                 )
             try:
                 stdin.write(json.dumps(command).encode() + b"\n")
@@ -112,35 +113,38 @@ class Guard:
                 line = b""
             if not line:
                 raise EmbeddedServerError(
-                    "the process that guards the server was killed, and the server with it"
+                    "the guard process of the server was killed, which also ended the server; start a new one"
                 )
             answer: dict[str, object] = json.loads(line)
         if "error" in answer:
-            raise EmbeddedServerError(f"the server's program does not start: {answer['error']}")
+            raise EmbeddedServerError(f"the server's program failed to start: {answer['error']}")
         return answer
 
     def _close(self) -> None:
         with self._lock:
             if self._process.stdin is not None:
-                with suppress(OSError):  # a killed guard reads no more
+                with suppress(OSError):  # the guard may have been killed
                     self._process.stdin.close()
             self._process.wait()
             if self._process.stdout is not None:
                 self._process.stdout.close()
             if self._owned is not None:
-                shutil.rmtree(self._owned, ignore_errors=True)  # the guard did it, unless it was killed
+                shutil.rmtree(self._owned, ignore_errors=True)  # the guard has done it unless it was killed
 
 
 def free_port() -> int:
-    """A loopback port that the kernel says is free. Somebody may take it before the server does: the server
-    then ends, and the caller, who checks whose server answers, tries another one."""
+    """Return a loopback port that is free now.
+
+    Another process may take it before the server does. The server then ends, and the caller, which checks the
+    identity of the server that answers, tries another port.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def tail(log: Path, *, lines: int = 12) -> str:
-    """The last lines of a server's log, for an error message."""
+    """Return the last lines of a server's log, for an error message."""
     try:
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
     except OSError:

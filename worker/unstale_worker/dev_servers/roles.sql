@@ -1,5 +1,5 @@
--- The roles a Supabase project starts with, with the rights that matter here. Run by the superuser inside a
--- transaction whose setting unstale.password holds the password of those that log in. May run again.
+-- Create the initial roles of a Supabase project, with the rights that matter here. Run by the superuser in a
+-- transaction whose setting unstale.password holds the password of the login roles. May run again.
 do $$
 declare
     login constant text := format('password %L', current_setting('unstale.password'));
@@ -27,5 +27,5 @@ grant anon, authenticated, service_role, pg_monitor, pg_read_all_data, pg_signal
     to postgres with admin option;
 alter database postgres owner to postgres;
 
--- Since 2026-10-30 new tables in public get no automatic grants; the schema itself stays usable.
+-- Since 2026-10-30 new tables in public have no automatic grants; the schema itself remains usable.
 grant usage on schema public to anon, authenticated, service_role;

@@ -1,4 +1,4 @@
-"""Postgres and Valkey together, migrated and ready: what demo, ``unstale dev`` and benchmarks start."""
+"""Postgres and Valkey together, migrated and ready, for the demo, ``unstale dev`` and benchmarks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 import asyncpg
 
 from unstale.protocol.names import WORKER_ROLE
+from unstale_worker.dev_servers.embedded_postgres import EmbeddedPostgres
+from unstale_worker.dev_servers.embedded_valkey import EmbeddedValkey
 from unstale_worker.dev_servers.installs import PostgresVersion
 from unstale_worker.dev_servers.migrations import apply_migrations, migrations_folder
-from unstale_worker.dev_servers.postgres import EmbeddedPostgres
-from unstale_worker.dev_servers.valkey import EmbeddedValkey
 
 _WORKER_LOGIN = Path(__file__).with_name("worker_login.sql")
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What runs. The URLs hold passwords, and are therefore no part of its repr."""
+    """The running servers. The URLs contain passwords and are therefore not part of the repr."""
 
     database_url: str = field(repr=False)
-    """As ``postgres``, the project role that owns the tables."""
+    """URL for ``postgres``, the project role that owns the tables."""
     worker_database_url: str = field(repr=False)
-    """As ``unstale_worker``, the role of the worker."""
+    """URL for ``unstale_worker``, the role of the worker."""
     redis_url: str = field(repr=False)
     postgres: EmbeddedPostgres
     valkey: EmbeddedValkey
@@ -42,16 +42,16 @@ async def stack(
     version: PostgresVersion = "18",
     event_triggers: bool = True,
 ) -> AsyncIterator[Stack]:
-    """Start both servers; inside, unstale's migrations, those of `migrations` and `sql` are applied.
+    """Start both servers and apply unstale's migrations, `migrations` and `sql`.
 
     Args:
-        directory: Keeps Postgres's data in ``postgres`` below it; None: nothing is kept.
-        migrations: The user's folders of migrations, applied after ours in the given order.
-        sql: Statements run last, every time, as ``postgres``.
+        directory: Folder that keeps the data of Postgres in ``postgres`` below it; None: nothing is kept.
+        migrations: The user's folders of migrations, applied after unstale's in the given order.
+        sql: Statements that run last, on every start, as ``postgres``.
         settings: Postgres settings, for example ``{"fsync": "off"}``.
-        valkey_args: Further arguments of Valkey.
-        version: Postgres's major version.
-        event_triggers: Whether ``postgres`` may create event triggers, as on Supabase.
+        valkey_args: Further arguments for Valkey.
+        version: Major version of Postgres.
+        event_triggers: Let ``postgres`` create event triggers, as on Supabase.
     """
     home = None if directory is None else directory / "postgres"
     async with (
@@ -82,7 +82,7 @@ async def migrate(
     migrations: Sequence[Path] = (),
     event_triggers: bool = True,
 ) -> None:
-    """Apply unstale's migrations and the given folders as ``postgres``, then let the worker's role log in."""
+    """Apply unstale's migrations and the given folders as ``postgres``, then enable the worker's login."""
 
     async def apply() -> None:
         for folder in (migrations_folder(), *migrations):

@@ -1,5 +1,5 @@
--- Lets the worker's role log in with the password in the setting unstale.password; migrations set none. The role
--- postgres may alter it, as on Supabase, where it is no superuser when it creates it.
+-- Let the worker's role log in with the password in the setting unstale.password; migrations set no password. The
+-- role postgres may alter it, as on Supabase, where postgres creates it without being a superuser.
 do $$
 begin
     if exists (select from pg_catalog.pg_roles where rolname = 'unstale_worker') then

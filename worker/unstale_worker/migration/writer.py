@@ -11,7 +11,7 @@ from typing import Final
 
 from unstale.errors import ConfigurationError
 from unstale_worker.migration.folder import CaptureState, Folder, record
-from unstale_worker.migration.query import create_query, drop_query, query_hash
+from unstale_worker.migration.query_function import create_query, drop_query, query_hash
 from unstale_worker.rules import PythonLoader, RowLoader, Rules, SqlLoader, TableName, TableNeeds, Watch
 from unstale_worker.rules.query_tables import tables_of
 from unstale_worker.sql.text import array_literal, dollars, fill, literal, table_literal

@@ -6,7 +6,7 @@ from unstale.errors import DatabaseUnavailable, MigrationMissing
 from unstale_worker.fanout.failure import CAST_REMEDY, FanoutFailure, QueryFailed
 from unstale_worker.fanout.queries import ARGUMENTS_A_RUN, MAX_ROWS
 from unstale_worker.fanout.statement import KEY_TYPES
-from unstale_worker.migration.query import query_hash
+from unstale_worker.migration.query_function import query_hash
 from unstale_worker.rules import Plan, Rules, Watch
 from unstale_worker.rules.identifiers import display
 from unstale_worker.rules.template import columns_of

@@ -1,4 +1,4 @@
--- $1 users, $2 organizations: each user has settings, a state, three memories and one organization.
+-- Insert $1 users and $2 organizations. Each user has settings, a state, three memories and one organization.
 with numbered as (
     select n from generate_series(1, $1::bigint) as n
 ), companies as (

@@ -1,2 +1,2 @@
--- Watch a table: what `unstale migration` writes into a file for a database of one's own.
+-- Watch a table. For a user's database, `unstale migration` writes the same call into a file.
 select unstale.watch(format('%I.%I', $1::text, $2::text)::regclass, $3::text[], $4::text[])

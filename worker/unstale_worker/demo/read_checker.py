@@ -1,4 +1,4 @@
-"""Judges what an agent reads by what that agent had heard of. Pure: times come in."""
+"""Check reads of an agent against the invalidations it has received. Pure: times are arguments."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ from unstale_worker.demo.reports import TRACE, Heard
 from unstale_worker.demo.versions import FLOOR_ONLY
 
 PAST: Final = 64
-"""Versions of a row remembered with the time they were heard of."""
+"""Maximum versions of a row that are kept with the time of their invalidation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a read must show.
+    """Minimum freshness of a read.
 
     Attributes:
-        floors: The version that each row must have at least, by what the agent had heard of.
-        before: Everything committed before this moment must be in it, by what the cache claimed.
+        floors: Minimum version of each row, from the invalidations that the agent has received.
+        before: The read must contain every commit before this time, according to the claimed staleness.
     """
 
     floors: Mapping[str, int]
     before: float
 
 
-class Checker:
-    """Remembers of which versions the agent has heard, and judges reads by it.
+class ReadChecker:
+    """Records the versions in an agent's invalidations and checks its reads against them.
 
-    It knows nothing of the cache: an invalidation names row and version in a ``trace:`` key of its own.
+    It does not depend on the cache: each invalidation names row and version in a separate ``trace:`` key.
     """
 
     def __init__(self) -> None:
@@ -42,10 +42,10 @@ class Checker:
         self.complaint = ""
 
     def process(self, event: Invalidated, *, at: float) -> None:
-        """The near cache has dropped what ``event`` names; from now on older versions are stale."""
+        """Record an event that the near cache has applied; from now on older versions are stale."""
         shown = [key for key in event.keys if not key.startswith(TRACE)]
         self.invalidations += len(shown)
-        # Old and new row are both named, in any order; the old one was heard of before.
+        # The event names the old and the new row, in any order; the old version is known already.
         traces = [key.removeprefix(TRACE).rpartition(":") for key in event.keys if key.startswith(TRACE)]
         for version, source in sorted((int(number), source) for source, _, number in traces):
             if version > self._floors.get(source, 0):
@@ -59,28 +59,28 @@ class Checker:
             )
 
     def floors(self, rows: tuple[str, ...]) -> dict[str, int]:
-        """What a read that begins now must at least see."""
+        """Return the minimum versions for a read that begins now."""
         return {row: self._floors.get(row, 0) for row in rows}
 
     def floors_at(self, rows: tuple[str, ...], *, at: float) -> dict[str, int]:
-        """What had been heard of at a moment in the past; less, where it is not remembered that far."""
+        """Return the minimum versions at an earlier time; lower versions if the history is too short."""
         return {
             row: max((version for heard, version in self._past.get(row, ()) if heard <= at), default=0)
             for row in rows
         }
 
-    def judge(self, key: str, versions: Mapping[str, int], floors: Mapping[str, int]) -> None:
-        """Count a stale read: a value older than what had been heard of when the read began."""
+    def check(self, key: str, versions: Mapping[str, int], floors: Mapping[str, int]) -> None:
+        """Count the read as stale if its value is older than an invalidation received before the read."""
         for row, floor in floors.items():
             if versions[row] < floor:
                 self.stale_reads += 1
                 self.complaint = self.complaint or (
-                    f"{key} came with version {versions[row]} of {row} in a read that began after the "
-                    f"invalidation of version {floor}"
+                    f"{key} was read with version {versions[row]} of {row}, after the invalidation for "
+                    f"version {floor}"
                 )
 
-    def taken(self) -> tuple[tuple[Heard, ...], tuple[str, ...]]:
-        """What was heard since the last call, and its newest keys as text."""
+    def take(self) -> tuple[tuple[Heard, ...], tuple[str, ...]]:
+        """Return the invalidations since the last call, and the newest keys as text."""
         heard, self._heard = tuple(self._heard), []
         recent = tuple(self._recent)
         self._recent.clear()

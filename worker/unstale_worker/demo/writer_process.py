@@ -1,4 +1,4 @@
-"""The demo's writer process: commits changes at a steady rate and says when each commit was acknowledged."""
+"""The demo's writer process: commit changes at a steady rate and report the time of each acknowledgement."""
 
 import asyncio
 import os
@@ -18,22 +18,22 @@ PLANS: Final = ("free", "team", "business")
 VOICES: Final = ("alloy", "coral", "sage", "verse")
 TOPICS: Final = ("the day", "a book", "the sea", "music", "a plan", "dinner")
 EVENNESS: Final = 0.6
-"""Exponent of who is changed how often: people who talk most do not change their profile every second."""
-RATE_PER_LANE: Final = 40.0
-"""Changes a second that one connection carries with ease, also on a slow disk."""
-MOST_LANES: Final = 24
-"""The embedded Postgres takes 100 connections."""
+"""Zipf exponent of changes per user, lower than that of reads: active users read more than they change."""
+RATE_PER_CONNECTION: Final = 40.0
+"""Changes per second that one connection can commit easily, also on a slow disk."""
+MOST_CONNECTIONS: Final = 24
+"""Maximum number of connections; the embedded Postgres allows 100 in total."""
 
 
-class Writer:
+class DemoWriter:
     """Changes rows over several connections, each of which owns its users and organizations.
 
-    So the changes of one row are committed one after the other, in the order of their versions.
+    Therefore the changes of one row are committed one after the other, in the order of their versions.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._lanes = max(4, min(MOST_LANES, round(world.rate / RATE_PER_LANE)))
+        self._connections = max(4, min(MOST_CONNECTIONS, round(world.rate / RATE_PER_CONNECTION)))
         self._commits: list[Commit] = []
         self._unwatched = self._rollbacks = 0
 
@@ -41,18 +41,20 @@ class Writer:
         """Write until ``stop`` is set."""
         async with asyncio.TaskGroup() as group:
             reporting = group.create_task(self._report())
-            lanes = [group.create_task(self._lane(dsn, lane, stop)) for lane in range(self._lanes)]
-            await asyncio.wait(lanes)
+            writing = [group.create_task(self._write(dsn, index, stop)) for index in range(self._connections)]
+            await asyncio.wait(writing)
             reporting.cancel()
-        child.say(self._taken())
+        child.send(self._take_report())
 
-    async def _lane(self, dsn: str, lane: int, stop: asyncio.Event) -> None:
-        chance = random.Random(self._world.seed * 1000 + lane)  # repeatable; nothing secret
+    async def _write(self, dsn: str, index: int, stop: asyncio.Event) -> None:
+        """Write over one connection to every n-th user and organization."""
+        chance = random.Random(self._world.seed * 1000 + index)  # repeatable, not for secrets
+        count = self._connections
         users = Zipf(
-            [n for n in range(1, self._world.users + 1) if n % self._lanes == lane], chance, exponent=EVENNESS
+            [n for n in range(1, self._world.users + 1) if n % count == index], chance, exponent=EVENNESS
         )
-        companies = [n for n in range(1, self._world.organizations + 1) if n % self._lanes == lane]
-        pause = self._lanes / self._world.rate
+        companies = [n for n in range(1, self._world.organizations + 1) if n % count == index]
+        pause = count / self._world.rate
         connection = await asyncpg.connect(dsn)
         try:
             due = time.monotonic() + chance.random() * pause
@@ -101,9 +103,9 @@ class Writer:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY)
-            child.say(self._taken())
+            child.send(self._take_report())
 
-    def _taken(self) -> WriterReport:
+    def _take_report(self) -> WriterReport:
         report = WriterReport(tuple(self._commits), self._unwatched, self._rollbacks)
         self._commits, self._unwatched, self._rollbacks = [], 0, 0
         return report
@@ -111,7 +113,7 @@ class Writer:
 
 async def main(stop: asyncio.Event) -> None:
     """Write until ``stop`` is set."""
-    await Writer(World.from_environment()).run(os.environ["DATABASE_URL"], stop)
+    await DemoWriter(World.from_environment()).run(os.environ["DATABASE_URL"], stop)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real Valkey, or Redis itself, of one's own."""
+"""An embedded Valkey or Redis."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from unstale_worker.dev_servers.embedded_server import EmbeddedServer
 from unstale_worker.dev_servers.installs import RedisProgram, find_redis
-from unstale_worker.dev_servers.server import Server
 
 
-class EmbeddedValkey(Server):
-    """One Valkey server. It keeps nothing on disk unless `args` say so, and so starts empty again.
+class EmbeddedValkey(EmbeddedServer):
+    """One Valkey server. Without further `args` it keeps nothing on disk and is empty after a restart.
 
         async with EmbeddedValkey() as server:
             client = Redis.from_url(server.url)
 
     Args:
-        directory: Holds what it writes, and stays; None: a temporary one that is removed.
-        args: Further arguments, as on its command line: ``["--maxmemory", "4mb"]``.
-        replica_of: Follow this server, and share its password.
-        program: ``redis`` starts Redis itself.
+        directory: Folder of its files, which is kept; None: a temporary folder.
+        args: Further command-line arguments: ``["--maxmemory", "4mb"]``.
+        replica_of: Replicate this server, and share its password.
+        program: ``redis`` starts Redis instead.
     """
 
     log_name = "valkey.log"
-    stop_signal = signal.SIGTERM  # saves what it is told to save
+    stop_signal = signal.SIGTERM  # saves data if it is configured to
     stop_seconds = 5.0
     last_signal = signal.SIGKILL
 
@@ -53,14 +53,14 @@ class EmbeddedValkey(Server):
 
     @property
     def url(self) -> str:
-        """A URL with the password, for database 0."""
+        """URL with the password, for database 0."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     async def _find(self) -> None:
         self._executable = await asyncio.to_thread(find_redis, self.program)
 
     async def _prepare(self) -> None:
-        configuration = self.folder / "server.conf"  # a file, because everybody may read command lines
+        configuration = self.folder / "server.conf"  # a file, because every user may read command lines
         configuration.touch(mode=0o600)
         configuration.write_text(f"requirepass {self.password}\nmasterauth {self.password}\n")
 
@@ -73,16 +73,16 @@ class EmbeddedValkey(Server):
         ]
 
     async def _answers(self, port: int) -> bool:
-        """The password and its process id prove that it is ours."""
+        """Check password and process id for identity."""
         client = Redis(
             host="127.0.0.1", port=port, password=self.password, retry=Retry(NoBackoff(), 0),
             socket_timeout=2, socket_connect_timeout=2,
         )  # fmt: skip
         try:
             answer = await client.info("server")
-            # Somebody else's: ours cannot bind the port, is about to end, and another port is tried.
+            # With another pid, this server could not bind the port and will end; another port is tried.
             return int(answer["process_id"]) == self.pid
         except (RedisError, OSError):
-            return False  # not listening yet, loading its data, or somebody else's with another password
+            return False  # not listening yet, still loading, or another server with another password
         finally:
             await client.aclose()

@@ -1,4 +1,4 @@
-"""What Postgres and Valkey have in common: one guarded process on a loopback port that is provably ours."""
+"""Base class of the embedded servers: one guarded process on a loopback port, with a verified identity."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from unstale.errors import EmbeddedServerError
 from unstale_worker.dev_servers.places import User, make_folder
 from unstale_worker.dev_servers.process import Guard, free_port, tail
 
-START_SECONDS = 30.0  # both take 0.05 s; this is for crash recovery on a busy machine
+START_SECONDS = 30.0  # both start in 0.05 s; this allows for crash recovery on a busy machine
 PORT_ATTEMPTS = 5
 
 
-class Server(ABC):
-    """A server that is started on entering, and ended and removed on leaving.
+class EmbeddedServer(ABC):
+    """A server that starts on entering its ``async with``, and is ended and removed on exit.
 
-    It keeps port, password and folder over `kill`, `stop` and `start`. Bound to no event loop: each method
-    may be awaited on another one, but not two at once.
+    It keeps port, password and folder over `kill`, `stop` and `start`. It is bound to no event loop: methods
+    may be awaited on different loops, but only one at a time.
     """
 
     log_name: ClassVar[str]
@@ -61,20 +61,20 @@ class Server(ABC):
 
     @property
     def folder(self) -> Path:
-        """What it writes lies in here."""
+        """The folder with all files of the server."""
         if self._folder is None:
-            raise EmbeddedServerError("the server has no folder yet: use it inside its `async with`")
+            raise EmbeddedServerError("the server has no folder yet; use it inside its `async with`")
         return self._folder
 
     @property
     def log(self) -> Path:
-        """What it said, over all its starts."""
+        """The log file, over all starts."""
         return self.folder / self.log_name
 
     async def start(self) -> None:
-        """Start on the port it had, or on a free one the first time; returns when it serves.
+        """Start on the previous port, or on a free port the first time; return when the server answers.
 
-        Does nothing when it runs. Raises `EmbeddedServerError` with the end of the log.
+        Does nothing if it runs. Raises `EmbeddedServerError` with the end of the log.
         """
         if await self.running():
             return
@@ -89,35 +89,39 @@ class Server(ABC):
             if await self._becomes_ready(port, deadline=deadline):
                 self.port = port
                 return
-            complaint = self.log.read_bytes()[before:].decode(errors="replace")
+            new_log = self.log.read_bytes()[before:].decode(errors="replace")
             attempts -= 1
-            # A port it had may be held for a moment by a client's own end (a connect to a free port can meet
-            # itself), its memory by the last processes of a killed server. A port it never had is given up.
-            again = "in use" in complaint and (attempts > 0 if not self.port else time.monotonic() < deadline)
+            # The previous port may be held for a moment by a client (a connect to a free port can reach
+            # itself), and shared memory by the last processes of a killed server: retry until the deadline.
+            # For a new port, try a few others.
+            again = "in use" in new_log and (attempts > 0 if not self.port else time.monotonic() < deadline)
             if not again:
                 await self.guard.kill()
                 raise EmbeddedServerError(f"{self!r} did not start; its log ends:\n{tail(self.log)}")
             await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        """An orderly shutdown; what is left after a while is killed. `start` starts it again."""
+        """Shut down in order; kill remaining processes after a while. `start` starts the server again."""
         await self.guard.stop(self.stop_signal, seconds=self.stop_seconds)
 
     async def kill(self) -> None:
-        """SIGKILL it and every process below it, as a power failure would. `start` starts it again."""
+        """Kill the server and its descendants, like a power failure. `start` starts the server again."""
         await self.guard.kill()
 
     async def restart(self) -> None:
-        """`stop` unless it was killed, then `start`."""
+        """Stop the server unless it was killed, then start it."""
         await self.stop()
         await self.start()
 
     async def running(self) -> bool:
-        """Whether its process lives; it may be stopped by SIGSTOP all the same."""
+        """Return True if the process exists; it may be paused by SIGSTOP."""
         return await self.guard.running()
 
     async def close(self) -> None:
-        """End it: in order when its folder was given, else at once, folder and all. May be called again."""
+        """End the server: in order if its folder was given, else at once and with its folder.
+
+        May be called again.
+        """
         if self._guard is not None:
             if self._given is not None and not self._guard.closed:
                 await self.stop()
@@ -125,9 +129,9 @@ class Server(ABC):
 
     @property
     def guard(self) -> Guard:
-        """The process that looks after it."""
+        """The guard process."""
         if self._guard is None:
-            raise EmbeddedServerError("the server was never started: use it inside its `async with`")
+            raise EmbeddedServerError("the server was never started; use it inside its `async with`")
         return self._guard
 
     @abstractmethod
@@ -136,21 +140,22 @@ class Server(ABC):
 
     @abstractmethod
     async def _prepare(self) -> None:
-        """Write what the program needs in `folder`."""
+        """Write the files that the program needs into `folder`."""
 
     @abstractmethod
     def _argv(self, port: int) -> Sequence[str]:
-        """The command line."""
+        """Return the command line."""
 
     @abstractmethod
     async def _answers(self, port: int) -> bool:
-        """Whether the server serves on `port`, and is the one with our pid, password and folder.
+        """Return True if the server answers on `port` and has the expected pid, password and folder.
 
-        Writes nothing. False: not yet. Raises `EmbeddedServerError` when it is somebody else's for good.
+        Writes nothing. False means: not yet. Raises `EmbeddedServerError` if another server has the port
+        permanently.
         """
 
     async def _becomes_ready(self, port: int, *, deadline: float) -> bool:
-        """False when it ended or is too slow."""
+        """Wait for the server; False if it has ended or is too slow."""
         while time.monotonic() < deadline:
             if not await self.guard.running():
                 return False

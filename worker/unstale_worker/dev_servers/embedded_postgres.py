@@ -1,4 +1,4 @@
-"""A real Postgres of one's own, set up as Supabase sets it up."""
+"""An embedded Postgres, set up like that of a Supabase project."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import asyncpg
 
 from unstale.errors import EmbeddedServerError
+from unstale_worker.dev_servers.embedded_server import EmbeddedServer
 from unstale_worker.dev_servers.installs import PostgresInstall, PostgresVersion, find_postgres
 from unstale_worker.dev_servers.places import owner_of, unprivileged_user
 from unstale_worker.dev_servers.process import tail
-from unstale_worker.dev_servers.server import Server
 
 SUPERUSER = "supabase_admin"
 PROJECT_ROLE = "postgres"
@@ -26,30 +26,30 @@ PROJECT_ROLE = "postgres"
 _SETTINGS: Mapping[str, str | int] = {
     "wal_level": "logical",
     "max_connections": 100,
-    "dynamic_shared_memory_type": "mmap",  # files in the folder: a killed server leaves none in /dev/shm
+    "dynamic_shared_memory_type": "mmap",  # files in the folder: a killed server leaves nothing in /dev/shm
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
 _ROLES = Path(__file__).with_name("roles.sql")
 
 
-class EmbeddedPostgres(Server):
-    """One Postgres server. The superuser is ``supabase_admin``; one random password serves every role.
+class EmbeddedPostgres(EmbeddedServer):
+    """One Postgres server. The superuser is ``supabase_admin``; all roles share one random password.
 
         async with EmbeddedPostgres(settings={"fsync": "off"}) as server:
             await server.create_supabase_roles()
             connection = await asyncpg.connect(server.dsn())
 
     Args:
-        directory: Holds data, password and log, and stays; None: a temporary one that is removed.
-        settings: Beats the defaults ``wal_level=logical``, ``max_connections=100``, time zone UTC.
-        version: The major version, of a wheel (18, 17) or installed on this machine.
+        directory: Folder of data, password and log, which is kept; None: a temporary folder.
+        settings: Override the defaults ``wal_level=logical``, ``max_connections=100``, time zone UTC.
+        version: Major version, from a wheel (18, 17) or installed on this machine.
     """
 
     log_name = "postgres.log"
-    stop_signal = signal.SIGINT  # "fast": rolls open transactions back, writes everything out
+    stop_signal = signal.SIGINT  # "fast": roll back open transactions, write everything to disk
     stop_seconds = 10.0
-    last_signal = signal.SIGQUIT  # "immediate": waits for nobody, frees its shared memory
+    last_signal = signal.SIGQUIT  # "immediate": do not wait for clients, free shared memory
 
     def __init__(
         self,
@@ -72,27 +72,27 @@ class EmbeddedPostgres(Server):
     def programs(self) -> Path:
         """The folder with ``pgbench``, ``psql`` and the others of this version."""
         if self._install is None:
-            raise EmbeddedServerError("the programs are not looked up yet: use the server's `async with`")
+            raise EmbeddedServerError("the server is not started; use it inside its `async with`")
         return self._install.bin
 
     def dsn(self, *, user: str = PROJECT_ROLE, database: str = "postgres") -> str:
-        """A URL with the password; `user` and `database` are used as they are."""
+        """Return a URL with the password; `user` and `database` are not quoted."""
         return self._url(user=user, database=database, port=self.port)
 
     @property
     def superuser_dsn(self) -> str:
-        """A URL of the superuser, for the database ``postgres``."""
+        """URL of the superuser, for the database ``postgres``."""
         return self.dsn(user=SUPERUSER)
 
     async def create_supabase_roles(self) -> None:
-        """Create ``postgres`` (no superuser, owner of the database ``postgres``) and the API's roles.
+        """Create ``postgres`` (not a superuser, owner of the database ``postgres``) and the API's roles.
 
         May be called again.
         """
         await self.run_file(_ROLES)
 
     async def run_file(self, path: Path, *, database: str = "postgres") -> None:
-        """Run a file of SQL as the superuser, in one transaction that has the setting unstale.password."""
+        """Run an SQL file as the superuser, in one transaction with the setting unstale.password."""
         connection = await asyncpg.connect(self.dsn(user=SUPERUSER, database=database))
         try:
             async with connection.transaction():
@@ -103,10 +103,10 @@ class EmbeddedPostgres(Server):
 
     @asynccontextmanager
     async def event_triggers_allowed(self) -> AsyncIterator[None]:
-        """Inside, ``postgres`` may create event triggers.
+        """Let ``postgres`` create event triggers during the block.
 
-        On Supabase the extension supautils allows it that; plain Postgres allows it superusers only. Making
-        it one for as long leaves the same objects with the same owner.
+        On Supabase the extension supautils allows this; plain Postgres allows it to superusers only. Making
+        ``postgres`` a superuser for the time creates the same objects with the same owner.
         """
         connection = await asyncpg.connect(self.superuser_dsn)
         try:
@@ -119,19 +119,19 @@ class EmbeddedPostgres(Server):
             await connection.close()
 
     async def save_data(self, name: str) -> Path:
-        """A copy of the data directory, for `restore_data`. The server must not run."""
+        """Copy the data directory, for `restore_data`. The server must not run."""
         copy = self.folder / f"saved-{name}"
         await self._copy(self.data, copy)
         return copy
 
     async def restore_data(self, copy: Path) -> None:
-        """Put a copy in the place of the data, as a restored backup. The server must not run."""
+        """Replace the data directory by a copy, like a restored backup. The server must not run."""
         await asyncio.to_thread(shutil.rmtree, self.data)
         await self._copy(copy, self.data)
 
     async def _copy(self, source: Path, target: Path) -> None:
         if await self.running():
-            raise EmbeddedServerError("data of a running server cannot be copied: stop or kill it first")
+            raise EmbeddedServerError("cannot copy the data of a running server; stop or kill it first")
         await asyncio.to_thread(_copy_with_owners, source, target)
 
     async def _find(self) -> None:
@@ -141,7 +141,7 @@ class EmbeddedPostgres(Server):
         password = self.folder / "password"
         if (self.data / "PG_VERSION").exists():
             if self._user is not None:
-                self._user = owner_of(self.data)  # a normal user's data, now looked at by root
+                self._user = owner_of(self.data)  # root may open the data of a normal user
             self.password = password.read_text()
             return
         self.password = secrets.token_hex(16)
@@ -154,7 +154,7 @@ class EmbeddedPostgres(Server):
         await self._initialize(password)
 
     async def _initialize(self, password: Path) -> None:
-        """`initdb`, as the user that will run the server; 0.5 s."""
+        """Run `initdb` as the user of the server; it takes 0.5 s."""
         log = self.folder / "initdb.log"
         await self.guard.start(
             [
@@ -177,7 +177,7 @@ class EmbeddedPostgres(Server):
             last_signal=signal.SIGKILL,
         )
         if await self.guard.ended() != 0:
-            # Half a data directory would look like a whole one at the next start.
+            # The next start would mistake a partial data directory for a complete one.
             await asyncio.to_thread(shutil.rmtree, self.data, ignore_errors=True)
             raise EmbeddedServerError(f"initdb failed; its output ends:\n{tail(log)}")
 
@@ -189,7 +189,7 @@ class EmbeddedPostgres(Server):
         ]
 
     async def _answers(self, port: int) -> bool:
-        """Its pid file says when; the password and its data directory prove that it is ours."""
+        """Check the pid file for readiness, and password and data directory for identity."""
         if not self._pid_file_says_ready(port):
             return False
         try:
@@ -197,22 +197,22 @@ class EmbeddedPostgres(Server):
                 self._url(user=SUPERUSER, database="postgres", port=port), timeout=10
             )
         except (OSError, asyncpg.CannotConnectNowError):
-            return False  # it ended, or is shutting down, since it wrote the file
+            return False  # it has ended, or is shutting down, after writing the file
         except asyncpg.InvalidPasswordError as error:
             raise EmbeddedServerError(
-                f"the Postgres on port {port} refuses the password in {self.folder}: it is another "
-                "server, or the file is of other data; remove the folder, then start again"
+                f"the Postgres on port {port} refuses the password in {self.folder}: it is another server, "
+                "or the password belongs to other data; remove the folder and start again"
             ) from error
         try:
             theirs = await connection.fetchval("show data_directory")
         finally:
             await connection.close()
         if theirs != str(self.data):
-            raise EmbeddedServerError(f"another Postgres answers on port {port}: start again")
+            raise EmbeddedServerError(f"another Postgres answers on port {port}; start again")
         return True
 
     def _url(self, *, user: str, database: str, port: int) -> str:
-        # The wheels have no TLS: without the last part clients ask for it first, and look into the home.
+        # The wheels have no TLS. Without sslmode, clients try TLS first and read files in the home folder.
         return f"postgresql://{user}:{self.password}@127.0.0.1:{port}/{database}?sslmode=disable"
 
     def _pid_file_says_ready(self, port: int) -> bool:
