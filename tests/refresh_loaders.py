@@ -1,4 +1,4 @@
-"""Loaders that tests name in their rules: they say what they were asked, and do what they are told."""
+"""Loaders that tests name in their rules: they count their calls, and behave as a test says."""
 
 import asyncio
 from collections import Counter
@@ -11,13 +11,13 @@ from unstale import Refresh
 calls: Counter[str] = Counter()
 """Calls of each key."""
 mood: dict[str, str] = {}
-"""Key to what its loader does: ``fail``, ``hang``, ``refuse`` (once), ``wait`` (until `opened`)."""
+"""What the loader does for a key: ``fail``, ``hang``, ``refuse`` (once), ``wait`` (until `opened`)."""
 running = most_running = 0
 opened = asyncio.Event()
 
 
 def reset() -> None:
-    """For a test's beginning."""
+    """Forget all calls and moods; call it when a test begins."""
     global running, most_running, opened
     calls.clear()
     mood.clear()
@@ -26,19 +26,25 @@ def reset() -> None:
 
 
 async def greeting(refresh: Refresh) -> dict[str, object]:
-    """A greeting, by the name that stands in the database when the loader begins."""
+    """Return a greeting with the name that the database has when the loader begins."""
     global running, most_running
     calls[refresh.key] += 1
     running += 1
     most_running = max(most_running, running)
     try:
         database = await refresh.pool.postgres()
-        user = int(refresh.fields["user_id"])
+        user = int(refresh.key.split(":")[1])
         name = await database.fetchval("select name from public.profiles where id = $1", user)
         await _behave(refresh.key)
         return {"greeting": f"Hello {name}", "call": calls[refresh.key]}
     finally:
         running -= 1
+
+
+async def summary(refresh: Refresh) -> dict[str, object]:
+    """Another value than `greeting` returns."""
+    calls[refresh.key] += 1
+    return {"summary": refresh.key}
 
 
 async def _behave(key: str) -> None:

@@ -20,7 +20,7 @@ from unstale_worker.refresh.python.find_loaders import resolve
 from unstale_worker.refresh.python.python_refresher import PythonRefresher
 from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
 from unstale_worker.refresh.redis.leases import Acquired, new_lease
-from unstale_worker.refresh.redis.reservations import Reservation
+from unstale_worker.refresh.redis.reservations import RANGE, Reservation
 from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.refresh.refresh_worker import RefreshWorker
 from unstale_worker.refresh.sql.pending_keys import PendingKeys
@@ -293,18 +293,54 @@ async def test_a_process_with_other_rules_calls_no_loader_and_stores_nothing(
 
 
 async def test_a_key_made_ready_for_another_loader_is_given_back(database: Database, redis_url: str) -> None:
-    """A leader with other rules numbered the loaders in another way, just before this one came."""
-    given = Rules.parse(rules())
+    """A leader with other rules, which numbers the loaders in another way, did that a moment ago."""
+    key = "user:15:greeting"
+    more = '[refresh."user:{user_id}:greeting"]\nloader = "refresh_loaders:summary"'
+    text = rules(more).replace("user:{user_id}", "user:1{rest}", 1)
+    given = Rules.parse(text)
+    settings = settings_for(database.dsn, redis_url)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        async with running_worker(database.dsn, redis_url, rules=rules()):
+        async with (
+            running_worker(database.dsn, redis_url, rules=text),
+            open_store(settings, given) as store,
+        ):
             await rules_in_force(redis)
-            settings = settings_for(database.dsn, redis_url)
-            async with open_store(settings, given) as store:
-                await redis.zadd(NAMES.refresh, {"user:1:profile": 0})
-                await store.reservations.make_ready(given.refreshes[0], ["user:1:profile"], now=1)
-                await settled(redis)
-            assert not refresh_loaders.calls
+            await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
+            await store.reservations.make_ready(given.refreshes[1], [key], now=1)
+            assert json.loads(await filled(redis, key)) == {"greeting": "Hello User 15", "call": 1}
+            assert await counts(redis) == {"filled": 1}, "and no attempt failed"
+
+
+async def test_a_load_longer_than_the_takeover_keeps_its_slot_and_its_key(
+    database: Database, redis_url: str
+) -> None:
+    slow, next_one = "user:1:greeting", "user:2:greeting"
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        given = rules("concurrency = 1")
+        async with running_worker(database.dsn, redis_url, rules=given, refresh_takeover=1.0):
+            refresh_loaders.mood[slow] = "wait"
+            await due(redis, slow)
+            await eventually(lambda: refresh_loaders.running)
+            reserved = await redis.zscore(NAMES.refresh, slow)
+            await due(redis, next_one)
+            assert reserved is not None
+            end = reserved + 500
+
+            async def passed() -> bool:
+                seconds, _ = await redis.time()
+                return bool(1000 * seconds > end)
+
+            await eventually(passed)
+            held = await redis.zscore(NAMES.refresh, slow)
+            assert held is not None
+            assert reserved < held < RANGE, "not due, and not ready again"
+            refresh_loaders.opened.set()
+            await filled(redis, slow)
+            await filled(redis, next_one)
+            assert refresh_loaders.most_running == 1
+            assert refresh_loaders.calls == {slow: 1, next_one: 1}
 
 
 async def test_a_refresh_worker_says_that_its_rules_are_others(database: Database, redis_url: str) -> None:
