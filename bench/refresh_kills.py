@@ -1,4 +1,4 @@
-"""The part ``killed_workers`` of ``refresh.py``: what is wrong when refresh workers die at work."""
+"""The part ``killed_workers`` of ``refresh.py``: wrong values after refresh workers were killed at work."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def killed_workers(
 
 
 async def follow_fills(running: Stack, fills: dict[str, list[int]]) -> None:
-    """Every value that is stored for a greeting, as MONITOR shows what scripts do."""
+    """Collect every value that is stored for a greeting; MONITOR shows the commands of scripts."""
     async with Redis.from_url(running.redis_url, socket_timeout=None) as redis, redis.monitor() as monitor:
         async for command in monitor.listen():
             parts = command["command"].split(" ", 2)

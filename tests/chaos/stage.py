@@ -106,7 +106,7 @@ class Stage:
                 return
             self.check()
             if time.monotonic() - began > RECOVERY_SECONDS:
-                raise NotRecovered(f"{silent} take no jobs any more; heard of were {beats}")
+                raise NotRecovered(f"{silent} call no loaders any more; heard of were {beats}")
             await asyncio.sleep(0.1)
 
     async def made_new(self) -> None:

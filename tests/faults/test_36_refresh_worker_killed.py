@@ -23,7 +23,7 @@ KEYS = [f"user:{n}:greeting" for n in range(15)]
 
 
 async def renamed(redis: Redis, round_: int) -> None:
-    """What the loaders read changes, and all keys are due."""
+    """Change what the loaders read, and make all keys due."""
     await redis.mset({f"test:name:{n}": f"round {round_}" for n in range(len(KEYS))})
     await due(redis, *KEYS)
 

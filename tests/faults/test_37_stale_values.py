@@ -1,8 +1,8 @@
-"""37: values served stale while they are made new: bounded, purged, and gone with everything else.
+"""37: values served stale while they are refreshed: bounded, purged, and removed with everything else.
 
 Guards: the bound is counted by Redis from the change that made the value untrue (`apply.lua`), a purge wins
-over whatever else concerns its key (`PURGED`), and recovery, patterns and other rules drop stale values like
-keys. Nothing is made new here, as it never becomes due: so what is kept can be looked at.
+over every other change of its key (`PURGED`), and recovery, patterns and other rules drop stale values like
+keys. No key becomes due here, so none is refreshed and the stale values can be looked at.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def test_what_is_kept_ends_when_it_was_first_said_to(database: Database, r
 
 
 async def test_a_hot_key_that_is_filled_again_and_again(silent: WorkerDouble, valkey: EmbeddedValkey) -> None:
-    """1,000 invalidations, readers, and somebody who fills: each value is kept until its own next change."""
+    """1,000 invalidations, readers, and a task that fills: each value is kept until its own next change."""
     silent.rules = replace(RULES, hash="keeping", refresh=((KEY, BOUND_MS / 1000),))
     await silent.recover()
     truth = 0
@@ -238,13 +238,13 @@ async def test_a_failover_that_takes_it_back(
 
 @pytest.mark.parametrize("lost", ["state", "rules", "everything"])
 async def test_nothing_stale_outlives_a_new_history(database: Database, redis_url: str, lost: str) -> None:
-    """What changed while there was no position is not known: so neither is what a purge asked for."""
+    """Changes without a position are not known, and a purge may be among them."""
     async with keeping(database, redis_url) as (stage, redis):
         await stage.write(1)
         await stage.applied(redis)
         assert await redis.exists(STALE) == 1
         epoch = await redis.hget(Names().state, "epoch")
-        await redis.set(Names().stale("user:never:profile"), "kept under rules nobody knows", px=BOUND_MS)
+        await redis.set(Names().stale("user:never:profile"), "kept under unknown rules", px=BOUND_MS)
         if lost == "everything":
             await redis.flushall()
         else:

@@ -1,7 +1,8 @@
-"""41: a refresh fails, or its worker is killed, at each of its steps; every changed key is made new.
+"""41: a refresh fails, or its worker is killed, at each of its steps; every changed key is refreshed.
 
 Guards: a key leaves the refresh set only with the fill whose lease stood, what was claimed is due again, and
-leases run out (`refresh_fill.lua`, `refresh_claim.lua`). Taken out when it is claimed, a key is lost: shown.
+leases run out (`refresh_fill.lua`, `refresh_claim.lua`). The last test shows that a key would be lost if a
+claim removed it.
 """
 
 import json
@@ -62,23 +63,23 @@ TESTS = Path(__file__).parents[1]
 
 @dataclass
 class World:
-    """Rows, and the two keys of each, which were in Redis when they changed."""
+    """Rows, and two keys of each, which are in Redis when their row changes."""
 
     db: asyncpg.Connection
     redis: Redis
 
     async def cached(self) -> None:
-        """Both keys of each row hold what is old."""
+        """Store an old value at both keys of each row."""
         await self.redis.mset(
             {f"user:{n}:{kind}": json.dumps("older") for n in USERS for kind in ("name", "greeting")}
         )
 
     async def change(self, name: str) -> None:
-        """Every row has another name, committed at once."""
+        """Give every row this name, in one transaction."""
         await self.db.execute("update public.profiles set name = $1", name)
 
-    async def made_new(self, name: str) -> None:
-        """Every key holds what the rows say, none is wanted any more, none was given up."""
+    async def refreshed(self, name: str) -> None:
+        """Wait until every key holds its row's name, none is to be refreshed and none is a dead letter."""
         await applied(self.redis, self.db)
         await settled(self.redis, timeout=60)
         names = await self.redis.mget([f"user:{n}:name" for n in USERS])
@@ -99,7 +100,7 @@ async def world(database: Database, redis_url: str) -> AsyncIterator[World]:
 
 
 async def reach(step: str, at: World, point: failpoints.Point) -> None:
-    """Change the rows such that the step comes."""
+    """Change the rows so that the step is reached."""
     greetings = [f"user:{n}:greeting" for n in USERS]
     match step:
         case "python_refresher.before_postpone":
@@ -130,7 +131,7 @@ async def test_a_server_does_not_answer_at_this_step(database: Database, redis_u
         refresh_loaders.mood.clear()
         refresh_loaders.opened.set()
         await at.change("last")
-        await at.made_new("last")
+        await at.refreshed("last")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ async def test_the_worker_is_killed_at_this_step(database: Database, redis_url: 
             await eventually(lambda: process.poll() is not None, message=f"{step} was reached")
             assert process.returncode == -signal.SIGKILL
         async with running_worker(database.dsn, redis_url, rules=RULES, **QUICK):
-            await at.made_new("first")
+            await at.refreshed("first")
 
 
 async def test_a_key_taken_out_when_claimed_would_be_lost(

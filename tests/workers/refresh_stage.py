@@ -1,4 +1,4 @@
-"""What tests of refreshes share: keys that are due, and what came of them."""
+"""Helpers for tests of refreshes: make keys due, and wait for their values."""
 
 import time
 from typing import Any
@@ -12,13 +12,13 @@ NAMES = Names()
 
 
 async def due(redis: Redis, *keys: str) -> None:
-    """What an invalidation of cached keys leaves behind: no value, and the keys in the refresh set."""
+    """Leave what an invalidation of cached keys leaves: no value, and the keys due in the refresh set."""
     await redis.unlink(*keys)
     await redis.zadd(NAMES.refresh, {key: time.time() * 1000 for key in keys})
 
 
 async def rules_in_force(redis: Redis) -> str:
-    """Their hash, once a leader has stored it."""
+    """Wait until a leader has stored its rules; return their hash."""
 
     async def found() -> bytes | None:
         rules: Any = await redis.hget(NAMES.state, "rules")
@@ -28,7 +28,7 @@ async def rules_in_force(redis: Redis) -> str:
 
 
 async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
-    """The value of ``key``, once there is one."""
+    """Wait until ``key`` has a value, and return it."""
 
     async def value() -> bytes | None:
         found: Any = await redis.get(key)
@@ -40,15 +40,15 @@ async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
 
 
 async def settled(redis: Redis, *, timeout: float = 20.0) -> None:
-    """Wait until no refresh is wanted any more."""
+    """Wait until the refresh set is empty."""
 
     async def empty() -> bool:
         return not await redis.exists(NAMES.refresh)
 
-    await eventually(empty, timeout=timeout, message="no refresh is wanted any more")
+    await eventually(empty, timeout=timeout, message="the refresh set is empty")
 
 
 async def counts(redis: Redis) -> dict[str, int]:
-    """Totals over all processes."""
+    """Return the totals over all processes."""
     totals: Any = await redis.hgetall(NAMES.refresh_counts)
     return {name.decode(): int(n) for name, n in totals.items()}

@@ -22,7 +22,7 @@ URL = __import__("os").environ["REDIS_URL"]
 
 
 async def greeting(refresh: Refresh) -> dict[str, object]:
-    """The name that stands in Redis when the loader begins, some time later, as a slow model would say it."""
+    """Return the name that Redis has when the loader begins, after as long as a slow model takes."""
     async with Redis.from_url(URL) as redis:
         name = await redis.get("test:name:" + refresh.fields["user_id"])
         now = time.time()
@@ -49,7 +49,7 @@ ttl = "1h"
 
 
 class RefreshWorkers:
-    """Several processes over the same rules.
+    """Several refresh workers with the same rules.
 
     Example:
         >>> with refresh_workers(redis_url, 4) as workers:
@@ -83,7 +83,7 @@ class RefreshWorkers:
         return self.processes[number].wait(timeout)
 
     def log(self, number: int) -> str:
-        """What it has said."""
+        """Return what it has logged."""
         return (self._folder / f"log-{number}").read_text()
 
 
@@ -91,7 +91,7 @@ class RefreshWorkers:
 def refresh_workers(
     redis_url: str, count: int, *, rules: str = RULES, loaders: str = LOADERS, **settings: str
 ) -> Iterator[RefreshWorkers]:
-    """Start ``count`` processes; whatever is left of them is killed afterwards."""
+    """Start ``count`` processes; those that still run are killed afterwards."""
     with tempfile.TemporaryDirectory(prefix="unstale-test-") as name:
         folder = Path(name)
         (folder / "unstale.toml").write_text(rules)

@@ -1,4 +1,4 @@
-"""What the applier's scripts do to keys that are made new when they change; times are the server's."""
+"""The applier's scripts on keys that are refreshed when they change; times are the server's."""
 
 import json
 import time
@@ -31,7 +31,7 @@ PAGE = Page(
 
 
 class Leader:
-    """An applier with the state it goes on from."""
+    """An applier, and the state that its next batch continues."""
 
     def __init__(self, applier: Applier, state: StoredState) -> None:
         self.applier, self.state = applier, state
@@ -120,7 +120,7 @@ async def test_a_burst_is_due_when_its_first_change_is(leader: Leader, redis: Re
 
 
 @pytest.mark.parametrize("standing", [None, LEASE + b"x"])
-async def test_a_key_nobody_uses_is_not_made_new(
+async def test_a_key_that_was_not_cached_is_not_queued(
     leader: Leader, redis: Redis, standing: bytes | None
 ) -> None:
     if standing is not None:

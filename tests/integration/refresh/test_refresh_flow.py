@@ -1,4 +1,4 @@
-"""From a committed change to the new value: what is asked for, once, and what stands at the end."""
+"""From a committed change to the new value: which loaders run, how often, and the value at the end."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Row and SQL refreshes on real servers: what is stored, and what is said when it cannot be."""
+"""Row and SQL refreshes on real servers: values that are stored, and errors that are reported."""
 
 import json
 
@@ -101,7 +101,7 @@ async def test_what_cannot_be_loaded_costs_its_own_key_only(database: Database, 
 
 
 async def test_a_value_that_stands_is_left_alone(database: Database, redis_url: str) -> None:
-    """Somebody else's fill is as new as ours would be, and another loader's lease is waited for."""
+    """A reader's fill is as new as ours would be, and the lease of another loader is waited for."""
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         async with running_worker(database.dsn, redis_url, rules=RULES):
@@ -175,7 +175,7 @@ async def _is_gone(redis: Redis, key: str) -> bool:
     return not await redis.exists(key)
 
 
-async def test_what_can_be_no_key_is_taken_out_and_holds_up_nobody(
+async def test_a_member_that_is_not_a_key_is_removed_and_delays_no_other(
     database: Database, redis_url: str
 ) -> None:
     """An agent's Redis user may write to the refresh set."""

@@ -1,4 +1,4 @@
-"""Refresh workers beside a leader: who calls the loaders, and what an absent Redis costs."""
+"""Refresh workers beside a leader: which process calls the loaders, and what happens without Redis."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def _fresh_loaders() -> None:
 
 @asynccontextmanager
 async def refresh_worker(dsn: str, redis_url: str) -> AsyncIterator[RefreshWorker]:
-    """One inside this loop, ready."""
+    """Run a refresh worker in this event loop, and wait until it is ready."""
     worker = RefreshWorker(settings_for(dsn, redis_url), Rules.parse(RULES))
     stop = asyncio.Event()
     task = asyncio.create_task(worker.run(stop=stop))
@@ -55,7 +55,7 @@ async def refresh_worker(dsn: str, redis_url: str) -> AsyncIterator[RefreshWorke
         await task
 
 
-async def test_the_leader_calls_loaders_only_while_nobody_else_does(
+async def test_the_leader_calls_loaders_only_without_a_refresh_worker(
     database: Database, redis_url: str
 ) -> None:
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
@@ -90,7 +90,7 @@ async def test_the_leader_calls_loaders_only_while_nobody_else_does(
 async def test_redis_is_away_for_a_while(
     database: Database, valkey: EmbeddedValkey, redis_url: str, how: str
 ) -> None:
-    """Leader and refresh worker lose it together; afterwards everything is made new as ever."""
+    """Leader and refresh worker lose it together; afterwards every key is refreshed."""
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         async with (

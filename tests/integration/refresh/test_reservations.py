@@ -43,7 +43,7 @@ def keys(count: int, kind: str = "greeting") -> list[str]:
 
 @asynccontextmanager
 async def processes(redis_url: str, given: Rules) -> AsyncIterator[tuple[Redis, RefreshStore, RefreshStore]]:
-    """Two processes under the leader's rules; a reserved key may be taken over after a second."""
+    """Two processes with the leader's rules and a takeover time of one second."""
     settings = settings_for("postgresql://nowhere", redis_url, refresh_takeover=1.0)
     async with (
         redis_at(redis_url) as redis,
@@ -94,7 +94,7 @@ async def test_a_killed_process_loses_its_slots_and_keys_after_the_takeover_time
             await one.reservations.hold(alive)
             await one.leases.extend([alive.key], alive.lease, visibility=1.0)
         claimed = await two.keys.claim()
-        assert claimed.keys == (killed.key,), "only the key that nobody held on to"
+        assert claimed.keys == (killed.key,), "only the key that was not extended"
         await hand_over(two, given, claimed)
         assert len(await two.reservations.reserve(5)) == 1, "one slot is free again, the other is held"
         await two.reservations.release(alive, called=True)
@@ -183,7 +183,7 @@ async def test_limits_that_redis_lost_begin_again(redis_url: str, how: str) -> N
             await redis.mset(dict.fromkeys(limits, "not a set"))
         await one.reservations.hold(first)
         await one.presence.announce("one")
-        assert len(await two.reservations.reserve(9)) == 1, "who holds on to a slot has it again"
+        assert len(await two.reservations.reserve(9)) == 1, "a held slot counts again"
         for reservation in (first, second):
             await one.reservations.release(reservation, called=True)
         assert 0 < await redis.pttl(limits[0]) <= 1000
@@ -198,7 +198,9 @@ async def test_refresh_workers_count_until_they_are_silent_or_withdraw(redis_url
         await two.presence.announce("alive")
         assert await redis.zrange(NAMES.refresh_workers, 0, -1) == [b"alive"]
         assert await one.presence.any()
-        assert 4_000 < await redis.pttl(NAMES.refresh_workers) <= 5_000, "forgotten if nobody says it again"
+        assert 4_000 < await redis.pttl(NAMES.refresh_workers) <= 5_000, (
+            "forgotten without another announcement"
+        )
         await two.presence.withdraw("alive")
         assert not await one.presence.any()
 

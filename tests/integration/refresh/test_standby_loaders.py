@@ -1,4 +1,4 @@
-"""A worker that stands by says at its start which Python loaders it could not call if it led."""
+"""A standby warns at its start of Python loaders that it could not call if it led."""
 
 import signal
 from pathlib import Path

@@ -26,7 +26,7 @@ LEASES_MOST: Final = 1_000
 FILL_BYTES: Final = 512 * 1024
 """Bytes of values in one fill script."""
 FILL_KEYS: Final = 500
-"""Keys in one fill script: each needs three names, and Redis serves nobody else meanwhile."""
+"""Keys in one fill script: each needs three names, and Redis runs nothing else meanwhile."""
 WITHOUT_EPOCH: Final = 0.5
 """Seconds until a key is due again while there is no live epoch: nothing may be stored then."""
 HELD_MOST: Final = 1.0

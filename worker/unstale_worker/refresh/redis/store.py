@@ -1,4 +1,4 @@
-"""What refreshes keep in Redis, over one connection of their own."""
+"""State of refreshes in Redis, over one connection of its own."""
 
 import time
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
--- Claims keys whose refresh is due: their score moves to the time when they are due again if nobody finishes them.
+-- Claims keys whose refresh is due: their score moves to the time when they are due again if no process finishes them.
 -- Ready keys of Python loaders have scores far above every time (refresh_reserve.lua).
 -- KEYS: refresh   ARGV: most keys, milliseconds of visibility
 -- Reply: { the keys claimed, milliseconds until the next one is due or -1, server's clock in ms }
