@@ -1,5 +1,5 @@
 # The worker, as a user without rights. `docker compose up` builds and runs it beside a Valkey.
-FROM python:3.12-slim AS build
+FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY core core
@@ -9,7 +9,7 @@ COPY examples examples
 RUN python -m venv /opt/unstale \
  && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt '.[worker,companion]'
 
-FROM python:3.12-slim
+FROM python:3.13-slim
 LABEL org.opencontainers.image.title="unstale" \
       org.opencontainers.image.description="The worker that keeps Redis and in-process caches true to a Supabase Postgres" \
       org.opencontainers.image.version="0.1.0" \
