@@ -51,7 +51,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	for bench in hits breaker pools idle takeover writepath drain latency over_https refresh seed_tables; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
+	for bench in hits breaker pools idle takeover writepath drain latency over_https refresh comparison; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
 
 chaos: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)

@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 LATENCY_SECONDS = (0.05, 0.1)
-"""What the database of the seed took to answer."""
+"""Seconds that a hosted database takes to answer."""
 PROFILE = {"id": 1, "name": "Ada Lovelace", "mood": "curious", "bio": "x" * 380}
 MESSAGE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello!"}}
 

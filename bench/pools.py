@@ -1,4 +1,4 @@
-"""What the connection pool saves against clients made anew, as in the seed's tables, and what it costs.
+"""What the connection pool saves against clients made for each call, and what it costs.
 
 The server is a stand-in on this machine: real HTTPS, and 50 to 100 ms before each answer.
 """

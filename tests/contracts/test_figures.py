@@ -22,28 +22,28 @@ def bench(name: str) -> ModuleType:
     return module
 
 
-SEED = bench("seed_pages")
-RUN = json.loads(SEED.RESULTS.read_text())
+COMPARISON = bench("comparison_pages")
+RUN = json.loads(COMPARISON.RESULTS.read_text())
 
 
-@pytest.mark.parametrize("page", SEED.PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", COMPARISON.PAGES, ids=lambda page: page.name)
 def test_the_tables_are_those_of_the_stored_run(page: Path) -> None:
     text = page.read_text()
-    assert SEED.with_tables(text, SEED.PAGES[page], RUN) == text
-    other = json.loads(SEED.RESULTS.read_text(), parse_float=lambda number: float(number) * 1.5)
-    assert SEED.with_tables(text, SEED.PAGES[page], other) != text
+    assert COMPARISON.with_tables(text, COMPARISON.PAGES[page], RUN) == text
+    other = json.loads(COMPARISON.RESULTS.read_text(), parse_float=lambda number: float(number) * 1.5)
+    assert COMPARISON.with_tables(text, COMPARISON.PAGES[page], other) != text
 
 
 def test_the_plot_can_be_made_of_it(tmp_path: Path) -> None:
-    SEED.plot(RUN, tmp_path / "again.png")
-    again, stored = (tmp_path / "again.png").read_bytes(), SEED.PLOT.read_bytes()
+    COMPARISON.plot(RUN, tmp_path / "again.png")
+    again, stored = (tmp_path / "again.png").read_bytes(), COMPARISON.PLOT.read_bytes()
     assert again[:8] == stored[:8] == b"\x89PNG\r\n\x1a\n"
     assert again[16:24] == stored[16:24]  # width and height
 
 
 def test_a_page_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="seed-tables"):
-        SEED.with_tables("no markers", SEED.ALL, RUN)
+    with pytest.raises(ValueError, match="comparison-tables"):
+        COMPARISON.with_tables("no markers", COMPARISON.ALL, RUN)
 
 
 def test_make_bench_runs_every_benchmark() -> None:

@@ -1,6 +1,7 @@
-"""Puts the figures of a run of seed_tables.py where people read them: tables between markers, and a plot.
+"""Write the figures of a run of comparison.py into pages: tables between markers, and a plot.
 
-``python bench/seed_pages.py`` does it again from the stored run. Nothing here measures; no figure is typed.
+``python bench/comparison_pages.py`` does it again from the stored run. Nothing here measures, and no
+figure is typed by hand.
 """
 
 import json
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
-RESULTS: Final = Path(__file__).with_name("results") / "seed_tables.json"
-PLOT: Final = ROOT / "docs" / "images" / "seed_tables.png"
-ALL: Final = "seed-tables"
-SHORT: Final = "seed-summary"
+RESULTS: Final = Path(__file__).with_name("results") / "comparison.json"
+PLOT: Final = ROOT / "docs" / "images" / "comparison.png"
+ALL: Final = "comparison-tables"
+SHORT: Final = "comparison-summary"
 PAGES: Final = {ROOT / "docs" / "performance.md": ALL, ROOT / "README.md": SHORT}
 ORIGINAL, POOL, CACHE = "#b0b0b0", "#5b8db8", "#2a9d5c"
 
@@ -29,7 +30,7 @@ def write_pages(results: Path = RESULTS) -> list[Path]:
 
 def with_tables(text: str, marker: str, run: dict[str, Any]) -> str:
     """``text`` with the tables of a run between its markers; raises ValueError when it has none."""
-    begin, end = f"<!-- {marker}: written by bench/seed_tables.py -->\n", f"<!-- /{marker} -->\n"
+    begin, end = f"<!-- {marker}: written by bench/comparison.py -->\n", f"<!-- /{marker} -->\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"the page has no lines {begin!r} and {end!r}")

@@ -1,8 +1,8 @@
-"""The tables of the system people come from, measured: original, with pool, with pool and cache.
+"""Compare three systems: clients made for each call, with a pool, with a pool and a cache.
 
 Supabase and OpenAI are a stand-in on this machine, over real HTTPS: 50 to 100 ms before an answer, 500 to
 1,000 ms before a completion. Postgres, Valkey and the worker are real. With ``--write`` the figures go to
-bench/results/seed_tables.json, from there into the plot and the tables of README.md and docs/performance.md.
+bench/results/comparison.json, from there into the plot and the tables of README.md and docs/performance.md.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from comparison_day import day_of_traffic
+from comparison_operations import operations
+from comparison_pages import write_pages
 from far_server import FarServer, far_server
 from harness import arguments, finish, leads, machine, medians, servers, worker
 from pools import clients, health, parallel, saved
 from redis.asyncio import Redis
-from seed_day import day_of_traffic
-from seed_operations import operations
-from seed_pages import write_pages
 
-RESULTS: Final = Path(__file__).with_name("results") / "seed_tables.json"
+RESULTS: Final = Path(__file__).with_name("results") / "comparison.json"
 RULES: Final = """
 [[watch]]
 table = "public.profiles"
 keys = ["user:{id}:profile", "user:{id}:greeting_instructions"]
 """
-AGAIN: Final = ".venv/bin/python bench/seed_tables.py --write"
+AGAIN: Final = ".venv/bin/python bench/comparison.py --write"
 
 
 async def cached_operations(server: FarServer, *, scale: float) -> dict[str, Any]:
@@ -59,7 +59,7 @@ async def main() -> None:
             for number in range(options.repeats)
         ]
     figures = medians(runs)
-    finish("seed_tables", figures, as_json=options.json, repeats=options.repeats)
+    finish("comparison", figures, as_json=options.json, repeats=options.repeats)
     if options.write:
         RESULTS.parent.mkdir(exist_ok=True)
         result = {"figures": figures, "machine": machine(), "repeats": options.repeats}
