@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unstale_worker.demo.ledger import CHECK_AFTER, GIVE_UP, Ledger, percentile
+from unstale_worker.demo.figures import percentile
+from unstale_worker.demo.ledger import CHECK_AFTER, GIVE_UP, Ledger
 from unstale_worker.demo.reports import (
     AgentReport,
     Commit,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from unstale_worker.demo import summary
-from unstale_worker.demo.ledger import DemoFigures
+from unstale_worker.demo.figures import DemoFigures
 from unstale_worker.demo.reports import AgentReport, WorkerReport
 from unstale_worker.demo.view import View, shares
 

@@ -109,7 +109,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
-        (writer,), (agent, *_) = demo.parts("demo.writer_process"), demo.parts("demo.agent")
+        (writer,), (agent, *_) = demo.parts("demo.writer_process"), demo.parts("demo.agent_process")
         agent.suspend()  # so that it cannot end in order
         demo.process.send_signal(signal.SIGINT)
         await all_gone([writer])  # the first signal has been heard
@@ -123,7 +123,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 async def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("starting the worker")
-        agents = await eventually(lambda: demo.parts("demo.agent"))
+        agents = await eventually(lambda: demo.parts("demo.agent_process"))
         agents[0].suspend()  # so that it never attaches
 
         assert await demo.end(signal.SIGINT) == 1
@@ -135,7 +135,7 @@ async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
-        folders = [Path(process.cwd()) for process in demo.parts("demo.agent")]
+        folders = [Path(process.cwd()) for process in demo.parts("demo.agent_process")]
 
         demo.process.kill()
 
@@ -147,7 +147,7 @@ async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
 async def test_a_part_that_dies_fails_it(tmp_path: Path) -> None:
     async with started("demo", cwd=tmp_path) as demo:
         await demo.line("changes")
-        agents = demo.parts("demo.agent")
+        agents = demo.parts("demo.agent_process")
         agents[0].kill()
 
         await demo.rest()

@@ -6,7 +6,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from unstale_worker.demo.ledger import DemoFigures
+from unstale_worker.demo.figures import DemoFigures
 
 
 def table(figures: DemoFigures, *, model: str) -> RenderableType:

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from unstale_worker.demo.ledger import DemoFigures
+from unstale_worker.demo.figures import DemoFigures
 
 WINDOW: Final = 8
 """Number of updates that a rate is computed over: two seconds at four updates per second."""

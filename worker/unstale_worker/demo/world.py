@@ -14,8 +14,9 @@ import asyncpg
 from unstale.errors import UnstaleError
 from unstale_worker.demo.children import Child
 from unstale_worker.demo.example import companion_folder
+from unstale_worker.demo.figures import DemoFigures
 from unstale_worker.demo.language_model import Model
-from unstale_worker.demo.ledger import DemoFigures, Ledger
+from unstale_worker.demo.ledger import Ledger
 from unstale_worker.demo.reports import MODEL_VARIABLE, Report, World, statement
 from unstale_worker.dev_servers import Stack, stack
 from unstale_worker.rules import Rules
@@ -114,7 +115,7 @@ class Demo:
                 model = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": ledger.model_url}
             model = {**model, MODEL_VARIABLE: self._model.name}
             worker = await start(
-                "worker",
+                "worker_process",
                 "worker",
                 **model,
                 **SMALL_POOL,
@@ -123,7 +124,9 @@ class Demo:
                 UNSTALE_HTTP_PORT="0",
             )
             agents = [
-                await start("agent", f"agent-{number}", DEMO_NAME=f"agent-{number}", **model, **SMALL_POOL)
+                await start(
+                    "agent_process", f"agent-{number}", DEMO_NAME=f"agent-{number}", **model, **SMALL_POOL
+                )
                 for number in range(1, self._agents + 1)
             ]
             await self._wait(lambda: ledger.attached(reads=WARM_READS) == self._agents, seconds=START_SECONDS)

@@ -3,7 +3,7 @@
 from unstale_worker.dev_servers.embedded_postgres import EmbeddedPostgres
 from unstale_worker.dev_servers.embedded_valkey import EmbeddedValkey
 from unstale_worker.dev_servers.migrations import apply_migrations, migrations_folder
-from unstale_worker.dev_servers.together import Stack, migrate, stack
+from unstale_worker.dev_servers.server_stack import Stack, migrate, stack
 
 __all__ = [
     "EmbeddedPostgres",

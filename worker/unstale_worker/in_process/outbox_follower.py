@@ -185,7 +185,7 @@ class OutboxFollower:
             await asyncio.sleep(PURGE_EVERY * random.uniform(0.7, 1.3))
             if self._source is None:
                 continue
-            source = self._source.beside()
+            source = self._source.sibling()
             try:
                 # Values that are not set here stay as a worker or another instance has set them.
                 deleted = 1

@@ -74,9 +74,9 @@ class Pipeline:
             self._health.cycled()
             self._pace.saw(found, now=time.monotonic())
             if not hinted:
-                self._wakeups.unannounced(found > 0, asleep=asleep)
+                self._wakeups.report_read(found > 0, asleep=asleep)
             hinted = await self._rest(found)
-        await self._wakeups.awake()
+        await self._wakeups.end_sleep()
 
     async def cycle(self) -> int:
         """Bring Redis up to now; returns how many entries were new."""
@@ -209,7 +209,7 @@ class Pipeline:
         due = self._watermarks.due_in()
         if self._wakeups.asleep:
             if self._pace.must_wake:
-                await self._wakeups.awake()
+                await self._wakeups.end_sleep()
                 return False
             return await self._wait(due)
         if not found and self._pace.may_sleep and await self._wakeups.try_sleep():

@@ -72,7 +72,7 @@ class Term:
                 asyncio.TaskGroup() as group,
             ):
                 purging = partial(
-                    keep_purging, source.beside(), leadership, self._settings, self._health.counters
+                    keep_purging, source.sibling(), leadership, self._settings, self._health.counters
                 )
                 besides = [
                     group.create_task(insistently(leadership.keep), name="lease"),

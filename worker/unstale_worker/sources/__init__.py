@@ -154,7 +154,7 @@ class Source(Protocol):
         """Return the wake-ups of this database; enter the result once."""
         ...
 
-    def beside(self) -> "Source":
+    def sibling(self) -> "Source":
         """Return another source for the same database, for slow work that must not delay reads."""
         ...
 

@@ -60,7 +60,7 @@ class NotifyWakeUps(WakeUps):
         try:
             yield
         finally:
-            await self.awake()
+            await self.end_sleep()
             self._name = "standby"
 
     async def try_sleep(self) -> bool:
@@ -88,7 +88,7 @@ class NotifyWakeUps(WakeUps):
             raise
         return self.asleep
 
-    async def awake(self) -> None:
+    async def end_sleep(self) -> None:
         """Stop commits from notifying."""
         if not self.asleep:
             return
@@ -103,8 +103,8 @@ class NotifyWakeUps(WakeUps):
             self._broken(None)
             raise
 
-    def unannounced(self, found: bool, *, asleep: bool) -> None:
-        """See `WakeUps.unannounced`; replaces a session that receives no NOTIFY while asleep."""
+    def report_read(self, found: bool, *, asleep: bool) -> None:
+        """See `WakeUps.report_read`; replaces a session that receives no NOTIFY while asleep."""
         if not asleep:
             return
         self._unannounced = self._unannounced + 1 if found else 0

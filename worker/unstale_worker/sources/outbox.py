@@ -143,7 +143,7 @@ class OutboxSource:
         """Return wake-ups by NOTIFY on a separate session."""
         return NotifyWakeUps(self._connections)
 
-    def beside(self) -> "OutboxSource":
+    def sibling(self) -> "OutboxSource":
         """Return a source with a separate session."""
         return OutboxSource(self._connections, read_entries=self._read_entries, session=self._first_name)
 

@@ -131,7 +131,7 @@ class SupabaseSource:
         self._wakeups = SupabaseWakeUps(self._project)
         return self._wakeups
 
-    def beside(self) -> "SupabaseSource":
+    def sibling(self) -> "SupabaseSource":
         """Return a source with separate connections."""
         return SupabaseSource(self._project, read_entries=self._read_entries)
 

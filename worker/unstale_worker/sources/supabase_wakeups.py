@@ -50,8 +50,8 @@ class SupabaseWakeUps(WakeUps):
             finally:
                 self._realtime = None
 
-    def unannounced(self, found: bool, *, asleep: bool) -> None:
-        """See `WakeUps.unannounced`."""
+    def report_read(self, found: bool, *, asleep: bool) -> None:
+        """See `WakeUps.report_read`."""
         if not found or not self.listening:
             return
         self._silent_reads += 1

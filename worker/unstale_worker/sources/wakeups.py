@@ -44,10 +44,10 @@ class WakeUps:
         """Try to make every commit send a hint; if True, read once more and then `wait`."""
         return False
 
-    async def awake(self) -> None:
+    async def end_sleep(self) -> None:
         """Stop commits from sending hints."""
 
-    def unannounced(self, found: bool, *, asleep: bool) -> None:
+    def report_read(self, found: bool, *, asleep: bool) -> None:
         """Report a read without a hint: if it ``found`` changes, and if the worker was ``asleep`` before."""
 
     async def wait(self, timeout: float) -> bool:
