@@ -1,4 +1,4 @@
-"""What `import unstale` offers, and how little it loads."""
+"""The public names of `import unstale`, and how little importing it loads."""
 
 import subprocess
 import sys
