@@ -40,7 +40,7 @@ def table(figures: DemoFigures, *, model: str) -> RenderableType:
     rows.add_row(
         Text("stale reads", color),
         Text(f"{figures.stale_reads:,}", f"bold {color}"),
-        Text("older than an invalidation the agent had received", "dim"),
+        Text("older than a received invalidation", "dim"),
     )
     rows.add_row(
         Text("late reads", color),
