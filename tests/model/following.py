@@ -1,4 +1,4 @@
-"""An agent that follows the log: `Subscriber` and `Follower`, one message a step."""
+"""An agent that follows the log: `Subscriber` and `Freshness`, one message a step."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Reads and writes of the agents: `Reader` and `Writer`, one step of Redis or Postgres each."""
+"""Reads and writes of the agents: `ReadPath` and `Writer`, one step of Redis or Postgres each."""
 
 from collections.abc import Iterator
 
@@ -16,6 +16,7 @@ from .world import (
     Message,
     Reads,
     Redis,
+    Standing,
     Versions,
     World,
     newest,
@@ -71,6 +72,9 @@ class ReadSteps:
             if broken or Defence.STALE_NOT_KEPT in self._off:
                 kept = Load("keep", version=stale.version, floor=floor)
                 yield f"gets {stale.version}, stale", self._became(world, number, kept), broken
+        if place.replaces and Defence.LEASE not in self._off:
+            yield from self._replace(world, number, place, floor)
+            return
         if found is not None and found[0] == "value":
             broken = self._answered(world, found[1], floor, place, agent)
             broken = broken or self._believed(world, found[1], place, agent)
@@ -128,10 +132,19 @@ class ReadSteps:
             primary=load.primary if early else bool(redis.primary_until),
             live=bool(redis.epoch),
         )
-        if place.get_set and not after.live and Defence.LIVE_CLAIM not in self._off:
-            after = after._replace(token=0)  # given back at once: an eviction by another name
         what = "a soft lease" if place.get_set else "the lease"
         yield f"takes {what} {token}", self._server.changed(self._became(world, number, after), redis), None
+
+    def _replace(self, world: World, number: int, place: Reads, floor: int) -> Iterator[Move[World]]:
+        """Take a lease although a value, or another's lease, stands; the value stays readable."""
+        token = self._server.fresh_token(world)
+        redis, _ = scripts.replace(world.redis, place.key, token)
+        after = Load("claimed", token, floor=floor, primary=True, live=bool(redis.epoch))
+        yield (
+            f"takes the lease {token} in its place",
+            self._server.changed(self._became(world, number, after), redis),
+            None,
+        )
 
     def _early(
         self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
@@ -153,7 +166,7 @@ class ReadSteps:
         yield "is cancelled", self._became(world, number, Load()), None
         version, where = postgres.now(world.database, place.key), "the primary"
         ready = world.database.replayed >= load.need_lsn and not load.primary
-        ready = ready and (load.live or Defence.LIVE_CLAIM in self._off)
+        ready = ready and load.live and not place.replaces
         if self._config.replica and (ready or Defence.NEED_LSN in self._off):
             version, where = postgres.on_replica(world.database, place.key), "the replica"
         elif self._config.replica and Defence.PRIMARY_FALLBACK in self._off:
@@ -166,10 +179,7 @@ class ReadSteps:
             )
             return
         broken = self._answered(world, version, load.floor, place, agent)
-        if load.live or Defence.LIVE_CLAIM in self._off:
-            after = load._replace(step="loaded", version=version)
-        else:
-            after = Load()
+        after = load._replace(step="loaded", version=version)
         yield f"loads {version} from {where}", self._became(world, number, after), broken
 
     def _missed(
@@ -187,7 +197,11 @@ class ReadSteps:
         compare = Defence.FILL_COMPARES not in self._off and Defence.LEASE not in self._off
         if place.get_set and Defence.SET_FILLS in self._off:
             compare = False
-        lease = ("soft" if place.get_set else "lease", load.token)
+        lease: Standing = ("soft" if place.get_set else "lease", load.token)
+        standing = world.redis.keys[place.key]
+        if place.replaces and standing is not None and standing[0] == "value":
+            marked = len(standing) == 3 and standing[-1] == load.token
+            lease = standing if marked or Defence.REPLACE_COMPARES in self._off else None
         redis, stored = scripts.fill(
             world.redis, place.key, lease, load.version, compare=compare, off=self._off
         )
@@ -202,7 +216,7 @@ class ReadSteps:
     def _keep(
         self, world: World, number: int, load: Load, place: Reads, agent: Agent | None
     ) -> Iterator[Move[World]]:
-        """`Reader._keep`: into the near cache, if the mark is clean and the agent attached."""
+        """`LocalState.keep`: into the near cache, unless the key was invalidated or the agent is detached."""
         assert agent is not None
         assert place.agent is not None
         attached = agent.attached or Defence.KEEP_ATTACHED in self._off

@@ -152,7 +152,7 @@ def direct(
 
 
 def take(redis: Redis, key: int, token: int, *, soft: bool) -> tuple[Redis, Standing]:
-    """SET NX, or ``takeover.lua`` where a soft lease stands; what stands there afterwards."""
+    """``acquire.lua``, or ``takeover.lua`` where a soft lease stands; what stands there afterwards."""
     found = redis.keys[key]
     if found is None or (found[0] == "soft" and not soft):
         found = ("soft" if soft else "lease", token)
@@ -160,12 +160,20 @@ def take(redis: Redis, key: int, token: int, *, soft: bool) -> tuple[Redis, Stan
     return redis, found
 
 
+def replace(redis: Redis, key: int, token: int) -> tuple[Redis, Standing]:
+    """``replace.lua``: a lease on the value that stands, which stays readable, or else in its place."""
+    found = redis.keys[key]
+    lease: Standing = ("value", found[1], token) if found and found[0] == "value" else ("lease", token)
+    return redis._replace(keys=replaced(redis.keys, key, lease)), lease
+
+
 def fill(
     redis: Redis, key: int, lease: Standing, version: int, *, compare: bool, off: frozenset[Defence]
 ) -> tuple[Redis, bool]:
     """``fill.lua``: compare-and-set on the lease; the stale value and the place in the refresh set go."""
     done = redis._replace(queue=redis.queue & ~(1 << key))
-    if compare and redis.keys[key] != lease:
+    live = bool(redis.epoch) or Defence.LIVE_FILL in off
+    if not live or (compare and redis.keys[key] != lease):
         return (done if Defence.DONE_COMPARES in off else redis), False
     if Defence.FILL_DROPS_STALE not in off:
         done = drop_stale(done, 1 << key)

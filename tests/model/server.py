@@ -116,7 +116,12 @@ class Server:
         """The smallest number that no lease and no read bears."""
         used = {load.token for load in world.loads}
         for redis in (world.redis, *world.before):
-            used.update(entry[1] for entry in redis.keys if entry is not None and entry[0] != "value")
+            # The last one is the token, also of a value that carries a lease.
+            used.update(
+                entry[-1]
+                for entry in redis.keys
+                if entry is not None and (entry[0] != "value" or len(entry) == 3)
+            )
         return next(number for number in range(1, 99) if number not in used)
 
 

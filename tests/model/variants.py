@@ -32,6 +32,10 @@ class Variant:
 
 TIER = Config("ao", reads=TWO)
 TIER_LONG = Config("aao", reads=TWO)
+REPLACED = Config("ao", reads=(Reads(replaces=True), Reads()))
+REPLACED_TWICE = Config("ao", reads=(Reads(replaces=True), Reads(replaces=True)))
+REPLACED_NEAR = Config("ao", agents=1, reads=(Reads(agent=0, replaces=True),), log_max=1, inbox=1)
+REPLACED_FAILOVER = Config("ao", reads=(Reads(replaces=True),), failovers=1)
 GET_SET = Config("ao", reads=(Reads(get_set=True), Reads()))
 SCRIPTS = Config("ab", keys=2, reads=(Reads(key=1),), script_keys=1, kills=1)
 SCRIPTS_REPLICA = replace(SCRIPTS, reads=ONE, replica=True)
@@ -106,6 +110,10 @@ STALE_OWN_PATTERN_LONG = replace(STALE_OWN_PATTERN, kills=None, silent=True)
 HOLDS = (
     Variant("two readers of one key", TIER),
     Variant("get, load, set beside get_or_load", GET_SET),
+    Variant("a value replaced beside its readers", REPLACED),
+    Variant("a value replaced by two at once", REPLACED_TWICE),
+    Variant("a value replaced, and a near cache", REPLACED_NEAR),
+    Variant("a value replaced, and a failover", REPLACED_FAILOVER),
     Variant("a batch of two scripts", SCRIPTS),
     Variant("a batch of two scripts, with a replica", SCRIPTS_REPLICA),
     Variant("a pattern over two keys", PATTERN),
@@ -172,6 +180,7 @@ CAUGHT = (
     Variant("no lease", TIER, (D.LEASE,)),
     Variant("fill without compare", TIER, (D.FILL_COMPARES,)),
     Variant("set without the lease of its miss", GET_SET, (D.SET_FILLS,)),
+    Variant("a value replaced without compare", REPLACED, (D.REPLACE_COMPARES,)),
     Variant("no marks", NEAR, (D.MARKS,)),
     Variant("a mark opened after the GET", NEAR, (D.MARK_FIRST,)),
     Variant("a flush that leaves reads clean", NEAR, (D.FLUSH_SOILS,)),
@@ -255,7 +264,7 @@ MASKED = (
         long=True,
     ),
     Variant(
-        "filled without an epoch", STATELESS_REPLICA, (D.LIVE_CLAIM,), "recovery's drops and its need_lsn"
+        "filled without an epoch", STATELESS_REPLICA, (D.LIVE_FILL,), "recovery's drops and its need_lsn"
     ),
     Variant(
         "a log behind is believed", NEAR_FAILOVER, (D.LOG_BEHIND,), "doubt, and the new epoch", long=True

@@ -24,13 +24,15 @@ class Reads:
         agent: The agent whose near cache it fills; None: a process without one.
         key: Number of the key.
         get_set: The seed's ``get``, load, ``set`` instead of ``get_or_load``.
-        refresher: Reads only what is in the refresh set, on behalf of nobody.
+        refresher: Reads only what is in the refresh set, for no caller.
+        replaces: A read with ``fresh=True``, or an early refresh: it loads although a value stands.
     """
 
     agent: int | None = None
     key: int = 0
     get_set: bool = False
     refresher: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,10 @@ class Database(NamedTuple):
     crashes: int = 0
 
 
-Standing: TypeAlias = tuple[str, int] | None
-"""What stands at a key: ("value", version), ("lease", token), ("soft", token), or nothing."""
+Standing: TypeAlias = tuple[str, int] | tuple[str, int, int] | None
+"""What stands at a key: ("value", version), ("lease", token), ("soft", token), or nothing.
+
+("value", version, token) is a value that carries the lease of a reader that replaces it."""
 
 
 class Stale(NamedTuple):
