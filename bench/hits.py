@@ -106,7 +106,7 @@ async def alone(cache: Cache, redis: Redis, repeats: int) -> dict[str, float]:
     """Redis hits one after the other, against redis-py's GET and orjson.loads."""
     ours: list[float] = []
     theirs: list[float] = []
-    drop = cache._near.followed.drop  # the near cache would answer otherwise
+    drop = cache.inspect().local.near.drop  # the near cache would answer otherwise
 
     async def hit() -> object:
         drop(KEY)
@@ -128,7 +128,7 @@ async def concurrent(cache: Cache, redis: Redis, repeats: int) -> dict[str, floa
     await redis.mset(dict.fromkeys(keys, encoded))
     for key in keys:
         await redis.expire(key, 3600)
-    drop = cache._near.followed.drop
+    drop = cache.inspect().local.near.drop
     each = REDIS_CALLS // 20
 
     async def reader(key: str) -> None:

@@ -92,14 +92,14 @@ class Race:
     async def _load(self, number: int) -> None:
         key, tier = key_of(number), self._chance.choice(self._tiers)
         await self._pause()
-        claim = await tier.take(key, soft=False, seconds=TTL)
+        claim = await tier.acquire(key, soft=False, seconds=TTL)
         if claim.lease is None:
             return
         if self._chance.random() < EVICTED:
             await self._pause()
             await tier.unlink([key])
             self.counts["evicted"] += 1
-            again = await self._chance.choice(self._tiers).take(key, soft=False, seconds=TTL)
+            again = await self._chance.choice(self._tiers).acquire(key, soft=False, seconds=TTL)
             if again.lease is not None:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._fill(tier, number, claim.lease))
@@ -142,13 +142,10 @@ async def race(url: str, *, fills: int, seed: int, defended: bool) -> Counter[st
     """Rounds until so many fills were raced."""
     names = Names()
     async with AsyncExitStack() as stack:
-        lanes = [
-            Lane(Connections(url, timeout=30), timeout=30, clock=time.monotonic) for _ in range(AGENTS + 1)
-        ]
-        for lane in lanes:
-            stack.push_async_callback(lane.close)
-        leadership = Leadership(lanes[0], names, ttl=3600)
-        applier = Applier(lanes[0], names, fence=await leadership.try_acquire(), log_max_bytes=1 << 20)
+        lane = Lane(Connections(url, timeout=30), timeout=30, clock=time.monotonic)
+        stack.push_async_callback(lane.close)
+        leadership = Leadership(lane, names, ttl=3600)
+        applier = Applier(lane, names, fence=await leadership.try_acquire(), log_max_bytes=1 << 20)
 
         async def snapshot() -> Page:
             return PAGE
@@ -157,7 +154,12 @@ async def race(url: str, *, fills: int, seed: int, defended: bool) -> Counter[st
             await applier.state(), rules="races", published=b"{}", patterns=[], snapshot=snapshot
         )
         kind = RedisTier if defended else PlainSet
-        tiers = [kind(lane, names, log_max_bytes=1 << 20) for lane in lanes[1:]]
+        tiers = [
+            kind(Connections(url, timeout=30), names, timeout=30, log_max_bytes=1 << 20, clock=time.monotonic)
+            for _ in range(AGENTS)
+        ]
+        for tier in tiers:
+            stack.push_async_callback(tier.close)
         racing = Race(tiers, applier, await applier.state(), random.Random(seed))
         while racing.counts["fills"] < fills:
             await racing.round()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from unstale.errors import (
     CacheClosed,
+    CacheNotStarted,
     ConfigurationError,
     LoadCancelled,
     LockLost,
@@ -18,7 +19,7 @@ from unstale.errors import (
     UnstaleError,
     WaitTimeout,
 )
-from unstale.protocol.names import escape_glob
+from unstale.protocol.globs import escape_glob
 
 if TYPE_CHECKING:
     from unstale.cache import Cache
@@ -26,16 +27,17 @@ if TYPE_CHECKING:
     from unstale.companion.refresh_context import Refresh
     from unstale.companion.tools.tools import Tools
     from unstale.compat.redis_cache import RedisCache, redis_cache
+    from unstale.freshness.subscriptions import Invalidated, Reset
     from unstale.locks import Lock
-    from unstale.near_cache.subscriptions import Invalidated, Reset
     from unstale.protocol.codec import FrozenDict
-    from unstale.reading.single_flight import Load
+    from unstale.reading.loader import Load
     from unstale.settings import AgentSettings, PoolSettings
 
 __all__ = [
     "AgentSettings",
     "Cache",
     "CacheClosed",
+    "CacheNotStarted",
     "ConfigurationError",
     "ConnectionPool",
     "FrozenDict",
@@ -65,13 +67,13 @@ _ON_USE = {
     "Cache": "cache",
     "ConnectionPool": "companion.pools",
     "FrozenDict": "protocol.codec",
-    "Invalidated": "near_cache.subscriptions",
-    "Load": "reading.single_flight",
+    "Invalidated": "freshness.subscriptions",
+    "Load": "reading.loader",
     "Lock": "locks",
     "PoolSettings": "settings",
     "RedisCache": "compat.redis_cache",
     "Refresh": "companion.refresh_context",
-    "Reset": "near_cache.subscriptions",
+    "Reset": "freshness.subscriptions",
     "Tools": "companion.tools.tools",
     "redis_cache": "compat.redis_cache",
 }

@@ -3,61 +3,86 @@
 import asyncio
 import contextlib
 import re
-import threading
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from threading import get_ident
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
-from unstale.errors import CacheClosed, RedisUnavailable
+from pydantic import TypeAdapter
+
+from unstale.decorator import Cached, P, R
+from unstale.errors import CacheClosed, CacheNotStarted, RedisUnavailable
+from unstale.freshness.subscriptions import Subscription
 from unstale.freshness.tokens import Token
-from unstale.freshness.tracker import Trust
-from unstale.locks import LOCK_SECONDS, Lock, Locks
-from unstale.near_cache.subscriptions import Subscription
+from unstale.locks import LOCK_SECONDS, Lock
+from unstale.near_cache.store import UNSET, Entry
 from unstale.protocol import codec
-from unstale.reading.single_flight import Loader
-from unstale.reads import check_ttl
-from unstale.reads_many import ManyReads
-from unstale.redis_tier.multiplexer import CLOSED
+from unstale.protocol.codec import Model
+from unstale.reading.batch_loader import ManyLoader, load_many
+from unstale.reading.loader import Loader
+from unstale.reading.options import Loaded, Origin, ReadOptions, check_ttl
 from unstale.runtime import clock
 from unstale.settings import AgentSettings
-from unstale.stats import Counters, count, describe
+from unstale.stats import Counters, ReadCounts, counters, picture
+from unstale.wiring import Parts
+
+T = TypeVar("T")
 
 
-class Cache(ManyReads):
+class Cache:
     """Values by key, kept true to the database by invalidations.
 
     Example:
         >>> async with Cache.from_env() as cache:
         ...     profile = await cache.get_or_load("user:42:profile", lambda: load_profile(42))
 
-    One object per process and event loop. What callers get is theirs to change.
+    One object per process and event loop. It can be opened again after it was closed, also in another event
+    loop once the first has ended. Each caller gets its own copy of a value.
     """
 
     def __init__(self, settings: AgentSettings) -> None:
-        super().__init__(settings)
-        self._locks = Locks(self._tier, self.settings.names, clock=clock.now)
+        self.settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._closed = False
+        self._now = clock.now
+        self._use(Parts(self.settings))
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
-        """A cache with the settings of the environment and ``.env``; arguments beat them."""
+        """Return a cache with the settings of the environment and ``.env``; arguments override them.
+
+        Raises TypeError for an argument that is not a setting of the agent.
+        """
         return cls(AgentSettings.from_env(**overrides))
+
+    def _use(self, parts: Parts) -> None:
+        """Serve from these parts, with counters at zero."""
+        self._parts = parts
+        self._freshness, self._path = parts.freshness, parts.path
+        self._near = parts.local.near
+        # With an audit every read takes the long way, which knows the loader of what it returns.
+        self._peek: Callable[[str], Entry | None] = _nothing if parts.auditor.share else self._near.peek
+        self._near_hits = 0
+        self._counts = ReadCounts()
 
     # --- life -----------------------------------------------------------------------------------
 
     async def start(self) -> Self:
         """Begin to follow the log, and wait a moment until this cache is attached.
 
-        It waits for at most ``redis_timeout``, and not at all when Redis is away or no worker has ever run;
-        the cache can be used in any case. With an embedded worker it waits for its first read of the outbox,
-        for at most ``database_timeout``, and raises `ConfigurationError` if the rules do not fit it.
+        Waits for at most ``redis_timeout``, and not at all when Redis is away or no worker has ever run. The
+        cache can be used in any case. With an embedded worker it waits for its first read of the outbox, for
+        at most ``database_timeout``, and raises `ConfigurationError` if the rules do not fit the database.
         """
-        if self._closed:
-            raise CacheClosed(CLOSED)
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._check_loop()
             return self
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        if self._closed or self._loop is not None:  # another life, perhaps in another event loop
+            self._use(Parts(self.settings))
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
+        self._closed = False
         try:
             await self._parts.start()
         except BaseException:
@@ -66,10 +91,12 @@ class Cache(ManyReads):
         return self
 
     async def close(self) -> None:
-        """Stop following, cancel every load and close the connections; more than once does no harm."""
+        """Stop following, cancel every load and close the connections; closing twice does no harm."""
         if not self._closed:
-            self._closed = True
-            await self._parts.close()
+            ended = self._loop is not None and self._loop.is_closed()
+            self._closed, self._loop = True, None
+            if not ended:  # a loop that has ended took tasks and connections along
+                await self._parts.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -83,13 +110,284 @@ class Cache(ManyReads):
         await self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if getattr(self, "_loop", None) is not None and not self._closed:
+        if getattr(self, "_loop", None) is not None:
             _warn(f"unclosed {self!r}; use `async with`", ResourceWarning, source=self)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        model: type[T] | TypeAdapter[T],
+        shared: bool = False,
+        refresh_ahead: float = 0.0,
+    ) -> T | None: ...
+
+    @overload
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        model: None = None,
+        shared: bool = False,
+        refresh_ahead: float = 0.0,
+    ) -> Any: ...
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        model: Model | None = None,
+        shared: bool = False,
+        refresh_ahead: float = 0.0,
+    ) -> Any:
+        """Return the value of ``key``: from the near cache, from Redis, or from ``loader``, which runs once.
+
+        ``loader`` may be an async function, a lambda that returns an awaitable, or a plain function. A
+        parameter annotated `Load` receives one, which says whether a read replica may be read. What it raises
+        reaches every caller that waits for that load. None is a value ("not found") and is cached.
+
+        Args:
+            ttl: Seconds the value may live; overrides ``[ttl]`` and ``default_ttl``.
+            negative_ttl: Seconds the value may live if it is None; overrides ``UNSTALE_NEGATIVE_TTL``.
+            max_staleness: The caches may answer only if `staleness` is at most this many seconds, and never
+                with a value that a rule's ``serve_stale`` keeps.
+            fresh: Only a value that was loaded after this call is returned. It is stored, unless an
+                invalidation overtakes it, so that the next plain read is not older.
+            model: The pydantic model, or the TypeAdapter, to validate into.
+            shared: Return one frozen object to all callers, instead of a copy; faster. Not with ``model``.
+            refresh_ahead: Share of the value's life, 0 to 0.9. A hit in its last part is answered at once and
+                starts a load in the background, so that no reader waits when the value expires.
+        """
+        # A hit is served without another Python call: this is what an agent does all day.
+        entry = self._peek(key)
+        if entry is not None and max_staleness is None and not fresh and not refresh_ahead:
+            now = self._now()
+            if (
+                now < self._freshness.trusted_until
+                and now < entry.expires
+                and get_ident() == self._thread  # a call from another thread fails, also on a hit
+            ):
+                entry.used = True
+                if model is None:
+                    self._near_hits += 1
+                    if not shared:
+                        return codec.loads(entry.data)
+                    frozen = entry.frozen
+                    return frozen if frozen is not UNSET else self._freeze(key, entry)
+        options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead)
+        value = await self._read(key, loader, options, model, shared)
+        if refresh_ahead:
+            self._parts.early.consider(key, loader, options)
+        return value
+
+    async def _read(
+        self, key: str, loader: Loader, options: ReadOptions, model: Model | None, shared: bool
+    ) -> Any:
+        self._check(key, model, shared)
+        check_ttl(options.ttl)
+        check_ttl(options.negative_ttl, name="negative_ttl")
+        loaded = await self._path.read(key, loader, options)
+        try:
+            value = self._decode(key, loaded.data, model, shared)
+        except ValueError:
+            if loaded.origin is Origin.LOADER:
+                raise
+            # Cached by a release with another model, or not by unstale at all.
+            self._count(loaded.origin)
+            await self._discard(key, loaded)
+            loaded = await self._path.read(key, loader, options)
+            value = self._decode(key, loaded.data, model, shared)
+        self._count(loaded.origin)
+        auditor = self._parts.auditor
+        if auditor.share and loaded.origin is not Origin.LOADER:
+            auditor.sample(key, loader, loaded.data)
+        return value
+
+    @overload
+    async def get(
+        self,
+        key: str,
+        *,
+        default: Any = None,
+        model: type[T] | TypeAdapter[T],
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        shared: bool = False,
+    ) -> T | Any: ...
+
+    @overload
+    async def get(
+        self,
+        key: str,
+        *,
+        default: Any = None,
+        model: None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        shared: bool = False,
+    ) -> Any: ...
+
+    async def get(
+        self,
+        key: str,
+        *,
+        default: Any = None,
+        model: Model | None = None,
+        max_staleness: float | None = None,
+        fresh: bool = False,
+        shared: bool = False,
+    ) -> Any:
+        """Return the cached value, which may be None, or ``default`` if there is none.
+
+        After a miss, `set` in the same task stores the value unless the key was invalidated in between. With
+        ``max_staleness`` the caches answer only if `staleness` is at most this many seconds, and never with a
+        value that a rule's ``serve_stale`` keeps. With ``fresh`` the answer is always ``default``.
+        """
+        self._check(key, model, shared)
+        writer = self._parts.writer
+        loaded: Loaded | None = None
+        if fresh or (max_staleness is not None and self._freshness.staleness > max_staleness):
+            writer.missed(key)
+        else:
+            loaded = await writer.get(key, allows_stale=max_staleness is None)
+        self._count(Origin.LOADER if loaded is None else loaded.origin)
+        if loaded is None:
+            return default
+        try:
+            return self._decode(key, loaded.data, model, shared)
+        except ValueError:
+            await self._discard(key, loaded)
+            return default
+
+    @overload
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        loader: ManyLoader | None = None,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: type[T] | TypeAdapter[T],
+    ) -> dict[str, T | None]: ...
+
+    @overload
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        loader: ManyLoader | None = None,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: None = None,
+    ) -> dict[str, Any]: ...
+
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        loader: ManyLoader | None = None,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        max_staleness: float | None = None,
+        model: Model | None = None,
+    ) -> Any:
+        """Return the values of many keys, in their order, by one trip to Redis and one call of ``loader``.
+
+        Each key is read as `get_or_load` reads it, under a lease of its own. ``loader`` receives the list of
+        missing keys and returns a mapping; a key it leaves out was not found, and is None. It should read the
+        primary. What it raises is raised here. Without a loader only cached values are returned, as by `get`.
+
+        Example:
+            >>> await cache.get_many([f"user:{n}:profile" for n in (1, 2)], load_profiles)
+            {'user:1:profile': {'name': 'Ada'}, 'user:2:profile': None}
+        """
+        wanted = list(dict.fromkeys(keys))
+        for key in wanted:
+            self._check(key, None, False)
+        check_ttl(ttl)
+        check_ttl(negative_ttl, name="negative_ttl")
+        options = ReadOptions(ttl, negative_ttl, max_staleness)
+        if loader is None:
+            found = await asyncio.gather(*(self._cached(key, options, model) for key in wanted))
+            return {key: value[0] for key, value in zip(wanted, found, strict=True) if value}
+
+        return await load_many(wanted, loader, lambda key, load: self._read(key, load, options, model, False))
+
+    async def _cached(self, key: str, options: ReadOptions, model: Model | None) -> tuple[Any, ...]:
+        """Return the cached value of ``key`` in a tuple, or an empty tuple."""
+        loaded = await self._path.cached(key, options)
+        self._count(Origin.LOADER if loaded is None else loaded.origin)
+        if loaded is None:
+            return ()
+        try:
+            return (self._decode(key, loaded.data, model, False),)
+        except ValueError:
+            await self._discard(key, loaded)
+            return ()
+
+    def cached(
+        self,
+        template: str,
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        model: Model | None = None,
+        refresh_ahead: float = 0.0,
+        ignore: Collection[str] = (),
+    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
+        """Cache what an async function returns, under a key made of its arguments.
+
+        Each parameter except ``self`` must be named in ``template``, or in ``ignore`` if no answer depends on
+        it, like a connection: answers would be mixed up otherwise. Values are validated into a pydantic
+        return annotation; ``model`` overrides it. The other arguments are those of `get_or_load`. May be
+        used before the cache is started. Raises `ConfigurationError` for a template that does not fit.
+
+        Example:
+            >>> @cache.cached("user:{user_id}:profile", ttl=3600)
+            ... async def profile(user_id: int) -> Profile | None:
+            ...     return await load_profile(user_id)
+        """
+        check_ttl(ttl)
+        check_ttl(negative_ttl, name="negative_ttl")
+
+        def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
+            return Cached(
+                self,
+                template,
+                function,
+                ttl=ttl,
+                negative_ttl=negative_ttl,
+                model=model,
+                refresh_ahead=refresh_ahead,
+                ignore=tuple(ignore),
+            )
+
+        return decorate
 
     # --- writing --------------------------------------------------------------------------------
 
     async def set(self, key: str, value: object, ttl: float | None = None) -> bool:
-        """Store a value; whether it was stored in Redis.
+        """Store a value; return True if it was stored in Redis.
 
         A key that a rule owns is stored only after a `get` of the same task that missed, and only if it was
         not invalidated in between: so get → load → set is safe. Any other key is stored at once, and other
@@ -97,13 +395,14 @@ class Cache(ManyReads):
         """
         self._check(key, None, False)
         check_ttl(ttl)
-        return await self._writer.set(key, codec.encode(key, value), ttl)
+        return await self._parts.writer.set(key, codec.encode(key, value), ttl)
 
-    async def delete(self, key: str, *keys: str, lsn: str | None = None) -> bool:
+    async def delete(self, key: str, *keys: str, lsn: str | None = None) -> None:
         """Invalidate keys in Redis and in every instance; call it after your transaction has committed.
 
-        When it returns, this process serves no older value, and neither does Redis if it returns True. False:
-        Redis did not confirm. The keys are gone here; the worker still removes keys that a rule owns.
+        When it returns, neither this process nor Redis serves an older value. Raises `RedisUnavailable` if
+        Redis did not confirm. Then the keys are gone in this process only, and the worker still removes the
+        keys that a rule owns.
 
         Args:
             lsn: WAL position of the commit, if known: loaders may then read replicas that have replayed it.
@@ -112,67 +411,59 @@ class Cache(ManyReads):
             self._check(each, None, False)
         if lsn is not None and not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", lsn):
             raise ValueError(f"lsn is {lsn!r}: expected a WAL position such as '16/B374D848'")
-        return await self._writer.delete((key, *keys), lsn=lsn)
+        await self._parts.writer.delete((key, *keys), lsn=lsn)
 
     async def invalidate_pattern(self, pattern: str) -> int:
-        """Invalidate every key that the Redis glob matches; how many values and leases were in Redis.
+        """Invalidate every key that the Redis glob matches; return how many values and leases Redis held.
 
-        Escape what is not meant as a glob with `escape_glob`. Other string keys in this Redis database count
-        too if they match; unstale's own never do.
+        Quote text that is not meant as a glob with `escape_glob`. Other string keys in this Redis database
+        count too if they match; unstale's own never do. Raises `RedisUnavailable` if Redis did not confirm;
+        then the keys are gone in this process only.
         """
         if not pattern:
             raise ValueError("an empty pattern matches nothing; did you mean '*'?")
         self._check_open()
-        return await self._writer.invalidate_pattern(pattern)
+        return await self._parts.writer.invalidate_pattern(pattern)
 
     def lock(self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0) -> Lock:
-        """A lock between all instances, to be used with ``async with``.
+        """Return a lock between all instances, to be used with ``async with``.
 
         Entering raises `LockTimeout` after ``timeout`` seconds (None: waits for ever) and `RedisUnavailable`;
         leaving raises `LockLost` if ``ttl`` ran out before. Without Redis it holds between the tasks of this
-        process.
+        process only, which is logged once.
         """
         self._check_open()
-        return self._locks.lock(name, ttl=ttl, timeout=timeout)
+        return self._parts.locks.lock(name, ttl=ttl, timeout=timeout)
 
     # --- freshness ------------------------------------------------------------------------------
 
     @property
     def staleness(self) -> float:
         """Upper bound in seconds on how old an answer can be; infinite while detached."""
-        return self._follower.staleness
+        return self._freshness.staleness
 
     @property
     def attached(self) -> bool:
-        """Whether the near cache is trusted: the log is followed and watermarks come."""
-        return self._follower.trust is Trust.ATTACHED
+        """True if the near cache may answer: the log is followed and watermarks arrive."""
+        return self._freshness.attached
 
     async def wait_for(self, token: str, *, timeout: float = 5.0) -> None:
         """Wait until the transaction that ``select unstale.token()`` named is applied here.
 
-        Afterwards this process serves nothing older, of keys with ``serve_stale`` only where a read asks for
-        ``fresh=True`` or ``max_staleness``. Raises `WaitTimeout` after ``timeout`` seconds, and
-        ValueError for a token that is none or comes from another database.
+        Afterwards this process serves nothing older; of keys with ``serve_stale``, only reads with
+        ``fresh=True`` or ``max_staleness`` do not. Raises `WaitTimeout` after ``timeout`` seconds, and
+        ValueError for a text that is not a token, or a token of another database.
         """
         self._check_open()
         wanted = Token.parse(token)
-        if self._tier is not None:
-            with contextlib.suppress(RedisUnavailable):
-                wanted.expect(await self._tier.database())
-        elif self._parts.embedded is None:
-            self._near.flush()  # nothing is shared, so nothing of another process can be stale
-            return
-        else:
-            if self._follower.mark is not None:
-                wanted.expect(self._follower.mark.database)
-            self._parts.embedded.hint()
-        await self._parts.tokens.wait(wanted, timeout=timeout)
+        if await self._parts.following.expect(wanted):
+            await self._parts.tokens.wait(wanted, timeout=timeout)
 
     @contextlib.asynccontextmanager
     async def subscribe(self, pattern: str = "*") -> AsyncIterator[Subscription]:
         """Iterate over `Invalidated` and `Reset` events of the keys that a Redis glob matches.
 
-        An event comes after this process has dropped its own copies. At most 1,024 wait; a slower
+        An event arrives after this process has dropped its own copies. At most 1,024 wait; a slower
         subscriber gets one `Reset` instead.
         """
         self._check_open()
@@ -182,27 +473,98 @@ class Cache(ManyReads):
         finally:
             self._parts.events.remove(subscription)
 
-    async def audit(self, key: str, loader: Loader) -> bool | None:
-        """Whether the cached value of ``key`` is what ``loader`` returns; a wrong one is invalidated.
+    # --- operating ------------------------------------------------------------------------------
 
-        None: no result. Nothing is in this process' near cache, no rule owns the key, a change came between,
-        this process was detached, or the loader failed or does not return the same value twice. A mismatch
-        is judged only when everything committed before it was seen is processed here, which takes until the
-        next watermark. ``UNSTALE_AUDIT_SHARE`` does the same for a share of all hits of `get_or_load`.
+    async def audit(self, key: str, loader: Loader) -> bool | None:
+        """Return True if the cached value of ``key`` is what ``loader`` returns; a wrong one is invalidated.
+
+        None means no result: nothing is in this process' near cache, no rule owns the key, a change came
+        between, this process was detached, or the loader failed or did not return the same value twice. A
+        mismatch is judged only when everything committed before it was seen is processed here, which takes
+        until the next watermark. ``UNSTALE_AUDIT_SHARE`` does the same for a share of the hits of
+        `get_or_load`.
         """
         self._check(key, None, False)
-        return await self._auditor.audit(key, loader)
+        return await self._parts.auditor.audit(key, loader)
 
     def counters(self) -> Counters:
-        """What this cache has done so far; no I/O."""
-        return count(self)
+        """Return what this cache has done since it was last started; no I/O."""
+        return counters(self._parts, self._counts, near_hits=self._near_hits)
 
     async def get_stats(self) -> dict[str, object]:
-        """Counters and state, JSON-ready; the seed's fields and unstale's own."""
-        return await describe(self)
+        """Return counters and state, JSON-ready. Numbers are numbers: ``hit_rate`` is a share from 0 to 1."""
+        return await picture(self._parts, self.counters())
+
+    def inspect(self) -> Parts:
+        """Return the parts this cache is made of, for tests and tools. They may change in any release."""
+        return self._parts
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _check(self, key: str, model: Model | None, shared: bool) -> None:
+        self._check_open()
+        codec.check_key(key, own=self.settings.names.tag)
+        if shared and model is not None:
+            raise TypeError("shared=True returns plain frozen JSON: it cannot be combined with model=")
+
+    def _check_open(self) -> None:
+        if self._loop is None:
+            raise CacheClosed if self._closed else CacheNotStarted
+        self._check_loop()
+
+    def _check_loop(self) -> None:
+        # Not get_running_loop(): on Python 3.11 that is a system call, and this runs for every read of Redis.
+        # A loop that runs in this thread is the one that runs this call.
+        loop = self._loop
+        if loop is None or get_ident() != self._thread or not loop.is_running():
+            raise RuntimeError(
+                "this cache was started in another event loop or thread: use it there, open one cache for "
+                "each event loop, or use `unstale.redis_cache`, which opens one in each. A cache whose event "
+                "loop was closed can be started again"
+            )
+
+    def _count(self, origin: Origin) -> None:
+        if origin is Origin.REDIS:
+            self._counts.redis_hits += 1
+        elif origin is Origin.MEMORY:
+            self._near_hits += 1
+        elif origin is Origin.STALE:
+            self._counts.stale_hits += 1
+        else:
+            self._counts.misses += 1
+
+    def _freeze(self, key: str, entry: Entry) -> object:
+        frozen = codec.freeze(codec.loads(entry.data))
+        self._near.share(key, entry, frozen)
+        return frozen
+
+    def _decode(self, key: str, data: bytes, model: Model | None, shared: bool) -> Any:
+        if not shared:
+            return codec.decode(data, model)
+        entry = self._near.peek(key)
+        if entry is not None and entry.data is data:
+            return entry.frozen if entry.frozen is not UNSET else self._freeze(key, entry)
+        return codec.freeze(codec.loads(data))
+
+    async def _discard(self, key: str, loaded: Loaded) -> None:
+        """Remove a value that cannot be decoded, if it is still the one that stands there."""
+        self._parts.local.drop([key])
+        with contextlib.suppress(RedisUnavailable):
+            if loaded.origin is Origin.STALE:
+                await self._parts.tier.discard_stale(key, loaded.data)
+            else:
+                await self._parts.tier.release(key, loaded.data)
 
     def __repr__(self) -> str:
         state = (
-            "closed" if self._closed else "not started" if self._loop is None else self._follower.trust.value
+            self._freshness.trust.value
+            if self._loop is not None
+            else "closed"
+            if self._closed
+            else "not started"
         )
-        return f"<Cache {self.settings.names.tag} {state}, {len(self._followed)} near entries>"
+        return f"<Cache {self.settings.names.tag} {state}, {len(self._near)} near entries>"
+
+
+def _nothing(_key: str) -> Entry | None:
+    return None

@@ -1,4 +1,4 @@
-"""``@cache.cached``: a function whose answers are cached under keys made of its arguments."""
+"""``@cache.cached``: caches what a function returns, under keys made of its arguments."""
 
 import inspect
 import types
@@ -6,21 +6,38 @@ import typing
 from collections.abc import Awaitable, Callable, Collection
 from functools import update_wrapper
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
 
 from unstale.errors import ConfigurationError
 from unstale.protocol.codec import Model
 
-if TYPE_CHECKING:
-    from unstale.cache import Cache
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
 PLAIN = (Any, object, str, int, float, bool, dict, list, None, type(None), inspect.Signature.empty)
-"""Annotations that JSON answers to as it is."""
+"""Annotations whose values need no validation: JSON returns them as they are."""
+
+
+class Reads(Protocol):
+    """The calls of a cache that a cached function makes."""
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        ttl: float | None = None,
+        negative_ttl: float | None = None,
+        fresh: bool = False,
+        model: Any = None,
+        refresh_ahead: float = 0.0,
+    ) -> Any:
+        """See `Cache.get_or_load`."""
+
+    async def delete(self, key: str) -> None:
+        """See `Cache.delete`."""
 
 
 class Cached(Generic[P, R]):
@@ -30,7 +47,7 @@ class Cached(Generic[P, R]):
         >>> @cache.cached("user:{user_id}:profile")
         ... async def profile(user_id: int) -> Profile: ...
         >>> await profile(42)            # from the cache, or from the function, once
-        >>> await profile.fresh(42)      # from the function, past every cache
+        >>> await profile.fresh(42)      # from the function, past every cache; stored
         >>> await profile.invalidate(42)
         >>> profile.key(42)
         'user:42:profile'
@@ -38,7 +55,7 @@ class Cached(Generic[P, R]):
 
     def __init__(
         self,
-        cache: "Cache",
+        cache: Reads,
         template: str,
         function: Callable[P, Awaitable[R]],
         *,
@@ -62,16 +79,19 @@ class Cached(Generic[P, R]):
         return await self._ask(args, kwargs, fresh=False)
 
     async def fresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The function's answer of now; stored where no value stands, else the cached one stays."""
+        """Call the function, past every cache, and store the answer: see ``fresh`` of `Cache.get_or_load`."""
         return await self._ask(args, kwargs, fresh=True)
 
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """See `Cache.delete`."""
-        return await self._cache.delete(self.key(*args, **kwargs))
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Invalidate the answer for these arguments everywhere. See `Cache.delete`."""
+        await self._cache.delete(self.key(*args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The key for these arguments; raises TypeError for arguments that the function would not take, and
-        ValueError for a None in the key, or a value that makes it the key of other arguments, too."""
+        """Return the key for these arguments.
+
+        Raises TypeError for arguments that the function does not take, and ValueError for a None in the key
+        or a value that would make it the key of other arguments, too.
+        """
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = {name: bound.arguments[name] for name in self._names}
@@ -123,7 +143,7 @@ class Cached(Generic[P, R]):
 
 
 def model_of(function: Callable[..., object]) -> Model | None:
-    """What the function says it returns, as something to validate into; None for plain JSON.
+    """Return the model of the function's return annotation; None for plain JSON.
 
     Raises `ConfigurationError` for an annotation that pydantic cannot read.
     """
@@ -151,10 +171,10 @@ def _placeholders(
     signature: inspect.Signature,
     ignore: Collection[str],
 ) -> tuple[str, ...]:
-    """The parameters the template names; raises `ConfigurationError` for a template that does not fit."""
+    """Return the parameters the template names; raises `ConfigurationError` if it does not fit."""
     where = f"@cached({template!r}) on {getattr(function, '__qualname__', function)}"
     if not inspect.iscoroutinefunction(inspect.unwrap(function)):
-        raise ConfigurationError(f"{where}: it is no coroutine function; write `async def`")
+        raise ConfigurationError(f"{where}: must be an async function; write `async def`")
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
@@ -166,7 +186,7 @@ def _placeholders(
         if names and not literal:
             raise ConfigurationError(f"{where}: nothing stands between {{{names[-1]}}} and {{{name}}}")
         if not name.isidentifier() or form or conversion:
-            raise ConfigurationError(f"{where}: {{{name}}} is no plain parameter name, like {{user_id}}")
+            raise ConfigurationError(f"{where}: {{{name}}} must be a plain parameter name, like {{user_id}}")
         if name not in signature.parameters:
             takes = ", ".join(signature.parameters) or "none"
             raise ConfigurationError(f"{where}: it has no parameter {name!r}; it has: {takes}")
@@ -174,7 +194,7 @@ def _placeholders(
     for name in ignore:
         if name not in signature.parameters or name in names:
             raise ConfigurationError(
-                f"{where}: ignore names {name!r}, which is no parameter beside the key's"
+                f"{where}: ignore names {name!r}, which must be a parameter that the template does not name"
             )
     known = {*names, *ignore, "self", "cls"}
     unused = [name for name in signature.parameters if name not in known]
@@ -187,7 +207,7 @@ def _placeholders(
 
 
 def _between(template: str) -> tuple[tuple[str, str], ...]:
-    """Each placeholder but the last, and the text behind it."""
+    """Return each placeholder but the last, with the text behind it."""
     parts = [(literal, name) for literal, name, _, _ in Formatter().parse(template)]
     named = [(at, name) for at, (_, name) in enumerate(parts) if name is not None]
     return tuple((name, parts[at + 1][0]) for at, name in named[:-1])

@@ -19,8 +19,9 @@
     ├── WaitTimeout                   wait_for(token) ran out of time
     ├── LoadCancelled                 a loader was cancelled from inside
     ├── CacheClosed                   a cache used after it was closed
+    ├── CacheNotStarted               a cache used before it was started
     ├── PoolClosed                    a connection pool used after it was closed
-    ├── LockTimeout                   somebody else held the lock for too long
+    ├── LockTimeout                   another instance held the lock for too long
     ├── LockLost                      the lock's lease ran out while it was held
     ├── ToolError                     a tool call that a model can correct
     └── EmbeddedServerError           a demo or test server that did not start
@@ -57,7 +58,7 @@ class RuleError(ConfigurationError):
 
 
 class RuleErrors(ConfigurationError):
-    """Every mistake of one rules file, so that all can be mended at once."""
+    """Every mistake of one rules file, so that all can be corrected at once."""
 
     def __init__(self, errors: Sequence[RuleError]) -> None:
         self.errors = tuple(errors)
@@ -105,11 +106,11 @@ class DatabaseUnavailable(Unavailable):
 
 
 class MessageError(UnstaleError):
-    """Something another process wrote cannot be read; nothing of it was used."""
+    """Something another process wrote cannot be read; no part of it was used."""
 
 
 class LeadershipLost(UnstaleError):
-    """Another worker leads now; this one stands by and tries again by itself."""
+    """Another worker leads now; this one stands by and will try again."""
 
 
 class PositionMoved(UnstaleError):
@@ -129,11 +130,21 @@ class WaitTimeout(UnstaleError, TimeoutError):
 
 
 class LoadCancelled(UnstaleError):
-    """A loader raised CancelledError and nobody had cancelled the read; look for a cancelled task in it."""
+    """A loader raised CancelledError though no caller cancelled the read; look for a cancelled task in it."""
 
 
 class CacheClosed(UnstaleError):
-    """The cache was closed; open it with ``async with Cache.from_env() as cache`` and use it inside."""
+    """The cache is closed; open it again with `async with cache` or `await cache.start()`."""
+
+    def __init__(self, message: str = __doc__ or "") -> None:
+        super().__init__(message)
+
+
+class CacheNotStarted(UnstaleError):
+    """The cache is not started; use it inside `async with cache`, or call `await cache.start()` first."""
+
+    def __init__(self, message: str = __doc__ or "") -> None:
+        super().__init__(message)
 
 
 class PoolClosed(UnstaleError):
@@ -141,11 +152,11 @@ class PoolClosed(UnstaleError):
 
 
 class LockTimeout(UnstaleError, TimeoutError):
-    """Somebody else held the lock for the whole ``timeout``; try again later or wait longer."""
+    """Another instance held the lock for the whole ``timeout``; try again later or wait longer."""
 
 
 class LockLost(UnstaleError):
-    """The lock's lease ran out while it was held, so somebody else may have worked at the same time.
+    """The lock's lease ran out while it was held, so another instance may have worked at the same time.
 
     Take it with a longer ``ttl``, call ``extend`` while working, or refuse older ``fence`` numbers where you
     write.
@@ -153,7 +164,7 @@ class LockLost(UnstaleError):
 
 
 class ToolError(UnstaleError):
-    """A tool call that cannot be carried out; the sentence tells a model what to do instead."""
+    """A tool call that cannot be executed; the sentence tells a model what to do instead."""
 
 
 class EmbeddedServerError(UnstaleError):

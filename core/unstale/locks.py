@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 import time
@@ -20,29 +21,25 @@ from unstale.redis_tier.multiplexer import refused
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.tier import RedisTier
 
+logger = logging.getLogger("unstale")
+
 LOCK_SECONDS: Final = 10.0
-"""How long a lock is held at most if nothing else is said: the seed's "temporary locks"."""
+"""Seconds a lock is held at most, unless ``ttl`` says otherwise."""
 COUNTER_SECONDS: Final = 7 * 86_400.0
-"""How long the last fence is remembered; it matters only if the server's clock goes back."""
+"""Seconds the last fence is remembered; it matters only if the server's clock goes back."""
 FIRST_PAUSE: Final = 0.01
 LAST_PAUSE: Final = 0.25
 """Seconds between two attempts; the pause doubles, and is random between half and all of it."""
 MAX_NAME_BYTES: Final = 512
 
+_LOCK: Final = Script("unstale.redis_tier", "lock")
 
-class Locks:
-    """The locks of one cache: in Redis, or of this process alone when there is no Redis."""
 
-    def __init__(self, tier: RedisTier | None, names: Names, *, clock: Callable[[], float]) -> None:
-        self._tier = tier
-        self._names = names
-        self._clock = clock
-        self._script = Script("unstale.redis_tier", "lock")
-        self._local: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._fence = 0
+class Locks(ABC):
+    """The locks of one cache."""
 
     def lock(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
-        """A lock that is not taken yet."""
+        """Return a lock that is not taken yet; raises ValueError for a name or number out of range."""
         if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
             raise ValueError(
                 f"a lock's name is a str of 1 to {MAX_NAME_BYTES} bytes, and this is {name!r:.60}"
@@ -51,22 +48,48 @@ class Locks:
             raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to 86400")
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout is {timeout!r}: expected seconds from 0, or None to wait for ever")
-        if self._tier is None:
-            return _LocalLock(self, self._mutex(name), name, ttl=ttl, timeout=timeout, clock=self._clock)
-        return _RedisLock(
-            self._tier, self._names, self._script, name, ttl=ttl, timeout=timeout, clock=self._clock
-        )
+        return self._new(name, ttl=ttl, timeout=timeout)
+
+    @abstractmethod
+    def _new(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
+        """Return a lock that is not taken yet."""
+
+
+class RedisLocks(Locks):
+    """Locks between all instances."""
+
+    def __init__(self, tier: RedisTier, names: Names, *, clock: Callable[[], float]) -> None:
+        self._tier, self._names, self._clock = tier, names, clock
+
+    def _new(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
+        return _RedisLock(self._tier, self._names, name, ttl=ttl, timeout=timeout, clock=self._clock)
+
+
+class LocalLocks(Locks):
+    """Locks between the tasks of this process, where there is no Redis. The first one is logged."""
+
+    def __init__(self, *, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._mutexes: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._fence = 0
+        self._warned = False
 
     def next_fence(self) -> int:
-        """Above every earlier one of this process, and of earlier processes while the clock goes forward."""
+        """Return a number above every earlier one of this process.
+
+        It is also above those of earlier processes while the clock goes forward.
+        """
         self._fence = max(self._fence + 1, time.time_ns() // 1000)
         return self._fence
 
-    def _mutex(self, name: str) -> asyncio.Lock:
-        mutex = self._local.get(name)
+    def _new(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
+        if not self._warned:
+            self._warned = True
+            logger.warning("without Redis, cache.lock() holds between the tasks of this process only")
+        mutex = self._mutexes.get(name)
         if mutex is None:
-            mutex = self._local[name] = asyncio.Lock()
-        return mutex
+            mutex = self._mutexes[name] = asyncio.Lock()
+        return _LocalLock(self, mutex, name, ttl=ttl, timeout=timeout, clock=self._clock)
 
 
 class Lock(ABC):
@@ -76,9 +99,9 @@ class Lock(ABC):
         >>> async with cache.lock("user:42:greeting") as lock:
         ...     await save_greeting(42, text, fence=lock.fence)
 
-    The lease ends after ``ttl`` seconds even if the holder still works: whoever works longer calls `extend`.
-    A lease that ended early is told at the end of the block, as `LockLost`. Where even that is too late,
-    write `fence` next to your data and refuse smaller ones.
+    The lease ends after ``ttl`` seconds even if the holder still works. A holder that works longer calls
+    `extend`. If the lease ended early, the end of the block raises `LockLost`. Where even that is too late,
+    write `fence` beside your data and refuse smaller ones.
     """
 
     def __init__(self, name: str, *, ttl: float, timeout: float | None, clock: Callable[[], float]) -> None:
@@ -91,18 +114,18 @@ class Lock(ABC):
 
     @property
     def fence(self) -> int:
-        """Grows with each holder of any lock of this namespace."""
+        """A number that grows with each holder of any lock of this namespace."""
         if self._fence is None:
             raise RuntimeError(f"lock {self.name!r} is not held")
         return self._fence
 
     @property
     def held(self) -> bool:
-        """Whether the lease still stands, by this process' own clock; no I/O."""
+        """True if the lease still stands, by this process' own clock; no I/O."""
         return self._fence is not None and self._clock() < self._until
 
     async def extend(self, ttl: float | None = None) -> None:
-        """Hold it for ``ttl`` more seconds from now; raises `LockLost` when it is too late."""
+        """Hold the lock for ``ttl`` more seconds from now; raises `LockLost` if it is too late."""
         if self._fence is None:
             raise RuntimeError(f"lock {self.name!r} is not held")
         seconds, began = self._ttl if ttl is None else ttl, self._clock()
@@ -122,7 +145,7 @@ class Lock(ABC):
                 self._fence, self._until = fence, began + self._ttl
                 return self
             if deadline is not None and self._clock() >= deadline:
-                raise LockTimeout(f"lock {self.name!r} was held by somebody else for {self._timeout:g} s")
+                raise LockTimeout(f"lock {self.name!r} was held by another instance for {self._timeout:g} s")
             rest = wait if deadline is None else min(wait, deadline - self._clock())
             await asyncio.sleep(max(0.001, min(rest, pause * random.uniform(0.5, 1.0))))
             pause = min(pause * 2, LAST_PAUSE)
@@ -137,39 +160,38 @@ class Lock(ABC):
         try:
             kept = await self._give_up()
         except RedisUnavailable:
-            kept = held  # nobody else could take it before its time; Redis ends the lease by itself
+            kept = held  # it could not be taken before its time; Redis ends the lease by itself
         finally:
             self._fence = None
         if not kept and error is None:
             raise LockLost(
-                f"lock {self.name!r} was lost while it was held: somebody else may have worked at the same "
-                "time; take it with a longer ttl, or call extend()"
+                f"lock {self.name!r} was lost while it was held: another instance may have worked at the "
+                "same time; take it with a longer ttl, or call extend()"
             )
 
     @abstractmethod
     async def _take(self, deadline: float | None) -> tuple[int | None, float]:
-        """The fence, or None and the seconds after which another attempt makes sense."""
+        """Return the fence, or None and the seconds after which another attempt makes sense."""
 
     @abstractmethod
     async def _prolong(self, seconds: float) -> bool:
-        """Whether it is still ours, for so many seconds more."""
+        """Hold the lease for so many seconds more; return False if it was lost."""
 
     @abstractmethod
     async def _give_up(self) -> bool:
-        """Whether it was ours until now."""
+        """Release the lease; return False if it was lost before."""
 
     def __repr__(self) -> str:
         return f"<Lock {self.name} {'held' if self.held else 'not held'}>"
 
 
 class _RedisLock(Lock):
-    """Raises `RedisUnavailable`: without Redis nobody knows who else works."""
+    """Raises `RedisUnavailable`: without Redis it is unknown which instance holds the lock."""
 
     def __init__(
         self,
         tier: RedisTier,
         names: Names,
-        script: Script,
         name: str,
         *,
         ttl: float,
@@ -178,7 +200,6 @@ class _RedisLock(Lock):
     ) -> None:
         super().__init__(name, ttl=ttl, timeout=timeout, clock=clock)
         self._tier = tier
-        self._script = script
         self._key = names.lock(name)
         self._counter = names.locks
         self._lease = b""
@@ -186,13 +207,13 @@ class _RedisLock(Lock):
     async def _take(self, deadline: float | None) -> tuple[int | None, float]:
         self._lease = codec.lease(secrets.token_hex(12))
         try:
-            fence, wait_ms = await self._script(
+            fence, wait_ms = await _LOCK(
                 self._tier.lane,
                 keys=[self._key, self._counter],
                 args=[self._lease, round(self._ttl * 1000), round(COUNTER_SECONDS * 1000)],
             )
         except BaseException as error:
-            # It may have been taken all the same: the answer was lost, or we were cancelled.
+            # It may have been taken all the same: the reply was lost, or we were cancelled.
             with contextlib.suppress(UnstaleError):
                 await self._give_up()
             if isinstance(error, RedisError):
@@ -208,11 +229,11 @@ class _RedisLock(Lock):
 
 
 class _LocalLock(Lock):
-    """Without Redis: between the tasks of this process. It ends only with its block."""
+    """Holds between the tasks of this process, and ends only with its block."""
 
     def __init__(
         self,
-        locks: Locks,
+        locks: LocalLocks,
         mutex: asyncio.Lock,
         name: str,
         *,

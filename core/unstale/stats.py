@@ -1,25 +1,23 @@
-"""What ``cache.get_stats`` says: the seed's fields, and unstale's own beside them."""
+"""Counters of one cache, and the picture that ``cache.get_stats`` returns."""
 
+import contextlib
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from unstale.errors import CacheClosed, MessageError, RedisUnavailable
-
-if TYPE_CHECKING:
-    from unstale.cache import Cache
+from unstale.wiring import Parts
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a cache has done since it was made.
+    """What a cache has done since it was last started.
 
     Attributes:
         near_hits: Reads answered from the process' memory.
-        redis_hits: Reads answered from Redis, on their own or with others who waited.
+        redis_hits: Reads answered from Redis, alone or together with other callers that waited.
         stale_hits: Reads answered with the value from before a change, as a rule's ``serve_stale`` allows.
         misses: Reads that no cache answered.
-        loads: Loaders run.
+        loads: Loaders run for a caller that waits.
         fills: Values stored in Redis under a lease.
         fills_refused: Values not stored: an invalidation (or an eviction) had taken the lease.
         loads_ahead: Loaders run in the background, for values about to expire.
@@ -28,7 +26,7 @@ class Counters:
         replays: Times the log was read.
         unreadable_messages: Messages and log entries that could not be decoded.
         lost_invalidations: Own invalidations that Redis did not confirm.
-        audited: Cached values compared with what their loader said: equal, or wrong.
+        audited: Cached values compared with what their loader returned: equal, or wrong.
         audit_mismatches: Those that were wrong although no change was announced.
         audits_unjudged: Audits that a change overtook or whose loader could not be compared.
         evictions: Values dropped from memory because a bound was reached.
@@ -57,67 +55,74 @@ class Counters:
     near_bytes: int
 
 
-def count(cache: "Cache") -> Counters:
-    """Read the counters; no I/O."""
-    parts = cache._parts
-    subscriber, reader, near = parts.subscriber, parts.reader, parts.near
+@dataclass(slots=True)
+class ReadCounts:
+    """Answers of one cache by where they came from; `Counters` describes the fields."""
+
+    redis_hits: int = 0
+    stale_hits: int = 0
+    misses: int = 0
+
+
+def counters(parts: Parts, reads: ReadCounts, *, near_hits: int) -> Counters:
+    """Return the counters of one cache; no I/O."""
+    local, loads, auditor = parts.local, parts.path.counts, parts.auditor
     return Counters(
-        near_hits=cache._near_hits,
-        redis_hits=cache._redis_hits,
-        stale_hits=cache._stale_hits,
-        misses=cache._misses,
-        loads=reader.loads,
-        fills=reader.fills,
-        fills_refused=reader.fills_refused,
-        loads_ahead=parts.ahead.loads,
-        invalidations=near.invalidations,
-        flushes=near.flushes,
-        replays=subscriber.replays if subscriber is not None else 0,
-        unreadable_messages=subscriber.unreadable if subscriber is not None else 0,
+        near_hits=near_hits,
+        redis_hits=reads.redis_hits,
+        stale_hits=reads.stale_hits,
+        misses=reads.misses,
+        loads=loads.loads,
+        fills=loads.fills,
+        fills_refused=loads.fills_refused,
+        loads_ahead=loads.early_loads,
+        invalidations=local.invalidations,
+        flushes=local.flushes,
+        replays=parts.following.replays,
+        unreadable_messages=parts.following.unreadable,
         lost_invalidations=parts.writer.lost_invalidations,
-        audited=parts.auditor.equal + parts.auditor.mismatches,
-        audit_mismatches=parts.auditor.mismatches,
-        audits_unjudged=parts.auditor.unjudged,
-        evictions=near.followed.evictions,
-        near_entries=len(near.followed) + len(near.adrift),
-        near_bytes=near.followed.size + near.adrift.size,
+        audited=auditor.equal + auditor.mismatches,
+        audit_mismatches=auditor.mismatches,
+        audits_unjudged=auditor.unjudged,
+        evictions=local.near.evictions,
+        near_entries=len(local.near) + len(local.offline),
+        near_bytes=local.near.size + local.offline.size,
     )
 
 
-async def describe(cache: "Cache") -> dict[str, object]:
-    """A JSON-ready picture of the cache now; asks Redis for its memory, and does not mind if it is away."""
-    counters = count(cache)
+async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
+    """Return the state of one cache and its counters, JSON-ready.
+
+    Redis is asked for its memory. If it does not answer, the picture says so.
+    """
     hits = counters.near_hits + counters.redis_hits + counters.stale_hits
     reads = hits + counters.misses
-    memory: str | None = None
-    if cache._tier is not None:
-        try:
-            memory = await cache._tier.memory()
-        except (RedisUnavailable, CacheClosed, MessageError):
-            memory = None
-    staleness, watermark_age = cache.staleness, cache._follower.watermark_age
-    enabled, connected = cache._tier is not None, memory is not None
+    memory: int | None = None
+    with contextlib.suppress(RedisUnavailable, CacheClosed, MessageError):
+        memory = await parts.tier.used_memory()
+    freshness, connected = parts.freshness, memory is not None
+    staleness, watermark_age = freshness.staleness, freshness.watermark_age
     return {
-        "enabled": enabled,
+        "enabled": parts.tier.shared,
         "connected": connected,
-        "hit_rate": f"{hits / reads * 100 if reads else 0.0:.1f}%",
+        "hit_rate": hits / reads if reads else 0.0,
         "cache_hits": hits,
         "cache_misses": counters.misses,
         "redis_memory": memory,
-        "status": _status(cache, connected=connected),
-        "follows": "log" if enabled else "outbox" if cache._parts.embedded is not None else "nothing",
-        "attached": cache.attached,
+        "status": _status(parts, connected=connected),
+        "follows": parts.following.name,
+        "attached": freshness.attached,
         "staleness": staleness if math.isfinite(staleness) else None,
         "watermark_age": watermark_age if math.isfinite(watermark_age) else None,
-        "epoch": cache._follower.epoch,
-        "last": cache._follower.last,
+        "epoch": freshness.epoch,
+        "last": freshness.last,
         **{name: value for name, value in asdict(counters).items() if name != "misses"},
     }
 
 
-def _status(cache: "Cache", *, connected: bool) -> str:
-    if cache._tier is None and cache._parts.embedded is None:
+def _status(parts: Parts, *, connected: bool) -> str:
+    if parts.following.name == "nothing":
         return "disabled"
-    if cache._tier is not None and not connected:
+    if parts.tier.shared and not connected:
         return "unavailable"
-    return "healthy" if cache.attached else "detached"
+    return "healthy" if parts.freshness.attached else "detached"

@@ -1,23 +1,26 @@
-"""What one cache is made of, put together, started and taken down in order."""
+"""Builds the parts of one cache, starts them and closes them in order."""
 
-import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
+from unstale.freshness.following import Following, LogFollowing, NothingFollowed
 from unstale.freshness.published_rules import Rulebook
 from unstale.freshness.subscriber import Subscriber
+from unstale.freshness.subscriptions import Events
 from unstale.freshness.tokens import TokenWaits
-from unstale.freshness.tracker import Follower
-from unstale.in_process.entry_point import EmbeddedWorker, embedded_worker
+from unstale.freshness.trust import Freshness
+from unstale.in_process.entry_point import embedded_worker
 from unstale.in_process.outbox_feed import Feed
-from unstale.near_cache.local_state import NearTier
-from unstale.near_cache.subscriptions import Events
+from unstale.in_process.outbox_following import OutboxFollowing
+from unstale.locks import LocalLocks, Locks, RedisLocks
+from unstale.near_cache.local_state import LocalState
 from unstale.reading.audit import Auditor
-from unstale.reading.early_refresh import Ahead
-from unstale.reading.read_path import Reader
-from unstale.reading.single_flight import Flights
+from unstale.reading.early_refresh import EarlyRefresh
+from unstale.reading.read_path import ReadPath
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.log_reader import LogReader
+from unstale.redis_tier.shared_tier import NoSharedTier, SharedTier
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
 from unstale.settings import AgentSettings
@@ -26,155 +29,155 @@ from unstale.writing.writer import Writer
 logger = logging.getLogger("unstale")
 
 
-class Assembly:
-    """The parts of one cache; without Redis (``uses_redis`` is false) tier and subscriber are None.
+class Parts:
+    """The parts of one cache, for one event loop and one life.
 
-    Without Redis an embedded worker may feed the near cache instead.
+    With Redis there are three connections: the subscription, the subscriber's own commands (a long replay
+    does not delay readers), and everything that readers and writers ask.
 
-    Three connections: the subscription, the subscriber's own commands (a long replay holds no reader up),
-    and everything that readers and writers ask.
+    Attributes:
+        local: The near cache, offline loads and reads in flight.
+        freshness: Trust, epoch and staleness.
+        tier: The shared tier.
+        log: Reads the log; None without Redis.
+        rules: The published rules.
+        feed: Through which an embedded worker invalidates.
+        following: What keeps `freshness` true.
+        path: The read path.
+        early: Early refresh.
+        writer: ``get``, ``set``, ``delete`` and ``invalidate_pattern``.
+        auditor: Compares cached values with their loaders.
+        events: ``subscribe``.
+        tokens: ``wait_for``.
+        locks: ``lock``.
     """
 
     def __init__(self, settings: AgentSettings) -> None:
-        self._settings = settings
-        self._lanes: list[Lane] = []
-        self._attached = asyncio.Event()
-        self.near = NearTier(
-            max_entries=settings.near_max_entries, max_bytes=settings.near_max_bytes, clock=clock.now
+        self._name = settings.names.tag
+        now = clock.now
+        self.events = Events(lambda: self.freshness.staleness)
+        self.local = LocalState(
+            max_entries=settings.near_max_entries,
+            max_bytes=settings.near_max_bytes,
+            clock=now,
+            listener=self.events,
         )
-        self.follower = Follower(
-            self.near,
-            clock=clock.now,
-            max_silence=settings.max_silence,
-            detached_ttl=settings.detached_ttl,
+        self.freshness = Freshness(
+            self.local, clock=now, max_silence=settings.max_silence, detached_ttl=settings.detached_ttl
         )
-        self.events = Events(lambda: self.follower.staleness)
-        self.near.audience = self.events
-        self.tokens = TokenWaits(self.follower)
-        self.tier: RedisTier | None = None
-        self.subscriber: Subscriber | None = None
-        connections: Connections | None = None
+        self.tokens = TokenWaits(self.freshness)
+        self._redis_tier: RedisTier | None = None
+        self.log: LogReader | None = None
+        self.tier: SharedTier
+        self.locks: Locks
         if settings.uses_redis:
-            url = settings.redis_url.get_secret_value()
-            connections = Connections(url, timeout=settings.redis_timeout)
-            self.tier = self._new_tier(connections)
-        self.rulebook = Rulebook(
+            connections = Connections(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
+            self.tier = self._redis_tier = RedisTier(
+                connections,
+                settings.names,
+                timeout=settings.redis_timeout,
+                log_max_bytes=settings.log_max_bytes,
+                clock=now,
+            )
+            self.log = LogReader(connections, settings.names, timeout=settings.redis_timeout, clock=now)
+            self.locks = RedisLocks(self._redis_tier, settings.names, clock=now)
+        else:
+            self.tier = NoSharedTier()
+            self.locks = LocalLocks(clock=now)
+        self.rules = Rulebook(
             self.tier,
             default_ttl=settings.default_ttl,
             jitter=settings.ttl_jitter,
             negative_ttl=settings.negative_ttl,
         )
-        if connections is not None:
-            self.subscriber = self._new_subscriber(connections)
-        self.embedded: EmbeddedWorker | None = None
-        self.feed = self._new_feed()
-        if settings.embedded_worker:
-            if connections is None:
-                self.embedded = embedded_worker(settings, self.feed)
-            else:
-                logger.info(
-                    "no embedded worker, as there is Redis (REDIS_URL, REDIS_ENABLED); run `unstale worker`"
-                )
-        self.reader = Reader(
+        self.feed = Feed(self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle)
+        if self._redis_tier is not None and self.log is not None:
+            self.following: Following = self._follow_log(settings, connections, self._redis_tier, self.log)
+        else:
+            self.following = self._follow_outbox(settings)
+        self.path = ReadPath(
             self.tier,
-            self.near,
-            self.follower,
-            self.rulebook,
-            clock=clock.now,
+            self.local,
+            self.freshness,
+            self.rules,
+            clock=now,
             lease_ttl=settings.lease_ttl,
             detached_ttl=settings.detached_ttl,
         )
+        self.early = EarlyRefresh(self.path, self.local, self.freshness, self.rules, clock=now)
         self.writer = Writer(
             self.tier,
-            self.near,
-            self.follower,
-            self.rulebook,
-            self.reader,
-            clock=clock.now,
+            self.local,
+            self.freshness,
+            self.rules,
+            self.path,
+            clock=now,
             detached_ttl=settings.detached_ttl,
         )
-        self.flights = Flights(self.reader.fetch, self.near.marks)
         self.auditor = Auditor(
-            self.near,
-            self.follower,
-            self.rulebook,
-            clock=clock.now,
+            self.local,
+            self.freshness,
+            self.rules,
+            clock=now,
             share=settings.audit_share,
             patience=settings.max_silence,
             repair=lambda key: self.writer.delete([key], lsn=None),
         )
-        self.ahead = Ahead(self.tier, self.near, self.follower, self.rulebook, clock=clock.now)
 
     async def start(self) -> None:
-        """Begin to follow; wait for the first watermark if one is likely, for at most ``redis_timeout``.
-
-        An embedded worker's first attempt is waited for, for at most ``database_timeout``; raises the
-        `ConfigurationError` that it may end with.
-        """
-        if self.embedded is not None:
-            self.embedded.start()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.database_timeout):
-                    await self.embedded.tried.wait()
-            if self.embedded.refused is not None:
-                raise self.embedded.refused
-        subscriber = self.subscriber
-        if subscriber is None:
-            return
-        subscriber.start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.redis_timeout):
-                await subscriber.tried.wait()
-                if subscriber.subscribed and self.follower.epoch is not None:
-                    await self._attached.wait()
+        """Begin to follow, and wait a moment until the cache is attached; raises `ConfigurationError`."""
+        await self.following.start()
 
     async def close(self) -> None:
-        """Stop everything; each part is stopped, whatever happens to the others."""
+        """Close everything; each part is closed, whatever happens to the others."""
         async with contextlib.AsyncExitStack() as stack:  # the last one pushed goes first
-            stack.callback(self.near.flush)
-            for lane in self._lanes:
-                stack.push_async_callback(lane.close)
+            stack.callback(self.local.flush)
+            if self._redis_tier is not None:
+                stack.push_async_callback(self._redis_tier.close)
             stack.callback(self.writer.close)
             stack.callback(self.events.close)
             stack.callback(self.tokens.close)
-            stack.push_async_callback(self.flights.close)
+            stack.push_async_callback(self.path.flights.close)
             stack.push_async_callback(self.auditor.close)
-            stack.push_async_callback(self.ahead.close)
-            if self.subscriber is not None:
-                stack.push_async_callback(self.subscriber.close)
-            if self.embedded is not None:
-                stack.push_async_callback(self.embedded.close)
+            stack.push_async_callback(self.early.close)
+            stack.push_async_callback(self.following.close)
 
-    def _new_tier(self, connections: Connections) -> RedisTier:
-        lane = Lane(connections, timeout=self._settings.redis_timeout, clock=clock.now)
-        self._lanes.append(lane)
-        return RedisTier(lane, self._settings.names, log_max_bytes=self._settings.log_max_bytes)
-
-    def _new_feed(self) -> Feed:
-        return Feed(self.near, self.follower, self.rulebook, clock=clock.now, on_reached=self._on_watermark)
-
-    def _new_subscriber(self, connections: Connections) -> Subscriber:
+    def _follow_log(
+        self, settings: AgentSettings, connections: Connections, tier: RedisTier, log: LogReader
+    ) -> LogFollowing:
+        if settings.embedded_worker:
+            logger.info(
+                "no embedded worker, as there is Redis (REDIS_URL, REDIS_ENABLED); run `unstale worker`"
+            )
         subscriber = Subscriber(
             connections,
-            self._new_tier(connections),
-            self.near,
-            self.follower,
-            self.rulebook,
+            log,
+            self.local,
+            self.freshness,
+            self.rules,
             clock=clock.now,
-            timeout=self._settings.redis_timeout,
-            max_silence=self._settings.max_silence,
+            timeout=settings.redis_timeout,
+            max_silence=settings.max_silence,
+            on_subscribed=_renewing(tier, log),
+            on_watermark=self.tokens.settle,
         )
-        subscriber.on_subscribed = self._on_subscribed
-        subscriber.on_watermark = self._on_watermark
-        return subscriber
+        return LogFollowing(subscriber, log, self.freshness, timeout=settings.redis_timeout)
 
-    def _on_subscribed(self) -> None:
-        for lane in self._lanes:
-            lane.renew()  # who follows a server's log reads there, too
-
-    def _on_watermark(self) -> None:
-        self._attached.set()
-        self.tokens.settle()
+    def _follow_outbox(self, settings: AgentSettings) -> Following:
+        if not settings.embedded_worker:
+            return NothingFollowed(self.local)
+        worker = embedded_worker(settings, self.feed)
+        return OutboxFollowing(worker, self.freshness, timeout=settings.database_timeout)
 
     def __repr__(self) -> str:
-        return f"<Assembly {self._settings.names.tag}, {self.follower!r}>"
+        return f"<Parts {self._name}, {self.freshness!r}>"
+
+
+def _renewing(tier: RedisTier, log: LogReader) -> Callable[[], None]:
+    """Return a call that lets both connect again: who follows a server's log reads there, too."""
+
+    def renew() -> None:
+        tier.lane.renew()
+        log.lane.renew()
+
+    return renew

@@ -23,7 +23,7 @@ from history import Final as FinalRecord
 from history import Record, Recorder, encode
 from history.naive import Subject, subject
 from history.recorder import seen_in
-from unstale import Cache, WaitTimeout
+from unstale import Cache, RedisUnavailable, WaitTimeout
 from unstale.settings import AgentSettings
 from unstale_worker.demo import child
 
@@ -117,8 +117,11 @@ class Agent:
                 await self._cache.wait_for(token, timeout=3.0)
             except WaitTimeout:
                 return
-        elif not await self._cache.delete(f"item:{item}", f"view:{item}"):
-            return
+        else:
+            try:
+                await self._cache.delete(f"item:{item}", f"view:{item}")
+            except RedisUnavailable:
+                return
         self._recorder.confirm((row, version) for row, version, _ in rows)
 
     def _loader(self, key: str, chance: random.Random) -> Callable[[], Awaitable[Value | None]]:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from servers import Database, eventually
-from unstale import Cache
+from unstale import Cache, RedisUnavailable
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import PROFILES, SCHEMA, connected, running_worker
 from workers.refresh_stage import due, filled
@@ -79,10 +79,11 @@ async def test_each_user_can_do_its_work(
             assert await agent.get_or_load("user:45:profile", lambda: 2) == 2
             assert await writer.get_or_load("user:45:profile", lambda: 3) == 2
             assert await writer.set("user:1:free", 1, ttl=10)
-            assert await writer.delete("user:45:profile")
+            await writer.delete("user:45:profile")
             assert await writer.invalidate_pattern("user:1:*") == 1
             # An agent that only reads may not invalidate for others, and is told so.
-            assert await agent.delete("user:44:profile") is False
+            with pytest.raises(RedisUnavailable, match="did not confirm"):
+                await agent.delete("user:44:profile")
 
 
 REFRESHES = """

@@ -12,7 +12,7 @@ import sys
 
 from unstale import Cache
 from unstale.freshness.subscriber import Subscriber
-from unstale.freshness.tracker import Follower
+from unstale.freshness.trust import Freshness
 from unstale.protocol.messages import Watermark
 from unstale.runtime import clock
 
@@ -21,13 +21,13 @@ KEY = "user:42:profile"
 
 def believe_watermarks() -> None:
     """Count a watermark from the moment it is read."""
-    watermark = Follower.watermark
+    heard = Freshness.heard
 
-    def naive(self: Follower, mark: Watermark) -> bool:
+    def naive(self: Freshness, mark: Watermark) -> bool:
         self._ponged = self._clock()
-        return watermark(self, mark)
+        return heard(self, mark)
 
-    Follower.watermark = naive  # type: ignore[method-assign]  # this process has no monkeypatch
+    Freshness.heard = naive  # type: ignore[method-assign, assignment]  # this process has no monkeypatch
 
 
 async def main(url: str, max_silence: float, naive: bool) -> None:

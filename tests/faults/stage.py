@@ -102,13 +102,13 @@ class Stage:
             async def agrees(cache: Cache = cache) -> bool:
                 last = await redis.hget("{unstale:0}:state", "last")
                 epoch = await redis.hget("{unstale:0}:state", "epoch")
-                follower = cache._follower
+                follower = cache.inspect().freshness
                 return follower.last == int(last or 0) and (follower.epoch or "").encode() == epoch
 
             await eventually(agrees, message="the agent has heard everything")
             wrong = {
                 key: (orjson.loads(entry.data), truth.get(key))
-                for key, entry in cache._near.followed._entries.items()
+                for key, entry in cache.inspect().local.near._entries.items()
                 if orjson.loads(entry.data) != truth.get(key)
             }
             assert not wrong, f"stale in a near cache: {wrong}"

@@ -1,14 +1,15 @@
 """1: a fill overtaken by an invalidation stores nothing, in neither tier.
 
-Guards: ``fill.lua`` (compare-and-set on the lease), `Mark.soil` and the order "mark, then GET" of
-`Reader`. Each test also runs with its defence switched off, and must then see the stale value.
+Guards: ``fill.lua`` (compare-and-set on the lease), `InFlightRead.invalidate` and the order "open the read,
+then ask Redis" of `ReadPath`. Each test also runs with its defence switched off, and must then see the stale
+value.
 """
 
 import pytest
 
 from faults.played import background, fill_anyway, stored
 from unstale import Cache
-from unstale.near_cache.in_flight import Marks
+from unstale.near_cache.in_flight import InFlightReads
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedValkey
@@ -49,7 +50,7 @@ async def test_what_was_stored_before_an_invalidation_does_not_enter_memory_afte
     follower: Cache, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
     if not defended:
-        monkeypatch.setattr(Marks, "soil", lambda *_: None)
+        monkeypatch.setattr(InFlightReads, "invalidate", lambda *_: None)
     loader = Loader("old")
     with failpoints.armed("reader.after_fill", hold=True) as point:
         async with (
@@ -71,7 +72,7 @@ async def test_who_comes_after_the_invalidation_waits_for_the_next_load(
 ) -> None:
     """Guards `Flights.join`: a soiled flight is not joined."""
     if not defended:
-        monkeypatch.setattr(Marks, "soil", lambda *_: None)
+        monkeypatch.setattr(InFlightReads, "invalidate", lambda *_: None)
     loader = Loader("old")
     loader.gate.clear()
     async with follower.subscribe(KEY) as events, background(follower.get_or_load(KEY, loader)) as early:

@@ -43,7 +43,7 @@ async def test_a_later_message_that_comes_first_is_no_reason_to_trust_the_earlie
         await silent.publish(message(silent, second, SECOND))
         await anext(events)
     # At this moment the first message is still on its way.
-    await eventually(lambda: follower._follower.last == second)
+    await eventually(lambda: follower.inspect().freshness.last == second)
     assert await follower.get_or_load(FIRST, loader) == ("new" if defended else "old")
     assert await follower.get_or_load(SECOND, loader) == "new"
     async with follower.subscribe(FIRST) as events:
@@ -66,7 +66,7 @@ async def test_a_repeated_message_costs_misses_and_nothing_else(
             await anext(events)
     loader.value = "new"
     third = await silent.apply(FIRST, SECOND)
-    await eventually(lambda: follower._follower.last == third)
+    await eventually(lambda: follower.inspect().freshness.last == third)
     for key in (FIRST, SECOND):
         assert await follower.get_or_load(key, loader) == "new"
     assert follower.attached
@@ -94,4 +94,4 @@ def has_replayed(cache: Cache, before: int) -> bool:
 
 
 def follows(cache: Cache, epoch: Epoch, last: LogId) -> bool:
-    return (cache._follower.epoch, cache._follower.last) == (epoch, last)
+    return (cache.inspect().freshness.epoch, cache.inspect().freshness.last) == (epoch, last)

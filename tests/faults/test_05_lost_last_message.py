@@ -33,10 +33,10 @@ async def test_the_next_watermark_shows_the_gap(
         monkeypatch.setattr(Subscriber, "_replay", no_replay)
     loader.value = "new"
     last = await apply_unheard(silent, KEY)
-    assert follower._follower.last != last
+    assert follower.inspect().freshness.last != last
     async with silent.beating():
         if defended:
-            await eventually(lambda: follower._follower.last == last)
+            await eventually(lambda: follower.inspect().freshness.last == last)
             assert await follower.get_or_load(KEY, loader) == "new"
         else:
             await silent.watermark()
@@ -56,7 +56,7 @@ async def test_silence_detaches(
             assert await cache.get_or_load(KEY, loader) == "old"
         assert cache.staleness < 3.0
         if not defended:
-            cache._near.followed.trusted_until = math.inf
+            cache.inspect().freshness.trusted_until = math.inf
         loader.value = "new"
         await apply_unheard(silent, KEY)
         if defended:

@@ -12,7 +12,7 @@ from servers import eventually
 from servers.proxy import Proxy
 from unstale import Cache
 from unstale.protocol.names import LogId
-from unstale.redis_tier.tier import MOST_ENTRIES, RedisTier, Replay
+from unstale.redis_tier.log_reader import MOST_ENTRIES, LogReader, Replay
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
 
@@ -31,9 +31,9 @@ async def away(cache: Cache, proxy: Proxy) -> None:
 async def test_a_log_that_does_not_reach_back_drops_everything(
     silent: WorkerDouble, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, how: str, defended: bool
 ) -> None:
-    replay = RedisTier.replay
+    replay = LogReader.replay
 
-    async def pretends(self: RedisTier, after: LogId) -> Replay:
+    async def pretends(self: LogReader, after: LogId) -> Replay:
         return replace(await replay(self, after), complete=True)
 
     loader = Loader("old")
@@ -45,7 +45,7 @@ async def test_a_log_that_does_not_reach_back_drops_everything(
         assert await cache.get_or_load(CHANGED, loader) == "old"
         await away(cache, proxy)
         if not defended:
-            monkeypatch.setattr(RedisTier, "replay", pretends)
+            monkeypatch.setattr(LogReader, "replay", pretends)
         if how == "trimmed":
             monkeypatch.setattr("workers.double.LOG_BYTES", 1_000)
         await silent.apply(CHANGED)

@@ -71,7 +71,7 @@ async def test_a_dead_network_costs_an_agent_little_and_never_a_stale_answer(
         await eventually(lambda: not cache.attached)
         await stage.write(1)
         assert await stage.read(1) == 2
-        await eventually(lambda: cache._follower.trust.value == "detached")
+        await eventually(lambda: cache.inspect().freshness.trust.value == "detached")
         longest = 0.0
         for user in range(2, 20):
             await stage.write(user)

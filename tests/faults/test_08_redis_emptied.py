@@ -3,7 +3,7 @@ everything.
 
 Guards: the position lives in Redis, next to the data it speaks of; without one, `Applier.recover` takes
 a snapshot *first*, then drops what the rules own, then begins a new epoch; agents drop what they hold on
-another epoch (`Follower.adopt`) and on a log behind what they have seen.
+another epoch (`Freshness.adopt`) and on a log behind what they have seen.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -15,7 +15,8 @@ from faults.older import Older
 from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale import Cache
-from unstale.freshness.tracker import Follower
+from unstale.freshness.trust import Freshness
+from unstale.protocol.names import Epoch, LogId
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, StoredState
@@ -49,10 +50,10 @@ async def test_flushall(
         before = (await state_of(redis))["epoch"]
         if not defended:
 
-            def take_over(self: Follower, epoch: object, last: object) -> None:
-                self.epoch, self.last = epoch, last  # type: ignore[assignment]
+            def take_over(self: Freshness, epoch: Epoch | None, last: LogId) -> None:
+                self.epoch, self.last = epoch, last
 
-            monkeypatch.setattr(Follower, "adopt", take_over)
+            monkeypatch.setattr(Freshness, "adopted", take_over)
         with seams.after(OutboxSource, "read", where=seams.snapshot_only, hold=True) as point:
             await redis.flushall()
             await stage.write(1)

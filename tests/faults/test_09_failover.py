@@ -74,7 +74,7 @@ async def test_an_id_that_comes_again_is_told_apart_by_the_epoch(
             async with cut_off(replica) as client:
                 await stage.write(1)
                 await stage.settled(redis)
-                heard = cache._follower.last
+                heard = cache.inspect().freshness.last
 
                 if not defended:
 

@@ -6,12 +6,14 @@ ran already is refused or repeated as a whole, never half; an agent's fill or in
 was lost is safe either way.
 """
 
+from contextlib import nullcontext
+
 import pytest
 
 from faults.stage import key_of, staged
 from servers import Database, eventually
 from servers.proxy import Proxy
-from unstale import Cache
+from unstale import Cache, RedisUnavailable
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
@@ -80,7 +82,7 @@ async def test_the_agent_did_it_and_does_not_know(
         if script is FILL:
             assert await stage.read(2) == 1
         elif script is DIRECT:
-            assert await cache.delete(key_of(1))
+            await cache.delete(key_of(1))
         else:
             await redis.hincrby("{unstale:0}:state", "last", 1)  # a gap, which the next watermark shows
         await eventually(proxy.lost.is_set)
@@ -95,7 +97,7 @@ async def test_the_agent_did_it_and_does_not_know(
 async def test_an_invalidation_that_never_arrived_is_not_taken_for_done(
     database: Database, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-    """A direct invalidation says False when Redis did not confirm; the local copy is gone anyway."""
+    """A direct invalidation raises when Redis did not confirm; the local copy is gone anyway."""
     if not defended:
 
         async def believes(self: RedisTier, keys: object = (), **more: object) -> int:
@@ -111,7 +113,8 @@ async def test_an_invalidation_that_never_arrived_is_not_taken_for_done(
         assert await stage.read(1) == 1
         await proxy.refuse()
         proxy.cut()
-        assert await cache.delete(key_of(1)) is not defended
-        assert len(cache._near.followed) == 0
+        with pytest.raises(RedisUnavailable, match="did not confirm") if defended else nullcontext():
+            await cache.delete(key_of(1))
+        assert len(cache.inspect().local.near) == 0
         await proxy.heal()
         await stage.settled(redis)

@@ -1,23 +1,24 @@
 """22: the herd: 500 readers of one missing key cause one load; recovery brings no second herd.
 
-Guards: `Flights.join` within a process, the lease (``SET NX``) between processes.
+Guards: `SingleFlight.join` within a process, the lease (``SET NX``) between processes.
 """
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from servers import eventually
 from unstale import Cache
-from unstale.reading.single_flight import Flights
-from unstale.redis_tier.tier import Claim, RedisTier
+from unstale.protocol.lease import Acquired
+from unstale.reading.single_flight import SingleFlight
+from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
 
 KEY = "user:42:profile"
-join = Flights.join
+join = SingleFlight.join
 PROCESSES, READERS = 5, 100
 
 
@@ -25,16 +26,16 @@ PROCESSES, READERS = 5, 100
 async def test_one_load(
     silent: WorkerDouble, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:
-    take = RedisTier.take
+    acquire = RedisTier.acquire
 
-    async def everybody_may(self: RedisTier, key: str, *, soft: bool, seconds: float) -> Claim:
-        claim = await take(self, key, soft=soft, seconds=seconds)
-        return replace(claim, lease=claim.lease or b"\x00unstale:lease:mine", found=None, live=True)
+    async def everybody_may(self: RedisTier, key: str, **options: Any) -> Acquired:
+        acquired = await acquire(self, key, **options)
+        return Acquired(None, acquired.lease or b"\x00unstale:lease:mine")
 
     if without != "nothing":
-        monkeypatch.setattr(RedisTier, "take", everybody_may)
+        monkeypatch.setattr(RedisTier, "acquire", everybody_may)
     if without == "both":
-        monkeypatch.setattr(Flights, "join", alone)
+        monkeypatch.setattr(SingleFlight, "join", alone)
     expected = {"nothing": 1, "the lease": PROCESSES, "both": PROCESSES * READERS}[without]
     loader = Loader("value")
     loader.gate.clear()
@@ -51,9 +52,9 @@ async def test_one_load(
         assert loader.calls == expected
 
 
-async def alone(self: Flights, key: str, loader: object, **more: object) -> object:
-    """Every reader flies for itself."""
-    return await join(Flights(self._fetch, self._marks), key, loader, **more)  # type: ignore[arg-type]
+async def alone(self: SingleFlight, *args: Any, **options: Any) -> object:
+    """Every reader has a flight of its own."""
+    return await join(SingleFlight(self._fetch, self._reads), *args, **options)
 
 
 async def test_after_an_invalidation_one_load_again(follower: Cache, silent: WorkerDouble) -> None:

@@ -8,7 +8,7 @@ import asyncio
 
 from servers import eventually, takes
 from unstale import Cache
-from unstale.reading.single_flight import Loader
+from unstale.reading.loader import Loader
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import WorkerDouble, attached_cache
 
@@ -40,17 +40,17 @@ async def test_readers_go_on_and_end_with_the_truth(silent: WorkerDouble, valkey
         assert min(counts) > 0
         assert most <= 2  # this cache has one loader; a second may begin while the first one is soiled
         assert loads < INVALIDATIONS * 2
-        await eventually(lambda: cache._follower.last == last)
+        await eventually(lambda: cache.inspect().freshness.last == last)
         assert await cache.get_or_load(KEY, load) == truth
-        assert len(cache._near.marks) == 0
-        assert len(cache._flights) == 0
+        assert len(cache.inspect().local.in_flight) == 0
+        assert len(cache.inspect().path.flights) == 0
 
 
 async def reader(cache: Cache, load: Loader, over: asyncio.Event) -> int:
     """Read as often as possible; what an invalidation was processed of must not be answered any more."""
     count = 0
     while not over.is_set():
-        processed = cache._follower.last
+        processed = cache.inspect().freshness.last
         found = await cache.get_or_load(KEY, load)
         # Invalidation n came after the truth had become n.
         assert found >= processed, f"read {found} after processing the invalidation of {processed}"

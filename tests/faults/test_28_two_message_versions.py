@@ -1,6 +1,6 @@
 """28: a rolling deploy: workers of two releases, whose messages differ, while agents are of the older one.
 
-Guards: `messages.decode` ignores unknown fields; an unknown ``v`` mutes (`Follower.mute`): the near
+Guards: `messages.decode` ignores unknown fields; an unknown ``v`` mutes (`Freshness.muted`): the near
 cache is dropped and not trusted, it is said once, and nothing is taken for heard.
 """
 
@@ -11,7 +11,7 @@ import pytest
 from faults.played import Elsewhere, stored
 from servers import eventually
 from unstale import Cache
-from unstale.freshness.tracker import Follower
+from unstale.freshness.trust import Freshness
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
 
@@ -31,7 +31,7 @@ async def test_a_newer_message_is_not_taken_for_nothing(
     follower: Cache, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
     if not defended:
-        monkeypatch.setattr(Follower, "mute", lambda self: None)
+        monkeypatch.setattr(Freshness, "muted", lambda self: None)
     loader = Loader("old")
     assert await follower.get_or_load(KEY, loader) == "old"
     loader.value = "new"

@@ -64,7 +64,7 @@ class Scene:
 
         async def read_there() -> bool:
             await self.redis.unlink(key_of(1))
-            self.agent._near.flush()
+            self.agent.inspect().local.flush()
             before = self.replica_reads
             await self.read(1)
             return self.replica_reads > before
@@ -159,7 +159,7 @@ async def test_an_own_delete_sends_loaders_where_its_write_is(
             await scene.stage.write(3)
             lsn = await scene.stage.db.fetchval("select pg_current_wal_insert_lsn()::text")
             scene.primary_reads = scene.replica_reads = 0
-            assert await scene.agent.delete(key_of(3), lsn=lsn if knows else None)
+            await scene.agent.delete(key_of(3), lsn=lsn if knows else None)
             assert await scene.read(3) == 2
             assert (scene.primary_reads, scene.replica_reads) == (1, 0)
             await resume(scene.control)

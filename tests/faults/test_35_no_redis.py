@@ -20,7 +20,7 @@ from servers import Database, eventually, takes
 from servers.proxy import Proxy
 from unstale import Cache
 from unstale.in_process.outbox_feed import Feed
-from unstale.near_cache.local_state import NearTier
+from unstale.near_cache.local_state import LocalState
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.in_process import outbox_follower
@@ -99,7 +99,7 @@ async def test_what_was_loaded_before_the_first_snapshot_is_not_kept(
 ) -> None:
     """The snapshot contains the change, so nobody will ever announce it to this process."""
     if not defended:
-        monkeypatch.setattr(NearTier, "flush", lambda self: None)
+        monkeypatch.setattr(LocalState, "flush", lambda self: None)
     async with rows(database.dsn) as db:
         with seams.before(OutboxSource, "read", hold=True) as point:
             opening = asyncio.create_task(_opened(database.dsn))
@@ -168,7 +168,7 @@ async def test_a_connection_that_fails_costs_no_position(database: Database, fau
         await cache.wait_for(token, timeout=20)
         await eventually(lambda: cache.attached)
         assert await read(cache, db) == 2
-        assert cache._followed.peek(kept) is not None
+        assert cache.inspect().local.near.peek(kept) is not None
         assert follower_of(cache).restarts == 1
 
 

@@ -60,7 +60,7 @@ async def keeping(
         await stage.db.execute(ERASED)
         async with running_worker(database.dsn, redis_url, rules=rules):
             cache = await stage.open_agent()
-            await eventually(lambda: cache._rulebook.serves_stale(KEY))
+            await eventually(lambda: cache.inspect().rules.serves_stale(KEY))
             await stage.warm()
             yield stage, redis
 
@@ -120,7 +120,7 @@ async def test_a_hot_key_that_is_filled_again_and_again(silent: WorkerDouble, va
     await silent.recover()
     truth = 0
     async with silent.beating(), attached_cache(valkey.url) as cache:
-        await eventually(lambda: cache._rulebook.serves_stale(KEY))
+        await eventually(lambda: cache.inspect().rules.serves_stale(KEY))
         over = asyncio.Event()
 
         async def load() -> int:
@@ -159,7 +159,7 @@ async def test_a_hot_key_that_is_filled_again_and_again(silent: WorkerDouble, va
         assert min(newest for _, newest in counts) > 0  # what was kept moved on
         assert cache.counters().stale_hits > 0
         assert cache.counters().fills > 10
-        await eventually(lambda: cache._follower.last == last)
+        await eventually(lambda: cache.inspect().freshness.last == last)
         assert await cache.get_or_load(KEY, load, fresh=True) == truth
         assert await cache.get_or_load(KEY, load) == truth
         assert await silent.redis.exists(STALE, Names().refresh) == 0
@@ -272,7 +272,7 @@ async def test_other_rules_keep_nothing(database: Database, redis_url: str) -> N
         async with running_worker(database.dsn, redis_url, rules=PROFILES):
             assert await redis.exists(STALE) == 0
             cache = stage.agents[0]
-            await eventually(lambda: not cache._rulebook.serves_stale(KEY))
+            await eventually(lambda: not cache.inspect().rules.serves_stale(KEY))
             await stage.settled(redis)
 
 
@@ -296,9 +296,9 @@ async def test_played_against_an_agent_that_is_older_than_the_rules(
     await silent.recover()
     async with silent.beating(), attached_cache(valkey.url) as old, redis_client(valkey.url) as redis:
         await old.get_or_load(KEY, lambda: 1)
-        old._rulebook.adopt(RULES)
+        old.inspect().rules.adopt(RULES)
         last = await silent.apply(KEY)
-        await eventually(lambda: old._follower.last >= last)
+        await eventually(lambda: old.inspect().freshness.last >= last)
         assert await old.get_or_load(KEY, lambda: 2) == 2
         assert await redis.get(STALE) == b"1"
         async with attached_cache(valkey.url) as new:

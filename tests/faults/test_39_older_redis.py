@@ -1,20 +1,23 @@
 """39: an agent that lost its connection meets a Redis with older data, and no worker tells it so.
 
-Guards: after a lost connection nothing of Redis is believed (`Follower.doubt`) until a replay finds the epoch
-that was followed, a log no shorter than what was seen, and the run that the epoch belongs to
-(`Follower.recognize`).
+Guards: after a lost connection nothing of Redis is believed (`Freshness.doubted`) until a replay finds the
+epoch that was followed, a log no shorter than what was seen, and the run that the epoch belongs to
+(`Freshness.recognized`).
 """
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from faults.older import Older
 from servers import eventually
 from unstale import Cache
-from unstale.freshness.tracker import Follower, Trust
+from unstale.freshness.trust import Freshness, Trust
+from unstale.protocol.lease import Acquired
+from unstale.redis_tier.log_reader import _REPLAY
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache, redis_client
 
@@ -40,9 +43,12 @@ class Scene:
         await self.server.start()
         await self.worker.redis.connection_pool.disconnect()
         assert await self.worker.redis.get(KEY) == (b'"old"' if older else b'"new"')
-        pings = self.cache._follower._ping_number
+        pings = self.cache.inspect().freshness._ping_number
         await eventually(
-            lambda: self.cache.counters().replays > replays and self.cache._follower._ping_number > pings,
+            lambda: (
+                self.cache.counters().replays > replays
+                and self.cache.inspect().freshness._ping_number > pings
+            ),
             message="the agent follows again",
         )
 
@@ -73,9 +79,11 @@ async def test_values_of_a_redis_that_went_back_are_not_believed(
 ) -> None:
     async with processed(durable) as scene:
         if not defended:
-            monkeypatch.setattr(Follower, "doubt", Follower.detach)
+            monkeypatch.setattr(Freshness, "doubted", Freshness.detached)
         await scene.restart(older=True)
-        assert scene.cache._follower.trust is (Trust.DETACHED if defended else Trust.BRIEFLY_DETACHED)
+        assert scene.cache.inspect().freshness.trust is (
+            Trust.DETACHED if defended else Trust.BRIEFLY_DETACHED
+        )
         assert await scene.cache.get_or_load(KEY, scene.loader) == ("new" if defended else "old")
         if not defended:
             assert await scene.cache.get(KEY) == "old"
@@ -97,12 +105,13 @@ async def test_a_restarted_redis_is_believed_from_its_new_epoch_on(
     """What it lost, if anything, cannot be seen in a log that is as long as it was: the run tells."""
     async with processed(durable) as scene:
         if not defended:
-            subscriber = scene.cache._parts.subscriber
-            assert subscriber is not None
-            script = subscriber._tier._replay
-            monkeypatch.setattr(script, "text", script.text.replace(" and 1 or 0\nif last", " or 1\nif last"))
+            undefended = _REPLAY.text.replace(" and 1 or 0\nif last", " or 1\nif last")
+            assert undefended != _REPLAY.text
+            monkeypatch.setattr(_REPLAY, "text", undefended)
         await scene.restart(older=False)
-        assert scene.cache._follower.trust is (Trust.DETACHED if defended else Trust.BRIEFLY_DETACHED)
+        assert scene.cache.inspect().freshness.trust is (
+            Trust.DETACHED if defended else Trust.BRIEFLY_DETACHED
+        )
         await scene.worker.new_epoch()
         async with scene.worker.beating():
             await eventually(lambda: scene.cache.attached)
@@ -111,7 +120,7 @@ async def test_a_restarted_redis_is_believed_from_its_new_epoch_on(
 async def test_a_lost_subscription_alone_costs_a_moment(durable: EmbeddedValkey) -> None:
     async with processed(durable) as scene:
         await scene.worker.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        await eventually(lambda: scene.cache._follower.trust is Trust.BRIEFLY_DETACHED)
+        await eventually(lambda: scene.cache.inspect().freshness.trust is Trust.BRIEFLY_DETACHED)
         calls = scene.loader.calls
         assert await scene.cache.get_or_load(KEY, scene.loader) == "new"
         assert scene.loader.calls == calls
@@ -123,17 +132,16 @@ async def test_an_answer_that_comes_after_the_connection_was_lost_is_not_believe
 ) -> None:
     """The commands have a connection of their own, which may already lead elsewhere."""
     async with processed(durable) as scene:
-        cache, tier = scene.cache, scene.cache._tier
-        assert tier is not None
-        real = tier.read
+        cache, tier = scene.cache, scene.cache.inspect().tier
+        real = tier.acquire
 
-        async def late(key: str) -> bytes | None:
-            data = await real(key)
-            cache._follower.connection_lost()
-            return data
+        async def late(key: str, **options: Any) -> Acquired:
+            found = await real(key, **options)
+            cache.inspect().freshness.lost()
+            return found
 
-        cache._near.flush()
-        tier.read = late  # type: ignore[assignment, method-assign]  # the only way between two steps
+        cache.inspect().local.flush()
+        tier.acquire = late  # type: ignore[method-assign]  # the only way between two steps
         scene.loader.value = "newer"
         if read == "get":
             assert await cache.get(KEY) is None

@@ -15,9 +15,10 @@ from faults.away_table import Row, rows
 from faults.older import Older
 from servers import eventually
 from servers.proxy import Proxy
-from unstale import Cache, Invalidated, Reset, WaitTimeout
-from unstale.freshness.tracker import Trust
-from unstale.near_cache.subscriptions import Subscription
+from unstale import Cache, Invalidated, RedisUnavailable, Reset, WaitTimeout
+from unstale.freshness.subscriptions import Subscription
+from unstale.freshness.trust import Trust
+from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import state_of
@@ -81,25 +82,29 @@ class Scene:
             await self.worker.new_epoch()
             await self.lead()
         await eventually(
-            lambda: self._noticed(row, replays), message=f"{row} is noticed: {self.cache._follower!r}"
+            lambda: self._noticed(row, replays),
+            message=f"{row} is noticed: {self.cache.inspect().freshness!r}",
         )
 
     def _noticed(self, row: Row, replays: int) -> bool:
         answers = row.cells["get_or_load"]
         if row.cells["staleness"] == "bounded":
-            again = not row.what.startswith("Redis back") or self.cache._follower.epoch == self.worker.epoch
+            again = (
+                not row.what.startswith("Redis back")
+                or self.cache.inspect().freshness.epoch == self.worker.epoch
+            )
             return self.cache.attached and again
         wanted = Trust.BRIEFLY_DETACHED if answers == "Redis" else Trust.DETACHED
         reachable = (
-            row.cells["delete"] == "True"
+            row.cells["delete"] == "confirmed"
         )  # then there is a new connection, which has looked at the log
-        return self.cache._follower.trust is wanted and (
+        return self.cache.inspect().freshness.trust is wanted and (
             not reachable or (self.cache.counters().replays > replays and self._pinged())
         )
 
     async def heard(self) -> None:
         """The agent has heard all there is in the log, if it is of the epoch that it follows."""
-        follower, names = self.cache._follower, self.worker.names
+        follower, names = self.cache.inspect().freshness, self.worker.names
         state = await state_of(self.worker.redis, names)
         if "epoch" in state and state["epoch"] == follower.epoch:
             last = int(state["last"])
@@ -107,7 +112,9 @@ class Scene:
 
     def _pinged(self) -> bool:
         """The replay of this connection is over."""
-        return bool(self.cache._follower._pings) or self.cache._follower._ponged > -math.inf
+        return (
+            bool(self.cache.inspect().freshness._pings) or self.cache.inspect().freshness._ponged > -math.inf
+        )
 
     async def come_back(self, *, older: bool) -> None:
         """Redis, restarted with less than it had."""
@@ -166,18 +173,27 @@ async def test_each_call_does_what_the_table_says(scene: Scene, row: Row) -> Non
     if row.cells["get_or_load"] == "loader":
         assert lane_batches(scene.cache) == batches  # Redis is not even asked
     found |= {
-        "subscribe": await subscribe(scene, reachable=row.cells["delete"] == "True"),
+        "subscribe": await subscribe(scene, reachable=row.cells["delete"] == "confirmed"),
         "set": await set_(scene, THIRD, missed=True),
         "set, free key": await set_(scene, FREE, missed=False),
-        "delete": str(await scene.cache.delete(FOURTH)),
+        "delete": await delete(scene),
         "wait_for": await wait_for(scene, working=row.cells["wait_for"] == "returns"),
     }
     assert found == row.cells
 
 
 def lane_batches(cache: Cache) -> int:
-    assert cache._tier is not None
-    return cache._tier.lane.batches
+    tier = cache.inspect().tier
+    assert isinstance(tier, RedisTier)
+    return tier.lane.batches
+
+
+async def delete(scene: Scene) -> str:
+    try:
+        await scene.cache.delete(FOURTH)
+    except RedisUnavailable:
+        return "raises"
+    return "confirmed"
 
 
 async def get_or_load(scene: Scene) -> str:
@@ -206,7 +222,7 @@ async def set_(scene: Scene, key: str, *, missed: bool) -> str:
     if stored:
         await scene.heard()
     own = await cache.get(key)
-    assert own == "set" or not stored
+    assert own == "set" or not stored or scene.cache.inspect().freshness.trust is Trust.DETACHED
     return "stored" if stored else "own" if own == "set" else "nowhere"
 
 
@@ -227,7 +243,8 @@ async def subscribe(scene: Scene, *, reachable: bool) -> str:
         async with open_cache(scene.server.url) as other:
             await other.delete(TOLD)
     if not reachable:
-        await scene.cache.delete("user:8:profile")
+        with pytest.raises(RedisUnavailable):
+            await scene.cache.delete("user:8:profile")
     async with asyncio.timeout(10.0):
         event = await anext(scene.events)
     if isinstance(event, Reset):

@@ -40,7 +40,7 @@ from operator import attrgetter
 from history.records import Confirmed, Final, Heard, Opened, Read, Record, Reset, Sample
 from history.verdict import Limits, Verdict
 from history.writes import Change, Writes, trace
-from unstale.protocol.names import matches
+from unstale.protocol.globs import matches
 
 MOST_COMPLAINTS = 20
 

@@ -15,9 +15,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from unstale import Cache
-from unstale.near_cache.in_flight import Marks
+from unstale.near_cache.in_flight import InFlightReads
+from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, decode
-from unstale.protocol.names import Names, matches
+from unstale.protocol.names import Names
 
 Loader = Callable[[], Awaitable[Any]]
 
@@ -62,7 +63,7 @@ class Deaf:
         self._cache = cache
         self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
         self._near: dict[str, Any] = {}
-        self._marks = Marks()
+        self._reads = InFlightReads()
         self._task: asyncio.Task[None] | None = None
         self.subscribed = asyncio.Event()
         """Set while it listens."""
@@ -71,12 +72,12 @@ class Deaf:
         """From memory if it is there."""
         if key in self._near:
             return self._near[key]
-        mark = self._marks.open(key)
+        read = self._reads.open(key)
         try:
             value = await self._cache.get_or_load(key, loader, max_staleness=max_staleness)
         finally:
-            self._marks.close(mark)
-        if mark.clean and self.subscribed.is_set():
+            self._reads.close(read)
+        if read.valid and self.subscribed.is_set():
             self._near[key] = value
         return value
 
@@ -114,11 +115,11 @@ class Deaf:
             return
         for key in message.keys:
             self._near.pop(key, None)
-            self._marks.soil(key)
+            self._reads.invalidate(key)
         for pattern in message.patterns:
             for key in [key for key in self._near if matches(pattern, key)]:
                 del self._near[key]
-        self._marks.soil_matching(message.patterns)
+        self._reads.invalidate_matching(message.patterns)
 
 
 @contextlib.asynccontextmanager

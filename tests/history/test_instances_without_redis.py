@@ -19,7 +19,7 @@ from history.recorder import seen_in
 from servers import Database, eventually, takes
 from servers.proxy import Proxy
 from unstale import Cache
-from unstale.near_cache.in_flight import Marks
+from unstale.near_cache.in_flight import InFlightReads
 from workers import connected
 from workers.no_redis import alone, follower_of
 
@@ -118,7 +118,7 @@ async def test_instances_without_redis_keep_every_promise(
     database: Database, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
     if not defended:  # what a load in flight must not bring in, comes in
-        monkeypatch.setattr(Marks, "soil", lambda self, key, by=0: None)
+        monkeypatch.setattr(InFlightReads, "invalidate", lambda self, key: None)
     stop = asyncio.Event()
     async with (
         connected(database.dsn) as db,

@@ -41,6 +41,6 @@ async def test_the_numbers_of_the_last_minutes(cache: Cache) -> None:
     for _ in range(4):
         await cache.get_or_load("user:42:profile", lambda: {"name": "Ada"})
     stats = await cache.get_stats()
-    assert (stats["hit_rate"], stats["near_hits"], stats["loads"]) == ("75.0%", 3, 1)
+    assert (stats["hit_rate"], stats["near_hits"], stats["loads"]) == (0.75, 3, 1)
     assert stats["status"] == "healthy"
     assert stats["staleness"] == pytest.approx(cache.staleness, abs=5)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from unstale.near_cache.subscriptions import MOST_EVENTS, Events, Invalidated, Reset, may_overlap
+from unstale.freshness.subscriptions import MOST_EVENTS, Events, Invalidated, Reset, may_overlap
 
 
 def events() -> Events:

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unstale.errors import RuleError, RuleErrors
+from unstale.protocol.globs import matches
 from unstale.protocol.messages import PublishedRules
-from unstale.protocol.names import matches
 from unstale_worker.rules import (
     Plan,
     PythonLoader,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unstale.protocol.names import matches
+from unstale.protocol.globs import matches
 from unstale_worker.rules import Template
 from unstale_worker.rules.identifiers import NameMistake
 from unstale_worker.rules.template import MAX_VALUE_BYTES, usable

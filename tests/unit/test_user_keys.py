@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unstale import ToolError
 from unstale.companion.tools.user_scope import UserKeys
-from unstale.protocol.names import matches
+from unstale.protocol.globs import matches
 
 # What could mean something to a glob, to a key or to a template.
 HOSTILE = st.text(alphabet="ab1042*?[]^-\\:{}%/ éuser:", max_size=24)

@@ -8,6 +8,7 @@ from typing import Any
 
 from servers import eventually
 from unstale import Cache
+from unstale.in_process.outbox_following import OutboxFollowing
 from unstale_worker.in_process.outbox_follower import OutboxFollower
 from workers import PROFILES
 
@@ -40,6 +41,7 @@ async def alone(
 
 def follower_of(cache: Cache) -> OutboxFollower:
     """What follows the outbox on behalf of ``cache``."""
-    embedded = cache._parts.embedded
-    assert isinstance(embedded, OutboxFollower)
-    return embedded
+    following = cache.inspect().following
+    assert isinstance(following, OutboxFollowing)
+    assert isinstance(following.worker, OutboxFollower)
+    return following.worker

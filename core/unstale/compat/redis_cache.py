@@ -11,7 +11,7 @@ from unstale.locks import LOCK_SECONDS, Lock
 
 if TYPE_CHECKING:
     from unstale.cache import Cache
-    from unstale.reading.single_flight import Loader
+    from unstale.reading.loader import Loader
     from unstale.settings import AgentSettings
 
 
@@ -57,9 +57,10 @@ class RedisCache:
         Return False if Redis did not confirm; the keys are then gone in this process only.
         """
         try:
-            return await (await self._caches.get()).delete(key, *keys)
+            await (await self._caches.get()).delete(key, *keys)
         except RedisUnavailable:
             return False
+        return True
 
     async def invalidate_pattern(self, pattern: str) -> int:
         """Invalidate every key that the glob matches; return how many Redis held.

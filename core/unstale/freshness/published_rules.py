@@ -1,4 +1,4 @@
-"""What this agent knows of the rules: which keys they own, and how long a value may live."""
+"""The published rules as this agent knows them: which keys they own, and how long a value may live."""
 
 import logging
 import random
@@ -7,7 +7,7 @@ from typing import Final
 
 from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
-from unstale.redis_tier.tier import RedisTier
+from unstale.redis_tier.shared_tier import SharedTier
 
 logger = logging.getLogger("unstale")
 
@@ -20,7 +20,7 @@ class Rulebook:
 
     def __init__(
         self,
-        tier: RedisTier | None,
+        tier: SharedTier,
         *,
         default_ttl: float,
         jitter: float,
@@ -30,12 +30,12 @@ class Rulebook:
         self._default_ttl = default_ttl
         self._jitter = jitter
         self.negative_ttl = negative_ttl
-        """Most seconds a value that is None may live; None: as long as any other."""
+        """Seconds a value that is None may live at most; None: as long as any other."""
         self._rules = PublishedRules()
         self._known: OrderedDict[str, tuple[bool, float | None, float | None]] = OrderedDict()
         self._warned: set[str] = set()
         self.loaded = False
-        """Whether the rules, or that there are none, were read from Redis at least once."""
+        """True once the rules, or that there are none, were read from Redis."""
 
     @property
     def hash(self) -> str:
@@ -43,9 +43,9 @@ class Rulebook:
         return self._rules.hash
 
     async def load(self) -> None:
-        """Read the rules from Redis; raises `RedisUnavailable`. Unreadable ones are warned of and ignored."""
-        if self._tier is None:
-            return
+        """Read the rules from Redis; raises `RedisUnavailable`. Unreadable ones are logged and ignored."""
+        if not self._tier.shared:
+            return  # an embedded worker hands its rules to `adopt`
         try:
             rules = await self._tier.rules()
         except MessageError as error:
@@ -56,36 +56,36 @@ class Rulebook:
         self.loaded = True
 
     def adopt(self, rules: PublishedRules) -> None:
-        """These are in force from now on."""
+        """Put these rules in force."""
         self._rules, self.loaded = rules, True
         self._known.clear()
 
     def owns(self, key: str) -> bool:
-        """Whether a rule owns ``key``."""
+        """Return True if a rule owns ``key``."""
         return self._look_up(key)[0]
 
     def refreshed(self, key: str) -> bool:
-        """Whether ``key`` is made new when it changes."""
+        """Return True if ``key`` is refreshed when it changes."""
         return bool(self._rules.refresh) and self._look_up(key)[2] is not None
 
     def serves_stale(self, key: str) -> bool:
-        """Whether the value from before a change of ``key`` may be served while it is made new."""
+        """Return True if the value from before a change of ``key`` may be served while it is refreshed."""
         return bool(self._rules.refresh) and bool(self._look_up(key)[2])
 
     @property
     def keeps_stale(self) -> bool:
-        """Whether values from before a change are kept, of any key; True as long as nothing is known."""
+        """True if values from before a change are kept, of any key, or if no rules are known."""
         return not self.loaded or any(seconds for _, seconds in self._rules.refresh)
 
     def ttl(self, key: str) -> float:
-        """Seconds a value of ``key`` may live: the first ``[ttl]`` pattern's, else ``default_ttl``."""
+        """Return the seconds a value may live: those of the first ``[ttl]`` pattern, else ``default_ttl``."""
         ttl = self._look_up(key)[1]
         return self._default_ttl if ttl is None else ttl
 
     def ttl_of_load(
         self, key: str, ttl: float | None, negative_ttl: float | None = None, *, negative: bool = False
     ) -> float:
-        """TTL of a value that was loaded: shortened at random, so that values do not expire together.
+        """Return the TTL of a loaded value: shortened at random, so that values do not expire together.
 
         A value that is None (``negative``) lives for ``negative_ttl`` at most, or for the setting's.
         """
@@ -97,12 +97,12 @@ class Rulebook:
         return ttl * (1 - self._jitter * random.random())
 
     def bounded(self, seconds: float, negative_ttl: float | None = None) -> float:
-        """Seconds a value that is None may live, of those that another value might."""
+        """Return the seconds a value that is None may live, out of those that another value might."""
         most = self.negative_ttl if negative_ttl is None else negative_ttl
         return seconds if most is None else min(seconds, most)
 
     def ttl_of_set(self, key: str, ttl: float | None) -> float:
-        """TTL of a value that was set: exactly what was asked for."""
+        """Return the TTL of a value that was set: exactly what was asked for."""
         if ttl is None:
             self._warn_of_default(key)
             return self.ttl(key)

@@ -1,61 +1,75 @@
-"""What a subscriber says in the log: attached, detached, and what is odd about its messages, each once."""
+"""Log lines of the subscriber: attached, detached, and what is wrong with a message, each logged once."""
 
 import logging
-from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
 from unstale.errors import Unavailable
-from unstale.freshness.tracker import Follower, Trust
-
-if TYPE_CHECKING:
-    from unstale.redis_tier.connections import Connections
+from unstale.freshness.trust import Freshness, Trust
+from unstale.redis_tier.connections import Connections
 
 logger = logging.getLogger("unstale")
 
 
 class Silence(Exception):
-    """Neither PONG nor watermark came for ``max_silence``; the connection is given up for a new one."""
+    """Neither PONG nor watermark came for ``max_silence``; the connection is replaced by a new one."""
 
 
 class NoWatermark(Silence):
-    """The connection answers, and no watermark came: no worker, or a server left behind by a failover, which
-    only a new connection tells."""
+    """The connection answers, but no watermark came.
+
+    There is no worker, or a failover left this server behind. Only a new connection tells which.
+    """
 
 
 class Moved(Exception):
-    """Another epoch or run began, or the log went back. Perhaps this server was demoted and hears of it late,
-    through replication, while it answers PINGs at once; a new connection asks for its role."""
+    """Another epoch or run began, or the log went back.
+
+    Perhaps this server was demoted and learns of it late, through replication, while it answers PINGs at
+    once. A new connection asks for its role.
+    """
 
 
-class Teller:
-    """Says a change of trust when it happens, and everything else the first time."""
+class SubscriberLog:
+    """Logs each change of trust, and everything else the first time."""
 
-    def __init__(self, connections: "Connections", follower: Follower, *, max_silence: float) -> None:
+    def __init__(self, connections: Connections, freshness: Freshness, *, max_silence: float) -> None:
         self._connections = connections
-        self._follower = follower
+        self._freshness = freshness
         self._max_silence = max_silence
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._was_attached = False
 
     def attached(self) -> None:
-        """A watermark counted."""
-        if not self._was_attached and self._follower.trust is Trust.ATTACHED:
+        """Log that the agent is attached, if it was not: a watermark counted."""
+        if not self._was_attached and self._freshness.trust is Trust.ATTACHED:
             self._was_attached = True
-            place, staleness = self._connections.place, self._follower.staleness
+            place, staleness = self._connections.place, self._freshness.staleness
             logger.info("attached to %s: staleness %.3f s", place, staleness)
 
     def silent(self) -> None:
-        """Some time went by."""
-        if self._was_attached and self._follower.trust is not Trust.ATTACHED:
+        """Log that the agent is detached, if it was attached: some time went by."""
+        if self._was_attached and self._freshness.trust is not Trust.ATTACHED:
             self._was_attached = False
-            logger.warning("detached: no watermark for %.1f s; is the worker running?", self._max_silence)
+            logger.warning(
+                "detached: no watermark for %.1f s. Is the worker running, with the same UNSTALE_NAMESPACE "
+                "and the same database number (%d) in its REDIS_URL?",
+                self._max_silence,
+                self._connections.database,
+            )
 
     def lost(self, error: BaseException, *, first: bool) -> None:
-        """The connection ended by ``error``; ``first``: it was the first there was."""
+        """Log that the connection ended by ``error``; ``first``: it was the first one."""
         place = self._connections.place
         if isinstance(error, Moved):
-            logger.info("another epoch at %s: connecting anew", place)
+            logger.info("another epoch at %s: reconnecting", place)
+        elif isinstance(error, NoWatermark) and not self._was_attached:
+            self.once(
+                "no watermark",
+                f"detached: connected to {place}, but no watermark came. Is a worker running, with the same "
+                f"UNSTALE_NAMESPACE and the same database number ({self._connections.database}) in its "
+                "REDIS_URL?",
+            )
         else:
             known = isinstance(error, RedisError | Unavailable | OSError | TimeoutError | Silence)
             text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -64,25 +78,8 @@ class Teller:
                 logger.warning("detached: lost Redis at %s (%s)", place, text, exc_info=details)
         self._was_attached = False
 
-    def foreign(self, state: str) -> None:
-        """An epoch that is not that of ``state`` is heard again and again."""
-        place, attached = self._connections.place, self._follower.trust is Trust.ATTACHED
-        here = f"{state} in database {self._connections.database}, which REDIS_URL names here,"
-        if attached:
-            sentence = (
-                f"another worker of this namespace uses another database of the Redis at {place}: messages "
-                f"that are not of {here} are ignored; give one of the two another UNSTALE_NAMESPACE"
-            )
-        else:
-            sentence = (
-                f"the worker that is heard uses another database of the Redis at {place}: {here} is not its, "
-                "so this agent stays detached; give agents and worker a REDIS_URL with the same number at "
-                "its end"
-            )
-        self.once(f"foreign, attached {attached}", sentence)
-
     def once(self, what: str, sentence: str) -> None:
-        """Say ``sentence`` unless something was said of ``what`` before."""
-        if what not in self._told:
-            self._told.add(what)
+        """Log ``sentence``, unless something was logged about ``what`` before."""
+        if what not in self._logged:
+            self._logged.add(what)
             logger.warning(sentence)

@@ -1,4 +1,4 @@
-"""``wait_for``: tokens of transactions, and who waits for one to be applied here."""
+"""``wait_for``: tokens of transactions, and the callers that wait for one to be applied here."""
 
 import asyncio
 import re
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from unstale.errors import CacheClosed, WaitTimeout
-from unstale.freshness.tracker import Follower
+from unstale.freshness.trust import Freshness
 from unstale.protocol.messages import lsn
-from unstale.redis_tier.multiplexer import CLOSED
 
 _TOKEN: Final = re.compile(
     r"(?P<database>[0-9]{1,20}:[0-9]{1,10}):(?P<xid>[0-9]{1,20}):(?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8})"
@@ -48,10 +47,10 @@ class Token:
 
 
 class TokenWaits:
-    """Everybody who waits for a token."""
+    """Every caller that waits for a token."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self, freshness: Freshness) -> None:
+        self._freshness = freshness
         self._waits: list[tuple[Token, asyncio.Future[None]]] = []
 
     async def wait(self, token: Token, *, timeout: float) -> None:
@@ -73,27 +72,27 @@ class TokenWaits:
                 self._waits.remove(wait)
 
     def settle(self) -> None:
-        """Wake those whose transaction is applied now."""
+        """Wake the callers whose transaction is applied now."""
         for token, future in tuple(self._waits):
             if self._done(token) and not future.done():
                 future.set_result(None)
 
     def close(self) -> None:
-        """Nobody will be woken any more."""
+        """End every wait with `CacheClosed`."""
         for _, future in self._waits:
             if not future.done():
-                future.set_exception(CacheClosed(CLOSED))
+                future.set_exception(CacheClosed())
 
     def _done(self, token: Token) -> bool:
-        """Whether a processed watermark includes the transaction itself, and not one that had its number.
+        """Return True if a processed watermark includes this very transaction, not another with its number.
 
-        A promotion or a restore begins another timeline. After a crash the number of a rolled-back one is
-        given to another; but what was on disk at the watermark lies before anything that came later.
+        A promotion or a restore begins another timeline. After a crash the number of a rolled-back
+        transaction is given to another one, but what was on disk at the watermark lies before anything later.
         """
-        mark = self._follower.mark
+        watermark = self._freshness.watermark
         return (
-            mark is not None
-            and mark.database == token.database
-            and lsn(mark.flushed) > token.lsn
-            and mark.seen.includes(token.xid)
+            watermark is not None
+            and watermark.database == token.database
+            and lsn(watermark.flushed) > token.lsn
+            and watermark.seen.includes(token.xid)
         )

@@ -1,4 +1,4 @@
-"""Finds what follows the outbox inside an agent's process: the core does not know the worker's package."""
+"""Finds the embedded worker by its entry point: the core does not import the worker's package."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,18 +17,18 @@ class EmbeddedWorker(Protocol):
 
     Attributes:
         tried: Set once the first attempt ended, well or not.
-        refused: Why it can never succeed, if the first attempt found that out.
+        refused: The error that makes every attempt fail, if the first attempt found one.
     """
 
     tried: asyncio.Event
     refused: ConfigurationError | None
 
     def start(self) -> None:
-        """Begin to follow; returns at once."""
+        """Begin to follow; return at once."""
         ...
 
     def hint(self) -> None:
-        """Somebody waits: read now rather than at the next time."""
+        """Read now rather than at the next time: a caller waits."""
         ...
 
     async def close(self) -> None:
@@ -37,12 +37,12 @@ class EmbeddedWorker(Protocol):
 
 
 Factory = Callable[[AgentSettings, Feed], EmbeddedWorker]
-"""Makes one that is not started; raises `ConfigurationError` for settings or rules that cannot be used."""
+"""Returns a worker that is not started; raises `ConfigurationError` for unusable settings or rules."""
 
 
 def embedded_worker(settings: AgentSettings, feed: Feed) -> EmbeddedWorker:
-    """The installed one; raises `ConfigurationError`."""
-    from importlib.metadata import entry_points  # 50 ms, and only those without Redis need it
+    """Return the installed worker; raises `ConfigurationError`."""
+    from importlib.metadata import entry_points  # 50 ms, and only agents without Redis need it
 
     from unstale.runtime.extras import needs
 

@@ -1,67 +1,85 @@
-"""Everything one process remembers: followed copies, its own loads while detached, and in-flight marks."""
+"""Everything one process remembers: the near cache, its offline loads, and the reads in flight. No I/O."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from unstale.near_cache.in_flight import Marks
-from unstale.near_cache.store import NearCache
+from unstale.near_cache.in_flight import InFlightRead, InFlightReads
+from unstale.near_cache.store import NearStore
 
 
-class Audience(Protocol):
-    """Who is told what was dropped."""
+class Listener(Protocol):
+    """Receives what was invalidated."""
 
     def dropped(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
-        """These keys, and those that match these patterns, were invalidated."""
+        """Learn that these keys, and those that match these patterns, were invalidated."""
 
     def reset(self) -> None:
-        """Everything may have changed."""
+        """Learn that everything may have changed."""
 
 
-class NearTier:
-    """The near cache and what has to be dropped together with it.
+class LocalState:
+    """The near cache, and what an invalidation has to reach together with it.
 
     Attributes:
-        followed: Values that an invalidation would reach; served while attached.
-        adrift: Values this process loaded while neither tier could be trusted; served only then.
-        marks: Reads in flight.
+        near: Values that an invalidation would reach; served while attached.
+        offline: Values loaded while detached; served only while detached.
+        in_flight: Reads in flight.
+        invalidations: Calls of `drop`.
+        flushes: Calls of `flush`.
     """
 
-    __slots__ = ("adrift", "audience", "flushes", "followed", "invalidations", "marks")
+    __slots__ = ("_clock", "_listener", "flushes", "in_flight", "invalidations", "near", "offline")
 
-    def __init__(self, *, max_entries: int, max_bytes: int, clock: Callable[[], float]) -> None:
-        self.followed = NearCache(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
-        self.adrift = NearCache(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
-        self.adrift.trusted_until = float("inf")
-        self.marks = Marks()
-        self.audience: Audience | None = None
+    def __init__(
+        self,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        clock: Callable[[], float],
+        listener: Listener | None = None,
+    ) -> None:
+        self.near = NearStore(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
+        self.offline = NearStore(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
+        self.in_flight = InFlightReads()
         self.invalidations = 0
         self.flushes = 0
+        self._clock = clock
+        self._listener = listener
 
-    def drop(self, keys: Iterable[str], patterns: Iterable[str] = (), *, by: float = math.inf) -> None:
-        """Forget keys and patterns, and mark the reads of them that are in flight.
+    def keep(self, read: InFlightRead, data: bytes, *, seconds: float, trusted_until: float) -> None:
+        """Store in the near cache, unless the key was invalidated since ``read`` began or we are detached."""
+        now = self._clock()
+        if read.valid and now < trusted_until:
+            self.near.put(read.key, data, expires=now + seconds)
 
-        ``by`` is the log id of the message that says so, if there is one: what this process itself put under
-        that id or a later one stays, as the message is the echo of it or older.
-        """
+    def keep_offline(self, read: InFlightRead, data: bytes, *, seconds: float) -> None:
+        """Store for reads while detached, unless the key was invalidated since ``read`` began."""
+        if read.valid:
+            self.offline.put(read.key, data, expires=self._clock() + seconds)
+
+    def drop(self, keys: Iterable[str], patterns: Iterable[str] = ()) -> int:
+        """Remove keys and patterns, and invalidate the reads of them; return how many values were held."""
         keys, patterns = tuple(keys), tuple(patterns)
+        held = 0
         for key in keys:
-            self.followed.drop(key)
-            self.adrift.drop(key, before=by)
-            self.marks.soil(key, by)
+            held += self.near.drop(key) + self.offline.drop(key)
+            self.in_flight.invalidate(key)
         if patterns:
-            self.followed.drop_matching(patterns)
-            self.adrift.drop_matching(patterns, before=by)
-            self.marks.soil_matching(patterns, by)
+            held += self.near.drop_matching(patterns) + self.offline.drop_matching(patterns)
+            self.in_flight.invalidate_matching(patterns)
         self.invalidations += 1
-        if self.audience is not None and (keys or patterns):
-            self.audience.dropped(keys, patterns)
+        if self._listener is not None and (keys or patterns):
+            self._listener.dropped(keys, patterns)
+        return held
 
     def flush(self) -> None:
-        """Forget everything, and mark every read in flight."""
-        self.followed.clear()
-        self.adrift.clear()
-        self.marks.soil_all()
+        """Remove everything, and invalidate every read in flight."""
+        self.near.clear()
+        self.offline.clear()
+        self.in_flight.invalidate_all()
         self.flushes += 1
-        if self.audience is not None:
-            self.audience.reset()
+        if self._listener is not None:
+            self._listener.reset()
+
+    def __repr__(self) -> str:
+        return f"<LocalState {self.near!r}, {len(self.offline)} offline, {len(self.in_flight)} in flight>"

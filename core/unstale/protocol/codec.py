@@ -1,4 +1,4 @@
-"""Turns values into the JSON bytes both tiers hold, and back."""
+"""Encode values as the JSON bytes that both tiers hold, and decode them."""
 
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
@@ -8,8 +8,8 @@ from pydantic import BaseModel, TypeAdapter
 from unstale.protocol.names import LEASE, SOFT_LEASE
 
 M = TypeVar("M", bound=BaseModel)
-Model: TypeAlias = type[BaseModel] | TypeAdapter[Any]
-"""What a value is validated into: a pydantic model, or an adapter for any other type."""
+Model: TypeAlias = type[Any] | TypeAdapter[Any]
+"""Type that a value is validated into: a pydantic model, any other type pydantic knows, or an adapter."""
 
 loads: Final = orjson.loads
 
@@ -21,7 +21,6 @@ NOTHING: Final = b"null"
 
 _MARKER: Final = b"\x00"
 _BITS: Final = 64
-_RENEWED: Final = b"\n"
 
 
 def check_key(key: str, *, own: str) -> str:
@@ -40,7 +39,7 @@ def check_key(key: str, *, own: str) -> str:
 
 
 def encode(key: str, value: object) -> bytes:
-    """JSON of ``value``; raises TypeError naming key and type.
+    """Return the JSON of ``value``; raises TypeError naming key and type.
 
     Pydantic models, dataclasses, datetimes, UUIDs and enums are written as orjson and pydantic write them;
     NaN and infinities become null, as JSON has none.
@@ -63,53 +62,64 @@ def _plain(value: object) -> object:
 
 
 def decode(data: bytes, model: "Model | None") -> Any:
-    """The value again, a copy of the caller's own; ``model`` validates it. null stays None.
+    """Return the value again, as a new object; ``model`` validates it. null stays None.
 
     Raises ValueError (pydantic's ValidationError is one) when the bytes are not such a value.
     """
     if model is None or is_nothing(data):
         return orjson.loads(data)
-    if isinstance(model, TypeAdapter):
-        return model.validate_json(data)
-    return model.model_validate_json(data)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return model.model_validate_json(data)
+    adapter = model if isinstance(model, TypeAdapter) else _adapter(model)
+    return adapter.validate_json(data)
+
+
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(model: type[Any]) -> TypeAdapter[Any]:
+    adapter = _adapters.get(model)
+    if adapter is None:
+        adapter = _adapters[model] = TypeAdapter(model)
+    return adapter
 
 
 def is_value(data: bytes) -> bool:
-    """Whether what stands at a key is a value; else it is a lease."""
-    return not data.startswith(_MARKER)
+    """Return True if what stands at a key is a value: not a lease, and not of another type."""
+    return bool(data) and not data.startswith(_MARKER)
 
 
 def is_nothing(data: bytes) -> bool:
-    """Whether a value is None, also one that is being renewed: no other JSON text begins like that."""
+    """Return True if a value is None, also one that carries a lease: no other JSON text begins like it."""
     return data.startswith(NOTHING)
 
 
-def being_renewed(data: bytes, token: int) -> bytes:
-    """The same JSON text with white space behind it that spells ``token`` (64 bits): so it is one of a kind.
+def lease_suffix(token: int) -> bytes:
+    """Return white space that spells ``token`` (64 bits), to be put behind a value's JSON text as its lease.
 
-    Every JSON parser ignores it, so readers do not notice; a compare-and-set does.
+    Every JSON parser ignores it, so readers do not notice. A compare-and-set does, and whatever removes or
+    replaces the value removes its lease with it.
     """
-    spelled = format(token, f"0{_BITS}b").translate({ord("0"): " ", ord("1"): "\t"})
-    return data.rstrip(b" \t\n") + _RENEWED + spelled.encode()
+    return b"\n" + format(token, f"0{_BITS}b").translate({ord("0"): " ", ord("1"): "\t"}).encode()
 
 
-def is_being_renewed(data: bytes) -> bool:
-    """Whether `being_renewed` made it."""
-    return data[-_BITS - 1 : -_BITS] == _RENEWED and not data[-_BITS:].strip(b" \t")
+def is_lease(data: bytes) -> bool:
+    """Return True if what stands at a key is a lease in the place of a value."""
+    return data.startswith(_MARKER)
 
 
 def is_soft_lease(data: bytes) -> bool:
-    """Whether what stands at a key is the lease of a missed ``get``."""
+    """Return True if what stands at a key is the lease of a missed ``get``."""
     return data.startswith(SOFT_LEASE)
 
 
 def lease(token: str, *, soft: bool = False) -> bytes:
-    """The marker that stands at a key while the holder of ``token`` may fill it."""
+    """Return the marker that stands at a key while the holder of ``token`` may fill it."""
     return (SOFT_LEASE if soft else LEASE) + token.encode()
 
 
 def freeze(value: object) -> object:
-    """The same JSON value made of `FrozenDict` and tuples, so that many callers can share it."""
+    """Return the same JSON value made of `FrozenDict` and tuples, so that many callers can share it."""
     if isinstance(value, dict):
         return FrozenDict({name: freeze(item) for name, item in value.items()})
     if isinstance(value, list):
@@ -126,7 +136,7 @@ class FrozenDict(dict[str, Any]):
     __slots__ = ()
 
     def copy(self) -> dict[str, Any]:
-        """A plain dict of the same items."""
+        """Return a plain dict of the same items."""
         return dict(self)
 
     def __copy__(self) -> "FrozenDict":

@@ -10,7 +10,8 @@ from typing import Final
 import orjson
 
 from unstale.errors import MessageError
-from unstale.protocol.names import Epoch, LogId, glob_regex
+from unstale.protocol.globs import glob_regex
+from unstale.protocol.names import Epoch, LogId
 
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 64 * 1024

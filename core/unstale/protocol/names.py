@@ -5,14 +5,7 @@ Nothing else builds such a name, so a name can be found, documented and changed 
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, NewType
-
-Key = NewType("Key", str)
-"""A cache key as the user writes it: ``user:42:profile``."""
-
-Pattern = NewType("Pattern", str)
-"""A Redis glob over cache keys: ``user:*:profile``."""
 
 Epoch = NewType("Epoch", str)
 """Random id (32 hex digits) of one unbroken history of the log."""
@@ -33,14 +26,14 @@ APPLICATION_NAME: Final = "unstale-worker"
 LEASE: Final = b"\x00unstale:lease:"
 """First bytes of a lease that a loader holds. JSON text cannot begin with a NUL byte."""
 SOFT_LEASE: Final = b"\x00unstale:soft:"
-"""First bytes of a lease that a missed ``get`` holds: a loader takes it over instead of waiting."""
+"""First bytes of a lease that a missed ``get`` holds. A loader takes it over instead of waiting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The keys of one namespace and partition.
+    """The keys of one namespace in one Redis database.
 
-    The braces are a Redis Cluster hash tag: all of them live in one slot.
+    The braces are a Redis Cluster hash tag: all of the keys live in one slot.
 
     Example:
         >>> Names().state
@@ -48,7 +41,8 @@ class Names:
     """
 
     namespace: str = "unstale"
-    partition: int = 0
+    database: int = 0
+    """Number of the Redis database; pub/sub knows none, so the channel's name holds it."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.namespace):
@@ -59,7 +53,7 @@ class Names:
     @property
     def tag(self) -> str:
         """The common prefix, ``{unstale:0}``."""
-        return f"{{{self.namespace}:{self.partition}}}"
+        return f"{{{self.namespace}:0}}"
 
     @property
     def state(self) -> str:
@@ -83,11 +77,11 @@ class Names:
 
     @property
     def channel(self) -> str:
-        """Pub/sub channel of messages and watermarks."""
-        return f"{self.tag}:invalidations"
+        """Pub/sub channel of messages and watermarks, with the number of any database but 0 at its end."""
+        return f"{self.tag}:invalidations:{self.database}" if self.database else f"{self.tag}:invalidations"
 
     def lock(self, name: str) -> str:
-        """String with PX: the lease of whoever holds the lock ``name``."""
+        """String with PX: the lease of the holder of the lock ``name``."""
         return f"{self.tag}:lock:{name}"
 
     @property
@@ -101,12 +95,12 @@ class Names:
 
     @property
     def refresh(self) -> str:
-        """Sorted set without TTL: keys to be made new, by the server's time in ms when that is due."""
+        """Sorted set without TTL: keys to be refreshed, by the server's time in ms when that is due."""
         return f"{self.tag}:refresh"
 
     @property
     def dead_letters(self) -> str:
-        """Hash without TTL: keys that could not be made new, and why."""
+        """Hash without TTL: keys that could not be refreshed, and why."""
         return f"{self.tag}:dead"
 
     @property
@@ -141,91 +135,3 @@ class Names:
         return frozenset(
             {self.state, self.rules, self.log, self.refresh, self.dead_letters, self.refresh_counts}
         )
-
-
-def escape_glob(text: str) -> str:
-    r"""Quote what a Redis glob would interpret (``* ? [ ] \``) in ``text``.
-
-    >>> print(escape_glob("a*b"))
-    a\*b
-    """
-    return re.sub(r"([*?\[\]\\])", r"\\\1", text)
-
-
-@lru_cache(maxsize=4096)
-def literal_beginning(pattern: str) -> str:
-    r"""The text that every key matching a Redis glob begins with.
-
-    >>> literal_beginning("user:42:*")
-    'user:42:'
-    """
-    literal = ""
-    characters = iter(pattern)
-    for character in characters:
-        if character in "*?[":
-            break
-        literal += next(characters, character) if character == "\\" else character
-    return literal
-
-
-@lru_cache(maxsize=4096)
-def glob_regex(pattern: str) -> re.Pattern[bytes]:
-    r"""Compile a Redis glob into an equivalent expression over UTF-8 bytes.
-
-    Redis matches byte by byte, so this does too: ``?`` is one *byte*. The expression never backtracks over
-    more than one ``*`` (each earlier one is atomic), so a hostile pattern costs O(len(pattern) * len(key)).
-    An unclosed ``[`` reaches to the end of the pattern, as in Redis.
-    """
-    data = pattern.encode("utf-8", "surrogatepass")
-    segments: list[bytes] = [b""]
-    i = 0
-    while i < len(data):
-        byte = data[i : i + 1]
-        if byte == b"*":
-            if segments[-1] or len(segments) == 1:
-                segments.append(b"")
-            i += 1
-        elif byte == b"?":
-            segments[-1] += b"."
-            i += 1
-        elif byte == b"\\" and i + 1 < len(data):
-            segments[-1] += re.escape(data[i + 1 : i + 2])
-            i += 2
-        elif byte == b"[":
-            expression, i = _byte_class(data, i + 1)
-            segments[-1] += expression
-        else:
-            segments[-1] += re.escape(byte)
-            i += 1
-    if len(segments) == 1:
-        return re.compile(segments[0] + rb"\Z", re.DOTALL)
-    first, *middle, last = segments
-    atomic = b"".join(b"(?>.*?" + segment + b")" for segment in middle)
-    return re.compile(first + atomic + b".*" + last + rb"\Z", re.DOTALL)
-
-
-def _byte_class(data: bytes, i: int) -> tuple[bytes, int]:
-    negated = data[i : i + 1] == b"^"
-    if negated:
-        i += 1
-    members: set[int] = set()
-    while i < len(data) and data[i : i + 1] != b"]":
-        if data[i : i + 1] == b"\\" and i + 1 < len(data):
-            members.add(data[i + 1])
-            i += 2
-        elif data[i + 1 : i + 2] == b"-" and i + 2 < len(data):
-            low, high = sorted((data[i], data[i + 2]))
-            members.update(range(low, high + 1))
-            i += 3
-        else:
-            members.add(data[i])
-            i += 1
-    allowed = set(range(256)) - members if negated else members
-    if not allowed:
-        return b"(?!)", i + 1
-    return b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(allowed)) + b"]", i + 1
-
-
-def matches(pattern: str, key: str) -> bool:
-    """Whether the Redis glob ``pattern`` matches the whole of ``key``."""
-    return glob_regex(pattern).match(key.encode("utf-8", "surrogatepass")) is not None

@@ -1,4 +1,4 @@
-"""Compares cached values with what their loaders say now, and tells a wrong one from a change in flight."""
+"""Audit: compare cached values with their loaders, and tell a wrong value from a change in flight."""
 
 import asyncio
 import contextlib
@@ -10,119 +10,111 @@ import orjson
 
 from unstale.errors import UnstaleError
 from unstale.freshness.published_rules import Rulebook
-from unstale.freshness.tracker import Follower
-from unstale.near_cache.in_flight import Mark
-from unstale.near_cache.local_state import NearTier
-from unstale.near_cache.store import Entry
+from unstale.freshness.trust import Freshness
+from unstale.near_cache.in_flight import InFlightRead
+from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
-from unstale.reading.single_flight import Load, Loader, call
+from unstale.reading.loader import Load, Loader, call
 from unstale.runtime.cancellation import cancelled
 
 LOADER_SECONDS: Final = 30.0
-"""Seconds the loader of an audit may take; nobody waits for it, and one audit runs at a time."""
+"""Seconds the loader of an audit may take; no caller waits for it, and one audit runs at a time."""
 LOOK_EVERY: Final = 0.02
 """Seconds between two looks at how far the changes have been processed."""
 
 
 class Auditor:
-    """Audits values of the near cache that a rule owns, so that every change of them is announced here.
+    """Audits values of the near cache that a rule owns: every change of those is announced to this process.
 
-    A value counts as wrong only if its loader said something else, twice the same, and everything committed
-    before it said so the first time was processed here without the key being invalidated: then no change is
-    in flight that would explain it.
+    A value counts as wrong only if its loader returned something else, twice the same, and everything
+    committed before the first time was processed here without the key being invalidated. Then no change in
+    flight explains the difference.
 
     Attributes:
-        equal: Audits that found the value to be what the loader said.
+        share: Share of the reads that `sample` audits.
+        equal: Audits that found the value to be what the loader returned.
         mismatches: Audits that found it wrong; it was then invalidated.
-        unjudged: Audits without a result: a change came between, the loader failed or never says the same
-            twice, or this process was not attached for long enough.
-        drawn: Whether the read that just looked into the near cache is to be audited.
+        unjudged: Audits without a result: a change came between, the loader failed or does not return the
+            same value twice, or this process was not attached for long enough.
     """
 
     def __init__(
         self,
-        near: NearTier,
-        follower: Follower,
-        rulebook: Rulebook,
+        local: LocalState,
+        freshness: Freshness,
+        rules: Rulebook,
         *,
         clock: Callable[[], float],
         share: float,
         patience: float,
         repair: Callable[[str], Awaitable[object]],
     ) -> None:
-        self._near, self._follower, self._rulebook = near, follower, rulebook
-        self._clock, self._share, self._patience, self._repair = clock, share, patience, repair
+        self._local, self._freshness, self._rules = local, freshness, rules
+        self._clock, self._patience, self._repair = clock, patience, repair
         self._task: asyncio.Task[bool | None] | None = None
+        self.share = share
         self.equal = self.mismatches = self.unjudged = 0
-        self.drawn = False
 
-    def sampling(self, peek: Callable[[str], Entry | None]) -> Callable[[str], Entry | None]:
-        """``peek`` for a read's quick way: the share to be audited does not find what it looks for there."""
-        if not self._share:
-            return peek
+    def sample(self, key: str, loader: Loader, data: bytes) -> None:
+        """Audit ``data``, which a read has just returned, in the background, for the share of reads.
 
-        def sampled(key: str) -> Entry | None:
-            self.drawn = random.random() < self._share
-            return None if self.drawn else peek(key)
-
-        return sampled
-
-    def begin(self, key: str, loader: Loader, data: bytes) -> None:
-        """Audit ``data``, which a read has just been given, in the background; if no other audit runs."""
-        if self._task is None or self._task.done():
-            mark = self._marked(key, data)
-            if mark is not None:
-                self._task = asyncio.create_task(self._run(mark, loader, data), name="unstale-audit")
+        No audit begins while another one runs.
+        """
+        if random.random() >= self.share or (self._task is not None and not self._task.done()):
+            return
+        read = self._opened(key, data)
+        if read is not None:
+            self._task = asyncio.create_task(self._run(read, loader, data), name="unstale-audit")
 
     async def audit(self, key: str, loader: Loader) -> bool | None:
-        """Audit what the near cache holds for ``key``: equal, wrong (False), or without a result."""
-        entry = self._near.followed.read(key)
-        mark = None if entry is None else self._marked(key, entry.data)
-        return None if entry is None or mark is None else await self._run(mark, loader, entry.data)
+        """Audit what the near cache holds for ``key``; return True if equal, False if wrong, else None."""
+        entry = self._local.near.read(key)
+        read = None if entry is None else self._opened(key, entry.data)
+        return None if entry is None or read is None else await self._run(read, loader, entry.data)
 
     async def close(self) -> None:
-        """End the audit that runs."""
+        """Cancel the audit that runs."""
         if self._task is not None:
             await cancelled(self._task)
 
-    def _marked(self, key: str, data: bytes) -> Mark | None:
-        """A mark from a moment at which the near cache holds ``data``: an earlier change cannot hide."""
-        entry = self._near.followed.read(key)
-        held = entry is not None and entry.data is data
-        return self._near.marks.open(key) if held and self._rulebook.owns(key) else None
+    def _opened(self, key: str, data: bytes) -> InFlightRead | None:
+        """Open a read while the near cache holds ``data``, so that no earlier change can be missed."""
+        entry = self._local.near.peek(key)
+        held = entry is not None and entry.data is data and self._freshness.attached
+        return self._local.in_flight.open(key) if held and self._rules.owns(key) else None
 
-    async def _run(self, mark: Mark, loader: Loader, data: bytes) -> bool | None:
+    async def _run(self, read: InFlightRead, loader: Loader, data: bytes) -> bool | None:
         try:
-            verdict = await self._judge(mark, loader, data)
+            verdict = await self._judge(read, loader, data)
         except Exception:
-            verdict = None  # the loader's, or the clock's; a read that fails says so itself
+            verdict = None  # the loader failed or took too long; a read reports that itself
         finally:
-            self._near.marks.close(mark)
+            self._local.in_flight.close(read)
         if verdict is None:
             self.unjudged += 1
         elif verdict:
             self.equal += 1
         else:
-            self.mismatches += 1
-            self._rulebook.warn_once(
-                mark.key,
+            self._rules.warn_once(
+                read.key,
                 "audit: the cached value of %r is not what its loader returns, and no change of it was "
                 "announced: does the loader read a table that no rule names? It was invalidated",
-                mark.key,
+                read.key,
             )
             with contextlib.suppress(UnstaleError):
-                await self._repair(mark.key)
+                await self._repair(read.key)
+            self.mismatches += 1
         return verdict
 
-    async def _judge(self, mark: Mark, loader: Loader, data: bytes) -> bool | None:
-        said = await self._ask(mark.key, loader)
+    async def _judge(self, read: InFlightRead, loader: Loader, data: bytes) -> bool | None:
+        said = await self._ask(read.key, loader)
         if said == orjson.loads(data):
             return True
         asked = self._clock()
-        if not (mark.clean and await self._processed(asked) and mark.clean):
+        if not (read.valid and await self._processed(asked) and read.valid):
             return None
-        again = await self._ask(mark.key, loader)
-        return False if mark.clean and again == said else None
+        again = await self._ask(read.key, loader)
+        return False if read.valid and again == said else None
 
     async def _ask(self, key: str, loader: Loader) -> object:
         async with asyncio.timeout(LOADER_SECONDS):
@@ -130,8 +122,8 @@ class Auditor:
         return orjson.loads(codec.encode(key, value))
 
     async def _processed(self, moment: float) -> bool:
-        """Wait until all that was committed before ``moment`` is processed here; False: it takes too long."""
-        while self._clock() - self._follower.watermark_age < moment:
+        """Wait until everything committed before ``moment`` is processed; False if that takes too long."""
+        while self._clock() - self._freshness.watermark_age < moment:
             if self._clock() - moment > self._patience:
                 return False
             await asyncio.sleep(LOOK_EVERY)

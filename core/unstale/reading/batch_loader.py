@@ -1,4 +1,4 @@
-"""Many keys at once: one trip to Redis, and one call of the loader for all that are missing."""
+"""Read many keys at once: one trip to Redis, and one call of the loader for all missing keys."""
 
 import asyncio
 import inspect
@@ -6,19 +6,39 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from unstale.errors import LoadCancelled
+from unstale.reading.loader import Loader
 
 ManyLoader: TypeAlias = Callable[[list[str]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 """Receives the missing keys, and returns a value for each; a key it leaves out was not found (None)."""
 
 LINGER: Final = 0.01
-"""Seconds a batch waits for keys whose lease is still on its way; then those that are there are loaded."""
+"""Seconds a batch waits for keys whose lease is still on its way; then those that have arrived are loaded."""
+
+
+async def load_many(
+    keys: Sequence[str], loader: ManyLoader, read: Callable[[str, Loader], Awaitable[Any]]
+) -> dict[str, Any]:
+    """Read each key by ``read``, which is given a loader that joins one batch; raises what it raises."""
+    batch = Batch(keys, loader)
+
+    async def one(key: str) -> Any:
+        try:
+            return await read(key, lambda: batch.load(key))
+        finally:
+            batch.settled(key)
+
+    values = await asyncio.gather(*map(one, keys), return_exceptions=True)
+    for value in values:
+        if isinstance(value, BaseException):
+            raise value
+    return dict(zip(keys, values, strict=True))
 
 
 class Batch:
-    """Turns the loads of single keys, each under its own lease, into few calls of one loader.
+    """Combines the loads of single keys, each under its own lease, into few calls of one loader.
 
-    A call begins as soon as every key has either come here or was answered otherwise (another instance had
-    filled it), and no later than `LINGER` after the first one came.
+    A call begins as soon as every key has either arrived here or was answered otherwise (another instance had
+    filled it), and no later than `LINGER` after the first one arrived.
     """
 
     def __init__(self, keys: Sequence[str], loader: ManyLoader) -> None:
@@ -29,7 +49,7 @@ class Batch:
         self._timer: asyncio.TimerHandle | None = None
 
     async def load(self, key: str) -> Any:
-        """The value of one key; raises what the loader raises."""
+        """Return the value of one key; raises what the loader raises."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.setdefault(key, []).append(future)
@@ -42,13 +62,13 @@ class Batch:
             self._left(future)
 
     def settled(self, key: str) -> None:
-        """``key`` is not waited for any more."""
+        """Stop waiting for ``key``: it was answered."""
         self._expected.discard(key)
         if not self._expected and self._waiting:
             self._begin()
 
     def _left(self, future: asyncio.Future[Any]) -> None:
-        """A call that nobody waits for any more is cancelled, as a load of one key is."""
+        """Cancel the calls that no caller waits for any more, as a load of one key is cancelled."""
         for call, waiting in self._calls.items():
             if any(future in futures for futures in waiting.values()) and all(
                 each.done() for futures in waiting.values() for each in futures

@@ -1,239 +1,362 @@
-"""The way of one read through the tiers: near cache, Redis, lease, loader."""
+"""The one path of a read: near cache, single flight, Redis and lease in one trip, loader, fill, keep."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from unstale.errors import RedisUnavailable
 from unstale.freshness.published_rules import Rulebook
-from unstale.freshness.tracker import Follower, Trust
-from unstale.near_cache.in_flight import Mark
-from unstale.near_cache.local_state import NearTier
+from unstale.freshness.trust import Freshness, Trust
+from unstale.near_cache.in_flight import InFlightRead
+from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
-from unstale.protocol.lease import Claim
-from unstale.reading.single_flight import Flight, Load, Loaded, Origin, call
-from unstale.redis_tier.tier import RedisTier
+from unstale.protocol.lease import PRIMARY, Acquired
+from unstale.reading.loader import Load, Loader, call, load_parameter
+from unstale.reading.options import DEFAULT, Loaded, Origin, ReadOptions
+from unstale.reading.single_flight import Flight, SingleFlight
+from unstale.redis_tier.shared_tier import SharedTier
 from unstale.runtime import failpoints
 
 FIRST_LOOK: Final = 0.005
 """Seconds before looking again at a key whose lease another holds; doubles up to `LAST_LOOK`."""
 LAST_LOOK: Final = 0.1
+SOFT_LEASE_SECONDS: Final = 30.0
+"""Life of the lease of a missed ``get``: long, as it is not extended; harmless, as no reader waits for it."""
 
 
-class Reader:
-    """Reads through the tiers as far as they can be trusted.
+@dataclass(slots=True)
+class LoadCounts:
+    """Counters of loads.
 
     Attributes:
-        loads: Loaders run.
+        loads: Loaders run for a caller that waits.
+        early_loads: Loaders run in the background, for values about to expire.
         fills: Values stored in Redis under a lease.
         fills_refused: Values not stored because the lease was gone: an invalidation overtook the load.
     """
 
+    loads: int = 0
+    early_loads: int = 0
+    fills: int = 0
+    fills_refused: int = 0
+
+
+class ReadPath:
+    """Answers each read from the first tier that may answer it, and fills the tiers above.
+
+    Trust is asked before a tier is used and again when its answer arrives: a connection that was lost
+    meanwhile may lead to another server.
+
+    Attributes:
+        counts: Counters of loads.
+        flights: The loads under way.
+    """
+
     def __init__(
         self,
-        tier: RedisTier | None,
-        near: NearTier,
-        follower: Follower,
-        rulebook: Rulebook,
+        tier: SharedTier,
+        local: LocalState,
+        freshness: Freshness,
+        rules: Rulebook,
         *,
         clock: Callable[[], float],
         lease_ttl: float,
         detached_ttl: float,
     ) -> None:
         self._tier = tier
-        self._near = near
-        self._follower = follower
-        self._rulebook = rulebook
+        self._local = local
+        self._freshness = freshness
+        self._rules = rules
         self._clock = clock
         self._lease_ttl = lease_ttl
         self._detached_ttl = detached_ttl
-        self.loads = 0
-        self.fills = 0
-        self.fills_refused = 0
+        self.counts = LoadCounts()
+        self.flights = SingleFlight(self._fetch, local.in_flight)
 
-    async def fetch(self, flight: Flight) -> Loaded:
-        """The value for everybody in ``flight``; raises what the loader raises, and TypeError: not JSON."""
-        tier = self._tier
-        if tier is None or self._follower.trust is Trust.DETACHED:
-            return await self._load_adrift(flight)
+    # --- the tiers, top to bottom ---------------------------------------------------------------
+
+    async def read(self, key: str, loader: Loader, options: ReadOptions) -> Loaded:
+        """Return the value of ``key``; raises what the loader raises, and TypeError for a value not JSON."""
+        freshness = self._freshness
+        most = options.max_staleness
+        if options.fresh or (most is not None and freshness.staleness > most):
+            return await self.flights.join(key, loader, options, forced=True)
+        held = self.held(key)
+        if held is not None:
+            return held
+        if options.allows_stale and self._rules.serves_stale(key):  # also while the key is being loaded
+            with contextlib.suppress(RedisUnavailable):
+                found = await self._read_or_stale(key, options)
+                if found is not None:
+                    return found
+        if key in self.flights or not freshness.believes_redis:
+            return await self.flights.join(key, loader, options)
+        read, handed_over = self._local.in_flight.open(key), False
         try:
-            found = await self._value_or_claim(tier, flight)
+            acquired = await self._acquire(key, soft=False, limits=load_parameter(loader) is not None)
+            found = self._usable(key, read, acquired, options)
+            if found is not None:
+                return found
+            if key in self.flights or not freshness.believes_redis:
+                # The flight, or a load without Redis, does without this lease.
+                if acquired.lease is not None and acquired.lease != self.flights.lease(key):
+                    await self._tier.release(key, acquired.lease)
+                return await self.flights.join(key, loader, options)
+            handed_over = True
+            return await self.flights.join(key, loader, options, read=read, acquired=acquired)
         except RedisUnavailable:
-            return await self._load_adrift(flight)
-        if isinstance(found, bytes):
-            return Loaded(found, Origin.REDIS)
-        if found is None:
-            data = await self._load(flight, Load(flight.key, None, primary=True))
-            return Loaded(data, Origin.LOADER)
-        return Loaded(await self._load_and_fill(tier, flight, found), Origin.LOADER)
+            return await self.flights.join(key, loader, options)
+        finally:
+            if not handed_over:
+                self._local.in_flight.close(read)
 
-    async def look(self, key: str, *, ttl: float | None = None) -> bytes | None:
-        """What stands at ``key`` in Redis; a value also enters the near cache.
+    def held(self, key: str) -> Loaded | None:
+        """Return what this process holds for ``key``, as far as that is trusted."""
+        freshness = self._freshness
+        if freshness.attached:
+            entry = self._local.near.read(key)
+        elif freshness.trust is Trust.DETACHED:
+            entry = self._local.offline.read(key)
+        else:
+            entry = None
+        return None if entry is None else Loaded(entry.data, Origin.MEMORY)
 
-        None also when Redis may not be asked. Raises `RedisUnavailable`.
-        """
-        tier = self._tier
-        if tier is None or self._follower.trust is Trust.DETACHED:
+    async def cached(self, key: str, options: ReadOptions = DEFAULT) -> Loaded | None:
+        """Return what the caches hold for ``key``, without loading it and without a lease."""
+        most = options.max_staleness
+        if most is not None and self._freshness.staleness > most:
             return None
-        marks = self._near.marks
-        mark = marks.open(key)
-        try:
-            if self._rulebook.owns(key):
-                # Its TTL is a safety net only: what removes it is the invalidation. So the near copy may
-                # outlive the one in Redis, and a hit costs one GET.
-                data = await tier.read(key)
-                life = ttl if ttl is not None else self._rulebook.ttl(key)
-            else:
-                data, left = await tier.read_with_life(key)
-                life = self._life(key, left, ttl)
-            if not self._follower.believes_redis:
-                return None  # since it was asked, the connection was lost: another server may have answered
-            if data is not None and codec.is_value(data):
-                self._keep(key, data, mark, life)
-            return data
-        finally:
-            marks.close(mark)
+        held = self.held(key)
+        if held is not None or not self._freshness.believes_redis:
+            return held
+        with contextlib.suppress(RedisUnavailable):
+            if options.allows_stale and self._rules.serves_stale(key) and self._freshness.attached:
+                return await self._read_or_stale(key, options)
+            read = self._local.in_flight.open(key)
+            try:
+                if self._rules.owns(key):
+                    acquired = Acquired(await self._tier.read(key), None)
+                else:
+                    found, life = await self._tier.read_with_life(key)
+                    acquired = Acquired(found, None, life)
+                return self._usable(key, read, acquired, options)
+            finally:
+                self._local.in_flight.close(read)
+        return None
 
-    async def look_or_stale(self, key: str, *, ttl: float | None = None) -> Loaded | None:
-        """As `look`; where no value stands, the one that was true until the last change, if that is kept.
+    async def cached_or_lease(
+        self, key: str, read: InFlightRead, *, allows_stale: bool
+    ) -> tuple[Loaded | None, bytes | None]:
+        """Return what the caches hold for ``key``, or else a soft lease for the value the caller will set.
 
-        A stale value is for an attached agent only and never enters the near cache. No lease is taken for it:
-        a refresher makes the key new. Raises `RedisUnavailable`.
+        ``read`` has been opened by the caller. Neither is returned where another's lease stands, or where
+        Redis cannot be used.
         """
-        tier = self._tier
-        if tier is None or self._follower.trust is not Trust.ATTACHED:
-            data = await self.look(key, ttl=ttl)
-            return None if data is None else Loaded(data, Origin.REDIS)
-        mark = self._near.marks.open(key)
+        if not self._freshness.believes_redis:
+            return None, None
         try:
-            data, stale = await tier.read_or_stale(key)
-            if not self._follower.believes_redis:
-                return None
-            if data is not None and codec.is_value(data):
-                self._keep(key, data, mark, ttl if ttl is not None else self._rulebook.ttl(key))
-            elif stale is not None and self._follower.trust is Trust.ATTACHED:
-                return Loaded(stale, Origin.STALE)
-            return None if data is None else Loaded(data, Origin.REDIS)
-        finally:
-            self._near.marks.close(mark)
+            if allows_stale and self._rules.serves_stale(key):
+                found = await self._read_or_stale(key, DEFAULT)
+                if found is not None:
+                    return found, None
+            acquired = await self._acquire(key, soft=True)
+        except RedisUnavailable:
+            return self.held(key), None
+        found = self._usable(key, read, acquired, DEFAULT)
+        return found if found is not None else self.held(key), acquired.lease
 
     # --- Redis ----------------------------------------------------------------------------------
 
-    def _life(self, key: str, life: float | None, ttl: float | None) -> float:
-        if life is not None and not self._rulebook.owns(key):
-            return life
-        return ttl if ttl is not None else self._rulebook.ttl(key)
+    async def _acquire(self, key: str, *, soft: bool, limits: bool = False) -> Acquired:
+        """Ask Redis for value or lease; raises `RedisUnavailable`.
 
-    def _keep(self, key: str, data: bytes, mark: Mark, seconds: float) -> None:
-        """Into the near cache, if nothing happened to the key since the mark and what happens is heard."""
-        near = self._near.followed
-        now = self._clock()
+        The TTL of a key that a rule owns is a safety net only: the invalidation is what removes it. So the
+        near copy may outlive the one in Redis, and the time it has left need not be asked.
+        """
+        if failpoints.on:
+            await failpoints.reach("reader.before_acquire")
+        seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
+        life = not self._rules.owns(key)
+        return await self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
+
+    async def _read_or_stale(self, key: str, options: ReadOptions) -> Loaded | None:
+        """Return the value, or the one that was true until the last change, if Redis keeps it.
+
+        A stale value is for an attached agent only and never enters the near cache. No lease is taken for it:
+        the worker refreshes the key. Raises `RedisUnavailable`.
+        """
+        freshness = self._freshness
+        if not freshness.attached:
+            return None
+        read = self._local.in_flight.open(key)
+        try:
+            data, stale = await self._tier.read_or_stale(key)
+            found = self._usable(key, read, Acquired(data, None), options)
+            if found is None and stale is not None and freshness.attached:
+                return Loaded(stale, Origin.STALE)
+            return found
+        finally:
+            self._local.in_flight.close(read)
+
+    def _usable(
+        self, key: str, read: InFlightRead, acquired: Acquired, options: ReadOptions
+    ) -> Loaded | None:
+        """Return what was found in Redis if it is a value that may be used, and keep it near."""
+        data = acquired.found
+        if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
+            return None
+        if acquired.life is not None and not self._rules.owns(key):
+            seconds = acquired.life
+        else:
+            seconds = options.ttl if options.ttl is not None else self._rules.ttl(key)
+        self._keep(read, data, seconds)
+        return Loaded(data, Origin.REDIS)
+
+    def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
         if codec.is_nothing(data):
-            seconds = self._rulebook.bounded(seconds)
-        if mark.clean and now < near.trusted_until:
-            near.put(key, data, expires=now + seconds)
+            seconds = self._rules.bounded(seconds)
+        self._local.keep(read, data, seconds=seconds, trusted_until=self._freshness.trusted_until)
 
-    async def _value_or_claim(self, tier: RedisTier, flight: Flight) -> bytes | Claim | None:
-        """A value, our lease, or None: load, and store nowhere."""
-        key = flight.key
+    # --- a flight -------------------------------------------------------------------------------
+
+    async def _fetch(self, flight: Flight) -> Loaded:
+        """Return the value for every caller of ``flight``; raises what the loader raises."""
+        if not self._freshness.believes_redis:
+            return await self._load_offline(flight)
+        try:
+            found = await self._value_or_lease(flight)
+        except RedisUnavailable:
+            return await self._load_offline(flight)
+        if isinstance(found, Loaded):
+            return found
+        if found is None:  # another's lease stands, and stays: load from the primary, and store nowhere
+            data = await self._load(flight, Load.of(flight.key, PRIMARY))
+            return Loaded(data, Origin.LOADER)
+        return Loaded(await self._load_and_fill(flight, found), Origin.LOADER)
+
+    async def _value_or_lease(self, flight: Flight) -> Loaded | Acquired | None:
+        """Wait for a value or our lease; None: load, and store nowhere."""
+        key, limits = flight.key, load_parameter(flight.loader) is not None
         give_up: float | None = None
         pause = FIRST_LOOK
         while True:
-            if failpoints.on:
-                await failpoints.reach("reader.before_claim")
-            claim = await tier.take(key, soft=False, seconds=self._lease_ttl)
-            if claim.found is not None and codec.is_soft_lease(claim.found):
-                claim = await tier.take_over(key, seconds=self._lease_ttl)
-            if claim.lease is not None:
-                return claim
-            if flight.forced or not self._follower.believes_redis:
+            acquired, flight.acquired = flight.acquired, None
+            if flight.forced:
+                acquired = await self._tier.replace(key, seconds=self._lease_ttl)
+            elif acquired is None:
+                acquired = await self._acquire(key, soft=False, limits=limits)
+            if acquired.found is not None and codec.is_soft_lease(acquired.found):
+                acquired = await self._tier.take_over(key, seconds=self._lease_ttl)
+            if acquired.lease is not None:
+                flight.lease = acquired.lease
+                return acquired
+            if flight.forced or not self._freshness.believes_redis:
                 return None
-            if claim.found is not None and codec.is_value(claim.found):
-                self._keep(key, claim.found, flight.mark, self._life(key, claim.life, flight.ttl))
-                return claim.found
-            if claim.found is not None:
-                # Another's lease: its value will come soon, or never.
-                now = self._clock()
-                give_up = give_up or now + self._lease_ttl
-                if now >= give_up:
-                    return None
-                await _pause(flight.mark, min(pause, give_up - now))
-                pause = min(pause * 2, LAST_LOOK)
-            self._near.marks.close(flight.mark)
-            flight.mark = self._near.marks.open(key)  # nothing that was read so far is used
-
-    # --- loading --------------------------------------------------------------------------------
+            found = self._usable(key, flight.read, acquired, flight.options)
+            if found is not None:
+                return found
+            if acquired.found is None or not codec.is_lease(acquired.found):
+                return None  # something of another type stands there, or Redis is out of memory
+            # Another process' lease: its value will come soon, or never.
+            now = self._clock()
+            give_up = give_up or now + self._lease_ttl
+            if now >= give_up:
+                return None
+            await _pause(flight.read, min(pause, give_up - now))
+            pause = min(pause * 2, LAST_LOOK)
+            flight.restart()  # nothing that was read so far is used
 
     async def _load(self, flight: Flight, load: Load) -> bytes:
-        self.loads += 1
+        if flight.early:
+            self.counts.early_loads += 1
+        else:
+            self.counts.loads += 1
         return codec.encode(flight.key, await call(flight.loader, load))
 
-    def _ttl(self, flight: Flight, data: bytes) -> float:
-        return self._rulebook.ttl_of_load(
-            flight.key, flight.ttl, flight.negative_ttl, negative=codec.is_nothing(data)
+    def _seconds(self, flight: Flight, data: bytes) -> float:
+        options = flight.options
+        return self._rules.ttl_of_load(
+            flight.key, options.ttl, options.negative_ttl, negative=codec.is_nothing(data)
         )
 
-    async def _load_and_fill(self, tier: RedisTier, flight: Flight, claim: Claim) -> bytes:
-        key, lease = flight.key, claim.lease
-        assert lease is not None  # claims without one do not come here
+    async def _load_and_fill(self, flight: Flight, acquired: Acquired) -> bytes:
+        key, lease = flight.key, acquired.lease
+        assert lease is not None  # the caller has acquired it
         stored = False
         try:
             if failpoints.on:
                 await failpoints.reach("reader.before_load")
-            async with self._prolonged(tier, key, lease):
-                # A bound on staleness is a bound against the primary: no replica can promise it.
-                primary = claim.primary or not claim.live or flight.forced
-                load = Load(key, claim.need_lsn, primary, claim.database)
+            async with self._prolonged(key, lease):
+                load = Load.of(key, acquired.limits, forced=flight.forced)
                 data = await self._load(flight, load)
             if failpoints.on:
                 await failpoints.reach("reader.before_fill")
-            if claim.live:
-                ttl = self._ttl(flight, data)
-                with contextlib.suppress(RedisUnavailable):
-                    refreshed = self._rulebook.refreshed(key)
-                    stored = await tier.fill(key, lease, data, seconds=ttl, refreshed=refreshed)
-                if stored:
-                    self.fills += 1
-                    if failpoints.on:
-                        await failpoints.reach("reader.after_fill")
-                    self._keep(key, data, flight.mark, ttl)
-                else:
-                    self.fills_refused += 1
+            seconds = self._seconds(flight, data)
+            stored = await self.fill(key, lease, data, seconds=seconds)
+            if stored:
+                if failpoints.on:
+                    await failpoints.reach("reader.after_fill")
+                self._keep(flight.read, data, seconds)
         finally:
-            if not stored:
+            if not stored and codec.is_lease(lease):
                 with contextlib.suppress(RedisUnavailable):
-                    await tier.release(key, lease)
+                    await self._tier.release(key, lease)
         return data
 
-    async def _load_adrift(self, flight: Flight) -> Loaded:
-        """Redis cannot be used, or there is none: load, and keep it here as far as that is safe."""
-        near = self._near
-        attached = self._follower.trust is Trust.ATTACHED
-        entry = None if flight.forced or attached else near.adrift.read(flight.key)
-        if entry is not None:
-            return Loaded(entry.data, Origin.MEMORY)
-        near.marks.close(flight.mark)
-        flight.mark = near.marks.open(flight.key)
-        data = await self._load(flight, Load(flight.key, None, primary=True))
-        ttl = self._ttl(flight, data)
-        if self._tier is None:
-            # This process hears of every change itself, before it says that it is attached.
-            self._keep(flight.key, data, flight.mark, ttl)
-        if flight.mark.clean and self._follower.trust is not Trust.ATTACHED:
-            near.adrift.put(flight.key, data, expires=self._clock() + min(ttl, self._detached_ttl))
+    async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float) -> bool:
+        """Store ``data`` where ``lease`` stands; return False if it was not stored."""
+        with contextlib.suppress(RedisUnavailable):
+            refreshed = self._rules.refreshed(key)
+            if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=refreshed):
+                self.counts.fills += self._tier.shared
+                return True
+        self.counts.fills_refused += 1
+        return False
+
+    async def _load_offline(self, flight: Flight) -> Loaded:
+        """Load while neither tier can be used, and keep the value for ``detached_ttl`` at most."""
+        local = self._local
+        if not flight.forced and (held := self.held(flight.key)) is not None:
+            return held
+        flight.restart()
+        data = await self._load(flight, Load.of(flight.key, PRIMARY))
+        if not self._freshness.attached:
+            seconds = min(self._seconds(flight, data), self._detached_ttl)
+            local.keep_offline(flight.read, data, seconds=seconds)
         return Loaded(data, Origin.LOADER)
 
+    # --- early refresh --------------------------------------------------------------------------
+
+    async def refresh(self, key: str, loader: Loader, options: ReadOptions, *, margin: float) -> None:
+        """Load ``key`` again if its value has less than ``margin`` seconds to live; raises as `read` does.
+
+        The value stays readable meanwhile. What was loaded replaces it unless an invalidation removed it.
+        """
+        flight = Flight(self._local.in_flight, key, loader, options, early=True)
+        try:
+            acquired = await self._tier.replace(key, seconds=self._lease_ttl, margin=margin)
+            if acquired.lease is not None:
+                await self._load_and_fill(flight, acquired)
+            elif acquired.life is not None and acquired.life >= margin:  # another process was faster
+                self._usable(key, flight.read, acquired, options)
+        finally:
+            flight.close()
+
     @contextlib.asynccontextmanager
-    async def _prolonged(self, tier: RedisTier, key: str, lease: bytes) -> AsyncIterator[None]:
+    async def _prolonged(self, key: str, lease: bytes) -> AsyncIterator[None]:
         """Extend the lease every third of its life; a load that is quicker costs one timer and no task."""
+        if not codec.is_lease(lease):  # on a value, whose own life is not to be changed
+            yield
+            return
         loop = asyncio.get_running_loop()
         task: asyncio.Task[None] | None = None
 
         async def extend() -> None:
             while True:
                 with contextlib.suppress(RedisUnavailable):
-                    if not await tier.extend(key, lease, seconds=self._lease_ttl):
+                    if not await self._tier.extend(key, lease, seconds=self._lease_ttl):
                         return
                 await asyncio.sleep(self._lease_ttl / 3)
 
@@ -251,8 +374,8 @@ class Reader:
                 await asyncio.gather(task, return_exceptions=True)
 
 
-async def _pause(mark: Mark, seconds: float) -> None:
-    """Wait, at the longest until the key of ``mark`` is invalidated."""
+async def _pause(read: InFlightRead, seconds: float) -> None:
+    """Wait for ``seconds``, or until the key of ``read`` is invalidated."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -261,10 +384,10 @@ async def _pause(mark: Mark, seconds: float) -> None:
             done.set_result(None)
 
     timer = loop.call_later(seconds, finish)
-    mark.on_dirty = finish
+    read.on_invalidated = finish
     try:
-        if mark.clean:
+        if read.valid:
             await done
     finally:
         timer.cancel()
-        mark.on_dirty = None
+        read.on_invalidated = None

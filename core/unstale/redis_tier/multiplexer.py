@@ -1,10 +1,11 @@
-"""One connection that carries the commands of many tasks: whoever comes while a batch is away joins the next.
+"""One connection that carries the commands of many tasks, in batches.
 
-A lone command is sent at once. Single reads of one batch become one MGET. A caller that is cancelled disturbs
-nobody. Nothing is sent twice: when the connection breaks, each waiting command fails with `RedisUnavailable`.
+A command that arrives while a batch is on its way joins the next batch; a lone command is sent at once. The
+single reads of a batch become one command. A cancelled caller does not disturb the others. Nothing is sent
+twice: when the connection breaks, each waiting command fails with `RedisUnavailable`.
 
-From then on commands fail at once: nobody waits for a dead server. One that comes after a short pause has a
-new connection opened in the background and a PING sent on it; once that is answered, commands are sent.
+From then on commands fail at once instead of waiting for a dead server. One that arrives after a short pause
+has a new connection opened in the background and a PING sent on it. Once that is answered, commands are sent.
 """
 
 import asyncio
@@ -12,13 +13,22 @@ import math
 import random
 import socket
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final
 
-from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unstale.errors import CacheClosed, RedisUnavailable
+from unstale.redis_tier.acquires import Acquire, Acquires, Standing, pass_on
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
@@ -32,11 +42,12 @@ MOST_COMMANDS: Final = 512
 FIRST_PAUSE: Final = 0.05
 """Seconds after a failure before a new connection is tried; doubles up to `LAST_PAUSE`."""
 LAST_PAUSE: Final = 1.0
-CLOSED: Final = "the cache is closed; use it inside `async with Cache.from_env() as cache`"
 
 
 class Lane:
-    """Commands over one connection, batched.
+    """Commands over one connection, in batches.
+
+    ``limits`` and ``orphaned`` are for `acquire`; see `Acquires`.
 
     Example:
         >>> lane = Lane(Connections("redis://localhost", timeout=1), timeout=1, clock=now)
@@ -44,11 +55,20 @@ class Lane:
         >>> await lane.execute_command("PING")
     """
 
-    def __init__(self, connections: Connections, *, timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        timeout: float,
+        clock: Callable[[], float],
+        limits: tuple[Argument, ...] = ("PING",),
+        orphaned: Callable[[str, bytes], object] = lambda key, lease: None,
+    ) -> None:
         self._connections = connections
         self._timeout = timeout
         self._clock = clock
         self._reads: dict[str, list[asyncio.Future[bytes | None]]] = {}
+        self._acquires = Acquires(limits, orphaned)
         self._commands: list[tuple[tuple[Argument, ...], asyncio.Future[Any]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # get_running_loop() is a system call on 3.11
         self._runner: asyncio.Task[None] | None = None
@@ -59,7 +79,7 @@ class Lane:
         self._closed = False
         self._renewed = False
         self.connected = False
-        """Whether the connection is open, as far as is known."""
+        """True if the connection is open, as far as is known."""
         self.batches = 0
         """Batches sent."""
 
@@ -77,12 +97,29 @@ class Lane:
         self._stir()
         return future
 
-    async def execute_command(self, *parts: Argument) -> Any:
-        """Send one command; raises `RedisUnavailable`, or redis-py's ResponseError when Redis refuses it."""
+    def acquire(
+        self, key: str, lease: bytes, ms: int, *, soft: bool, limits: bool = False
+    ) -> "asyncio.Future[Standing]":
+        """Read ``key``, or set ``lease`` there for ``ms`` if it is missing: one atomic step, one trip.
+
+        Callers of one batch that ask for the same kind of lease of a key share the first one's. When Redis is
+        out of memory the key is only read. The future raises `RedisUnavailable`.
+        """
+        future: asyncio.Future[Standing] = self._future()
+        self._acquires.add(key, lease, ms, soft=soft, limits=limits, future=future)
+        self._stir()
+        return future
+
+    def request(self, *parts: Argument) -> "asyncio.Future[Any]":
+        """Send one command; the future raises what `execute_command` raises."""
         future = self._future()
         self._commands.append((parts, future))
         self._stir()
-        return await future
+        return future
+
+    async def execute_command(self, *parts: Argument) -> Any:
+        """Send one command; raises `RedisUnavailable`, or redis-py's ResponseError when Redis refuses it."""
+        return await self.request(*parts)
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Send several commands in this order, in one batch; refusals come back as exceptions in the list."""
@@ -110,13 +147,13 @@ class Lane:
         runner, self._runner = self._runner, None
         if runner is not None:
             await cancelled(runner)
-        self._fail(CacheClosed(CLOSED))
+        self._fail(CacheClosed())
 
     # --- the batches ----------------------------------------------------------------------------
 
     def _future(self) -> asyncio.Future[Any]:
         if self._closed:
-            raise CacheClosed(CLOSED)
+            raise CacheClosed()
         if self._pause:
             if self._runner is None and self._clock() >= self._retry_at:
                 self._runner = asyncio.create_task(self._run(), name="unstale-lane")
@@ -143,7 +180,7 @@ class Lane:
                 await self._probe(connection)
             self._pause = 0.0
             while True:
-                while not self._reads and not self._commands:
+                while not self._reads and not self._acquires and not self._commands:
                     self._wake = self._new_future()
                     await self._wake
                     self._wake = None
@@ -154,7 +191,7 @@ class Lane:
                     await self._connect(connection)
                 await self._batch(connection, current)
         except asyncio.CancelledError:
-            self._fail(CacheClosed(CLOSED), current)
+            self._fail(CacheClosed(), current)
             raise
         except Exception as error:
             self._runner = self._wake = None
@@ -172,6 +209,7 @@ class Lane:
         async with asyncio.timeout(self._timeout):
             await self._connections.open(connection)
         self.connected, self._renewed = True, False
+        self._acquires.connected()
 
     async def _probe(self, connection: RedisConnection) -> None:
         """A server that takes connections and answers nothing is as dead as one that takes none."""
@@ -180,7 +218,8 @@ class Lane:
             await connection.read_response(timeout=math.inf)
 
     async def _batch(self, connection: RedisConnection, current: list[asyncio.Future[Any]]) -> None:
-        """Send what waits and hand the replies out; ``current`` always names who still waits for one."""
+        """Send what waits and hand the replies out; ``current`` always holds the futures still waiting."""
+        acquires = self._acquires.take(MOST_READS) if self._acquires else []
         reads = self._reads
         if len(reads) > MOST_READS:
             keys = list(reads)
@@ -191,6 +230,8 @@ class Lane:
         commands, self._commands = self._commands[:MOST_COMMANDS], self._commands[MOST_COMMANDS:]
         for futures in reads.values():
             current.extend(futures)
+        for acquire in acquires:
+            current.extend(acquire.futures)
         current.extend(future for _, future in commands)
         self.batches += 1
         pack = connection.pack_command
@@ -198,22 +239,22 @@ class Lane:
             packed: list[bytes] = []
             if reads:
                 packed.append(pack_reads(reads))
+            if acquires:
+                packed += self._acquires.pack(acquires, pack)
             for parts, _ in commands:
                 packed += pack(*parts)
             await connection.send_packed_command(packed, check_health=False)
             if reads:
                 await self._read_values(connection, reads)
+            if acquires:
+                await self._read_standing(connection, acquires)
             for _, future in commands:
-                try:
-                    reply = await connection.read_response(timeout=math.inf)
-                except ReadOnlyError as error:
-                    # Demoted to a replica: only a new connection (a new look at the address) can help.
-                    raise RedisConnectionError("the server is a replica now") from error
-                except ResponseError as error:
-                    reply = None
-                    if not future.done():
-                        future.set_exception(error)
-                if not future.done():
+                reply = await self._reply(connection)
+                if future.done():
+                    continue
+                if isinstance(reply, ResponseError):
+                    future.set_exception(reply)
+                else:
                     future.set_result(reply)
         current.clear()
 
@@ -237,6 +278,29 @@ class Lane:
                 if not future.done():
                     future.set_result(value)
 
+    async def _read_standing(self, connection: RedisConnection, acquires: list[Acquire]) -> None:
+        reply = await self._reply(connection)
+        limits = await self._reply(connection) if self._acquires.asks_limits(acquires) else None
+        if isinstance(reply, OutOfMemoryError):  # read the keys in the next batch, without a lease
+            for acquire in acquires:
+                read = self._new_future()
+                self._reads.setdefault(acquire.key, []).append(read)
+                read.add_done_callback(partial(pass_on, acquire))
+        elif isinstance(reply, ResponseError):
+            self._acquires.refused(acquires, reply, refused(reply))
+        else:
+            self._acquires.replied(acquires, reply, None if isinstance(limits, ResponseError) else limits)
+
+    async def _reply(self, connection: RedisConnection) -> Any:
+        """Return a reply, or the error that Redis answered with."""
+        try:
+            return await connection.read_response(timeout=math.inf)
+        except ReadOnlyError as error:
+            # Demoted to a replica: only a new connection (a new look at the address) can help.
+            raise RedisConnectionError("the server is a replica now") from error
+        except ResponseError as error:
+            return error
+
     def _unavailable(self) -> RedisUnavailable:
         if isinstance(self._cause, NoPrimary):
             text = str(self._cause)
@@ -249,6 +313,7 @@ class Lane:
     def _fail(self, error: Exception, current: list[asyncio.Future[Any]] | None = None) -> None:
         waiting = current if current is not None else []
         waiting += [future for futures in self._reads.values() for future in futures]
+        waiting += self._acquires.drain()
         waiting += [future for _, future in self._commands]
         self._reads, self._commands = {}, []
         for future in waiting:
@@ -261,7 +326,7 @@ class Lane:
 
 
 def pack_reads(keys: Collection[str]) -> bytes:
-    """GET or MGET in the protocol's own form; redis-py's way to say it costs twice the time of the reply."""
+    """GET or MGET in the protocol's own form; packing it with redis-py costs twice the time of the reply."""
     parts = [b"*%d\r\n$4\r\nMGET" % (len(keys) + 1) if len(keys) > 1 else b"*2\r\n$3\r\nGET"]
     for key in keys:
         data = key.encode()
@@ -271,7 +336,7 @@ def pack_reads(keys: Collection[str]) -> bytes:
 
 
 def reason(error: BaseException | None) -> str:
-    """What went wrong with a connection, in a word or two and without a key's name."""
+    """Cause of a broken connection, in a word or two and without a key's name."""
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "timeout"
     cause = error
@@ -287,7 +352,7 @@ def reason(error: BaseException | None) -> str:
 
 
 def refused(error: RedisError) -> RedisUnavailable:
-    """Redis answered, but not with what was asked for; the text names its code and no key."""
+    """Error for a command that Redis refused; the text names the error's code and no key."""
     problem = RedisUnavailable(
         f"Redis refused a command ({str(error).split(' ', 1)[0]}); check its user's rights"
     )

@@ -14,6 +14,9 @@ from redis.exceptions import NoScriptError
 HEADER: Final = "#!lua flags=allow-oom\n"
 """An invalidation is never refused because Redis is out of memory: it only frees some."""
 
+STRICT_HEADER: Final = "#!lua\n"
+"""Header of a script that stores more than it frees: Redis refuses it when it is out of memory."""
+
 Argument = str | bytes | int | float
 
 
@@ -41,11 +44,11 @@ class Script:
 
     __slots__ = ("name", "sha", "text")
 
-    def __init__(self, package: str, name: str) -> None:
+    def __init__(self, package: str, name: str, *, allow_oom: bool = True) -> None:
         common = files("unstale.redis_tier").joinpath("lua", "_common.lua").read_text("utf-8")
         body = files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
         self.name = name
-        self.text = HEADER + common + body
+        self.text = (HEADER if allow_oom else STRICT_HEADER) + common + body
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(

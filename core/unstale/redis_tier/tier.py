@@ -1,155 +1,208 @@
-"""The Redis tier as an agent uses it: one typed method per atomic step."""
+"""The shared tier in Redis: one typed method for each atomic step."""
 
 import asyncio
+import contextlib
+import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from unstale.errors import MessageError
+from unstale.errors import MessageError, UnstaleError
 from unstale.protocol import codec
-from unstale.protocol.lease import Claim, claimed
-from unstale.protocol.messages import Invalidation, PublishedRules, decode_log_entry, key_list
-from unstale.protocol.names import SOFT_LEASE, Epoch, LogId, Names
+from unstale.protocol.lease import PRIMARY, Acquired, ReplicaLimits
+from unstale.protocol.messages import PublishedRules, key_list
+from unstale.protocol.names import SOFT_LEASE, Names
+from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Lane, refused
 from unstale.redis_tier.scripts import Script
+from unstale.redis_tier.shared_tier import Put
 
-__all__ = ["MOST_ENTRIES", "Claim", "RedisTier", "Replay"]
-
+LIMITS: Final = ("epoch", "need_lsn", "primary_until", "database")
+"""Fields of the state that decide whether a loader may read a replica."""
 MOST_KEYS: Final = 500
 """Keys in one direct invalidation."""
 MOST_KEY_BYTES: Final = 48 * 1024
 """Bytes of keys, as JSON, in one direct invalidation: its message stays below 64 KiB."""
-MOST_ENTRIES: Final = 1_000
-"""Log entries in one replay; an agent further behind drops its near cache, which is cheaper."""
 SCAN_COUNT: Final = 1_000
 
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """One atomic read of the log.
-
-    Attributes:
-        epoch: The current epoch, or None: there is no position, trust nothing.
-        last: Id of the newest entry.
-        complete: ``entries`` are all those after the id that was asked for.
-        entries: Oldest first.
-        stands: The epoch is of the server that answered, which was neither restarted nor promoted since.
-    """
-
-    epoch: Epoch | None
-    last: LogId
-    complete: bool
-    entries: tuple[Invalidation, ...]
-    stands: bool = False
+_DIRECT, _EXTEND, _FILL, _PUT, _RELEASE, _REPLACE, _TAKEOVER = (
+    Script("unstale.redis_tier", name)
+    for name in ("direct", "extend", "fill", "put", "release", "replace", "takeover")
+)
 
 
 class RedisTier:
-    """Values, leases and the log in Redis.
+    """Values and leases in Redis, over one connection; see `SharedTier`.
 
     Every method raises `RedisUnavailable` when Redis does not answer or refuses the command.
     """
 
-    def __init__(self, lane: Lane, names: Names, *, log_max_bytes: int) -> None:
-        self.lane = lane
+    shared = True
+
+    def __init__(
+        self,
+        connections: Connections,
+        names: Names,
+        *,
+        timeout: float,
+        log_max_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
         self.names = names
-        self._log_max_bytes = log_max_bytes
-        self._fill, self._extend, self._release, self._takeover, self._replay, self._direct, self._put = (
-            Script("unstale.redis_tier", name)
-            for name in ("fill", "extend", "release", "takeover", "replay", "direct", "put")
+        self.lane = Lane(
+            connections,
+            timeout=timeout,
+            clock=clock,
+            limits=("HMGET", names.state, *LIMITS),
+            orphaned=self._release_later,
         )
-        self._ahead = Script("unstale.redis_tier", "ahead")
+        self._log_max_bytes = log_max_bytes
+        self._tokens = f"{secrets.token_hex(12)}{{:x}}".format  # unique to this process and tier
+        self._leases = itertools.count(1)
+        self._background: set[asyncio.Task[bool]] = set()
+
+    async def close(self) -> None:
+        """Close the connection; commands that wait fail."""
+        await self.lane.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    @property
+    def connected(self) -> bool:
+        """True if the connection is open, as far as is known."""
+        return self.lane.connected
+
+    # --- reading --------------------------------------------------------------------------------
 
     def read(self, key: str) -> "asyncio.Future[bytes | None]":
-        """What stands at ``key``: a value or a lease (`codec.is_value`)."""
+        """Return what stands at ``key``: a value or a lease (`codec.is_value`)."""
         return self.lane.get(key)
 
     async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """`read`, and the stale value that may stand beside it; in one command, so at one moment."""
+        """Return what stands at ``key``, and the stale value kept for it: one command, so one moment."""
         data, stale = await asyncio.gather(self.lane.get(key), self.lane.get(self.names.stale(key)))
         return data, stale
 
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
-        """`read`, and the seconds until it expires (None: never)."""
+        """Return what stands at ``key``, and the seconds until it expires (None: never)."""
         data, life = await self._several(("GET", key), ("PTTL", key))
         return data, _seconds(life)
 
-    async def take(self, key: str, *, soft: bool, seconds: float) -> Claim:
-        """Take the lease of a missing key; `need_lsn` is read after it was taken."""
-        lease = codec.lease(secrets.token_hex(12), soft=soft)
-        taken, found, life, known = await self._several(
-            ("SET", key, lease, "NX", "PX", _ms(seconds)),
-            ("GET", key),
-            ("PTTL", key),
-            ("HMGET", self.names.state, "epoch", "need_lsn", "primary_until", "database"),
-        )
-        return claimed(lease if taken is not None else None, found, known, life=_seconds(life))
+    # --- leases ---------------------------------------------------------------------------------
 
-    async def take_over(self, key: str, *, seconds: float) -> Claim:
+    async def acquire(
+        self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
+    ) -> Acquired:
+        """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip."""
+        lease = self._new_lease(soft=soft)
+        asked = self.lane.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
+        left = self.lane.request("PTTL", key) if life else None  # in the same batch, behind it
+        try:
+            standing = await asked
+            remaining = None if left is None else _seconds(await left)
+        except ResponseError as error:
+            raise refused(error) from error
+        except asyncio.CancelledError:
+            # The reply was there, and this task was cancelled before it ran again.
+            if asked.done() and not asked.cancelled() and asked.exception() is None:
+                standing = asked.result()
+                if standing.acquired and standing.found is not None:
+                    self._release_later(key, standing.found)
+            raise
+        finally:
+            if left is not None:
+                left.cancel()
+        if not standing.acquired:
+            return Acquired(standing.found, None, remaining)
+        known = PRIMARY if standing.limits is None else ReplicaLimits.decode(standing.limits)
+        return Acquired(None, standing.found, None, known)
+
+    async def take_over(self, key: str, *, seconds: float) -> Acquired:
         """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
-        lease = codec.lease(secrets.token_hex(12))
+        lease = self._new_lease()
         found, *known = await self._script(
-            self._takeover, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
+            _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
         )
-        return claimed(lease if found == lease else None, found, known)
+        if found != lease:
+            return Acquired(found, None)
+        return Acquired(None, lease, None, ReplicaLimits.decode(known))
 
-    async def take_ahead(self, key: str, found: bytes, wanted: bytes) -> Claim | None:
-        """Put ``wanted`` in the place of ``found``, with the life it has; None when something else is there.
-
-        `fill` then takes ``wanted`` for the lease.
-        """
-        taken, *known = await self._script(self._ahead, [key, self.names.state], [found, wanted])
-        return claimed(wanted, None, known) if taken else None
+    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> Acquired:
+        """Take a lease although a value or another's lease stands; a value stays readable."""
+        found, taken, life, *known = await self._script(
+            _REPLACE,
+            [key, self.names.state],
+            [
+                self._new_lease(),
+                _ms(seconds),
+                codec.lease_suffix(secrets.randbits(64)),
+                "" if margin is None else _ms(margin),
+            ],
+        )
+        if not taken:
+            return Acquired(found, None, _seconds(life))
+        return Acquired(None, found, _seconds(life), ReplicaLimits.decode(known))
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
-        """Prolong a lease; False when it is gone."""
-        return bool(await self._script(self._extend, [key], [lease, _ms(seconds)]))
+        """Prolong a lease; return False if it is gone."""
+        return bool(await self._script(_EXTEND, [key], [lease, _ms(seconds)]))
 
     async def fill(
         self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
     ) -> bool:
-        """Store ``value`` where ``lease`` stands; False when it does not stand any more.
-
-        Of a ``refreshed`` key the stale value goes, and nobody need make it new any more.
-        """
-        keys = [key, self.names.stale(key), self.names.refresh] if refreshed else [key]
-        return bool(await self._script(self._fill, keys, [lease, value, _ms(seconds)]))
+        """Store ``value`` where ``lease`` stands; return False if it no longer does, or without an epoch."""
+        keys = [key, self.names.state]
+        if refreshed:
+            keys += [self.names.stale(key), self.names.refresh]
+        return bool(await self._script(_FILL, keys, [lease, value, _ms(seconds)]))
 
     async def release(self, key: str, found: bytes) -> bool:
         """Remove what stands at ``key`` if it is ``found``: a lease given up, or an unusable value."""
-        return bool(await self._script(self._release, [key], [found]))
+        return bool(await self._script(_RELEASE, [key], [found]))
 
-    async def put(
-        self, key: str, value: bytes, *, seconds: float, rules: str
-    ) -> tuple[LogId, Epoch | None] | None:
-        """Store a value that no rule owns, log it and tell every instance.
+    async def discard_stale(self, key: str, found: bytes) -> None:
+        """Remove the stale value kept for ``key`` if it is ``found``."""
+        await self.release(self.names.stale(key), found)
 
-        Returns log id and epoch; 0 and None when no epoch is live, so that nobody was told. None, and
-        nothing is stored, when other rules than those of the hash ``rules`` are in force: they may own the
-        key.
-        """
-        reply = await self._script(
-            self._put,
+    def _new_lease(self, *, soft: bool = False) -> bytes:
+        return codec.lease(self._tokens(next(self._leases)), soft=soft)
+
+    def _release_later(self, key: str, lease: bytes) -> None:
+        """Give up a lease that no reader is left for, so that others need not wait until it ends."""
+
+        async def release() -> bool:
+            with contextlib.suppress(UnstaleError):
+                return await self.release(key, lease)
+            return False
+
+        task = asyncio.get_running_loop().create_task(release(), name="unstale-release")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
+        """Store a value that no rule owns, log it and tell every instance."""
+        logged, _ = await self._script(
+            _PUT,
             [self.names.state, self.names.log, key],
             [self.names.channel, value, _ms(seconds), key_list([key]), self._log_max_bytes, rules],
         )
-        logged, epoch = reply
-        return (LogId(int(logged)), Epoch(epoch.decode()) if epoch else None) if logged != -1 else None
+        return Put.REFUSED if logged == -1 else Put.TOLD if logged else Put.UNTOLD
 
     async def invalidate(
         self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None
     ) -> int:
-        """Direct invalidation: unlink, log, raise need_lsn, publish; how many keys were there.
+        """Unlink, log, raise need_lsn and publish; return how many keys were there.
 
         Stale values go too, whatever rules this process knows.
         """
         removed = 0
         for chunk in _chunks(keys) if keys else iter([()]):
             unlinked, _ = await self._script(
-                self._direct,
+                _DIRECT,
                 [self.names.state, self.names.log, *chunk, *map(self.names.stale, chunk)],
                 [
                     self.names.channel,
@@ -164,7 +217,7 @@ class RedisTier:
         return removed
 
     async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
-        """The string keys that ``pattern`` matches, in pieces; unstale's own are left out.
+        """Yield the string keys that ``pattern`` matches, in pieces, without unstale's own.
 
         With ``stale``, the stale values of the keys it matches instead.
         """
@@ -174,7 +227,7 @@ class RedisTier:
             cursor, found = await self._command(
                 "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "string"
             )
-            # A key that is not UTF-8 is nobody's cache key.
+            # A key that is not UTF-8 is no cache key.
             keys = [
                 text for key in found if (text := _text(key)) and text.startswith(self.names.tag) is stale
             ]
@@ -184,41 +237,22 @@ class RedisTier:
                 return
 
     async def unlink(self, keys: Sequence[str]) -> int:
-        """Remove keys without a word to anybody; how many were there."""
+        """Remove keys without telling anyone; return how many were there."""
         count: int = await self._command("UNLINK", *keys)
         return count
 
-    async def replay(self, after: LogId) -> Replay:
-        """Epoch, newest id and the entries after ``after``; raises also `MessageError`."""
-        epoch, last, complete, entries, stands = await self._script(
-            self._replay, [self.names.state, self.names.log], [after, MOST_ENTRIES]
-        )
-        if epoch is None:
-            return Replay(None, LogId(last), False, ())
-        known = Epoch(epoch.decode("utf-8", "replace"))
-        decoded = tuple(
-            decode_log_entry(known, int(entry_id.partition(b"-")[0]), fields[1])
-            for entry_id, fields in entries
-        )
-        return Replay(known, LogId(last), bool(complete), decoded, bool(stands))
-
     async def rules(self) -> PublishedRules | None:
-        """The published rules; None when no worker has published any. Raises also `MessageError`."""
+        """Return the published rules; None if no worker has published any. Raises also `MessageError`."""
         data = await self._command("GET", self.names.rules)
         return None if data is None else PublishedRules.decode(data)
 
-    async def database(self) -> str | None:
-        """``system_identifier:timeline`` of the database the position belongs to, or None."""
-        data = await self._command("HGET", self.names.state, "database")
-        return None if data is None else _text(data)
-
-    async def memory(self) -> str:
-        """Redis' own ``used_memory_human``."""
+    async def used_memory(self) -> int | None:
+        """Return the bytes of memory that Redis uses."""
         data = await self._command("INFO", "memory")
         for line in data.decode().splitlines():
-            if line.startswith("used_memory_human:"):
-                return str(line.partition(":")[2])
-        raise MessageError("Redis' INFO has no used_memory_human")
+            if line.startswith("used_memory:"):
+                return int(line.partition(":")[2])
+        raise MessageError("Redis' INFO has no used_memory")
 
     # --- sending --------------------------------------------------------------------------------
 

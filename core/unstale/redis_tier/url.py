@@ -100,6 +100,14 @@ class RedisUrl:
         return cls(options, sentinels, unquote(service), own | tls, tls=scheme == "rediss")
 
 
+def database_number(text: str) -> int:
+    """Return the number of the Redis database that a URL names, or 0 for a URL that cannot be read."""
+    try:
+        return RedisUrl.parse(text).database
+    except SettingError:
+        return 0
+
+
 def _parsed(text: str) -> dict[str, Any]:
     try:
         urlsplit(text).port  # noqa: B018  # raises for what is no port

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from unstale.protocol.names import Names
+from unstale.redis_tier.url import database_number
 from unstale.settings.base import Seconds, Settings, Variables
 
 
@@ -64,8 +65,8 @@ class SharedSettings(Settings):
 
     @property
     def names(self) -> Names:
-        """The Redis keys of this namespace."""
-        return Names(self.namespace)
+        """The Redis keys of this namespace in the database that `redis_url` names."""
+        return Names(self.namespace, database_number(self.redis_url.get_secret_value()))
 
 
 class DatabaseSettings(Settings):

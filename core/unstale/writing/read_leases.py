@@ -6,14 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from unstale.near_cache.in_flight import Mark, Marks
+from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 
 MOST_MISSES: Final = 4_096
-"""Misses remembered; the oldest go first, and the `set` that belonged to them stores nothing."""
+"""Misses remembered. The oldest are forgotten first, and the `set` that belonged to them stores nothing."""
 
 
 Place: TypeAlias = "tuple[weakref.ref[asyncio.Task[Any]], str]"
-"""Task and key. References, not ids: an id comes back, and a dead reference equals no living one."""
+"""Task and key. References, not ids: an id is used again, and a dead reference equals no living one."""
 
 
 class Miss:
@@ -21,19 +21,19 @@ class Miss:
 
     Attributes:
         lease: The soft lease it took, or None: another's stood there, or Redis could not be used.
-        mark: Dirty once the key was invalidated after the ``get``.
-        expires: When the lease is over.
+        read: The read in flight; invalid once the key was invalidated after the ``get``.
+        expires: When the lease ends.
     """
 
-    __slots__ = ("expires", "lease", "mark")
+    __slots__ = ("expires", "lease", "read")
 
-    def __init__(self, lease: bytes | None, mark: Mark, expires: float) -> None:
+    def __init__(self, lease: bytes | None, read: InFlightRead, expires: float) -> None:
         self.lease = lease
-        self.mark = mark
+        self.read = read
         self.expires = expires
 
 
-class Misses:
+class ReadLeases:
     """Misses by task and key.
 
     A miss belongs to the task it happened in: what another task has loaded may be older than this lease.
@@ -41,21 +41,21 @@ class Misses:
     does not.)
     """
 
-    def __init__(self, marks: Marks, clock: Callable[[], float]) -> None:
-        self._marks = marks
+    def __init__(self, reads: InFlightReads, clock: Callable[[], float]) -> None:
+        self._reads = reads
         self._clock = clock
         self._known: OrderedDict[Place, Miss] = OrderedDict()
 
-    def remember(self, key: str, lease: bytes | None, mark: Mark, *, seconds: float) -> None:
-        """The current task missed ``key``; takes over ``mark``."""
+    def remember(self, key: str, lease: bytes | None, read: InFlightRead, *, seconds: float) -> None:
+        """Remember that the current task missed ``key``; takes over ``read``."""
         task = asyncio.current_task()
         if task is None:
-            self._marks.close(mark)
+            self._reads.close(read)
             return
         now = self._clock()
         place = (weakref.ref(task), key)
         self._forget(place)
-        self._known[place] = Miss(lease, mark, now + seconds)
+        self._known[place] = Miss(lease, read, now + seconds)
         while self._known:
             oldest = next(iter(self._known))
             if len(self._known) <= MOST_MISSES and self._known[oldest].expires > now:
@@ -63,7 +63,7 @@ class Misses:
             self._forget(oldest)
 
     def recall(self, key: str) -> Miss | None:
-        """The current task's miss of ``key``, once; its mark is closed."""
+        """Return the current task's miss of ``key``, once; its read is closed."""
         task = asyncio.current_task()
         if task is None:
             return None
@@ -73,14 +73,14 @@ class Misses:
         return miss if miss is not None and self._clock() < miss.expires else None
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Forget every miss."""
         for place in tuple(self._known):
             self._forget(place)
 
     def _forget(self, place: Place) -> None:
         miss = self._known.pop(place, None)
         if miss is not None:
-            self._marks.close(miss.mark)
+            self._reads.close(miss.read)
 
     def __len__(self) -> int:
         return len(self._known)

@@ -56,7 +56,7 @@ async def test_the_lease_lasts_ten_seconds_and_goes_with_the_block(
 async def test_who_waits_too_long_is_told(caches: tuple[Cache, Cache]) -> None:
     async with caches[0].lock(NAME):
         for timeout in (0, 0.05):
-            with pytest.raises(LockTimeout, match="held by somebody else"):
+            with pytest.raises(LockTimeout, match="held by another instance"):
                 await caches[1].lock(NAME, timeout=timeout).__aenter__()
         async with caches[1].lock("another name", timeout=0):
             pass
@@ -85,7 +85,7 @@ async def test_a_lease_that_ran_out_is_told_and_anothers_is_left_alone(caches: t
         assert not first.held
         with pytest.raises(LockLost, match="before it was extended"):
             await first.extend()
-        with pytest.raises(LockLost, match="somebody else may have worked"):
+        with pytest.raises(LockLost, match="another instance may have worked"):
             await first.__aexit__(None, None, None)
         assert second.held
         await second.extend()

@@ -171,7 +171,7 @@ async def test_invalidation_stats_show_this_users_changes_only(
     await double.apply(patterns=["user:10:*"])
     await double.apply(patterns=["user:*:settings"])
     last = await double.apply("user:1:note")
-    await eventually(lambda: cache._follower.last == last)
+    await eventually(lambda: cache.inspect().freshness.last == last)
 
     stats: Any = await tools.run("getInvalidationStats")
 

@@ -16,8 +16,8 @@ from servers import eventually
 from unstale import Cache, Invalidated, Reset
 from unstale.freshness.subscriber import Subscriber
 from unstale.freshness.subscriber_log import Silence
-from unstale.freshness.tracker import Trust
-from unstale.near_cache.subscriptions import Subscription
+from unstale.freshness.subscriptions import Subscription
+from unstale.freshness.trust import Trust
 from unstale.protocol.names import LogId
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, open_cache
@@ -50,14 +50,14 @@ async def marked(cache: Cache, silent: WorkerDouble) -> None:
 
     async def processed() -> bool:
         await silent.watermark()
-        mark = cache._follower.mark
+        mark = cache.inspect().freshness.watermark
         return mark is not None and mark.seen.includes(silent.xid - 1)
 
     await eventually(processed)
 
 
 def held(cache: Cache, key: str = KEY) -> bool:
-    return cache._followed.peek(key) is not None
+    return cache.inspect().local.near.peek(key) is not None
 
 
 async def test_what_is_heard_is_dropped(valkey: EmbeddedValkey, silent: WorkerDouble) -> None:
@@ -113,7 +113,7 @@ async def test_repeated_and_reordered_messages_only_remove(
         await marked(cache, silent)
         assert not held(cache)
         assert cache.attached
-        assert cache._follower.last == first + 1
+        assert cache.inspect().freshness.last == first + 1
 
 
 async def test_a_log_that_does_not_reach_back_drops_everything(
@@ -141,12 +141,12 @@ async def test_a_log_behind_what_was_seen_drops_everything(
             "v": 1,
             "epoch": silent.epoch,
             "id": 2**50,
-            "prev": cache._follower.last,
+            "prev": cache.inspect().freshness.last,
             "keys": [],
             "patterns": [],
         }
         await silent.publish(forged)
-        await eventually(lambda: cache._follower.last == LogId(2**50))
+        await eventually(lambda: cache.inspect().freshness.last == LogId(2**50))
         assert held(cache)
         await silent.apply("user:1:profile")
         await eventually(lambda: not held(cache))
@@ -170,7 +170,7 @@ async def test_a_new_epoch_drops_everything_and_every_load_in_flight(
         await read
         assert cache.counters().fills == 2  # the lease stood, and yet: nobody knows what was missed
         assert not held(cache, OTHER)
-        assert cache._follower.epoch == silent.epoch
+        assert cache.inspect().freshness.epoch == silent.epoch
 
 
 async def test_flushall_detaches_nobody_for_good(valkey: EmbeddedValkey, silent: WorkerDouble) -> None:
@@ -217,7 +217,7 @@ async def test_a_message_of_another_version_detaches(
             await eventually(lambda: not cache.attached)
             await silent.watermark()
             await silent.apply("user:1:profile")
-            await eventually(lambda: cache._follower.last > 0)
+            await eventually(lambda: cache.inspect().freshness.last > 0)
         assert not held(cache)
         assert not cache.attached
         assert caplog.text.count("upgrade this agent") == 1
@@ -246,7 +246,9 @@ async def test_several_pings_fit_into_a_short_silence(
     """Else the claim made of one PING runs out before the next, and agents detach while all is well."""
     monkeypatch.setattr("unstale.freshness.subscriber.PING_INTERVAL", 60.0)
     async with open_cache(valkey.url, max_silence=8.0) as cache:
-        await eventually(lambda: cache._follower._ping_number >= 2, message="the second PING, after 2 s")
+        await eventually(
+            lambda: cache.inspect().freshness._ping_number >= 2, message="the second PING, after 2 s"
+        )
         assert cache.counters().replays == 1  # on the first connection
 
 
@@ -256,7 +258,7 @@ async def test_a_watermark_of_what_cannot_be_reached_does_not_count(
     async with following(valkey, silent) as cache:
         await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         await eventually(lambda: not cache.attached)
-        await eventually(lambda: cache._follower._ponged > 0)
+        await eventually(lambda: cache.inspect().freshness._ponged > 0)
         # As from a server that was ahead of the one that is asked now.
         await silent.publish(
             {
@@ -270,7 +272,7 @@ async def test_a_watermark_of_what_cannot_be_reached_does_not_count(
             }
         )
         last = await silent.apply("user:1:profile")
-        await eventually(lambda: cache._follower.last == last)
+        await eventually(lambda: cache.inspect().freshness.last == last)
         assert not cache.attached
         await silent.watermark()
         await eventually(lambda: cache.attached)
@@ -302,11 +304,13 @@ async def test_a_silent_worker_detaches_though_redis_answers(
             await eventually(lambda: not cache.attached)
             # A new connection is tried; while its log is being looked at, Redis is not believed.
             await eventually(
-                lambda: cache.counters().replays > 1 and cache._follower.trust is Trust.BRIEFLY_DETACHED
+                lambda: (
+                    cache.counters().replays > 1 and cache.inspect().freshness.trust is Trust.BRIEFLY_DETACHED
+                )
             )
             assert await cache.get_or_load(KEY, Loader("unused")) == "old"  # from Redis
             assert cache.counters().redis_hits == 1
-            await eventually(lambda: "is the worker running?" in caplog.text)
+            await eventually(lambda: "Is the worker running" in caplog.text)
 
 
 async def test_new_rules_are_read_when_a_watermark_names_them(
@@ -318,8 +322,8 @@ async def test_new_rules_are_read_when_a_watermark_names_them(
         silent.rules = PublishedRules("rules-2", ("org:*",), ())
         await silent.recover()
         await marked(cache, silent)
-        assert cache._parts.rulebook.owns("org:1")
-        assert not cache._parts.rulebook.owns(KEY)
+        assert cache.inspect().rules.owns("org:1")
+        assert not cache.inspect().rules.owns(KEY)
 
 
 AGENT = """

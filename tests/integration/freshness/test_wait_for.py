@@ -40,7 +40,7 @@ async def open_and_attach(valkey: EmbeddedValkey) -> Cache:
 async def test_a_transaction_that_is_not_applied_times_out(cache: Cache, double: WorkerDouble) -> None:
     with pytest.raises(WaitTimeout, match=r"within 0\.05 s; check that a worker leads"):
         await cache.wait_for(double.token(double.xid + 1_000), timeout=0.05)
-    assert cache._parts.tokens._waits == []
+    assert cache.inspect().tokens._waits == []
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def test_a_token_of_another_database_is_refused(cache: Cache) -> None:
 async def test_closing_wakes_who_waits(valkey: EmbeddedValkey, double: WorkerDouble) -> None:
     async with attached_cache(valkey.url) as cache:
         waiting = asyncio.create_task(cache.wait_for(double.token(10**9), timeout=30))
-        await eventually(lambda: cache._parts.tokens._waits)
+        await eventually(lambda: cache.inspect().tokens._waits)
     with pytest.raises(CacheClosed):
         await waiting
 

@@ -15,7 +15,9 @@ from servers.pooler import pooled
 from unstale import Cache, Invalidated
 from unstale.companion.tools.tools import Tools
 from unstale.errors import MigrationMissing, RuleError, SettingError, WaitTimeout
-from unstale.near_cache.subscriptions import Reset
+from unstale.freshness.following import LogFollowing
+from unstale.freshness.subscriptions import Reset
+from unstale.redis_tier.shared_tier import NoSharedTier
 from unstale.settings import AgentSettings
 from unstale_worker.in_process import outbox_follower
 from unstale_worker.leader.planning import plan_page
@@ -148,7 +150,7 @@ async def test_a_blind_set_of_an_owned_key_stores_nothing(
 async def test_delete_and_invalidate_pattern_act_here(cache: Cache, db: asyncpg.Connection) -> None:
     load = Loads(db)
     await cache.get_or_load(KEY, load)
-    assert await cache.delete(KEY)
+    await cache.delete(KEY)
     await cache.get_or_load(KEY, load)
     assert load.count == 2
     assert await cache.invalidate_pattern("user:*") == 1
@@ -175,11 +177,11 @@ async def test_a_load_that_a_change_overtakes_is_not_kept(cache: Cache, db: asyn
 
 async def test_rules_own_keys_and_give_ttls(cache: Cache, db: asyncpg.Connection) -> None:
     await cache.get_or_load(KEY, Loads(db))
-    entry = cache._followed.peek(KEY)
+    entry = cache.inspect().local.near.peek(KEY)
     assert entry is not None
     assert 3600 * 0.9 - 60 < entry.expires - cache._now() <= 3600  # [ttl] "1h", shortened by up to a tenth
-    assert cache._parts.rulebook.owns(KEY)
-    assert not cache._parts.rulebook.owns(FREE)
+    assert cache.inspect().rules.owns(KEY)
+    assert not cache.inspect().rules.owns(FREE)
 
 
 async def test_tools_tell_the_last_changes_of_their_user(cache: Cache, db: asyncpg.Connection) -> None:
@@ -193,7 +195,7 @@ async def test_tools_tell_the_last_changes_of_their_user(cache: Cache, db: async
         token = await db.fetchval("select unstale.token()")
     await cache.wait_for(token)
     told = await tools.run("getInvalidationStats")
-    assert (told["status"], told["log_id"]) == ("healthy", cache._follower.last)
+    assert (told["status"], told["log_id"]) == ("healthy", cache.inspect().freshness.last)
     changes = [(entry["keys"], entry["by_pattern"]) for entry in told["last_changes"]]  # type: ignore[attr-defined]
     assert changes[-1] == (["profile", "greeting_instructions"], False)
     assert changes[0][1]  # everything, by TRUNCATE
@@ -411,7 +413,7 @@ async def test_with_redis_the_setting_changes_nothing(
 ) -> None:
     with caplog.at_level(logging.INFO, "unstale"):
         async with Cache.from_env(env_file=None, redis_url=redis_url, embedded_worker=True) as cache:
-            assert cache._parts.embedded is None
+            assert isinstance(cache.inspect().following, LogFollowing)
             assert (await cache.get_stats())["follows"] == "log"
     assert "run `unstale worker`" in caplog.text
 
@@ -440,6 +442,6 @@ async def test_an_embedded_worker_and_nothing_said_of_redis_means_without(
 
 async def test_no_redis_is_ever_asked(cache: Cache) -> None:
     assert cache.settings.redis_url.get_secret_value() == NOWHERE
-    assert cache._tier is None
+    assert isinstance(cache.inspect().tier, NoSharedTier)
     async with cache.lock("user:1:greeting"):
         assert await cache.get_or_load(KEY, lambda: 1) == 1

@@ -99,7 +99,7 @@ async def test_a_change_in_flight_is_no_mismatch(
         point.release()
         assert await auditing is (None if defended else False)
     assert cache.counters().audits_unjudged == (1 if defended else 0)
-    await eventually(lambda: cache._followed.peek(KEY) is None)
+    await eventually(lambda: cache.inspect().local.near.peek(KEY) is None)
 
 
 async def test_a_change_before_the_audit_that_is_announced_during_it_is_no_mismatch(
@@ -132,7 +132,7 @@ async def test_what_cannot_be_judged_is_not(cache: Cache, db: asyncpg.Connection
 
     assert await cache.audit(KEY, fails) is None
     assert cache.counters().audits_unjudged == 2
-    assert cache._followed.peek(KEY) is not None
+    assert cache.inspect().local.near.peek(KEY) is not None
 
 
 async def test_detached_meanwhile_means_no_result(database: Database, db: asyncpg.Connection) -> None:
@@ -155,7 +155,7 @@ async def test_a_share_of_the_hits_is_audited(
             await eventually(lambda: plain.attached)
             for _ in range(100):
                 await plain.get_or_load(KEY, names)
-            assert plain._peek is plain._followed.peek  # it costs nothing where it is off
+            assert plain._peek is plain.inspect().local.near.peek  # it costs nothing where it is off
             assert plain.counters().audited == 0
         async with Cache.from_env(env_file=None, redis_url=redis_url, audit_share=1) as cache:
             await eventually(lambda: cache.attached)
@@ -185,4 +185,4 @@ async def test_closing_ends_an_audit(database: Database, db: asyncpg.Connection)
 
         await cache.get_or_load(KEY, endless)
         await began.wait()
-    assert len(cache._near.marks) == 0
+    assert len(cache.inspect().local.in_flight) == 0

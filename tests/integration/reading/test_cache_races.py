@@ -1,12 +1,14 @@
 """Loads and fills that are overtaken: what was read before a change is never kept after its invalidation."""
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
 
 from servers import eventually
 from unstale import Cache, Load, LoadCancelled
+from unstale.protocol.lease import Acquired
 from unstale.protocol.names import LEASE
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import DATABASE, Loader, WorkerDouble, attached_cache, open_cache
@@ -69,18 +71,18 @@ async def test_a_value_read_before_an_invalidation_does_not_enter_memory_after_i
     cache: Cache, double: WorkerDouble
 ) -> None:
     await double.redis.set(KEY, b'"old"', px=60_000)
-    mark_seen = asyncio.Event()
-    real = cache._reader._tier.read  # type: ignore[union-attr]  # the tier is there
+    overtaken = asyncio.Event()
+    real = cache.inspect().tier.acquire
 
-    async def slow(key: str) -> bytes | None:
-        data = await real(key)
+    async def slow(key: str, **options: Any) -> Acquired:
+        found = await real(key, **options)
         await processed(cache, double, KEY)
-        mark_seen.set()
-        return data
+        overtaken.set()
+        return found
 
-    cache._reader._tier.read = slow  # type: ignore[method-assign, union-attr]  # the only way between two steps
+    cache.inspect().tier.acquire = slow  # type: ignore[method-assign]  # the only way between two steps
     await cache.get_or_load(KEY, Loader())
-    assert mark_seen.is_set()
+    assert overtaken.is_set()
     assert cache.counters().near_entries == 0
 
 
@@ -143,7 +145,7 @@ async def test_waiting_for_anothers_lease_ends_with_its_value(cache: Cache, doub
     await double.redis.set(KEY, LEASE + b"somebody-else", px=60_000)
     unused = Loader("wrong")
     read = asyncio.create_task(cache.get_or_load(KEY, unused))
-    await eventually(lambda: len(cache._flights) == 1)
+    await eventually(lambda: len(cache.inspect().path.flights) == 1)
     await double.redis.set(KEY, b'"theirs"', px=60_000)
     assert await read == "theirs"
     assert unused.calls == 0
@@ -154,7 +156,7 @@ async def test_waiting_for_anothers_lease_ends_when_it_is_given_up(
 ) -> None:
     await double.redis.set(KEY, LEASE + b"somebody-else", px=60_000)
     read = asyncio.create_task(cache.get_or_load(KEY, Loader("mine")))
-    await eventually(lambda: len(cache._flights) == 1)
+    await eventually(lambda: len(cache.inspect().path.flights) == 1)
     await double.redis.unlink(KEY)
     assert await read == "mine"
     assert orjson.loads(await double.redis.get(KEY) or b"") == "mine"
@@ -194,7 +196,7 @@ async def test_a_loader_that_never_returns_ends_with_its_last_reader(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await cache.get_or_load(KEY, loader)
-    await eventually(lambda: len(cache._flights) == 0)
+    await eventually(lambda: len(cache.inspect().path.flights) == 0)
     assert await double.redis.get(KEY) is None
 
 
@@ -273,4 +275,5 @@ async def test_max_staleness_asks_the_database_when_the_caches_may_be_older(
         assert await cache.get_or_load(KEY, loader, max_staleness=60) == 1
         assert await cache.get_or_load(KEY, loader, max_staleness=1) == 2
         assert await cache.get(KEY, max_staleness=1) is None
-        assert await cache.get_or_load(KEY, loader) == 1  # what the caches hold was not touched
+        assert await cache.get_or_load(KEY, loader) == 2  # what was loaded has replaced what they held
+        assert await silent.redis.get(KEY) == b"2"

@@ -3,8 +3,13 @@
 import asyncio
 
 import orjson
+import pytest
 
+from servers import eventually
 from unstale import Cache
+from unstale.protocol.codec import is_lease
+from unstale.protocol.names import LEASE
+from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
 
@@ -61,3 +66,85 @@ async def test_500_readers_of_one_missing_key_in_two_instances_cause_one_load(
         loader.gate.set()
         assert set(await asyncio.gather(*reads)) == {"value"}
     assert loader.calls == 1
+
+
+async def test_a_missing_key_gives_the_default_and_a_cached_none_does_not(cache: Cache) -> None:
+    missing = object()
+    assert await cache.get("user:42:profile", default=missing) is missing
+    assert await cache.get_or_load("user:42:profile", lambda: None) is None
+    assert await cache.get("user:42:profile", default=missing) is None
+    assert await cache.get("user:42:profile", default=missing, fresh=True) is missing
+
+
+async def test_a_full_miss_asks_redis_twice(cache: Cache) -> None:
+    """Once for value or lease, once for the fill; a hit asks once."""
+    tier = cache.inspect().tier
+    assert isinstance(tier, RedisTier)
+    await cache.get_or_load("user:1:profile", lambda: 1)
+    batches = tier.lane.batches
+    assert await cache.get_or_load("user:42:profile", lambda: 1) == 1
+    assert tier.lane.batches - batches == 2
+    cache.inspect().local.near.clear()
+    batches = tier.lane.batches
+    assert await cache.get_or_load("user:42:profile", lambda: 2) == 1
+    assert tier.lane.batches - batches == 1
+    batches = tier.lane.batches
+    keys = [f"user:{number}:settings" for number in range(100)]
+    await cache.get_many(keys, lambda missing: dict.fromkeys(missing, 1))
+    assert tier.lane.batches - batches <= 3  # one for all leases; fills need not meet in one batch
+
+
+@pytest.mark.parametrize("stands", ["a value", "nothing", "another's lease"])
+async def test_what_a_fresh_read_loaded_is_stored(cache: Cache, double: WorkerDouble, stands: str) -> None:
+    """The next plain read is not older, here and in every other instance."""
+    key = "user:42:profile"
+    if stands == "a value":
+        assert await cache.get_or_load(key, lambda: "old") == "old"
+    elif stands == "another's lease":
+        await double.redis.set(key, LEASE + b"of another process", px=60_000)
+    assert await cache.get_or_load(key, lambda: "new", fresh=True) == "new"
+    assert await double.redis.get(key) == b'"new"'
+    assert await cache.get_or_load(key, lambda: "unused") == "new"
+    assert await cache.get(key) == "new"
+
+
+async def test_a_fresh_read_overtaken_by_an_invalidation_is_not_stored(
+    cache: Cache, valkey: EmbeddedValkey, double: WorkerDouble
+) -> None:
+    key, loader = "user:42:profile", Loader("overtaken")
+    assert await cache.get_or_load(key, lambda: "old") == "old"
+    loader.gate.clear()
+    read = asyncio.create_task(cache.get_or_load(key, loader, fresh=True))
+    await loader.entered.wait()
+    assert await cache.get(key) == "old"  # the value that stands stays readable meanwhile
+    async with cache.subscribe(key) as events:
+        await double.apply(key)
+        await anext(events)
+    async with attached_cache(valkey.url) as other:
+        assert await other.get_or_load(key, lambda: "old") == "old"  # the same bytes again
+    loader.gate.set()
+    assert await read == "overtaken"
+    assert await double.redis.get(key) == b'"old"'
+
+
+async def test_a_cancelled_reader_leaves_no_lease_behind(cache: Cache, double: WorkerDouble) -> None:
+    """Neither before its batch was answered, nor between the answer and its next step."""
+    for steps in range(6):
+        key = f"user:{steps}:profile"
+        read = asyncio.create_task(cache.get_or_load(key, Loader("unused")))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        read.cancel()
+        await asyncio.gather(read, return_exceptions=True)
+
+        async def free(key: str = key) -> bool:
+            found = await double.redis.get(key)
+            return not (isinstance(found, bytes) and is_lease(found))
+
+        await eventually(free)
+
+
+async def test_a_model_may_be_any_type(cache: Cache) -> None:
+    assert await cache.get_or_load("user:1:profile", lambda: [1, 2], model=list[int]) == [1, 2]
+    with pytest.raises(ValueError, match="valid integer"):
+        await cache.get_or_load("user:2:profile", lambda: "x", model=int)

@@ -33,14 +33,14 @@ async def keeper(valkey: EmbeddedValkey) -> AsyncIterator[WorkerDouble]:
 @pytest.fixture
 async def agent(valkey: EmbeddedValkey, keeper: WorkerDouble) -> AsyncIterator[Cache]:
     async with attached_cache(valkey.url) as cache:
-        await eventually(lambda: cache._rulebook.hash == KEEPING.hash)
+        await eventually(lambda: cache.inspect().rules.hash == KEEPING.hash)
         yield cache
 
 
 async def changed(agent: Cache, keeper: WorkerDouble, *keys: str) -> None:
     """A change of these keys, which the agent has heard of."""
     last = await keeper.apply(*(keys or (KEY,)))
-    await eventually(lambda: agent._follower.last >= last)
+    await eventually(lambda: agent.inspect().freshness.last >= last)
 
 
 async def test_the_old_value_is_served_at_once_and_never_kept(agent: Cache, keeper: WorkerDouble) -> None:
@@ -51,7 +51,7 @@ async def test_the_old_value_is_served_at_once_and_never_kept(agent: Cache, keep
     for _ in range(3):
         assert await agent.get_or_load(KEY, loader) == "old"
         assert await agent.get(KEY) == "old"
-    assert agent._followed.read(KEY) is None
+    assert agent.inspect().local.near.read(KEY) is None
     assert loader.calls == 1
     assert await keeper.redis.get(KEY) is None  # nobody took a lease
     counters = agent.counters()
@@ -67,7 +67,7 @@ async def test_also_while_somebody_makes_it_new(agent: Cache, keeper: WorkerDoub
     assert await agent.get_or_load(KEY, loader) == "old"
     await keeper.redis.set(KEY, orjson.dumps("new"), px=60_000)
     assert await agent.get_or_load(KEY, loader) == "new"  # a value wins, whatever stands beside it
-    assert agent._followed.read(KEY) is not None
+    assert agent.inspect().local.near.read(KEY) is not None
     assert loader.calls == 1
 
 
@@ -161,7 +161,7 @@ async def test_delete_removes_it(agent: Cache, keeper: WorkerDouble) -> None:
     loader = Loader("old")
     await agent.get_or_load(KEY, loader)
     await changed(agent, keeper)
-    assert await agent.delete(KEY)
+    await agent.delete(KEY)
     loader.value = "new"
     assert await keeper.redis.exists(STALE) == 0
     assert await agent.get_or_load(KEY, loader) == "new"
@@ -173,8 +173,8 @@ async def test_delete_by_an_agent_that_knows_no_rules(
     await agent.get_or_load(KEY, Loader("old"))
     await changed(agent, keeper)
     async with open_cache(valkey.url) as other:
-        other._rulebook.adopt(RULES)
-        assert await other.delete(KEY)
+        other.inspect().rules.adopt(RULES)
+        await other.delete(KEY)
     assert await keeper.redis.exists(STALE) == 0
 
 
@@ -196,10 +196,10 @@ async def test_a_detached_agent_never_serves_it(agent: Cache, keeper: WorkerDoub
     await agent.get_or_load(KEY, loader)
     await changed(agent, keeper)
     loader.value = "new"
-    agent._near.followed.trusted_until = (
+    agent.inspect().freshness.trusted_until = (
         agent._now()
     )  # as silence does: briefly detached, Redis still answers
-    agent._follower._muted_until = float("inf")
+    agent.inspect().freshness._muted_until = float("inf")
     assert not agent.attached
     assert await agent.get_or_load(KEY, loader) == "new"
     assert agent.counters().stale_hits == 0
@@ -207,8 +207,8 @@ async def test_a_detached_agent_never_serves_it(agent: Cache, keeper: WorkerDoub
 
 async def test_detached_for_long_redis_is_not_asked_at_all(agent: Cache, keeper: WorkerDouble) -> None:
     await keeper.redis.set(KEY, '"whatever Redis holds"', px=60_000)
-    agent._near.followed.trusted_until = -1e9
-    agent._follower._muted_until = float("inf")
+    agent.inspect().freshness.trusted_until = -1e9
+    agent.inspect().freshness._muted_until = float("inf")
     assert await agent.get_or_load(KEY, Loader("loaded")) == "loaded"
 
 
@@ -218,14 +218,14 @@ async def test_detached_while_redis_answers(
     loader = Loader("old")
     await agent.get_or_load(KEY, loader)
     await changed(agent, keeper)
-    tier = agent._reader._tier
+    tier = agent.inspect().tier
     assert tier is not None
     ask = tier.read_or_stale
 
     async def slow(key: str) -> tuple[bytes | None, bytes | None]:
         found = await ask(key)
-        agent._near.followed.trusted_until = agent._now()
-        agent._follower._muted_until = float("inf")
+        agent.inspect().freshness.trusted_until = agent._now()
+        agent.inspect().freshness._muted_until = float("inf")
         return found
 
     monkeypatch.setattr(tier, "read_or_stale", slow)

@@ -21,7 +21,7 @@ async def fill(cache: Cache, double: WorkerDouble, *, left_ms: int) -> None:
     """A value whose TTL was 100 s and of which ``left_ms`` are left, here and in Redis."""
     await cache.get_or_load(KEY, lambda: "old", ttl=100)
     await double.redis.pexpire(KEY, left_ms)
-    entry = cache._followed.peek(KEY)
+    entry = cache.inspect().local.near.peek(KEY)
     assert entry is not None
     entry.expires = cache._now() + left_ms / 1000
 
@@ -39,7 +39,7 @@ async def test_a_hit_late_in_its_life_is_answered_at_once_and_made_new(
     assert await double.redis.pttl(KEY) <= 10_000
     assert await cache.get_or_load(KEY, loader, ttl=100, refresh_ahead=0.2) == "old"
     loader.gate.set()
-    await eventually(lambda: not cache._parts.ahead._running)
+    await eventually(lambda: not cache.inspect().early.running)
     assert await cache.get_or_load(KEY, loader, ttl=100, refresh_ahead=0.2) == "new"
     assert await double.redis.get(KEY) == b'"new"'
     assert await double.redis.pttl(KEY) > 50_000
@@ -50,7 +50,7 @@ async def test_early_in_its_life_nothing_happens(cache: Cache, double: WorkerDou
     await fill(cache, double, left_ms=30_000)
     loader = Loader("new")
     assert await cache.get_or_load(KEY, loader, ttl=100, refresh_ahead=0.2) == "old"
-    assert cache._parts.ahead._running == {}
+    assert cache.inspect().early.running == {}
     assert loader.calls == 0
 
 
@@ -68,7 +68,7 @@ async def test_an_invalidation_meanwhile_wins(cache: Cache, double: WorkerDouble
     if back:
         assert await cache.get_or_load(KEY, lambda: "old", ttl=100) == "old"
     loader.gate.set()
-    await eventually(lambda: not cache._parts.ahead._running)
+    await eventually(lambda: not cache.inspect().early.running)
     expected = b'"old"' if back else None
     assert await double.redis.get(KEY) == expected
     assert await cache.get_or_load(KEY, lambda: "newest") == ("old" if back else "newest")
@@ -82,18 +82,18 @@ async def test_one_instance_makes_it_new_and_the_other_takes_it(
     loader.gate.clear()
     async with attached_cache(valkey.url) as other:
         await other.get_or_load(KEY, lambda: "unused", ttl=100)
-        entry = other._followed.peek(KEY)
+        entry = other.inspect().local.near.peek(KEY)
         assert entry is not None
         entry.expires = other._now() + 15
         await cache.get_or_load(KEY, loader, ttl=100, refresh_ahead=0.2)
         await loader.entered.wait()
         second = Loader("second")
         assert await other.get_or_load(KEY, second, ttl=100, refresh_ahead=0.2) == "old"
-        await eventually(lambda: not other._parts.ahead._running)
+        await eventually(lambda: not other.inspect().early.running)
         loader.gate.set()
-        await eventually(lambda: not cache._parts.ahead._running)
+        await eventually(lambda: not cache.inspect().early.running)
         assert await other.get_or_load(KEY, second, ttl=100, refresh_ahead=0.2) == "old"
-        await eventually(lambda: not other._parts.ahead._running)
+        await eventually(lambda: not other.inspect().early.running)
         assert await other.get_or_load(KEY, second, ttl=100, refresh_ahead=0.2) == "new"
         assert second.calls == 0
 
@@ -107,7 +107,7 @@ async def test_a_loader_that_fails_costs_a_line_and_nothing_else(
         raise LookupError("secret")
 
     assert await cache.get_or_load(KEY, fails, ttl=100, refresh_ahead=0.2) == "old"
-    await eventually(lambda: cache._parts.ahead.failures == 1)
+    await eventually(lambda: cache.inspect().early.failures == 1)
     assert "LookupError" in caplog.text
     assert "secret" not in "".join(record.getMessage() for record in caplog.records)
     assert await cache.get_or_load(KEY, fails, ttl=100) == "old"
@@ -128,21 +128,35 @@ async def test_a_share_that_is_none_is_refused(cache: Cache, share: float) -> No
         await cache.get_or_load(KEY, lambda: 1, refresh_ahead=share)
 
 
-def test_the_white_space_is_one_of_a_kind_and_means_nothing() -> None:
-    made = codec.being_renewed(b'{"a":1}', 5)
-    assert codec.is_being_renewed(made)
-    assert not codec.is_being_renewed(b'{"a":1}')
-    assert not codec.is_being_renewed(b"[" + b" " * 64 + b"]")
-    assert codec.being_renewed(made, 6) != made
-    assert len(codec.being_renewed(made, 6)) == len(made)
+def test_the_lease_on_a_value_is_one_of_a_kind_and_means_nothing_to_readers() -> None:
+    made = b'{"a":1}' + codec.lease_suffix(5)
+    assert codec.is_value(made)
+    assert codec.lease_suffix(6) != codec.lease_suffix(5)
+    assert len(codec.lease_suffix(2**64 - 1)) == len(codec.lease_suffix(0))
     assert orjson.loads(made) == {"a": 1}
-    assert codec.decode(codec.being_renewed(b"null", 2**64 - 1), int) is None  # type: ignore[arg-type]
+    assert codec.decode(b"null" + codec.lease_suffix(2**64 - 1), int) is None
+
+
+async def test_a_second_lease_on_a_value_takes_the_place_of_the_first(
+    cache: Cache, double: WorkerDouble
+) -> None:
+    """Two processes with ``fresh=True``: the later one's value is stored, the earlier one's refused."""
+    await double.redis.set(KEY, b'"old"', px=60_000)
+    tier = cache.inspect().tier
+    first, second = await tier.replace(KEY, seconds=60), await tier.replace(KEY, seconds=60)
+    assert first.lease is not None
+    assert second.lease is not None
+    assert len(first.lease) == len(second.lease)
+    assert not await tier.fill(KEY, first.lease, b'"first"', seconds=60)
+    assert await cache.get_or_load(KEY, Loader("unused")) == "old"
+    assert await tier.fill(KEY, second.lease, b'"second"', seconds=60)
+    assert await double.redis.get(KEY) == b'"second"'
 
 
 async def test_not_found_lives_as_long_as_it_may(cache: Cache, double: WorkerDouble) -> None:
     assert await cache.get_or_load(KEY, lambda: None, ttl=100, negative_ttl=5) is None
     assert 0 < await double.redis.pttl(KEY) <= 5_000
-    entry = cache._followed.peek(KEY)
+    entry = cache.inspect().local.near.peek(KEY)
     assert entry is not None
     assert entry.expires - cache._now() <= 5
     await double.apply(KEY)
@@ -155,7 +169,7 @@ async def test_the_settings_bound_holds_for_what_others_stored(cache: Cache, val
     assert await cache.get_or_load(KEY, lambda: None) is None
     async with attached_cache(valkey.url, negative_ttl=5) as other:
         assert await other.get_or_load(KEY, lambda: "unused") is None
-        entry = other._followed.peek(KEY)
+        entry = other.inspect().local.near.peek(KEY)
         assert entry is not None
         assert entry.expires - other._now() <= 5
 
@@ -166,9 +180,9 @@ async def test_not_found_is_made_new_late_in_its_own_life_only(cache: Cache, dou
     for _ in range(3):
         options: dict[str, Any] = {"ttl": 100, "negative_ttl": 5, "refresh_ahead": 0.2}
         assert await cache.get_or_load(KEY, loader, **options) is None
-        await eventually(lambda: not cache._parts.ahead._running)
+        await eventually(lambda: not cache.inspect().early.running)
     assert loader.calls == 1
-    entry = cache._followed.peek(KEY)
+    entry = cache.inspect().local.near.peek(KEY)
     assert entry is not None
     entry.expires = cache._now() + 0.5
     await double.redis.pexpire(KEY, 500)
@@ -179,9 +193,9 @@ async def test_not_found_is_made_new_late_in_its_own_life_only(cache: Cache, dou
 async def test_not_found_that_is_being_made_new_is_still_not_found(
     cache: Cache, double: WorkerDouble, valkey: EmbeddedValkey
 ) -> None:
-    await double.redis.set(KEY, codec.being_renewed(b"null", 7), ex=100)
+    await double.redis.set(KEY, b"null" + codec.lease_suffix(7), ex=100)
     async with attached_cache(valkey.url, negative_ttl=5) as other:
         assert await other.get_or_load(KEY, lambda: "unused") is None
-        entry = other._followed.peek(KEY)
+        entry = other.inspect().local.near.peek(KEY)
         assert entry is not None
         assert entry.expires - other._now() <= 5

@@ -12,13 +12,16 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from servers import eventually
 from servers.proxy import Proxy
 from unstale.errors import CacheClosed, RedisUnavailable, SettingError
+from unstale.protocol.lease import ReplicaLimits
 from unstale.protocol.names import LogId, Names
 from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.log_reader import LogReader
 from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.shared_tier import Put
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers.double import WorkerDouble, redis_client
+from workers.double import DATABASE, WorkerDouble, redis_client
 
 KEY = "user:42:profile"
 
@@ -31,8 +34,18 @@ async def lane(valkey: EmbeddedValkey) -> AsyncIterator[Lane]:
 
 
 @pytest.fixture
-def tier(lane: Lane) -> RedisTier:
-    return RedisTier(lane, Names(), log_max_bytes=1 << 20)
+async def tier(valkey: EmbeddedValkey) -> AsyncIterator[RedisTier]:
+    connections = Connections(valkey.url, timeout=1.0)
+    tier = RedisTier(connections, Names(), timeout=1.0, log_max_bytes=1 << 20, clock=clock.now)
+    yield tier
+    await tier.close()
+
+
+@pytest.fixture
+async def log(valkey: EmbeddedValkey) -> AsyncIterator[LogReader]:
+    log = LogReader(Connections(valkey.url, timeout=1.0), Names(), timeout=1.0, clock=clock.now)
+    yield log
+    await log.close()
 
 
 async def test_reads_of_the_same_moment_are_one_command(lane: Lane, valkey: EmbeddedValkey) -> None:
@@ -79,7 +92,7 @@ async def test_a_cancelled_caller_disturbs_nobody(lane: Lane) -> None:
 async def test_a_refused_command_is_its_own_callers_error_only(lane: Lane, tier: RedisTier) -> None:
     await lane.execute_command("SET", "k", "v", "EX", 60)
     answers: list[object] = await asyncio.gather(
-        tier._command("LPUSH", "k", "x"), lane.get("k"), return_exceptions=True
+        tier._command("LPUSH", "k", "x"), tier.read("k"), return_exceptions=True
     )
     refused, value = answers
     assert isinstance(refused, RedisUnavailable)
@@ -161,10 +174,9 @@ async def test_after_close_nothing_is_sent(lane: Lane) -> None:
 
 
 async def test_a_fill_needs_its_lease(tier: RedisTier, silent: WorkerDouble) -> None:
-    claim = await tier.take(KEY, soft=False, seconds=60)
+    claim = await tier.acquire(KEY, soft=False, seconds=60)
     assert claim.lease is not None
-    assert claim.live
-    second = await tier.take(KEY, soft=False, seconds=60)
+    second = await tier.acquire(KEY, soft=False, seconds=60)
     assert (second.lease, second.found) == (None, claim.lease)
     assert not await tier.fill(KEY, b"\x00unstale:lease:wrong", b"1", seconds=60)
     assert await tier.extend(KEY, claim.lease, seconds=120)
@@ -177,39 +189,41 @@ async def test_a_fill_needs_its_lease(tier: RedisTier, silent: WorkerDouble) -> 
 
 
 async def test_only_soft_leases_are_taken_over(tier: RedisTier, silent: WorkerDouble) -> None:
-    soft = await tier.take(KEY, soft=True, seconds=60)
+    soft = await tier.acquire(KEY, soft=True, seconds=60)
     taken = await tier.take_over(KEY, seconds=60)
     assert taken.lease not in (None, soft.lease)
-    assert taken.live
+    assert taken.limits == ReplicaLimits(taken.limits.need_lsn, primary=False, database=DATABASE)
+    assert taken.limits.need_lsn is not None
     again = await tier.take_over(KEY, seconds=60)
     assert (again.lease, again.found) == (None, taken.lease)
 
 
-async def test_a_replay_is_complete_or_says_that_it_is_not(tier: RedisTier, silent: WorkerDouble) -> None:
+async def test_a_replay_is_complete_or_says_that_it_is_not(log: LogReader, silent: WorkerDouble) -> None:
     for number in range(3):
         await silent.apply(f"k{number}", patterns=["p:*"])
-    replay = await tier.replay(LogId(1))
+    replay = await log.replay(LogId(1))
     assert (replay.epoch, replay.last, replay.complete) == (silent.epoch, 3, True)
     assert [entry.keys for entry in replay.entries] == [("k1",), ("k2",)]
     assert replay.entries[0].patterns == ("p:*",)
     await silent.redis.xdel(silent.names.log, "2-0")
-    assert not (await tier.replay(LogId(1))).complete
-    assert (await tier.replay(LogId(2))).complete
+    assert not (await log.replay(LogId(1))).complete
+    assert (await log.replay(LogId(2))).complete
     await silent.redis.delete(silent.names.state)
-    assert (await tier.replay(LogId(1))).epoch is None
+    assert (await log.replay(LogId(1))).epoch is None
 
 
-async def test_a_put_is_logged(tier: RedisTier, silent: WorkerDouble) -> None:
-    put = await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
-    assert put == (1, silent.epoch)
-    assert [entry.keys for entry in (await tier.replay(LogId(0))).entries] == [("session:1",)]
+async def test_a_put_is_logged(tier: RedisTier, log: LogReader, silent: WorkerDouble) -> None:
+    assert await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash) is Put.TOLD
+    assert [entry.keys for entry in (await log.replay(LogId(0))).entries] == [("session:1",)]
 
 
-async def test_a_put_under_other_rules_stores_nothing(tier: RedisTier, silent: WorkerDouble) -> None:
+async def test_a_put_under_other_rules_stores_nothing(
+    tier: RedisTier, log: LogReader, silent: WorkerDouble
+) -> None:
     """They may own the key by now: nothing would say how old such a value is."""
-    assert await tier.put("session:1", b"1", seconds=60, rules="older") is None
+    assert await tier.put("session:1", b"1", seconds=60, rules="older") is Put.REFUSED
     assert await silent.redis.get("session:1") is None
-    assert (await tier.replay(LogId(0))).last == 0
+    assert (await log.replay(LogId(0))).last == 0
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", ""])

@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from unstale.errors import MessageError
+from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, decode
-from unstale.protocol.names import Names, matches
+from unstale.protocol.names import Names
 from unstale_worker.redis.applier import unavailable
 
 WAIT: Final = 0.25

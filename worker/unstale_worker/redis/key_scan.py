@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from unstale.protocol.names import Names, glob_regex
+from unstale.protocol.globs import glob_regex
+from unstale.protocol.names import Names
 
 SCAN_COUNT: Final = 1_000
 """Keys that one SCAN step visits, in about 0.2 ms of the server's time."""

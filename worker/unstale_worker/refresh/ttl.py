@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from unstale.protocol import codec
-from unstale.protocol.names import matches
+from unstale.protocol.globs import matches
 from unstale.settings import WorkerSettings
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec

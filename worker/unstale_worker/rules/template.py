@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from unstale.protocol.names import escape_glob
+from unstale.protocol.globs import escape_glob
 from unstale_worker.rules.identifiers import PLAIN, QUOTED, NameMistake, check_name, unquote
 
 MAX_VALUE_BYTES: Final = 512

@@ -10,7 +10,7 @@ from unstale.companion.tools.tool import Result, Tool, ToolCall, parsed
 from unstale.companion.tools.user_scope import UserKeys
 from unstale.compat.text_stats import text_stats
 from unstale.errors import CacheClosed, PoolClosed, RedisUnavailable, ToolError, UnstaleError
-from unstale.near_cache.subscriptions import may_overlap
+from unstale.freshness.subscriptions import may_overlap
 from unstale.protocol.messages import Invalidation
 from unstale.protocol.names import LogId
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unstale.cache import Cache
     from unstale.companion.pools import ConnectionPool
     from unstale.compat.redis_cache import RedisCache
-    from unstale.reading.single_flight import Loader
+    from unstale.reading.loader import Loader
 
 __all__ = ["Result", "Tool", "ToolCall", "Tools"]
 
@@ -162,7 +162,11 @@ class Tools:
         """Invalidate ``key`` and, if there is a loader for it, load it again."""
         full = self._keys.key(key)
         name = self._keys.name(full) or ""
-        confirmed = await self._cache.delete(full)
+        confirmed = True
+        try:
+            await (await self._opened()).delete(full)
+        except RedisUnavailable:
+            confirmed = False
         loader = self._loaders.get(name)
         if loader is None:
             return {"key": name, "refreshed": False, "removed": True, "confirmed": confirmed,
@@ -248,12 +252,12 @@ class Tools:
         return await self._cache.cache() if isinstance(self._cache, RedisCache) else self._cache
 
     async def _invalidate(self, pattern: str) -> Result:
-        cache = await self._opened()
-        lost = cache.counters().lost_invalidations
-        removed = await cache.invalidate_pattern(pattern)
-        if cache.counters().lost_invalidations != lost:
-            raise ToolError("Redis did not confirm that the values are gone everywhere. Try again later.")
-        return {"removed": removed}
+        try:
+            return {"removed": await (await self._opened()).invalidate_pattern(pattern)}
+        except RedisUnavailable:
+            raise ToolError(
+                "Redis did not confirm that the values are gone everywhere. Try again later."
+            ) from None
 
     async def _last_changes(self, cache: "Cache") -> list[Result]:
         """Return the newest changes first, without keys and patterns of other users."""
@@ -267,10 +271,11 @@ class Tools:
 
     async def _entries(self, cache: "Cache") -> Sequence[Invalidation]:
         """Return the newest entries of the log, or those that this process read itself; oldest first."""
-        if cache._tier is None:
-            return tuple(cache._parts.feed.recent)
+        parts = cache.inspect()
+        if parts.log is None:
+            return tuple(parts.feed.recent)
         try:
-            return (await cache._tier.replay(LogId(max(0, cache._follower.last - MOST_ENTRIES)))).entries
+            return (await parts.log.replay(LogId(max(0, parts.freshness.last - MOST_ENTRIES)))).entries
         except UnstaleError:
             return ()
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from unstale.errors import ToolError
-from unstale.protocol.names import escape_glob
+from unstale.protocol.globs import escape_glob
 
 SPACE: Final = "user:"
 """Prefix of the keys of all users; the id and another colon follow."""

@@ -1,4 +1,4 @@
--- Stores a value that no rule owns and tells every instance: set, log, publish.
+-- Stores a value that no rule owns, and tells every instance: set, log, publish.
 -- KEYS: state, log, key   ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules
 -- Reply: log id and epoch; 0 and '' when there is no live epoch (stored, but nobody was told: agents are detached or about
 -- to flush); -1 and '' when other rules are in force, which may own the key: nothing was stored

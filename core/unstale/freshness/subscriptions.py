@@ -1,4 +1,4 @@
-"""What ``cache.subscribe`` delivers: which cached keys stopped being true."""
+"""``cache.subscribe``: events that name the cached keys that were invalidated."""
 
 import asyncio
 from collections import deque
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from unstale.protocol.names import literal_beginning, matches
+from unstale.protocol.globs import literal_beginning, matches
 
 MOST_EVENTS: Final = 1_024
 """Events kept for a subscriber that is slow; when there are more, all are replaced by one `Reset`."""
@@ -14,7 +14,7 @@ MOST_EVENTS: Final = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Invalidated:
-    """These keys changed; whatever was made of them is out of date.
+    """These keys changed, so anything derived from their values is out of date.
 
     Attributes:
         keys: Those of the keys that match what was subscribed to.
@@ -29,7 +29,7 @@ class Invalidated:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Anything may have changed: events were lost, or the subscriber was too slow. Start from scratch.
+    """Anything may have changed: events were lost, or the subscriber was too slow. Start again from nothing.
 
     Attributes:
         staleness: `Cache.staleness` when the event was made.
@@ -51,7 +51,7 @@ class Subscription:
         self._closed = False
 
     def offer(self, event: Event) -> None:
-        """Queue an event; the one that does not fit turns all into one `Reset`."""
+        """Queue an event; one too many replaces all that wait by one `Reset`."""
         if isinstance(event, Reset) or len(self._events) >= MOST_EVENTS:
             self._events.clear()
             event = Reset(event.staleness)
@@ -59,12 +59,12 @@ class Subscription:
         self._ready.set()
 
     def close(self) -> None:
-        """End the iteration once what is queued was delivered."""
+        """End the iteration once the queued events were delivered."""
         self._closed = True
         self._ready.set()
 
     def selected(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """Which of ``keys`` and ``patterns`` concern this subscription."""
+        """Return those of ``keys`` and ``patterns`` that concern this subscription."""
         return (
             tuple(key for key in keys if matches(self._pattern, key)),
             tuple(pattern for pattern in patterns if may_overlap(pattern, self._pattern)),
@@ -86,33 +86,33 @@ class Subscription:
 
 
 class Events:
-    """Every subscription of one cache; the near tier's audience."""
+    """Every subscription of one cache; the listener of its `LocalState`."""
 
     def __init__(self, staleness: Callable[[], float]) -> None:
         self._staleness = staleness
         self._subscriptions: list[Subscription] = []
 
     def open(self, pattern: str) -> Subscription:
-        """Deliver from now on."""
+        """Open a subscription; events are delivered from now on."""
         subscription = Subscription(pattern)
         self._subscriptions.append(subscription)
         return subscription
 
     def remove(self, subscription: Subscription) -> None:
-        """Deliver no more."""
+        """Close a subscription."""
         subscription.close()
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
     def dropped(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
-        """Tell whom it concerns."""
+        """Offer an `Invalidated` to the subscriptions that it concerns."""
         for subscription in self._subscriptions:
             mine, overlapping = subscription.selected(keys, patterns)
             if mine or overlapping:
                 subscription.offer(Invalidated(mine, overlapping, self._staleness()))
 
     def reset(self) -> None:
-        """Tell everybody."""
+        """Offer a `Reset` to every subscription."""
         for subscription in self._subscriptions:
             subscription.offer(Reset(self._staleness()))
 
@@ -123,6 +123,6 @@ class Events:
 
 
 def may_overlap(one: str, other: str) -> bool:
-    """False only if no key can match both globs: their literal beginnings differ."""
+    """Return False only if no key can match both globs: their literal beginnings differ."""
     a, b = literal_beginning(one), literal_beginning(other)
     return a.startswith(b) or b.startswith(a)

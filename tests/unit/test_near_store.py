@@ -1,4 +1,4 @@
-"""The near cache: bounds, order of eviction, TTL and trust."""
+"""The near store: bounds, order of eviction, and TTL."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unstale.near_cache.store import FROZEN_FACTOR, NearCache
+from unstale.near_cache.store import FROZEN_FACTOR, NearStore
 
 
 class Clock:
@@ -17,15 +17,14 @@ class Clock:
         return self.now
 
 
-def near_cache(*, entries: int = 10, size: int = 1_000) -> tuple[NearCache, Clock]:
+def near_store(*, entries: int = 10, size: int = 1_000) -> tuple[NearStore, Clock]:
     clock = Clock()
-    near = NearCache(max_entries=entries, max_bytes=size, clock=clock)
-    near.trusted_until = 100.0
+    near = NearStore(max_entries=entries, max_bytes=size, clock=clock)
     return near, clock
 
 
 def test_a_value_is_served_until_it_expires() -> None:
-    near, clock = near_cache()
+    near, clock = near_store()
     near.put("a", b"1", expires=5.0)
     assert near.read("a") is not None
     clock.now = 5.0
@@ -34,31 +33,8 @@ def test_a_value_is_served_until_it_expires() -> None:
     assert near.size == 0
 
 
-def test_what_was_put_under_a_log_id_is_dropped_only_by_later_ones() -> None:
-    near, _ = near_cache()
-    near.put("a", b"1", expires=9.0, logged=7)
-    assert [near.drop("a", before=id) for id in (6, 7)] == [False, False]
-    assert near.drop_matching(["a*"], before=7) == 0
-    assert near.size == 2
-    assert near.drop_matching(["a*"], before=8) == 1
-    near.put("a", b"1", expires=9.0, logged=7)
-    assert near.drop("a")
-    near.put("a", b"1", expires=9.0)
-    assert near.drop("a", before=1)
-    assert near.size == 0
-
-
-def test_nothing_is_served_once_trust_ran_out_and_nothing_is_forgotten() -> None:
-    near, clock = near_cache()
-    near.put("a", b"1", expires=500.0)
-    clock.now = 100.0
-    assert near.read("a") is None
-    near.trusted_until = 200.0
-    assert near.read("a") is not None
-
-
 def test_the_least_recently_read_goes_first() -> None:
-    near, _ = near_cache(entries=2)
+    near, _ = near_store(entries=2)
     near.put("a", b"1", expires=9.0)
     near.put("b", b"2", expires=9.0)
     near.read("a")
@@ -68,7 +44,7 @@ def test_the_least_recently_read_goes_first() -> None:
 
 
 def test_a_value_larger_than_the_cache_is_not_held_and_evicts_nobody() -> None:
-    near, _ = near_cache(size=10)
+    near, _ = near_store(size=10)
     near.put("a", b"1", expires=9.0)
     near.put("b", b"x" * 11, expires=9.0)
     assert near.read("a") is not None
@@ -76,13 +52,13 @@ def test_a_value_larger_than_the_cache_is_not_held_and_evicts_nobody() -> None:
 
 
 def test_no_entries_means_off() -> None:
-    near, _ = near_cache(entries=0)
+    near, _ = near_store(entries=0)
     near.put("a", b"1", expires=9.0)
     assert near.read("a") is None
 
 
 def test_a_shared_object_is_counted_and_goes_with_its_entry() -> None:
-    near, _ = near_cache()
+    near, _ = near_store()
     near.put("a", b"[1]", expires=9.0)
     entry = near.read("a")
     assert entry is not None
@@ -104,7 +80,7 @@ def test_a_shared_object_is_counted_and_goes_with_its_entry() -> None:
     ],
 )
 def test_patterns_drop_what_they_match(pattern: str, left: set[str]) -> None:
-    near, _ = near_cache()
+    near, _ = near_store()
     for key in ("user:1:profile", "user:2:profile", "user:1:state"):
         near.put(key, b"1", expires=9.0)
     dropped = near.drop_matching([pattern])
@@ -127,8 +103,9 @@ STEPS = st.lists(
 
 @given(STEPS, st.integers(0, 4), st.integers(0, 30))
 def test_it_behaves_like_a_plain_model(steps: list[tuple[object, ...]], entries: int, size: int) -> None:
-    near, clock = near_cache(entries=entries, size=size)
+    near, clock = near_store(entries=entries, size=size)
     model: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+    used: set[str] = set()
 
     def weight() -> int:
         return sum(len(key) + len(data) for key, (data, _) in model.items())
@@ -138,26 +115,34 @@ def test_it_behaves_like_a_plain_model(steps: list[tuple[object, ...]], entries:
             case ("put", str(key), int(length), int(life)):
                 near.put(key, b"x" * length, expires=clock.now + life)
                 model.pop(key, None)
+                used.discard(key)
                 if entries and len(key) + length <= size:
                     model[key] = (b"x" * length, clock.now + life)
                     while len(model) > entries or weight() > size:
-                        model.popitem(last=False)
+                        oldest = next(iter(model))
+                        if oldest in used:
+                            used.discard(oldest)
+                            model.move_to_end(oldest)
+                        else:
+                            del model[oldest]
             case ("read", str(key)):
                 entry = near.read(key)
                 wanted = model.get(key)
                 if wanted is not None and clock.now >= wanted[1]:
                     del model[key]
+                    used.discard(key)
                     wanted = None
                 if wanted is not None:
-                    model.move_to_end(key)
+                    used.add(key)
                 assert (entry.data if entry else None) == (wanted[0] if wanted else None)
             case ("drop", str(key)):
                 assert near.drop(key) == (model.pop(key, None) is not None)
+                used.discard(key)
             case ("pass", int(seconds)):
                 clock.now += seconds
-                near.trusted_until = clock.now + 1
             case _:
                 near.clear()
                 model.clear()
+                used.clear()
         assert len(near) == len(model) <= entries
         assert near.size == weight() <= size

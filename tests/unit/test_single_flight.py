@@ -1,13 +1,13 @@
 """Single flight: who joins which load, and what an error or a cancellation does to the others."""
 
 import asyncio
-from functools import partial
 
 import pytest
 
 from unstale.errors import CacheClosed, LoadCancelled
-from unstale.near_cache.in_flight import Marks
-from unstale.reading.single_flight import Flight, Flights, Load, Loaded, Origin, call, wants_load
+from unstale.near_cache.in_flight import InFlightReads
+from unstale.reading.options import DEFAULT, Loaded, Origin
+from unstale.reading.single_flight import Flight, SingleFlight
 
 
 class Fetches:
@@ -16,8 +16,8 @@ class Fetches:
     def __init__(self) -> None:
         self.begun: list[Flight] = []
         self.gates: list[asyncio.Future[bytes]] = []
-        self.marks = Marks()
-        self.flights = Flights(self.fetch, self.marks)
+        self.reads = InFlightReads()
+        self.flights = SingleFlight(self.fetch, self.reads)
 
     async def fetch(self, flight: Flight) -> Loaded:
         self.begun.append(flight)
@@ -26,7 +26,7 @@ class Fetches:
         return Loaded(await gate, Origin.LOADER)
 
     def join(self, *, forced: bool = False) -> asyncio.Task[Loaded]:
-        return asyncio.create_task(self.flights.join("k", lambda: None, ttl=None, forced=forced))
+        return asyncio.create_task(self.flights.join("k", lambda: None, DEFAULT, forced=forced))
 
 
 async def settle() -> None:
@@ -42,14 +42,14 @@ async def test_everybody_joins_the_load_that_runs() -> None:
     assert {loaded.data for loaded in await asyncio.gather(*reads)} == {b"1"}
     assert len(fetches.begun) == 1
     await settle()
-    assert len(fetches.flights) == len(fetches.marks) == 0
+    assert len(fetches.flights) == len(fetches.reads) == 0
 
 
 async def test_who_comes_after_an_invalidation_gets_the_next_load_and_only_one_waits() -> None:
     fetches = Fetches()
     before = fetches.join()
     await settle()
-    fetches.marks.soil("k")
+    fetches.reads.invalidate("k")
     after = [fetches.join() for _ in range(3)]
     await settle()
     assert len(fetches.begun) == 1
@@ -112,11 +112,11 @@ async def test_the_last_cancelled_reader_ends_the_load() -> None:
     await asyncio.gather(*reads, return_exceptions=True)
     await settle()
     assert fetches.gates[0].cancelled()
-    assert len(fetches.flights) == len(fetches.marks) == 0
+    assert len(fetches.flights) == len(fetches.reads) == 0
 
 
 async def test_a_reader_that_comes_while_an_abandoned_load_ends_gets_one_of_its_own() -> None:
-    marks, begun, tidied = Marks(), 0, asyncio.Event()
+    reads, begun, tidied = InFlightReads(), 0, asyncio.Event()
 
     async def fetch(flight: Flight) -> Loaded:
         nonlocal begun
@@ -129,12 +129,12 @@ async def test_a_reader_that_comes_while_an_abandoned_load_ends_gets_one_of_its_
             await tidied.wait()  # a load that takes its time to end, as one that gives its lease up
         raise AssertionError("unreachable")
 
-    flights = Flights(fetch, marks)
-    first = asyncio.create_task(flights.join("k", lambda: None, ttl=None, forced=False))
+    flights = SingleFlight(fetch, reads)
+    first = asyncio.create_task(flights.join("k", lambda: None, DEFAULT))
     await settle()
     first.cancel()
     await settle()
-    second = asyncio.create_task(flights.join("k", lambda: None, ttl=None, forced=False))
+    second = asyncio.create_task(flights.join("k", lambda: None, DEFAULT))
     await settle()
     assert begun == 1
     tidied.set()
@@ -145,7 +145,7 @@ async def test_a_waiting_load_that_nobody_wants_any_more_never_begins() -> None:
     fetches = Fetches()
     first = fetches.join()
     await settle()
-    fetches.marks.soil("k")
+    fetches.reads.invalidate("k")
     second = fetches.join()
     await settle()
     second.cancel()
@@ -154,7 +154,7 @@ async def test_a_waiting_load_that_nobody_wants_any_more_never_begins() -> None:
     await first
     await settle()
     assert len(fetches.begun) == 1
-    assert len(fetches.flights) == len(fetches.marks) == 0
+    assert len(fetches.flights) == len(fetches.reads) == 0
 
 
 async def test_a_load_cancelled_from_inside_is_an_error_and_no_cancellation() -> None:
@@ -170,49 +170,10 @@ async def test_closing_ends_what_runs_and_what_waits() -> None:
     fetches = Fetches()
     running = fetches.join()
     await settle()
-    fetches.marks.soil("k")
+    fetches.reads.invalidate("k")
     waiting = fetches.join()
     await settle()
     await fetches.flights.close()
     for read in (running, waiting):
         with pytest.raises(CacheClosed):
             await read
-
-
-class Profiles:
-    async def plain(self) -> int:
-        return 1
-
-    async def loading(self, load: Load) -> int:
-        return 2
-
-    async def __call__(self, load: Load) -> int:
-        return 3
-
-
-@pytest.mark.parametrize(
-    ("loader", "expected"),
-    [
-        (lambda: 1, False),
-        (lambda load: 1, True),
-        (lambda user=42: 1, False),
-        (lambda *args: 1, False),
-        (lambda *, key=1: 1, False),
-        (Profiles().plain, False),
-        (Profiles().loading, True),
-        (Profiles(), True),
-        (partial(lambda user, load: 1, 42), True),
-        (partial(lambda user: 1, 42), False),
-        (dict, False),
-    ],
-)
-def test_who_is_given_the_load(loader: object, expected: bool) -> None:
-    assert wants_load(loader) is expected  # type: ignore[arg-type]  # parametrized callables
-
-
-async def test_any_kind_of_callable_loads() -> None:
-    load = Load("k", None, primary=False)
-    assert await call(lambda: 1, load) == 1
-    assert await call(Profiles().plain, load) == 1
-    assert await call(lambda: Profiles().plain(), load) == 1
-    assert await call(lambda given: given.key, load) == "k"

@@ -1,9 +1,9 @@
-"""Misses: whose they are, and that they do not pile up."""
+"""ReadLeases: whose they are, and that they do not pile up."""
 
 import asyncio
 
-from unstale.near_cache.in_flight import Marks
-from unstale.writing.read_leases import MOST_MISSES, Misses
+from unstale.near_cache.in_flight import InFlightReads
+from unstale.writing.read_leases import MOST_MISSES, ReadLeases
 
 
 class Clock:
@@ -14,14 +14,14 @@ class Clock:
         return self.now
 
 
-def misses() -> tuple[Misses, Marks, Clock]:
-    marks, clock = Marks(), Clock()
-    return Misses(marks, clock), marks, clock
+def misses() -> tuple[ReadLeases, InFlightReads, Clock]:
+    reads, clock = InFlightReads(), Clock()
+    return ReadLeases(reads, clock), reads, clock
 
 
 async def test_a_miss_is_recalled_once_by_its_own_task() -> None:
-    known, marks, _ = misses()
-    known.remember("k", b"lease", marks.open("k"), seconds=30)
+    known, reads, _ = misses()
+    known.remember("k", b"lease", reads.open("k"), seconds=30)
 
     async def other() -> object:
         return known.recall("k")
@@ -31,14 +31,14 @@ async def test_a_miss_is_recalled_once_by_its_own_task() -> None:
     assert miss is not None
     assert miss.lease == b"lease"
     assert known.recall("k") is None
-    assert len(marks) == 0
+    assert len(reads) == 0
 
 
 async def test_a_later_task_at_the_same_address_is_another_task() -> None:
-    known, marks, _ = misses()
+    known, reads, _ = misses()
 
     async def miss() -> int:
-        known.remember("k", b"lease", marks.open("k"), seconds=30)
+        known.remember("k", b"lease", reads.open("k"), seconds=30)
         return id(asyncio.current_task())
 
     async def recall() -> tuple[int, object]:
@@ -52,43 +52,43 @@ async def test_a_later_task_at_the_same_address_is_another_task() -> None:
 
 
 async def test_an_invalidation_in_between_shows() -> None:
-    known, marks, _ = misses()
-    known.remember("k", None, marks.open("k"), seconds=30)
-    marks.soil("k")
+    known, reads, _ = misses()
+    known.remember("k", None, reads.open("k"), seconds=30)
+    reads.invalidate("k")
     miss = known.recall("k")
     assert miss is not None
-    assert not miss.mark.clean
+    assert not miss.read.valid
 
 
 async def test_misses_expire() -> None:
-    known, marks, clock = misses()
-    known.remember("k", b"lease", marks.open("k"), seconds=30)
+    known, reads, clock = misses()
+    known.remember("k", b"lease", reads.open("k"), seconds=30)
     clock.now = 30.0
     assert known.recall("k") is None
-    known.remember("a", None, marks.open("a"), seconds=30)
+    known.remember("a", None, reads.open("a"), seconds=30)
     clock.now = 60.0
-    known.remember("b", None, marks.open("b"), seconds=30)
-    assert len(known) == len(marks) == 1
+    known.remember("b", None, reads.open("b"), seconds=30)
+    assert len(known) == len(reads) == 1
 
 
 async def test_only_so_many_are_remembered() -> None:
-    known, marks, _ = misses()
+    known, reads, _ = misses()
     for number in range(MOST_MISSES + 10):
-        known.remember(f"k{number}", None, marks.open(f"k{number}"), seconds=30)
-    assert len(known) == len(marks) == MOST_MISSES
+        known.remember(f"k{number}", None, reads.open(f"k{number}"), seconds=30)
+    assert len(known) == len(reads) == MOST_MISSES
     assert known.recall("k0") is None
     known.clear()
-    assert len(known) == len(marks) == 0
+    assert len(known) == len(reads) == 0
 
 
 def test_outside_of_a_task_nothing_is_remembered() -> None:
-    known, marks, _ = misses()
+    known, reads, _ = misses()
     loop = asyncio.new_event_loop()
     done = loop.create_future()
 
     def remember() -> None:
-        known.remember("k", None, marks.open("k"), seconds=30)
-        done.set_result((len(known), len(marks), known.recall("k")))
+        known.remember("k", None, reads.open("k"), seconds=30)
+        done.set_result((len(known), len(reads), known.recall("k")))
 
     loop.call_soon(remember)
     assert loop.run_until_complete(done) == (0, 0, None)

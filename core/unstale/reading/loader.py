@@ -1,0 +1,129 @@
+"""Loaders: the callables that read the database, and the `Load` they may ask for."""
+
+import inspect
+import typing
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from unstale.protocol.lease import ReplicaLimits
+
+if TYPE_CHECKING:
+    from asyncpg import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a loader must know to read fresh data. A loader asks for it by annotating a parameter ``Load``.
+
+    Attributes:
+        key: The key that is being loaded.
+        need_lsn: A replica may be read only if it had replayed this WAL position when the read began.
+        primary: True if the primary must be read.
+        database: ``system_identifier:timeline`` of the database that ``need_lsn`` is a position of.
+    """
+
+    key: str
+    need_lsn: str | None
+    primary: bool
+    database: str | None = None
+
+    @classmethod
+    def of(cls, key: str, limits: ReplicaLimits, *, forced: bool = False) -> "Load":
+        """Return the load of ``key``. A ``forced`` one reads the primary: no replica can promise a bound."""
+        return cls(key, limits.need_lsn, limits.primary or forced, limits.database)
+
+    def connection(
+        self, *, primary: "Pool[Any]", replica: "Pool[Any]", timeout: float = 1.0
+    ) -> AbstractAsyncContextManager[Any]:
+        """Return a connection for this load, of one of two asyncpg pools.
+
+        It is the replica's if that is a standby of this database and has replayed `need_lsn`, which is asked
+        on that very connection. Otherwise, or when the replica does not answer within ``timeout`` seconds,
+        it is the primary's. The loader is responsible for what happens on the connection afterwards.
+
+        Example:
+            >>> async def load_profile(load: Load) -> str:
+            ...     async with load.connection(primary=primary, replica=replica) as db:
+            ...         return await db.fetchval("select name from profiles where id = 42")
+        """
+        from unstale.runtime.extras import needs
+
+        with needs("companion", what="Load.connection"):
+            from unstale.reading.replicas import connection_for  # asyncpg is loaded where it is used
+
+        need_lsn = None if self.primary else self.need_lsn
+        return connection_for(need_lsn, self.database, primary=primary, replica=replica, timeout=timeout)
+
+
+Loader: TypeAlias = Callable[[], Any] | Callable[[Load], Any]
+"""Returns the value or an awaitable of it; a parameter annotated ``Load`` receives the `Load`."""
+
+
+async def call(loader: Loader, load: Load) -> object:
+    """Run a loader of any kind: async or plain function, lambda, method, or object with ``__call__``."""
+    function: Callable[..., Any] = loader
+    name = load_parameter(function)
+    if name is None:
+        result = function()
+    elif name:
+        result = function(**{name: load})
+    else:
+        result = function(load)
+    return await result if inspect.isawaitable(result) else result
+
+
+_known: "WeakKeyDictionary[object, str | None]" = WeakKeyDictionary()
+
+
+def load_parameter(function: Callable[..., Any]) -> str | None:
+    """Return how a loader takes its `Load`: None: not at all, '': positionally, else the keyword's name.
+
+    Raises TypeError for a loader with another required parameter: nothing could be passed for it.
+    """
+    code = getattr(function, "__code__", None)  # each call makes a new lambda, but its code is the same
+    if code is None:
+        return _find_load(function)
+    if code not in _known:
+        found = _find_load(function)
+        _known[code] = found
+        return found
+    return _known[code]
+
+
+def _find_load(function: Callable[..., Any]) -> str | None:
+    try:
+        parameters = list(_signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None  # a builtin without a signature: called without arguments
+    found: str | None = None
+    for position, parameter in enumerate(parameters):
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            continue
+        if found is None and _is_load(parameter.annotation):
+            keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            found = parameter.name if keyword or position else ""
+        elif parameter.default is inspect.Parameter.empty:
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(
+                f"the loader {name} requires the parameter {parameter.name!r}, but is called without "
+                f"arguments: bind it, as in `lambda: {getattr(function, '__name__', 'load')}(...)`, or "
+                f"annotate it `{parameter.name}: Load` if it is to receive the `unstale.Load`"
+            )
+    return found
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)
+    except NameError:  # a name that only type checkers import
+        return inspect.signature(function)
+
+
+def _is_load(annotation: object) -> bool:
+    """Return True for `Load`, alone or in a Union or ``Annotated``; as text, by its last name."""
+    if isinstance(annotation, str):
+        return annotation.partition("|")[0].strip().rpartition(".")[2] == Load.__name__
+    return annotation is Load or any(inner is Load for inner in typing.get_args(annotation))

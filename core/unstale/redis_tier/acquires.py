@@ -1,0 +1,162 @@
+"""Value or lease of many keys: what one batch of the multiplexer asks with one command, and its replies."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from unstale.redis_tier.scripts import Argument, Script
+
+ACQUIRE: Final = Script("unstale.redis_tier", "acquire", allow_oom=False)
+
+
+class Standing(NamedTuple):
+    """What stands at a key after an acquire.
+
+    Attributes:
+        found: A value or a lease; empty for a key of another type, None if nothing stands there.
+        acquired: True if what stands is the lease that was asked for.
+        limits: Fields of the state, read after the lease was taken, if a caller of the batch asked for them.
+    """
+
+    found: bytes | None
+    acquired: bool
+    limits: Sequence[bytes | None] | None = None
+
+
+class Acquire:
+    """The callers of one batch that ask for the same kind of lease of a key; the first one's serves all."""
+
+    __slots__ = ("futures", "key", "lease", "limits", "ms", "soft")
+
+    def __init__(self, key: str, lease: bytes, ms: int, *, soft: bool) -> None:
+        self.key, self.lease, self.ms, self.soft = key, lease, ms, soft
+        self.limits = False
+        self.futures: list[asyncio.Future[Standing]] = []
+
+    def fail(self, error: Exception) -> None:
+        """Hand ``error`` to every caller."""
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(error)
+
+
+class Acquires:
+    """The keys that wait for the next batch.
+
+    ``limits`` is the command that reads what a loader must know before it reads a replica. It is sent behind
+    the leases of its batch: read before a lease was taken, it could miss a change that came between.
+    ``orphaned`` is called with key and lease when a lease was acquired whose callers were all cancelled.
+    """
+
+    def __init__(self, limits: tuple[Argument, ...], orphaned: Callable[[str, bytes], object]) -> None:
+        self._limits = limits
+        self._orphaned = orphaned
+        self._waiting: dict[tuple[str, bool], Acquire] = {}
+        self._script_known = False
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(
+        self,
+        key: str,
+        lease: bytes,
+        ms: int,
+        *,
+        soft: bool,
+        limits: bool,
+        future: asyncio.Future[Standing],
+    ) -> None:
+        """Let ``future`` wait for ``key``."""
+        acquire = self._waiting.get((key, soft))
+        if acquire is None:
+            acquire = self._waiting[key, soft] = Acquire(key, lease, ms, soft=soft)
+        acquire.limits = acquire.limits or limits
+        acquire.futures.append(future)
+
+    def take(self, most: int) -> list[Acquire]:
+        """Remove and return the keys of one batch."""
+        batch = list(self._waiting.values())
+        self._waiting = {}
+        self._put_back(batch[most:])
+        return batch[:most]
+
+    def connected(self) -> None:
+        """Expect nothing of a new connection's server: it may not know the script."""
+        self._script_known = False
+
+    def pack(self, batch: Sequence[Acquire], pack: Callable[..., list[bytes]]) -> list[bytes]:
+        """Return the commands: a SET for one key, which costs what a GET costs, a script for several."""
+        if len(batch) == 1:
+            (one,) = batch
+            packed = pack("SET", one.key, one.lease, "NX", "PX", one.ms, "GET")
+        else:
+            arguments: list[Argument] = [part for acquire in batch for part in (acquire.lease, acquire.ms)]
+            name, script = ("EVALSHA", ACQUIRE.sha) if self._script_known else ("EVAL", ACQUIRE.text)
+            packed = pack(name, script, len(batch), *(acquire.key for acquire in batch), *arguments)
+        return packed + pack(*self._limits) if self.asks_limits(batch) else packed
+
+    def asks_limits(self, batch: Sequence[Acquire]) -> bool:
+        """Return True if a second reply comes: the limits."""
+        return any(acquire.limits for acquire in batch)
+
+    def replied(self, batch: Sequence[Acquire], reply: Any, limits: Sequence[bytes | None] | None) -> None:
+        """Hand the replies to the callers."""
+        if len(batch) == 1:
+            (one,) = batch
+            self._hand_out(one, one.lease if reply is None else reply, limits)
+            return
+        self._script_known = True
+        for acquire, found in zip(batch, reply, strict=True):
+            self._hand_out(acquire, found, limits)
+
+    def refused(self, batch: Sequence[Acquire], error: ResponseError, translated: Exception) -> None:
+        """Hand an error to the callers, or let them wait for the next batch: the script was not known."""
+        if isinstance(error, NoScriptError):
+            self._script_known = False
+            self._put_back(batch)
+        elif len(batch) == 1 and str(error).startswith("WRONGTYPE"):
+            for future in batch[0].futures:
+                if not future.done():
+                    future.set_result(Standing(b"", False))
+        else:
+            for acquire in batch:
+                acquire.fail(translated)
+
+    def drain(self) -> "list[asyncio.Future[Any]]":
+        """Remove and return every future that waits."""
+        futures = [future for acquire in self._waiting.values() for future in acquire.futures]
+        self._waiting = {}
+        return list(futures)
+
+    def _put_back(self, batch: Sequence[Acquire]) -> None:
+        for acquire in batch:
+            later = self._waiting.setdefault((acquire.key, acquire.soft), acquire)
+            if later is not acquire:
+                later.futures += acquire.futures
+                later.limits = later.limits or acquire.limits
+
+    def _hand_out(self, acquire: Acquire, found: bytes, limits: Sequence[bytes | None] | None) -> None:
+        standing = Standing(found, found == acquire.lease, limits)
+        taken = False
+        for future in acquire.futures:
+            if not future.done():
+                future.set_result(standing)
+                taken = True
+        if standing.acquired and not taken:
+            self._orphaned(acquire.key, acquire.lease)
+
+
+def pass_on(acquire: Acquire, read: "asyncio.Future[bytes | None]") -> None:
+    """Hand the result of a plain read to callers that asked for a lease, too."""
+    if read.cancelled():
+        for future in acquire.futures:
+            future.cancel()
+    elif (error := read.exception()) is not None:
+        acquire.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
+    else:
+        for future in acquire.futures:
+            if not future.done():
+                future.set_result(Standing(read.result(), False))

@@ -1,0 +1,85 @@
+"""Reads the log, and the state that belongs to it, over a connection of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from unstale.protocol.messages import Invalidation, decode_log_entry
+from unstale.protocol.names import Epoch, LogId, Names
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Lane, refused
+from unstale.redis_tier.scripts import Script
+
+MOST_ENTRIES: Final = 1_000
+"""Log entries in one replay; an agent further behind drops its near cache, which is cheaper."""
+
+_REPLAY: Final = Script("unstale.redis_tier", "replay")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Result of one atomic read of the log.
+
+    Attributes:
+        epoch: The current epoch, or None: there is no position, trust nothing.
+        last: Id of the newest entry.
+        complete: ``entries`` are all those after the id that was asked for.
+        entries: Oldest first.
+        stands: The epoch is of the server that answered, which was neither restarted nor promoted since.
+    """
+
+    epoch: Epoch | None
+    last: LogId
+    complete: bool
+    entries: tuple[Invalidation, ...]
+    stands: bool = False
+
+
+class LogReader:
+    """The log of one namespace. A long replay here does not delay readers, who use another connection.
+
+    Every method raises `RedisUnavailable` when Redis does not answer or refuses the command.
+    """
+
+    def __init__(
+        self, connections: Connections, names: Names, *, timeout: float, clock: Callable[[], float]
+    ) -> None:
+        self.names = names
+        self.lane = Lane(connections, timeout=timeout, clock=clock)
+
+    async def close(self) -> None:
+        """Close the connection; commands that wait fail."""
+        await self.lane.close()
+
+    async def replay(self, after: LogId) -> Replay:
+        """Return epoch, newest id and the entries after ``after``; raises also `MessageError`."""
+        epoch, last, complete, entries, stands = await self._replay(after)
+        if epoch is None:
+            return Replay(None, LogId(last), False, ())
+        known = Epoch(epoch.decode("utf-8", "replace"))
+        decoded = tuple(
+            decode_log_entry(known, int(entry_id.partition(b"-")[0]), fields[1])
+            for entry_id, fields in entries
+        )
+        return Replay(known, LogId(last), bool(complete), decoded, bool(stands))
+
+    async def database(self) -> str | None:
+        """Return ``system_identifier:timeline`` of the database the position belongs to, or None."""
+        try:
+            data = await self.lane.execute_command("HGET", self.names.state, "database")
+        except RedisError as error:
+            raise refused(error) from error
+        return None if data is None else data.decode("utf-8", "ignore")
+
+    async def _replay(self, after: LogId) -> Any:
+        try:
+            return await _REPLAY(
+                self.lane, keys=[self.names.state, self.names.log], args=[after, MOST_ENTRIES]
+            )
+        except RedisError as error:
+            raise refused(error) from error
+
+    def __repr__(self) -> str:
+        return f"<LogReader {self.names.tag} over {self.lane!r}>"

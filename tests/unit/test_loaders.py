@@ -1,0 +1,105 @@
+"""Which callables are loaders, and which of them receive the `Load`."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pytest
+
+from unstale import Load
+from unstale.reading.loader import call, load_parameter
+
+if TYPE_CHECKING:
+    from asyncpg import Pool
+
+
+class Profiles:
+    async def plain(self) -> int:
+        return 1
+
+    async def loading(self, load: Load) -> int:
+        return 2
+
+    async def __call__(self, load: Load) -> int:
+        return 3
+
+
+def by_position(load: Load) -> str:
+    return load.key
+
+
+def by_name(*, load: Load) -> str:
+    return load.key
+
+
+def optional(user: int = 42, load: Load | None = None) -> str:
+    return "none" if load is None else load.key
+
+
+def quoted(load: "Load") -> str:
+    return load.key
+
+
+def unresolvable(load: "Load", pool: "Pool[Any] | None" = None) -> str:
+    return load.key
+
+
+def annotated(load: Annotated[Load, "of this key"]) -> str:
+    return load.key
+
+
+@pytest.mark.parametrize(
+    ("loader", "expected"),
+    [
+        (lambda: 1, None),
+        (lambda user=42: 1, None),
+        (lambda *args, **kwargs: 1, None),
+        (lambda *, key=1: 1, None),
+        (Profiles().plain, None),
+        (Profiles().loading, ""),
+        (Profiles(), ""),
+        (partial(lambda user: 1, 42), None),
+        (partial(by_position), ""),
+        (by_position, ""),
+        (by_name, "load"),
+        (optional, "load"),
+        (quoted, ""),
+        (unresolvable, ""),
+        (annotated, ""),
+        (dict, None),
+    ],
+)
+async def test_a_parameter_annotated_load_receives_it(loader: Any, expected: str | None) -> None:
+    assert load_parameter(loader) == expected
+    if expected is not None and not isinstance(loader, Profiles):
+        assert await call(loader, Load("k", None, primary=False)) in ("k", 2)
+
+
+@pytest.mark.parametrize(
+    ("loader", "named"),
+    [
+        (lambda load: 1, "'load'"),
+        (lambda user_id: 1, "'user_id'"),
+        (lambda *, key: 1, "'key'"),
+        (partial(lambda user, load: 1, 42), "'load'"),
+        (lambda number: 1, "'number'"),
+    ],
+)
+async def test_any_other_required_parameter_is_an_error_that_says_what_to_do(loader: Any, named: str) -> None:
+    with pytest.raises(TypeError, match=f"requires the parameter {named}.*annotate it"):
+        await call(loader, Load("k", None, primary=False))
+
+
+async def test_an_integer_is_no_load() -> None:
+    def of_user(user_id: int) -> int:
+        raise AssertionError("it would be called with a Load as the user's id")
+
+    with pytest.raises(TypeError, match=r"'user_id'.*`lambda: of_user"):
+        await call(of_user, Load("k", None, primary=False))  # type: ignore[arg-type]  # the mistake
+
+
+async def test_any_kind_of_callable_loads() -> None:
+    load = Load("k", None, primary=False)
+    assert await call(lambda: 1, load) == 1
+    assert await call(Profiles().plain, load) == 1
+    assert await call(lambda: Profiles().plain(), load) == 1
+    assert await call(Profiles(), load) == 3
