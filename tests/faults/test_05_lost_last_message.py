@@ -1,7 +1,7 @@
 """5: the last message is lost, and then nothing changes for long.
 
 Guards: a watermark whose ``last`` is not what was seen is a gap (`Subscriber._watermark`); without any
-watermark for ``max_silence`` the near cache is not trusted (`Follower.watermark`, ``trusted_until``).
+watermark for ``max_silence`` the near cache is not trusted (`Freshness.heard`, ``trusted_until``).
 """
 
 import math

@@ -1,6 +1,6 @@
 """31: an agent is stopped (SIGSTOP) for longer than ``max_silence`` and goes on: `staleness` says so.
 
-Guards: `Follower.watermark` counts a watermark from the last PING whose PONG came *before* it. Without,
+Guards: `Freshness.heard` counts a watermark from the last PING whose PONG came *before* it. Without,
 watermarks that lay in the socket's buffer look fresh, and what they vouch for is as old as the pause was
 long.
 """

@@ -123,7 +123,7 @@ class AgentSteps:
     def _adopt(
         self, number: int, agent: Agent, loads: Loads, epoch: int, last: int, invalidated: Versions
     ) -> tuple[Agent, Loads]:
-        """`Follower.adopt`: nothing remembered counts, and a watermark is needed to be attached again."""
+        """`Freshness.adopted`: nothing remembered counts, and a watermark is needed to be attached again."""
         agent, loads = self._flush(number, agent, loads)
         agent = agent._replace(
             epoch=epoch, last=last, processed=invalidated, attached=False, known=False, seen=None

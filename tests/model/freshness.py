@@ -1,4 +1,4 @@
-"""The bound on staleness: what `Follower.staleness` claims, against when changes were really committed.
+"""The bound on staleness: what `Freshness.staleness` claims, against when changes were really committed.
 
 Time is a small whole number. The worker begins a read, applies it, and says a watermark with the time since;
 agent and Redis exchange PING and PONG over the connection that carries the messages; either side may be slow

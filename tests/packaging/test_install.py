@@ -48,7 +48,7 @@ MISSING = """
 import asyncio
 from unstale import Cache, ConnectionPool, UnstaleError
 from unstale.errors import MissingExtra
-from unstale.reading.single_flight import Load
+from unstale.reading.loader import Load
 
 def says(extra, use):
     try:
