@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from unstale.runtime.cancellation import insistently
+from unstale.runtime.cancellation import run_cancellable
 
 
 async def deaf(times: int) -> None:
@@ -21,7 +21,7 @@ async def test_a_group_ends_though_its_child_drops_cancellations() -> None:
     async with asyncio.timeout(30):
         with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="of another child")):
             async with asyncio.TaskGroup() as group:
-                group.create_task(insistently(partial(deaf, 2)))
+                group.create_task(run_cancellable(partial(deaf, 2)))
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 raise ValueError("of another child")
@@ -32,7 +32,7 @@ async def test_a_child_that_is_cancelled_before_it_begins_leaves_no_coroutine_un
     group = asyncio.TaskGroup()
     with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="at once")):
         async with group:
-            group.create_task(insistently(partial(deaf, 0)))
+            group.create_task(run_cancellable(partial(deaf, 0)))
             raise ValueError("at once")
 
 
@@ -43,6 +43,6 @@ async def test_results_and_errors_come_out() -> None:
     async def fails() -> str:
         raise KeyError("k")
 
-    assert await insistently(works) == "done"
+    assert await run_cancellable(works) == "done"
     with pytest.raises(KeyError):
-        await insistently(fails)
+        await run_cancellable(fails)

@@ -25,7 +25,7 @@ def pass_on_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-async def insistently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def run_cancellable(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Call ``work`` in a task of its own; if the caller is cancelled, cancel that task until it has ended.
 
     For a child of a TaskGroup that calls a library which may drop a cancellation. It takes a function because

@@ -26,7 +26,7 @@ POINTS: Final[Mapping[str, str]] = {
     "leadership.before_renew": "Leadership.keep: before each renewal of the lease",
     # Refreshes, in the leader and in refresh workers.
     "coordinator.before_ready": "Refresher._hand_over: claimed; keys of Python loaders are not ready",
-    "sql_worker.before_batch": "run_batches: keys are claimed and not pending any more; no lease is acquired",
+    "sql_worker.before_batch": "sql_worker.run_batches: keys are claimed, not pending any more; no lease",
     "sql_refresher.after_acquire": "SqlRefresher._load: the leases are held, the database was not read",
     "sql_refresher.before_fill": "SqlRefresher.refresh: loaded, not stored",
     "sql_refresher.after_fill": "SqlRefresher.refresh: stored and counted",

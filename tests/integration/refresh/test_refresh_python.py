@@ -14,7 +14,7 @@ from servers import Database, eventually
 from unstale import ConnectionPool
 from unstale.errors import RuleError
 from unstale.runtime.cancellation import cancelled
-from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.find_loaders import resolve
 from unstale_worker.refresh.python.python_refresher import PythonRefresher
@@ -217,7 +217,7 @@ async def a_process(
         ConnectionPool(settings) as pool,
     ):
         await redis.hset(NAMES.state, mapping={"rules": given.hash, "epoch": "e"})
-        outcomes = Outcomes.of(settings, given, store.leases, Tally())
+        outcomes = Outcomes.of(settings, given, store.leases, RefreshCounters())
         loaders = {spec.template.text: refresh_loaders.greeting}
         yield PythonRefresher(outcomes, store.reservations, loaders, pool), store, spec, outcomes
 

@@ -8,7 +8,7 @@ import structlog
 
 from unstale.errors import LeadershipLost
 from unstale.redis_tier.multiplexer import Lane
-from unstale.runtime.cancellation import insistently
+from unstale.runtime.cancellation import run_cancellable
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.pipeline import Pipeline
@@ -75,9 +75,9 @@ class Term:
                     keep_purging, source.sibling(), leadership, self._settings, self._health.counters
                 )
                 besides = [
-                    group.create_task(insistently(leadership.keep), name="lease"),
-                    group.create_task(insistently(purging), name="purge"),
-                    group.create_task(insistently(self._refresher.run), name="refresh"),
+                    group.create_task(run_cancellable(leadership.keep), name="lease"),
+                    group.create_task(run_cancellable(purging), name="purge"),
+                    group.create_task(run_cancellable(self._refresher.run), name="refresh"),
                 ]
                 await retry(
                     lambda: self._apply_changes(stop),

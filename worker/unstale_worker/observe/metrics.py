@@ -125,13 +125,13 @@ DEFINITIONS: Final = (
     Definition(
         "unstale_worker_refresh_filled_total",
         "counter",
-        "Keys made new by this process.",
+        "Keys refreshed by this process.",
         lambda status: float(status.refreshed.filled),
     ),
     Definition(
         "unstale_worker_refresh_overtaken_total",
         "counter",
-        "Loads that a newer change made worthless; the key was loaded again.",
+        "Loads that a newer change overtook; the key was loaded again.",
         lambda status: float(status.refreshed.overtaken),
     ),
     Definition(

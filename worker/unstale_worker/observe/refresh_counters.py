@@ -20,6 +20,3 @@ class RefreshCounters:
     failed: int = 0
     dead: int = 0
     dispatched: int = 0
-
-
-Tally = RefreshCounters

@@ -48,9 +48,6 @@ class WorkerCounters:
         self.watermark_at = at
 
 
-Counters = WorkerCounters
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
     """The worker at one moment.

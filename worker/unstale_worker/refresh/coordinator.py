@@ -9,7 +9,7 @@ import structlog
 
 from unstale.runtime import failpoints
 from unstale.settings import WorkerSettings
-from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.stand_in import StandIn
 from unstale_worker.refresh.redis.refresh_set import CLAIM_MOST, Claimed
@@ -36,7 +36,7 @@ class Refresher:
     refresh workers. While there is none, this process calls the loaders itself.
 
     Example:
-        >>> refresher = Refresher(settings, rules, Tally(), session="4f2a:7", failed=counters.failed)
+        >>> refresher = Refresher(settings, rules, counters, session="4f2a:7", failed=print)
         >>> task = asyncio.create_task(refresher.run())
         >>> refresher.hint()
     """
@@ -45,7 +45,7 @@ class Refresher:
         self,
         settings: WorkerSettings,
         rules: Rules,
-        tally: Tally,
+        tally: RefreshCounters,
         *,
         session: str,
         failed: Callable[[str], None],

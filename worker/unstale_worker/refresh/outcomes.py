@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from unstale.settings import WorkerSettings
-from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.redis.leases import Failure, Leases
 from unstale_worker.refresh.ttl import Ttls
 from unstale_worker.rules import Rules
@@ -33,12 +33,12 @@ class Outcomes:
 
     leases: Leases
     ttls: Ttls
-    tally: Tally
+    tally: RefreshCounters
     attempts: int
     first_pause: float
 
     @classmethod
-    def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: Tally) -> "Outcomes":
+    def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: RefreshCounters) -> "Outcomes":
         """Return what these settings and rules say."""
         ttls = Ttls.of(rules, settings)
         return cls(leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff)

@@ -13,8 +13,8 @@ from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.http import serving
 from unstale_worker.observe.preflight import check_redis
-from unstale_worker.observe.refresh_counters import Tally
-from unstale_worker.observe.status import Counters, Role, Status
+from unstale_worker.observe.refresh_counters import RefreshCounters
+from unstale_worker.observe.status import Role, Status, WorkerCounters
 from unstale_worker.redis.client import open_redis
 from unstale_worker.refresh.python.loader_worker import LoaderWorker
 from unstale_worker.refresh.redis.presence import ANNOUNCE_EVERY
@@ -50,7 +50,7 @@ class RefreshWorker:
                 "(row and sql loaders run in the leader)"
             )
         self._settings, self._rules = settings, rules
-        self._tally, self._counters = Tally(), Counters()
+        self._tally, self._counters = RefreshCounters(), WorkerCounters()
         self._loaders = LoaderWorker(settings, rules, specs, self._tally, failed=self._note)
         self._role, self._redis_up, self._problem = Role.STARTING, False, ""
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def aside(call: Callable[[], T], *, name: str) -> T:
+async def call_in_daemon_thread(call: Callable[[], T], *, name: str) -> T:
     """Return what ``call`` returns, or raise what it raises, without blocking the loop.
 
     A closing loop and an ending process wait for the threads of ``asyncio.to_thread``. They do not wait for

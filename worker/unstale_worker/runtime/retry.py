@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from unstale.errors import PositionMoved, UnstaleError
-from unstale.runtime.cancellation import insistently, pass_on_cancellation
+from unstale.runtime.cancellation import pass_on_cancellation, run_cancellable
 from unstale_worker.runtime.backoff import Backoff
 from unstale_worker.runtime.event_loop import stopped_within
 from unstale_worker.runtime.log_throttle import LogThrottle
@@ -83,7 +83,7 @@ def single_errors(error: Exception) -> list[Exception]:
 
 async def _attempt(operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
-        return await insistently(operation)
+        return await run_cancellable(operation)
     except asyncio.CancelledError as error:
         pass_on_cancellation()
         raise RuntimeError("the attempt was cancelled from inside") from error

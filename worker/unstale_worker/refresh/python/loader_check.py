@@ -4,7 +4,7 @@ import structlog
 
 from unstale_worker.refresh.python.find_loaders import mistakes
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.daemon_call import aside
+from unstale_worker.runtime.daemon_call import call_in_daemon_thread
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -16,5 +16,5 @@ async def look_for_loaders(rules: Rules) -> None:
     """
     if not rules.refreshes:
         return
-    for mistake in await aside(lambda: mistakes(rules), name="unstale-loaders"):
+    for mistake in await call_in_daemon_thread(lambda: mistakes(rules), name="unstale-loaders"):
         log.warning("this standby could not call a loader if it led", problem=str(mistake))

@@ -15,7 +15,7 @@ from unstale.errors import RedisUnavailable, UnstaleError
 from unstale.runtime import failpoints
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import WorkerSettings
-from unstale_worker.observe.refresh_counters import Tally
+from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.find_loaders import make_importable, resolve
 from unstale_worker.refresh.python.python_refresher import PythonRefresher
@@ -47,7 +47,7 @@ class LoaderWorker:
         failed: Takes each error that is survived.
 
     Example:
-        >>> worker = LoaderWorker(settings, rules, specs, Tally(), failed=print)
+        >>> worker = LoaderWorker(settings, rules, specs, RefreshCounters(), failed=print)
         >>> async with open_store(settings, rules) as store:
         ...     await worker.run(store, stop=stop, grace=10.0)
     """
@@ -57,7 +57,7 @@ class LoaderWorker:
         settings: WorkerSettings,
         rules: Rules,
         specs: Sequence[RefreshSpec],
-        tally: Tally,
+        tally: RefreshCounters,
         *,
         failed: Callable[[Exception], object],
     ) -> None:

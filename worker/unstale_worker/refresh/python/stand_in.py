@@ -9,7 +9,7 @@ import structlog
 from unstale.errors import RuleError
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale_worker.refresh.redis.store import RefreshStore
-from unstale_worker.runtime.daemon_call import aside
+from unstale_worker.runtime.daemon_call import call_in_daemon_thread
 
 if TYPE_CHECKING:
     from unstale_worker.refresh.python.loader_worker import LoaderWorker
@@ -42,7 +42,7 @@ class StandIn:
         """Stand in until cancelled; returns at once if this process cannot find the loaders."""
         if self._worker is None:
             try:
-                self._worker = await aside(self._make, name="unstale-loaders")
+                self._worker = await call_in_daemon_thread(self._make, name="unstale-loaders")
             except RuleError as error:
                 log.warning("Python loaders run only in `unstale worker --role refresh`", problem=str(error))
                 return
