@@ -88,10 +88,10 @@ async def test_a_position_stored_before_the_effects_would_lose_them(
         keys: Iterable[str],
         patterns: Sequence[str],
         store: bool,
-        say: Seen | None = None,
+        seen: Seen | None = None,
         **options: Any,
     ) -> tuple[StoredState, str]:
-        state, pending = await apply(self, state, page, keys=[], patterns=[], store=store, say=say)
+        state, pending = await apply(self, state, page, keys=[], patterns=[], store=store, seen=seen)
         if keys:
             await failpoints.reach("applier.before_script")
             await apply(self, state, page, keys=keys, patterns=patterns, store=False)

@@ -61,7 +61,7 @@ class Defence(Enum):
     NEED_LSN_BEFORE_DROP = "need_lsn is raised before a pattern or recovery drops keys (drop.lua)"
     NEED_LSN_DIRECT = "a delete that knows its LSN raises need_lsn (direct.lua)"
     PRIMARY_UNTIL = "a delete without LSN sends loaders to the primary (direct.lua)"
-    PRIMARY_UNTIL_READ_FIRST = "primary_until is cleared only if it stood before the read (say)"
+    PRIMARY_UNTIL_READ_FIRST = "primary_until is cleared only if it stood before the read (publish_seen)"
     PRIMARY_FALLBACK = "a replica that is behind is not read at all (Load)"
     PRIMARY_BYPASS = "who loads past another's lease reads the primary (ReadPath._fetch)"
 

@@ -120,7 +120,7 @@ class WorkerSteps:
             yield "is refused (watermark)", refused(world, number, worker, self._off), None
             return
         late = Defence.PRIMARY_UNTIL_READ_FIRST in self._off
-        redis, message = scripts.say(world.redis, known.epoch, seen, any_primary=late)
+        redis, message = scripts.publish_seen(world.redis, known.epoch, seen, any_primary=late)
         said = worker._replace(
             known=known._replace(primary_until=redis.primary_until),
             seen=seen._replace(primary_until=0, lsn=0),

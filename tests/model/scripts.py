@@ -102,8 +102,8 @@ def store_position(redis: Redis, page: Page) -> Redis:
     return redis._replace(position=page.position, database=page.database, flushed=page.lsn)
 
 
-def say(redis: Redis, epoch: int, seen: Seen, *, any_primary: bool) -> tuple[Redis, Message]:
-    """``say`` of ``_common.lua``: a watermark; clears the ``primary_until`` that stood before the read."""
+def publish_seen(redis: Redis, epoch: int, seen: Seen, *, any_primary: bool) -> tuple[Redis, Message]:
+    """``publish_seen`` of ``_common.lua``: a watermark; clears a ``primary_until`` from before the read."""
     if redis.primary_until and (redis.primary_until == seen.primary_until or any_primary):
         redis = raise_need_lsn(redis, seen.lsn)._replace(primary_until=0)
     return redis, watermark_message(redis, epoch, seen.told)

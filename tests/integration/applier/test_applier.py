@@ -87,7 +87,7 @@ async def test_a_batch_says_its_watermark_in_the_same_script(
     applier, state = leader
     async with Listener(redis_url) as heard:
         seen = Seen("20:20:", "0/200", time.monotonic(), "")
-        await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True, say=seen)
+        await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True, seen=seen)
         await eventually_heard(heard, 2)
         invalidation, watermark = heard.messages
         assert isinstance(invalidation, Invalidation)
@@ -105,7 +105,7 @@ async def test_a_worker_paused_before_its_script_does_not_call_an_old_read_fresh
         then = f"{float(applier.server_time()) - 5_000:.3f}"
         seen = Seen("20:20:", "0/200", time.monotonic() - 5.0, "", began_there=then)
         if how == "batch":
-            await applier.apply(state, PAGE, keys=[], patterns=[], store=True, say=seen)
+            await applier.apply(state, PAGE, keys=[], patterns=[], store=True, seen=seen)
         else:
             await applier.watermark(state, seen)
         await eventually_heard(heard, 1)
@@ -157,7 +157,7 @@ async def test_a_refused_script_changes_nothing(
         expected = LeadershipLost if reason == "fence" else PositionMoved
         seen = Seen("20:20:", "0/200", time.monotonic(), "")
         with pytest.raises(expected):
-            await applier.apply(wrong, PAGE, keys=["a"], patterns=[], store=True, say=seen)
+            await applier.apply(wrong, PAGE, keys=["a"], patterns=[], store=True, seen=seen)
         with pytest.raises(expected):
             await applier.watermark(wrong, seen)
         if reason in ("fence", "position"):

@@ -21,7 +21,7 @@ from unstale.redis_tier.shared_tier import NoSharedTier
 from unstale.settings import AgentSettings
 from unstale_worker.in_process import outbox_follower
 from unstale_worker.leader.planning import plan_page
-from unstale_worker.leader.poll_policy import Pace
+from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.sources.outbox import OutboxSource
 from workers import PROFILES, SCHEMA, connected
 from workers.no_redis import NOWHERE, alone, follower_of
@@ -111,7 +111,7 @@ async def test_a_token_of_another_database_is_refused_and_one_of_the_future_time
 async def test_whoever_waits_for_a_token_does_not_wait_for_the_timer(
     cache: Cache, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "pause", property(lambda self: 3600.0))
+    monkeypatch.setattr(PollPolicy, "pause", property(lambda self: 3600.0))
     reads = follower_of(cache).reads
     await eventually(lambda: follower_of(cache).reads > reads)  # the last one by the timer
     for _ in range(3):

@@ -222,7 +222,7 @@ async def test_a_watermark_may_be_said_by_the_same_script(leader: Leader, redis:
     seen = Seen.of(PAGE, began=time.monotonic(), primary_until="")
     before = (await state_of(redis)).get("applied_at")
     _, pending = await leader.applier.apply(
-        leader.state, PAGE, keys=["a"], patterns=[], store=True, say=seen, renewals={"a": KEPT}
+        leader.state, PAGE, keys=["a"], patterns=[], store=True, seen=seen, renewals={"a": KEPT}
     )
     assert pending == ""
     state = await state_of(redis)

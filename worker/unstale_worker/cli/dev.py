@@ -14,7 +14,7 @@ from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.http import serving
 from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.event_loop import begun
+from unstale_worker.runtime.event_loop import run_until_ready
 
 MIGRATIONS: Final = Path("supabase/migrations")
 """The user's own migrations, in the folder of the Supabase command line below the working directory."""
@@ -35,7 +35,7 @@ async def run_dev(
     async def work(ready: Callable[[], None]) -> None:
         await _serve(rules, config=config, stop=stop, say=say, ready=ready)
 
-    await begun(work, stop=stop)
+    await run_until_ready(work, stop=stop)
 
 
 async def _serve(

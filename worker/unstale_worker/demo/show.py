@@ -16,7 +16,7 @@ from unstale_worker.demo.language_model import Model, choose_model
 from unstale_worker.demo.reports import World
 from unstale_worker.demo.view import View
 from unstale_worker.demo.world import Demo, Running
-from unstale_worker.runtime.event_loop import begun, stopped_within
+from unstale_worker.runtime.event_loop import run_until_ready, stopped_within
 
 UPDATE_EVERY: Final = 0.25
 """Seconds between two updates of the live view."""
@@ -68,7 +68,7 @@ async def show(
                     spinner.stop()
                 await _watch(running, demo, model, seconds=seconds, stop=stop, console=console)
 
-        await begun(work, stop=stop)
+        await run_until_ready(work, stop=stop)
     figures = demo.figures
     if figures is None or not figures.changes:
         raise UnstaleError("the demo ended before the first change; let it run longer")

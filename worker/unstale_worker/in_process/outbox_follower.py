@@ -16,7 +16,7 @@ from unstale.protocol.messages import PublishedRules
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import AgentSettings
 from unstale_worker.leader.planning import plan_page
-from unstale_worker.leader.poll_policy import Pace
+from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.observe.preflight import check_watches
 from unstale_worker.redis.state import Standing, StoredState, standing_after_read
 from unstale_worker.rules import Rules
@@ -101,7 +101,7 @@ class OutboxFollower:
     async def _follow(self) -> None:
         """Read in a loop until an error is raised."""
         source = self._source = self._source or await self._open()
-        pace = Pace(
+        policy = PollPolicy(
             poll_min=max(SHORTEST_PAUSE, self._settings.poll_min, source.least_pause),
             poll_max=max(SHORTEST_PAUSE, self._settings.poll_max, 10 * source.least_pause),
         )
@@ -111,9 +111,9 @@ class OutboxFollower:
                 self._hinted.clear()
                 found = await self.cycle(source)
                 self.tried.set()
-                pace.saw(found or hinted, now=self._feed.now())
+                policy.note(found or hinted, now=self._feed.now())
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pace.pause):
+                    async with asyncio.timeout(policy.pause):
                         await self._hinted.wait()
         finally:
             await source.close()

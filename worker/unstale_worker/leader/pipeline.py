@@ -11,7 +11,7 @@ from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.planning import plan_page
-from unstale_worker.leader.poll_policy import Pace
+from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.leader.watermarks import Watermarks
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
@@ -57,7 +57,7 @@ class Pipeline:
     ) -> None:
         self._source, self._applier, self._rules, self._wakeups = source, applier, rules, wakeups
         self._health, self._counters, self._on_keys = health, health.counters, on_keys
-        self._pace = Pace(
+        self._poll = PollPolicy(
             poll_min=max(settings.poll_min, source.least_pause),
             poll_max=max(settings.poll_max, 10 * source.least_pause),
         )
@@ -72,7 +72,7 @@ class Pipeline:
             hinted = await self._wakeups.wait(0) or hinted  # a hint is used up by the read that follows it
             found = await self.cycle()
             self._health.cycled()
-            self._pace.saw(found, now=time.monotonic())
+            self._poll.note(found, now=time.monotonic())
             if not hinted:
                 self._wakeups.report_read(found > 0, asleep=asleep)
             hinted = await self._rest(found)
@@ -182,18 +182,18 @@ class Pipeline:
                 self._counters.failed(str(failure))
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
         at = time.monotonic()
-        say = seen if moved and self._watermarks.may_join() else None
+        joins = seen is not None and moved and self._watermarks.may_join()
         state, primary_until = await self._applier.apply(
             state,
             page,
             keys=plan.keys,
             patterns=sorted(plan.patterns),
             store=moved,
-            say=say,
+            seen=seen if joins else None,
             renewals=self._rules.renewals(plan),
             stale=self._rules.serves_stale,
         )
-        if say is not None:
+        if joins:
             self._watermarks.published(at, primary_until)
         elif page.entries:
             self._watermarks.change_applied()
@@ -208,13 +208,13 @@ class Pipeline:
         """Wait for the next reason to read; returns True if it was a hint."""
         due = self._watermarks.due_in()
         if self._wakeups.asleep:
-            if self._pace.must_wake:
+            if self._poll.must_wake:
                 await self._wakeups.end_sleep()
                 return False
             return await self._wait(due)
-        if not found and self._pace.may_sleep and await self._wakeups.try_sleep():
+        if not found and self._poll.may_sleep and await self._wakeups.try_sleep():
             return False  # read once more before sleeping
-        return await self._wait(min(self._pace.pause, due))
+        return await self._wait(min(self._poll.pause, due))
 
     async def _wait(self, seconds: float) -> bool:
         hinted = seconds >= TIMER_RESOLUTION and await self._wakeups.wait(seconds)

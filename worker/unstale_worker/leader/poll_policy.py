@@ -22,13 +22,13 @@ BUSY_PAUSE: Final = 0.020
 """Seconds between two reads at `BUSIEST`, which is also the latency it adds."""
 
 
-class Pace:
+class PollPolicy:
     """The rate of entries, and the pause between reads that follows from it.
 
     Example:
-        >>> pace = Pace(poll_min=0.002, poll_max=0.25)
-        >>> pace.saw(0, now=10.0)
-        >>> pace.may_sleep
+        >>> policy = PollPolicy(poll_min=0.002, poll_max=0.25)
+        >>> policy.note(0, now=10.0)
+        >>> policy.may_sleep
         True
     """
 
@@ -41,7 +41,7 @@ class Pace:
         self.rate = 0.0
         """Entries a second, averaged."""
 
-    def saw(self, entries: int, *, now: float) -> None:
+    def note(self, entries: int, *, now: float) -> None:
         """Note how many entries a read found, at ``now`` seconds of a monotonic clock."""
         self.rate = self.rate * math.exp(-(now - self._at) / RATE_WINDOW) + entries / RATE_WINDOW
         self._at = now

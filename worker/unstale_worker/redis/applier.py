@@ -91,7 +91,7 @@ class Applier:
         keys: Iterable[str],
         patterns: Sequence[str],
         store: bool,
-        say: Seen | None = None,
+        seen: Seen | None = None,
         renewals: Mapping[str, Renewal] = MappingProxyType({}),
         stale: bool = False,
     ) -> tuple[StoredState, str]:
@@ -103,7 +103,7 @@ class Applier:
             keys: Keys to invalidate; unstale's own are left alone.
             patterns: Patterns whose existing keys are invalidated.
             store: Move the position to the page's.
-            say: With ``store``, publish this watermark in the same script.
+            seen: With ``store``, publish a watermark of this read in the same script.
             renewals: Those of ``keys`` that are refreshed, and how.
             stale: Drop the patterns' stale values too.
 
@@ -121,8 +121,8 @@ class Applier:
         final: dict[str, Any] = {}
         if store:
             final = {"new_position": page.position, "flushed": page.flushed, "database": page.database}
-        if say is not None:
-            final["watermark"] = watermark_fields(say, rules=state.rules)
+        if seen is not None:
+            final["watermark"] = watermark_fields(seen, rules=state.rules)
         most = max(1, self._script_keys // REFRESH_WEIGHT) if renewals else self._script_keys
         bodies = list(split(wanted, patterns, most_keys=most))
         if store and not bodies:

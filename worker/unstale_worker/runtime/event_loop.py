@@ -49,7 +49,9 @@ def run_until_stopped(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:
         )  # the loop restores Python's own handler, which would print a traceback
 
 
-async def begun(work: Callable[[Callable[[], None]], Awaitable[T]], *, stop: asyncio.Event) -> T | None:
+async def run_until_ready(
+    work: Callable[[Callable[[], None]], Awaitable[T]], *, stop: asyncio.Event
+) -> T | None:
     """Run ``work(ready)``; if ``stop`` is set before it has called ``ready``, cancel it and return None.
 
     For work that checks ``stop`` by itself once it is ready. Raises what the work raises.

@@ -120,7 +120,7 @@ end
 -- Publishes a watermark and returns the `primary_until` that stands afterwards. It is cleared only if it equals
 -- watermark.primary_until, which was read *before* the database was: only then does the lsn cover the direct write that
 -- set it.
-local function say(state, header)
+local function publish_seen(state, header)
   local pending = redis.call('HGET', state, 'primary_until') or ''
   if pending ~= '' and pending == header.watermark.primary_until then
     raise_need_lsn(state, header.lsn)

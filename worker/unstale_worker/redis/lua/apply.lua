@@ -6,7 +6,7 @@
 --   channel, lsn
 --   log_bytes: a number, most bytes of the log
 --   new_position, flushed, database: in the batch's last script
---   watermark: see `say`
+--   watermark: see `publish_seen`
 --   refresh: { most: members that the refresh set may have, groups: [{ keys: how many, serve_ms: how long the old value may
 --     be served, -1 to purge it, due_ms: until the refresh is due, only_if_cached: true or false }, ...] }
 -- Reply: { 'ok', log id, unlinked, primary_until or '', server's clock in ms } or { 'refused', reason }
@@ -65,6 +65,6 @@ if header.new_position then
     'database', header.database, 'applied_at', now_ms())
 end
 if header.watermark then
-  pending = say(state, header)
+  pending = publish_seen(state, header)
 end
 return { 'ok', id, unlinked, pending, string.format('%.3f', clock_ms()) }

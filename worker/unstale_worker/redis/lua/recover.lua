@@ -2,7 +2,7 @@
 -- stores that snapshot as the position, under a new epoch. Dropping before the snapshot would lose the changes in between.
 -- KEYS: state, log, rules
 -- ARGV: header, the rules as JSON. Fields of the header, beside those that `refusal` reads (run: as it was before the snapshot):
---   channel, new_epoch, new_position, lsn, flushed, database; watermark: see `say`
+--   channel, new_epoch, new_position, lsn, flushed, database; watermark: see `publish_watermark`
 -- Reply: { 'ok' } or { 'refused', reason }
 local state, log, header = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
 local reason = refusal(state, log, header)

@@ -4,27 +4,27 @@ from itertools import pairwise
 
 import pytest
 
-from unstale_worker.leader.poll_policy import BUSY_PAUSE, Pace
+from unstale_worker.leader.poll_policy import BUSY_PAUSE, PollPolicy
 
 
-def paced(rate: int, *, seconds: float = 2.0) -> Pace:
-    pace = Pace(poll_min=0.002, poll_max=0.25)
+def paced(rate: int, *, seconds: float = 2.0) -> PollPolicy:
+    policy = PollPolicy(poll_min=0.002, poll_max=0.25)
     for step in range(int(rate * seconds)):
-        pace.saw(1, now=step / rate)
-    return pace
+        policy.note(1, now=step / rate)
+    return policy
 
 
 def test_pauses_double_while_nothing_is_found_and_begin_again_after_a_change() -> None:
-    pace = Pace(poll_min=0.002, poll_max=0.25)
+    policy = PollPolicy(poll_min=0.002, poll_max=0.25)
     pauses = []
     for step in range(12):
-        pace.saw(0, now=float(step))
-        pauses.append(pace.pause)
+        policy.note(0, now=float(step))
+        pauses.append(policy.pause)
     assert pauses[0] == 0.004
     assert all(later >= earlier for earlier, later in pairwise(pauses))
     assert pauses[-1] == 0.25
-    pace.saw(1, now=20.0)
-    assert pace.pause == 0.002
+    policy.note(1, now=20.0)
+    assert policy.pause == 0.002
 
 
 def test_few_changes_are_waited_for_asleep_and_many_are_polled() -> None:
@@ -35,9 +35,9 @@ def test_few_changes_are_waited_for_asleep_and_many_are_polled() -> None:
 
 
 def test_a_rate_between_the_bounds_keeps_whatever_state_it_is_in() -> None:
-    pace = paced(300)
-    assert not pace.may_sleep
-    assert not pace.must_wake
+    policy = paced(300)
+    assert not policy.may_sleep
+    assert not policy.must_wake
 
 
 def test_very_many_changes_are_read_in_larger_batches() -> None:
@@ -47,6 +47,6 @@ def test_very_many_changes_are_read_in_larger_batches() -> None:
 
 
 def test_one_bulk_entry_does_not_count_as_a_busy_writer() -> None:
-    pace = Pace(poll_min=0.002, poll_max=0.25)
-    pace.saw(1, now=100.0)
-    assert pace.may_sleep
+    policy = PollPolicy(poll_min=0.002, poll_max=0.25)
+    policy.note(1, now=100.0)
+    assert policy.may_sleep
