@@ -19,7 +19,7 @@ from harness import machine, run
 
 from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.leader.leadership import Leadership
@@ -142,10 +142,10 @@ async def race(url: str, *, fills: int, seed: int, defended: bool) -> Counter[st
     """Rounds until so many fills were raced."""
     names = Names()
     async with AsyncExitStack() as stack:
-        lane = Lane(Connections(url, timeout=30), timeout=30, clock=time.monotonic)
-        stack.push_async_callback(lane.close)
-        leadership = Leadership(lane, names, ttl=3600)
-        applier = Applier(lane, names, fence=await leadership.try_acquire(), log_max_bytes=1 << 20)
+        multiplexer = Multiplexer(Connections(url, timeout=30), timeout=30, clock=time.monotonic)
+        stack.push_async_callback(multiplexer.close)
+        leadership = Leadership(multiplexer, names, ttl=3600)
+        applier = Applier(multiplexer, names, fence=await leadership.try_acquire(), log_max_bytes=1 << 20)
 
         async def snapshot() -> Page:
             return PAGE

@@ -467,11 +467,11 @@ class Cache:
         subscriber gets one `Reset` instead.
         """
         self._check_open()
-        subscription = self._parts.events.open(pattern)
+        subscription = self._parts.subscriptions.open(pattern)
         try:
             yield subscription
         finally:
-            self._parts.events.remove(subscription)
+            self._parts.subscriptions.remove(subscription)
 
     # --- operating ------------------------------------------------------------------------------
 

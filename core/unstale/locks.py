@@ -208,7 +208,7 @@ class _RedisLock(Lock):
         self._lease = codec.lease(secrets.token_hex(12))
         try:
             fence, wait_ms = await _LOCK(
-                self._tier.lane,
+                self._tier.multiplexer,
                 keys=[self._key, self._counter],
                 args=[self._lease, round(self._ttl * 1000), round(COUNTER_SECONDS * 1000)],
             )

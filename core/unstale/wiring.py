@@ -5,13 +5,13 @@ import logging
 from collections.abc import Callable
 
 from unstale.freshness.following import Following, LogFollowing, NothingFollowed
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.subscriber import Subscriber
-from unstale.freshness.subscriptions import Events
+from unstale.freshness.subscriptions import Subscriptions
 from unstale.freshness.tokens import TokenWaits
 from unstale.freshness.trust import Freshness
 from unstale.in_process.entry_point import embedded_worker
-from unstale.in_process.outbox_feed import Feed
+from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.in_process.outbox_following import OutboxFollowing
 from unstale.locks import LocalLocks, Locks, RedisLocks
 from unstale.near_cache.local_state import LocalState
@@ -47,7 +47,7 @@ class Parts:
         early: Early refresh.
         writer: ``get``, ``set``, ``delete`` and ``invalidate_pattern``.
         auditor: Compares cached values with their loaders.
-        events: ``subscribe``.
+        subscriptions: Open subscriptions; `Cache.subscribe` adds to them.
         tokens: ``wait_for``.
         locks: ``lock``.
     """
@@ -55,12 +55,12 @@ class Parts:
     def __init__(self, settings: AgentSettings) -> None:
         self._name = settings.names.tag
         now = clock.now
-        self.events = Events(lambda: self.freshness.staleness)
+        self.subscriptions = Subscriptions(lambda: self.freshness.staleness)
         self.local = LocalState(
             max_entries=settings.near_max_entries,
             max_bytes=settings.near_max_bytes,
             clock=now,
-            listener=self.events,
+            listener=self.subscriptions,
         )
         self.freshness = Freshness(
             self.local, clock=now, max_silence=settings.max_silence, detached_ttl=settings.detached_ttl
@@ -84,13 +84,15 @@ class Parts:
         else:
             self.tier = NoSharedTier()
             self.locks = LocalLocks(clock=now)
-        self.rules = Rulebook(
+        self.rules = KnownRules(
             self.tier,
             default_ttl=settings.default_ttl,
             jitter=settings.ttl_jitter,
             negative_ttl=settings.negative_ttl,
         )
-        self.feed = Feed(self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle)
+        self.feed = OutboxFeed(
+            self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle
+        )
         if self._redis_tier is not None and self.log is not None:
             self.following: Following = self._follow_log(settings, connections, self._redis_tier, self.log)
         else:
@@ -135,7 +137,7 @@ class Parts:
             if self._redis_tier is not None:
                 stack.push_async_callback(self._redis_tier.close)
             stack.callback(self.writer.close)
-            stack.callback(self.events.close)
+            stack.callback(self.subscriptions.close)
             stack.callback(self.tokens.close)
             stack.push_async_callback(self.path.flights.close)
             stack.push_async_callback(self.auditor.close)
@@ -177,7 +179,7 @@ def _renewing(tier: RedisTier, log: LogReader) -> Callable[[], None]:
     """Return a call that lets both connect again: who follows a server's log reads there, too."""
 
     def renew() -> None:
-        tier.lane.renew()
-        log.lane.renew()
+        tier.multiplexer.renew()
+        log.multiplexer.renew()
 
     return renew

@@ -36,7 +36,7 @@ async def fill_anyway(
     self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
 ) -> bool:
     """In the place of `RedisTier.fill`: what a cache without leases does."""
-    await self.lane.execute_command("SET", key, value, "PX", round(seconds * 1000))
+    await self.multiplexer.execute_command("SET", key, value, "PX", round(seconds * 1000))
     return True
 
 

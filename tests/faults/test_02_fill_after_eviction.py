@@ -21,7 +21,7 @@ async def fill_if_absent(
     self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
 ) -> bool:
     """In the place of `RedisTier.fill`: what a cache does that takes an absent key for its own."""
-    return bool(await self.lane.execute_command("SET", key, value, "NX", "PX", round(seconds * 1000)))
+    return bool(await self.multiplexer.execute_command("SET", key, value, "NX", "PX", round(seconds * 1000)))
 
 
 async def evict_what_expires(worker: WorkerDouble) -> None:

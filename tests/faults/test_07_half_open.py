@@ -1,6 +1,6 @@
 """7: half-open connections: the other side is gone and nobody says so.
 
-Guards: PINGs on the subscription (`Subscriber._ping`), time limits on every command (`Lane._batch`,
+Guards: PINGs on the subscription (`Subscriber._ping`), time limits on every command (`Multiplexer._batch`,
 asyncpg's ``command_timeout``), and that each of them ends in a *new* connection.
 """
 

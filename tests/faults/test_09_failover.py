@@ -131,7 +131,7 @@ async def test_an_old_primary_that_lives_on_apart_is_left(
     """The name leads to the promoted replica; the old server goes on answering whoever is connected to it.
 
     Guards: `Leadership` and `Subscriber` look at the address again, the one now and then, the other when no
-    watermark comes; and `Lane.renew`: whoever follows another server's log also reads there.
+    watermark comes; and `Multiplexer.renew`: whoever follows another server's log also reads there.
     """
     monkeypatch.setattr("unstale_worker.leader.leadership.RECONNECT_EVERY", 0.1)
     primary, replica = pair

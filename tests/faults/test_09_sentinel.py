@@ -24,7 +24,7 @@ from unstale.errors import RedisUnavailable, UnsupportedServer
 from unstale.protocol.names import Names
 from unstale.redis_tier import connections
 from unstale.redis_tier.connections import Connections, RedisConnection
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.observe.preflight import check_redis
@@ -205,10 +205,10 @@ async def test_what_is_wrong_with_the_url_is_named(wrong: dict[str, str], said: 
             await port_of(url)
         assert watched.primary.password not in str(refused.value)
         assert watched.sentinels[0].password not in str(refused.value)
-        lane = Lane(Connections(url, timeout=20), timeout=20, clock=time.monotonic)
+        multiplexer = Multiplexer(Connections(url, timeout=20), timeout=20, clock=time.monotonic)
         with pytest.raises(RedisUnavailable, match=said):
-            await lane.get("user:1:profile")
-        await lane.close()
+            await multiplexer.get("user:1:profile")
+        await multiplexer.close()
 
 
 async def test_no_sentinel_answers_and_that_is_said_in_time() -> None:

@@ -11,7 +11,7 @@ from servers import Database, eventually
 from unstale.protocol.messages import Watermark
 from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections as RedisConnections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.leader.pipeline import Pipeline
@@ -65,18 +65,18 @@ def _page(
 async def pipeline(
     valkey: EmbeddedValkey, source: Source, fence: int, health: WorkerHealth
 ) -> AsyncIterator[Pipeline]:
-    lane = Lane(RedisConnections(valkey.url, timeout=1), timeout=1, clock=clock.now)
+    multiplexer = Multiplexer(RedisConnections(valkey.url, timeout=1), timeout=1, clock=clock.now)
     try:
         yield Pipeline(
             source,
-            Applier(lane, Names(), fence=fence, log_max_bytes=1 << 20),
+            Applier(multiplexer, Names(), fence=fence, log_max_bytes=1 << 20),
             Rules.parse(PROFILES),
             WakeUps(),
             settings_for(None, valkey.url),
             health,
         )
     finally:
-        await lane.close()
+        await multiplexer.close()
 
 
 async def test_a_promoted_standby_that_answers_a_later_page(

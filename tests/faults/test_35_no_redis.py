@@ -1,7 +1,7 @@
 """35: without Redis, an embedded worker whose Postgres, connection or process fails.
 
 Guards: `OutboxFollower.cycle` drops before the position moves, takes its snapshot before it flushes, and
-judges the database like the worker does; `Feed.reached` counts from the *beginning* of a read.
+judges the database like the worker does; `OutboxFeed.reached` counts from the *beginning* of a read.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import pytest
 from servers import Database, eventually, takes
 from servers.proxy import Proxy
 from unstale import Cache
-from unstale.in_process.outbox_feed import Feed
+from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.near_cache.local_state import LocalState
 from unstale.runtime import clock
 from unstale_worker.dev_servers import EmbeddedPostgres
@@ -68,12 +68,12 @@ async def test_the_bound_counts_from_the_beginning_of_the_read(
 ) -> None:
     """What was read a second ago was true a second ago, however fresh the answer looks when it comes."""
     if not defended:
-        reached = Feed.reached
+        reached = OutboxFeed.reached
 
-        def late(self: Feed, began: float, **what: Any) -> None:
+        def late(self: OutboxFeed, began: float, **what: Any) -> None:
             reached(self, self.now(), **what)
 
-        monkeypatch.setattr(Feed, "reached", late)
+        monkeypatch.setattr(OutboxFeed, "reached", late)
     wrong = []
     async with rows(database.dsn) as db, alone(database.dsn) as cache:
         assert await read(cache, db) == 1

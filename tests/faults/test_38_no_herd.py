@@ -1,6 +1,6 @@
 """38: everybody loses Redis at the same moment, and nobody comes back at the same moment.
 
-Guards: the jitter in the pauses of `Subscriber`, `Lane` and the worker's `Backoff`.
+Guards: the jitter in the pauses of `Subscriber`, `Multiplexer` and the worker's `Backoff`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from servers.proxy import Proxy
 from unstale import Cache
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import FIRST_PAUSE, LAST_PAUSE, Lane
+from unstale.redis_tier.multiplexer import FIRST_PAUSE, LAST_PAUSE, Multiplexer
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.dev_servers.process import free_port
 from unstale_worker.runtime.backoff import Backoff
@@ -68,25 +68,29 @@ async def test_agents_that_lost_redis_together_come_back_apart(
     assert (len(set(first)) > AGENTS / 2) is jitter
 
 
-async def test_a_lane_tries_again_after_pauses_that_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_multiplexer_tries_again_after_pauses_that_grow_and_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     drawn = Drawn(monkeypatch)
     now = 0.0
-    lane = Lane(Connections(f"redis://127.0.0.1:{free_port()}", timeout=5), timeout=5, clock=lambda: now)
+    multiplexer = Multiplexer(
+        Connections(f"redis://127.0.0.1:{free_port()}", timeout=5), timeout=5, clock=lambda: now
+    )
     try:
         pauses: list[float] = []
         while len(pauses) < 8:
             with pytest.raises(RedisUnavailable):
-                await lane.get("x")
+                await multiplexer.get("x")
             before = len(drawn.values)
             if before > len(pauses):
-                pauses.append(lane._retry_at - now)
-                now = lane._retry_at
+                pauses.append(multiplexer._retry_at - now)
+                now = multiplexer._retry_at
             await asyncio.sleep(0)
         bounds = [min(FIRST_PAUSE * 2**n, LAST_PAUSE) for n in range(8)]
         assert all(bound / 2 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
         assert len({pause / bound for pause, bound in zip(pauses, bounds, strict=True)}) == 8
     finally:
-        await lane.close()
+        await multiplexer.close()
 
 
 def _spread(make: Callable[[], float]) -> float:

@@ -164,14 +164,14 @@ async def scene(durable: EmbeddedValkey, hand: Hand) -> AsyncIterator[Scene]:
 @pytest.mark.parametrize("row", rows(), ids=str)
 async def test_each_call_does_what_the_table_says(scene: Scene, row: Row) -> None:
     await scene.go(row)
-    batches = lane_batches(scene.cache)
+    batches = batches_sent(scene.cache)
     found = {
         "staleness": "infinite" if scene.cache.staleness == math.inf else "bounded",
         "get_or_load": await get_or_load(scene),
         "get": await get(scene),
     }
     if row.cells["get_or_load"] == "loader":
-        assert lane_batches(scene.cache) == batches  # Redis is not even asked
+        assert batches_sent(scene.cache) == batches  # Redis is not even asked
     found |= {
         "subscribe": await subscribe(scene, reachable=row.cells["delete"] == "confirmed"),
         "set": await set_(scene, THIRD, missed=True),
@@ -182,10 +182,10 @@ async def test_each_call_does_what_the_table_says(scene: Scene, row: Row) -> Non
     assert found == row.cells
 
 
-def lane_batches(cache: Cache) -> int:
+def batches_sent(cache: Cache) -> int:
     tier = cache.inspect().tier
     assert isinstance(tier, RedisTier)
-    return tier.lane.batches
+    return tier.multiplexer.batches
 
 
 async def delete(scene: Scene) -> str:

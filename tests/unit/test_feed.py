@@ -2,9 +2,9 @@
 
 import math
 
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness, Trust
-from unstale.in_process.outbox_feed import Feed
+from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol.messages import PublishedRules, Snapshot
 from unstale.redis_tier.shared_tier import NoSharedTier
@@ -19,9 +19,9 @@ class Process:
         self.now, self.told = 100.0, 0
         self.local = LocalState(max_entries=10, max_bytes=10_000, clock=self.clock)
         self.freshness = Freshness(self.local, clock=self.clock, max_silence=5.0, detached_ttl=30.0)
-        self.rulebook = Rulebook(NoSharedTier(), default_ttl=10.0, jitter=0.0)
-        self.feed = Feed(
-            self.local, self.freshness, self.rulebook, clock=self.clock, on_reached=self.on_reached
+        self.rules = KnownRules(NoSharedTier(), default_ttl=10.0, jitter=0.0)
+        self.feed = OutboxFeed(
+            self.local, self.freshness, self.rules, clock=self.clock, on_reached=self.on_reached
         )
 
     def clock(self) -> float:
@@ -94,8 +94,8 @@ def test_the_rules_are_known_and_a_token_can_be_held_against_the_mark() -> None:
     process = Process()
     process.feed.restart(RULES)
     process.reach(began=100.0)
-    assert process.rulebook.owns("user:1:profile")
-    assert process.rulebook.ttl("user:1:profile") == 60.0
+    assert process.rules.owns("user:1:profile")
+    assert process.rules.ttl("user:1:profile") == 60.0
     mark = process.freshness.watermark
     assert mark is not None
     assert (mark.seen, mark.lsn, mark.flushed, mark.database) == (Snapshot(7, 9), "0/2", "0/1", "1:1")

@@ -15,7 +15,7 @@ REMEMBERED: Final = 10_000
 """Keys whose owner and TTL are remembered, so that a read does not match patterns again."""
 
 
-class Rulebook:
+class KnownRules:
     """The published rules, read when following begins and whenever a watermark names others."""
 
     def __init__(
@@ -139,4 +139,4 @@ class Rulebook:
         return known
 
     def __repr__(self) -> str:
-        return f"<Rulebook {len(self._rules.patterns)} patterns, hash {self.hash[:8] or 'none'}>"
+        return f"<KnownRules {len(self._rules.patterns)} patterns, hash {self.hash[:8] or 'none'}>"

@@ -9,7 +9,7 @@ from typing import Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from unstale.errors import MessageError
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.subscriber_log import Moved, NoWatermark, Silence, SubscriberLog
 from unstale.freshness.trust import Freshness
 from unstale.near_cache.local_state import LocalState
@@ -55,7 +55,7 @@ class Subscriber:
         log: LogReader,
         local: LocalState,
         freshness: Freshness,
-        rules: Rulebook,
+        rules: KnownRules,
         *,
         clock: Callable[[], float],
         timeout: float,

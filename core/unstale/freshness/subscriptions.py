@@ -85,7 +85,7 @@ class Subscription:
         return f"<Subscription {self._pattern!r}, {len(self._events)} waiting>"
 
 
-class Events:
+class Subscriptions:
     """Every subscription of one cache; the listener of its `LocalState`."""
 
     def __init__(self, staleness: Callable[[], float]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from unstale.errors import ConfigurationError, SettingError
-from unstale.in_process.outbox_feed import Feed
+from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.settings import AgentSettings
 
 GROUP: Final = "unstale.embedded_workers"
@@ -36,11 +36,11 @@ class EmbeddedWorker(Protocol):
         ...
 
 
-Factory = Callable[[AgentSettings, Feed], EmbeddedWorker]
+Factory = Callable[[AgentSettings, OutboxFeed], EmbeddedWorker]
 """Returns a worker that is not started; raises `ConfigurationError` for unusable settings or rules."""
 
 
-def embedded_worker(settings: AgentSettings, feed: Feed) -> EmbeddedWorker:
+def embedded_worker(settings: AgentSettings, feed: OutboxFeed) -> EmbeddedWorker:
     """Return the installed worker; raises `ConfigurationError`."""
     from importlib.metadata import entry_points  # 50 ms, and only agents without Redis need it
 

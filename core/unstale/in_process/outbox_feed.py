@@ -5,19 +5,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol.messages import Invalidation, PublishedRules, Snapshot, Watermark
 from unstale.protocol.names import Epoch, LogId
 
 MOST_RECENT: Final = 20
-"""Changes remembered for `Feed.recent`."""
+"""Changes remembered for `OutboxFeed.recent`."""
 MOST_KEYS: Final = 1_000
 """Keys of one remembered change; one with more is remembered as the pattern ``*``."""
 
 
-class Feed:
+class OutboxFeed:
     """The seam through which an `EmbeddedWorker` invalidates the cache of its process.
 
     The order is the protocol: `restart` after a snapshot was read, `drop` before the position moves past what
@@ -29,7 +29,7 @@ class Feed:
         self,
         local: LocalState,
         freshness: Freshness,
-        rules: Rulebook,
+        rules: KnownRules,
         *,
         clock: Callable[[], float],
         on_reached: Callable[[], object],
@@ -73,4 +73,4 @@ class Feed:
         self._freshness.adopted(None, self._freshness.last)
 
     def __repr__(self) -> str:
-        return f"<Feed {self._freshness!r}>"
+        return f"<OutboxFeed {self._freshness!r}>"

@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from unstale.errors import UnstaleError
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
@@ -42,7 +42,7 @@ class Auditor:
         self,
         local: LocalState,
         freshness: Freshness,
-        rules: Rulebook,
+        rules: KnownRules,
         *,
         clock: Callable[[], float],
         share: float,

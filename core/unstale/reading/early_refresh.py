@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from unstale.errors import RedisUnavailable
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
@@ -37,7 +37,7 @@ class EarlyRefresh:
         path: ReadPath,
         local: LocalState,
         freshness: Freshness,
-        rules: Rulebook,
+        rules: KnownRules,
         *,
         clock: Callable[[], float],
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from unstale.errors import RedisUnavailable
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness, Trust
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
@@ -59,7 +59,7 @@ class ReadPath:
         tier: SharedTier,
         local: LocalState,
         freshness: Freshness,
-        rules: Rulebook,
+        rules: KnownRules,
         *,
         clock: Callable[[], float],
         lease_ttl: float,

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from unstale.protocol.messages import Invalidation, decode_log_entry
 from unstale.protocol.names import Epoch, LogId, Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane, refused
+from unstale.redis_tier.multiplexer import Multiplexer, refused
 from unstale.redis_tier.scripts import Script
 
 MOST_ENTRIES: Final = 1_000
@@ -47,11 +47,11 @@ class LogReader:
         self, connections: Connections, names: Names, *, timeout: float, clock: Callable[[], float]
     ) -> None:
         self.names = names
-        self.lane = Lane(connections, timeout=timeout, clock=clock)
+        self.multiplexer = Multiplexer(connections, timeout=timeout, clock=clock)
 
     async def close(self) -> None:
         """Close the connection; commands that wait fail."""
-        await self.lane.close()
+        await self.multiplexer.close()
 
     async def replay(self, after: LogId) -> Replay:
         """Return epoch, newest id and the entries after ``after``; raises also `MessageError`."""
@@ -68,7 +68,7 @@ class LogReader:
     async def database(self) -> str | None:
         """Return ``system_identifier:timeline`` of the database the position belongs to, or None."""
         try:
-            data = await self.lane.execute_command("HGET", self.names.state, "database")
+            data = await self.multiplexer.execute_command("HGET", self.names.state, "database")
         except RedisError as error:
             raise refused(error) from error
         return None if data is None else data.decode("utf-8", "ignore")
@@ -76,10 +76,10 @@ class LogReader:
     async def _replay(self, after: LogId) -> Any:
         try:
             return await _REPLAY(
-                self.lane, keys=[self.names.state, self.names.log], args=[after, MOST_ENTRIES]
+                self.multiplexer, keys=[self.names.state, self.names.log], args=[after, MOST_ENTRIES]
             )
         except RedisError as error:
             raise refused(error) from error
 
     def __repr__(self) -> str:
-        return f"<LogReader {self.names.tag} over {self.lane!r}>"
+        return f"<LogReader {self.names.tag} over {self.multiplexer!r}>"

@@ -44,15 +44,15 @@ FIRST_PAUSE: Final = 0.05
 LAST_PAUSE: Final = 1.0
 
 
-class Lane:
+class Multiplexer:
     """Commands over one connection, in batches.
 
     ``limits`` and ``orphaned`` are for `acquire`; see `Acquires`.
 
     Example:
-        >>> lane = Lane(Connections("redis://localhost", timeout=1), timeout=1, clock=now)
-        >>> await lane.get("user:42:profile")
-        >>> await lane.execute_command("PING")
+        >>> multiplexer = Multiplexer(Connections("redis://localhost", timeout=1), timeout=1, clock=now)
+        >>> await multiplexer.get("user:42:profile")
+        >>> await multiplexer.execute_command("PING")
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Lane:
             raise CacheClosed()
         if self._pause:
             if self._runner is None and self._clock() >= self._retry_at:
-                self._runner = asyncio.create_task(self._run(), name="unstale-lane")
+                self._runner = asyncio.create_task(self._run(), name="unstale-multiplexer")
             raise self._unavailable()
         return self._new_future()
 
@@ -167,7 +167,7 @@ class Lane:
 
     def _stir(self) -> None:
         if self._runner is None:
-            self._runner = asyncio.create_task(self._run(), name="unstale-lane")
+            self._runner = asyncio.create_task(self._run(), name="unstale-multiplexer")
         elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -322,7 +322,7 @@ class Lane:
         waiting.clear()
 
     def __repr__(self) -> str:
-        return f"<Lane to {self._connections.place}, {'open' if self.connected else 'closed'}>"
+        return f"<Multiplexer to {self._connections.place}, {'open' if self.connected else 'closed'}>"
 
 
 def pack_reads(keys: Collection[str]) -> bytes:

@@ -20,15 +20,15 @@ STRICT_HEADER: Final = "#!lua\n"
 Argument = str | bytes | int | float
 
 
-class Executes(Protocol):
-    """What sends commands: redis-py's client, or an agent's lane."""
+class CommandSender(Protocol):
+    """What sends commands: redis-py's client, or an agent's multiplexer."""
 
     @property
     def execute_command(self) -> Callable[..., Any]:
         """Redis-py leaves this method of its untyped: (*args, **options)."""
 
 
-async def command(redis: Executes, *parts: Argument) -> Any:
+async def command(redis: CommandSender, *parts: Argument) -> Any:
     """Send one command."""
     send: Callable[..., Awaitable[Any]] = redis.execute_command
     return await send(*parts)
@@ -53,7 +53,7 @@ class Script:
 
     async def __call__(
         self,
-        redis: Executes,
+        redis: CommandSender,
         *,
         keys: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
         args: Sequence[Argument] = (),
@@ -73,7 +73,7 @@ class Script:
         """The command, for a pipeline; `load` the script first, or expect NoScriptError."""
         return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
-    async def load(self, redis: Executes) -> None:
+    async def load(self, redis: CommandSender) -> None:
         """Make the server know it."""
         await command(redis, "SCRIPT LOAD", self.text)
 

@@ -16,7 +16,7 @@ from unstale.protocol.lease import PRIMARY, Acquired, ReplicaLimits
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane, refused
+from unstale.redis_tier.multiplexer import Multiplexer, refused
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.shared_tier import Put
 
@@ -52,7 +52,7 @@ class RedisTier:
         clock: Callable[[], float],
     ) -> None:
         self.names = names
-        self.lane = Lane(
+        self.multiplexer = Multiplexer(
             connections,
             timeout=timeout,
             clock=clock,
@@ -66,23 +66,25 @@ class RedisTier:
 
     async def close(self) -> None:
         """Close the connection; commands that wait fail."""
-        await self.lane.close()
+        await self.multiplexer.close()
         await asyncio.gather(*self._background, return_exceptions=True)
 
     @property
     def connected(self) -> bool:
         """True if the connection is open, as far as is known."""
-        return self.lane.connected
+        return self.multiplexer.connected
 
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, key: str) -> "asyncio.Future[bytes | None]":
         """Return what stands at ``key``: a value or a lease (`codec.is_value`)."""
-        return self.lane.get(key)
+        return self.multiplexer.get(key)
 
     async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
         """Return what stands at ``key``, and the stale value kept for it: one command, so one moment."""
-        data, stale = await asyncio.gather(self.lane.get(key), self.lane.get(self.names.stale(key)))
+        data, stale = await asyncio.gather(
+            self.multiplexer.get(key), self.multiplexer.get(self.names.stale(key))
+        )
         return data, stale
 
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
@@ -97,8 +99,8 @@ class RedisTier:
     ) -> Acquired:
         """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip."""
         lease = self._new_lease(soft=soft)
-        asked = self.lane.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
-        left = self.lane.request("PTTL", key) if life else None  # in the same batch, behind it
+        asked = self.multiplexer.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
+        left = self.multiplexer.request("PTTL", key) if life else None  # in the same batch, behind it
         try:
             standing = await asked
             remaining = None if left is None else _seconds(await left)
@@ -258,12 +260,12 @@ class RedisTier:
 
     async def _command(self, *parts: str | bytes | int | float) -> Any:
         try:
-            return await self.lane.execute_command(*parts)
+            return await self.multiplexer.execute_command(*parts)
         except RedisError as error:
             raise refused(error) from error
 
     async def _several(self, *commands: tuple[str | bytes | int | float, ...]) -> list[Any]:
-        replies = await self.lane.pipeline(*commands)
+        replies = await self.multiplexer.pipeline(*commands)
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise refused(reply) from reply
@@ -271,12 +273,12 @@ class RedisTier:
 
     async def _script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
-            return await script(self.lane, keys=keys, args=args)
+            return await script(self.multiplexer, keys=keys, args=args)
         except RedisError as error:
             raise refused(error) from error
 
     def __repr__(self) -> str:
-        return f"<RedisTier {self.names.tag} over {self.lane!r}>"
+        return f"<RedisTier {self.names.tag} over {self.multiplexer!r}>"
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from unstale.errors import RedisUnavailable
-from unstale.freshness.published_rules import Rulebook
+from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness, Trust
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
@@ -35,7 +35,7 @@ class Writer:
         tier: SharedTier,
         local: LocalState,
         freshness: Freshness,
-        rules: Rulebook,
+        rules: KnownRules,
         path: ReadPath,
         *,
         clock: Callable[[], float],

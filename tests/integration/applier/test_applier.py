@@ -13,7 +13,7 @@ from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.protocol.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
 from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, StoredState
@@ -34,22 +34,24 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def lane(redis_url: str) -> AsyncIterator[Lane]:
-    lane = Lane(Connections(redis_url, timeout=2.0), timeout=2.0, clock=time.monotonic)
-    yield lane
-    await lane.close()
+async def multiplexer(redis_url: str) -> AsyncIterator[Multiplexer]:
+    multiplexer = Multiplexer(Connections(redis_url, timeout=2.0), timeout=2.0, clock=time.monotonic)
+    yield multiplexer
+    await multiplexer.close()
 
 
 @pytest.fixture
-async def leader(lane: Lane) -> tuple[Applier, StoredState]:
+async def leader(multiplexer: Multiplexer) -> tuple[Applier, StoredState]:
     """An applier that leads, at position 10:10:."""
-    applier = await lead(lane)
+    applier = await lead(multiplexer)
     return applier, await recovered(applier, position="10:10:")
 
 
-async def lead(lane: Lane, *, log_max_bytes: int = 1 << 20, script_keys: int = 1_000) -> Applier:
-    fence = await Leadership(lane, NAMES, ttl=5.0).try_acquire()
-    return Applier(lane, NAMES, fence=fence, log_max_bytes=log_max_bytes, script_keys=script_keys)
+async def lead(
+    multiplexer: Multiplexer, *, log_max_bytes: int = 1 << 20, script_keys: int = 1_000
+) -> Applier:
+    fence = await Leadership(multiplexer, NAMES, ttl=5.0).try_acquire()
+    return Applier(multiplexer, NAMES, fence=fence, log_max_bytes=log_max_bytes, script_keys=script_keys)
 
 
 async def recovered(applier: Applier, *, position: str, patterns: Sequence[str] = ()) -> StoredState:
@@ -169,9 +171,9 @@ async def test_a_refused_script_changes_nothing(
 
 
 async def test_a_batch_of_many_scripts_stores_its_position_with_the_last(
-    lane: Lane, redis: Redis, redis_url: str
+    multiplexer: Multiplexer, redis: Redis, redis_url: str
 ) -> None:
-    applier = await lead(lane, script_keys=10)
+    applier = await lead(multiplexer, script_keys=10)
     state = await recovered(applier, position="10:10:")
     keys = [f"user:{number}:profile" for number in range(1_005)]
     await redis.mset(dict.fromkeys(keys, "{}"))
@@ -185,8 +187,10 @@ async def test_a_batch_of_many_scripts_stores_its_position_with_the_last(
     assert (await state_of(redis))["position"] == "15:15:"
 
 
-async def test_a_batch_that_stops_in_the_middle_leaves_the_position(lane: Lane, redis: Redis) -> None:
-    applier = await lead(lane, script_keys=10)
+async def test_a_batch_that_stops_in_the_middle_leaves_the_position(
+    multiplexer: Multiplexer, redis: Redis
+) -> None:
+    applier = await lead(multiplexer, script_keys=10)
     state = await recovered(applier, position="10:10:")
     await redis.set("user:999:profile", "{}", ex=60)
     keys = [f"user:{number}:profile" for number in range(1_000)]
@@ -215,9 +219,9 @@ async def test_messages_stay_below_their_bound(
     assert len(entries) > 9
 
 
-async def test_the_log_is_bounded_by_bytes(lane: Lane, redis: Redis) -> None:
+async def test_the_log_is_bounded_by_bytes(multiplexer: Multiplexer, redis: Redis) -> None:
     bound = 64 * 1024
-    applier = await lead(lane, log_max_bytes=bound)
+    applier = await lead(multiplexer, log_max_bytes=bound)
     state = await recovered(applier, position="10:10:")
     for step in range(100):
         page = replace(PAGE, position=f"{11 + step}:{11 + step}:")
@@ -229,8 +233,8 @@ async def test_the_log_is_bounded_by_bytes(lane: Lane, redis: Redis) -> None:
     assert entries[-1][0] == b"100-0"
 
 
-async def test_a_log_that_was_evicted_starts_again(lane: Lane, redis: Redis) -> None:
-    applier = await lead(lane, log_max_bytes=64 * 1024)
+async def test_a_log_that_was_evicted_starts_again(multiplexer: Multiplexer, redis: Redis) -> None:
+    applier = await lead(multiplexer, log_max_bytes=64 * 1024)
     state = await recovered(applier, position="10:10:")
     await redis.hset(NAMES.state, "log_bytes", 64 * 1024)
     for step in range(3):
@@ -264,8 +268,10 @@ async def test_patterns_remove_what_matches(
     assert [key async for key in redis.scan_iter("user:*")] == [b"user:1:other"]
 
 
-async def test_a_server_that_forgot_the_scripts_gets_them_again(lane: Lane, redis: Redis) -> None:
-    applier = await lead(lane, script_keys=10)
+async def test_a_server_that_forgot_the_scripts_gets_them_again(
+    multiplexer: Multiplexer, redis: Redis
+) -> None:
+    applier = await lead(multiplexer, script_keys=10)
     state = await recovered(applier, position="10:10:")
     await redis.script_flush()
     await applier.apply(state, PAGE, keys=[str(n) for n in range(100)], patterns=[], store=True)
@@ -273,8 +279,8 @@ async def test_a_server_that_forgot_the_scripts_gets_them_again(lane: Lane, redi
     assert (await applier.state()).position == "15:15:"
 
 
-async def test_recovery_drops_first_and_takes_a_new_epoch(lane: Lane, redis: Redis) -> None:
-    applier = await lead(lane)
+async def test_recovery_drops_first_and_takes_a_new_epoch(multiplexer: Multiplexer, redis: Redis) -> None:
+    applier = await lead(multiplexer)
     first = await recovered(applier, position="10:10:")
     await redis.mset({"user:1:profile": "{}", "other": "1"})
     second = await recovered(applier, position="12:12:", patterns=["user:*:profile"])
@@ -284,8 +290,10 @@ async def test_recovery_drops_first_and_takes_a_new_epoch(lane: Lane, redis: Red
     await redis.delete("other")
 
 
-async def test_recovery_is_refused_when_the_server_changed_meanwhile(lane: Lane, redis: Redis) -> None:
-    applier = await lead(lane)
+async def test_recovery_is_refused_when_the_server_changed_meanwhile(
+    multiplexer: Multiplexer, redis: Redis
+) -> None:
+    applier = await lead(multiplexer)
     state = await applier.state()
 
     async def snapshot() -> Page:
@@ -327,8 +335,8 @@ async def test_need_primary_is_cleared_only_by_a_read_that_began_after_it(
     assert after["need_lsn"] == "0/300"
 
 
-async def test_a_foreign_key_in_the_states_place_is_named(lane: Lane, redis: Redis) -> None:
-    applier = await lead(lane)
+async def test_a_foreign_key_in_the_states_place_is_named(multiplexer: Multiplexer, redis: Redis) -> None:
+    applier = await lead(multiplexer)
     await redis.delete(NAMES.state)
     await redis.set(NAMES.state, "mine", ex=60)
     with pytest.raises(
@@ -349,11 +357,11 @@ async def test_an_invalidation_is_not_refused_for_memory(
     assert await redis.exists("a") == 0
 
 
-async def test_a_second_leader_silences_the_first(lane: Lane, redis: Redis) -> None:
-    first = await lead(lane)
+async def test_a_second_leader_silences_the_first(multiplexer: Multiplexer, redis: Redis) -> None:
+    first = await lead(multiplexer)
     state = await recovered(first, position="10:10:")
     await redis.delete(NAMES.leader)
-    second = await lead(lane)
+    second = await lead(multiplexer)
     with pytest.raises(LeadershipLost):
         await first.apply(state, PAGE, keys=["a"], patterns=[], store=True)
     await second.apply(await second.state(), PAGE, keys=["a"], patterns=[], store=True)

@@ -81,17 +81,17 @@ async def test_a_full_miss_asks_redis_twice(cache: Cache) -> None:
     tier = cache.inspect().tier
     assert isinstance(tier, RedisTier)
     await cache.get_or_load("user:1:profile", lambda: 1)
-    batches = tier.lane.batches
+    batches = tier.multiplexer.batches
     assert await cache.get_or_load("user:42:profile", lambda: 1) == 1
-    assert tier.lane.batches - batches == 2
+    assert tier.multiplexer.batches - batches == 2
     cache.inspect().local.near.clear()
-    batches = tier.lane.batches
+    batches = tier.multiplexer.batches
     assert await cache.get_or_load("user:42:profile", lambda: 2) == 1
-    assert tier.lane.batches - batches == 1
-    batches = tier.lane.batches
+    assert tier.multiplexer.batches - batches == 1
+    batches = tier.multiplexer.batches
     keys = [f"user:{number}:settings" for number in range(100)]
     await cache.get_many(keys, lambda missing: dict.fromkeys(missing, 1))
-    assert tier.lane.batches - batches <= 3  # one for all leases; fills need not meet in one batch
+    assert tier.multiplexer.batches - batches <= 3  # one for all leases; fills need not meet in one batch
 
 
 @pytest.mark.parametrize("stands", ["a value", "nothing", "another's lease"])

@@ -1,4 +1,4 @@
-"""The lane and the typed steps on it, against a real Valkey."""
+"""The multiplexer and the typed steps on it, against a real Valkey."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from unstale.protocol.lease import ReplicaLimits
 from unstale.protocol.names import LogId, Names
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.log_reader import LogReader
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.shared_tier import Put
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
@@ -27,10 +27,10 @@ KEY = "user:42:profile"
 
 
 @pytest.fixture
-async def lane(valkey: EmbeddedValkey) -> AsyncIterator[Lane]:
-    lane = Lane(Connections(valkey.url, timeout=1.0), timeout=1.0, clock=clock.now)
-    yield lane
-    await lane.close()
+async def multiplexer(valkey: EmbeddedValkey) -> AsyncIterator[Multiplexer]:
+    multiplexer = Multiplexer(Connections(valkey.url, timeout=1.0), timeout=1.0, clock=clock.now)
+    yield multiplexer
+    await multiplexer.close()
 
 
 @pytest.fixture
@@ -48,49 +48,53 @@ async def log(valkey: EmbeddedValkey) -> AsyncIterator[LogReader]:
     await log.close()
 
 
-async def test_reads_of_the_same_moment_are_one_command(lane: Lane, valkey: EmbeddedValkey) -> None:
+async def test_reads_of_the_same_moment_are_one_command(
+    multiplexer: Multiplexer, valkey: EmbeddedValkey
+) -> None:
     async with redis_client(valkey.url) as redis:
         await redis.mset({f"k{number}": str(number) for number in range(50)})
-        await lane.get("warm")
+        await multiplexer.get("warm")
         before = (await redis.info("commandstats")).get("cmdstat_mget", {"calls": 0})["calls"]
-        values = await asyncio.gather(*(lane.get(f"k{number}") for number in range(60)))
+        values = await asyncio.gather(*(multiplexer.get(f"k{number}") for number in range(60)))
         after = (await redis.info("commandstats"))["cmdstat_mget"]["calls"]
         await redis.flushall()
     assert values == [str(number).encode() for number in range(50)] + [None] * 10
     assert after - before == 1
 
 
-async def test_a_lone_read_waits_for_nobody(lane: Lane) -> None:
-    await lane.get("a")
-    batches = lane.batches
-    await lane.get("a")
-    assert lane.batches == batches + 1
+async def test_a_lone_read_waits_for_nobody(multiplexer: Multiplexer) -> None:
+    await multiplexer.get("a")
+    batches = multiplexer.batches
+    await multiplexer.get("a")
+    assert multiplexer.batches == batches + 1
 
 
-async def test_very_many_reads_are_split_and_all_answered(lane: Lane) -> None:
-    assert await asyncio.gather(*(lane.get(f"k{number}") for number in range(2_000))) == [None] * 2_000
+async def test_very_many_reads_are_split_and_all_answered(multiplexer: Multiplexer) -> None:
+    assert await asyncio.gather(*(multiplexer.get(f"k{number}") for number in range(2_000))) == [None] * 2_000
 
 
-async def test_the_same_key_is_asked_for_once(lane: Lane, valkey: EmbeddedValkey) -> None:
+async def test_the_same_key_is_asked_for_once(multiplexer: Multiplexer, valkey: EmbeddedValkey) -> None:
     async with redis_client(valkey.url) as redis:
         await redis.set("k", "v", ex=60)
-        assert await asyncio.gather(*(lane.get("k") for _ in range(100))) == [b"v"] * 100
+        assert await asyncio.gather(*(multiplexer.get("k") for _ in range(100))) == [b"v"] * 100
         stats = await redis.info("commandstats")
     assert stats["cmdstat_get"]["calls"] == 1
     assert "cmdstat_mget" not in stats
 
 
-async def test_a_cancelled_caller_disturbs_nobody(lane: Lane) -> None:
-    await lane.execute_command("SET", "k", "v", "EX", 60)
-    reads = [lane.get("k") for _ in range(3)]
+async def test_a_cancelled_caller_disturbs_nobody(multiplexer: Multiplexer) -> None:
+    await multiplexer.execute_command("SET", "k", "v", "EX", 60)
+    reads = [multiplexer.get("k") for _ in range(3)]
     await asyncio.sleep(0)
     reads[1].cancel()
     assert list(await asyncio.gather(reads[0], reads[2])) == [b"v", b"v"]
-    assert await lane.execute_command("PING") in (b"PONG", "PONG")
+    assert await multiplexer.execute_command("PING") in (b"PONG", "PONG")
 
 
-async def test_a_refused_command_is_its_own_callers_error_only(lane: Lane, tier: RedisTier) -> None:
-    await lane.execute_command("SET", "k", "v", "EX", 60)
+async def test_a_refused_command_is_its_own_callers_error_only(
+    multiplexer: Multiplexer, tier: RedisTier
+) -> None:
+    await multiplexer.execute_command("SET", "k", "v", "EX", 60)
     answers: list[object] = await asyncio.gather(
         tier._command("LPUSH", "k", "x"), tier.read("k"), return_exceptions=True
     )
@@ -100,18 +104,20 @@ async def test_a_refused_command_is_its_own_callers_error_only(lane: Lane, tier:
     assert value == b"v"
 
 
-async def test_a_server_that_comes_back_is_used_again(lane: Lane, valkey: EmbeddedValkey) -> None:
-    await lane.get("k")
+async def test_a_server_that_comes_back_is_used_again(
+    multiplexer: Multiplexer, valkey: EmbeddedValkey
+) -> None:
+    await multiplexer.get("k")
     await valkey.kill()
     with pytest.raises(RedisUnavailable, match="does not answer"):
-        await lane.get("k")
+        await multiplexer.get("k")
     with pytest.raises(RedisUnavailable):  # at once: nobody waits for a server known to be away
-        await lane.get("k")
+        await multiplexer.get("k")
     await valkey.start()
 
     async def answers() -> bool:
         try:
-            await lane.get("k")
+            await multiplexer.get("k")
         except RedisUnavailable:
             return False
         return True
@@ -132,45 +138,45 @@ async def test_the_error_says_why(valkey: EmbeddedValkey, url: str, reason: str)
     async with Proxy(valkey.port) as proxy:
         proxy.half_open()
         url = url.format(password=valkey.password, port=valkey.port, front=proxy.port)
-        lane = Lane(Connections(url, timeout=0.5), timeout=0.5, clock=time.monotonic)
+        multiplexer = Multiplexer(Connections(url, timeout=0.5), timeout=0.5, clock=time.monotonic)
         try:
             with pytest.raises(RedisUnavailable, match=rf"does not answer \({reason}\)") as caught:
-                await lane.get("k")
+                await multiplexer.get("k")
         finally:
-            await lane.close()
+            await multiplexer.close()
     assert valkey.password not in str(caught.value)
 
 
 async def test_a_connection_closed_while_idle_is_replaced_without_an_error(
-    lane: Lane, valkey: EmbeddedValkey
+    multiplexer: Multiplexer, valkey: EmbeddedValkey
 ) -> None:
-    await lane.get("k")
+    await multiplexer.get("k")
     async with redis_client(valkey.url) as redis:
         assert await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") == 1
-    assert await lane.get("k") is None
+    assert await multiplexer.get("k") is None
 
 
 async def test_a_server_that_hangs_is_given_up(valkey: EmbeddedValkey) -> None:
-    lane = Lane(Connections(valkey.url, timeout=1.0), timeout=0.1, clock=clock.now)
-    await lane.get("k")
+    multiplexer = Multiplexer(Connections(valkey.url, timeout=1.0), timeout=0.1, clock=clock.now)
+    await multiplexer.get("k")
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGSTOP)
     try:
         with pytest.raises(RedisUnavailable):
-            await lane.get("k")
+            await multiplexer.get("k")
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
-        await lane.close()
+        await multiplexer.close()
 
 
-async def test_after_close_nothing_is_sent(lane: Lane) -> None:
-    read = lane.get("k")
+async def test_after_close_nothing_is_sent(multiplexer: Multiplexer) -> None:
+    read = multiplexer.get("k")
     await asyncio.sleep(0)
-    await lane.close()
+    await multiplexer.close()
     with pytest.raises(CacheClosed):
         await read
     with pytest.raises(CacheClosed):
-        await lane.get("k")
+        await multiplexer.get("k")
 
 
 async def test_a_fill_needs_its_lease(tier: RedisTier, silent: WorkerDouble) -> None:
@@ -261,22 +267,22 @@ async def test_nobody_waits_for_a_dead_server(valkey: EmbeddedValkey) -> None:
     now = [100.0]
     async with Proxy(valkey.port) as proxy:
         connections = Connections(proxy.url(valkey.url), timeout=1.0)
-        lane = Lane(connections, timeout=0.2, clock=lambda: now[0])
+        multiplexer = Multiplexer(connections, timeout=0.2, clock=lambda: now[0])
         try:
-            await lane.execute_command("SET", "key", "value", "PX", 60_000)
+            await multiplexer.execute_command("SET", "key", "value", "PX", 60_000)
             proxy.half_open()
             with pytest.raises(RedisUnavailable):
-                await lane.get("key")
+                await multiplexer.get("key")
             for _ in range(5):
                 now[0] += 10.0  # time for another attempt
                 with pytest.raises(RedisUnavailable):
-                    lane.get("key")  # raises before there is anything to wait for
-                await eventually(lambda: lane._runner is None, message="the probe found it still dead")
+                    multiplexer.get("key")  # raises before there is anything to wait for
+                await eventually(lambda: multiplexer._runner is None, message="the probe found it still dead")
             await proxy.heal()
             now[0] += 10.0
             with pytest.raises(RedisUnavailable):
-                await lane.get("key")
-            await eventually(lambda: lane.connected and not lane._pause)
-            assert await lane.get("key") == b"value"
+                await multiplexer.get("key")
+            await eventually(lambda: multiplexer.connected and not multiplexer._pause)
+            assert await multiplexer.get("key") == b"value"
         finally:
-            await lane.close()
+            await multiplexer.close()

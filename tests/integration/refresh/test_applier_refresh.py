@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from unstale.protocol.names import LEASE, SOFT_LEASE, Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.redis import script_batches
 from unstale_worker.redis.applier import Applier
@@ -55,16 +55,16 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def leader(redis_url: str) -> AsyncIterator[Leader]:
-    lane = Lane(Connections(redis_url, timeout=2.0), timeout=2.0, clock=time.monotonic)
-    fence = await Leadership(lane, NAMES, ttl=30.0).try_acquire()
-    applier = Applier(lane, NAMES, fence=fence, log_max_bytes=1 << 20)
+    multiplexer = Multiplexer(Connections(redis_url, timeout=2.0), timeout=2.0, clock=time.monotonic)
+    fence = await Leadership(multiplexer, NAMES, ttl=30.0).try_acquire()
+    applier = Applier(multiplexer, NAMES, fence=fence, log_max_bytes=1 << 20)
 
     async def snapshot() -> Page:
         return replace(PAGE, position="10:10:", snapshot="10:10:")
 
     await applier.recover(await applier.state(), rules="h", published=b"{}", patterns=[], snapshot=snapshot)
     yield Leader(applier, await applier.state())
-    await lane.close()
+    await multiplexer.close()
 
 
 async def due(redis: Redis) -> dict[str, float]:

@@ -11,7 +11,7 @@ import random
 from typing import Final
 
 from unstale.errors import ConfigurationError
-from unstale.in_process.outbox_feed import Feed
+from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.protocol.messages import PublishedRules
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import AgentSettings
@@ -51,7 +51,7 @@ class OutboxFollower:
         failures: Number of failures after which following was retried.
     """
 
-    def __init__(self, settings: AgentSettings, feed: Feed) -> None:
+    def __init__(self, settings: AgentSettings, feed: OutboxFeed) -> None:
         check_settings(settings)
         self._settings, self._feed = settings, feed
         self._rules = Rules.load(settings.config)

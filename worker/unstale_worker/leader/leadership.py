@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from unstale.errors import LeadershipLost, RedisUnavailable
 from unstale.protocol.names import Names
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.applier import unavailable
@@ -37,12 +37,12 @@ class Leadership:
     the lease keeps two workers from doing the same work.
 
     Example:
-        >>> leadership = Leadership(lane, Names(), ttl=2.0)
+        >>> leadership = Leadership(multiplexer, Names(), ttl=2.0)
         >>> fence = await leadership.try_acquire()
     """
 
-    def __init__(self, lane: Lane, names: Names, *, ttl: float) -> None:
-        self._lane, self._names, self._ttl = lane, names, ttl
+    def __init__(self, multiplexer: Multiplexer, names: Names, *, ttl: float) -> None:
+        self._multiplexer, self._names, self._ttl = multiplexer, names, ttl
         self._token = secrets.token_hex(16)
         self._reconnected_at = 0.0
         self.fence = 0
@@ -58,7 +58,7 @@ class Leadership:
         self._reconnect_if_due()
         try:
             reply = await ACQUIRE(
-                self._lane,
+                self._multiplexer,
                 keys=[self._names.leader, self._names.state],
                 args=[self._token, self._milliseconds, secrets.token_hex(4)],
             )
@@ -85,7 +85,7 @@ class Leadership:
             asked = loop.time()
             try:
                 kept = await RENEW(
-                    self._lane,
+                    self._multiplexer,
                     keys=[self._names.leader, self._names.state],
                     args=[self._token, self._milliseconds, str(self.fence)],
                 )
@@ -100,16 +100,16 @@ class Leadership:
     async def resign(self) -> None:
         """Release the lease, so that a standby need not wait until it expires. Errors cost only that time."""
         try:
-            await RESIGN(self._lane, keys=[self._names.leader], args=[self._token])
+            await RESIGN(self._multiplexer, keys=[self._names.leader], args=[self._token])
         except (RedisError, RedisUnavailable):
             log.info("the lease could not be released; it expires by itself", seconds=self._ttl)
 
     def _reconnect_if_due(self) -> None:
         now = asyncio.get_running_loop().time()
-        every = RECONNECT_EVERY_WITH_SENTINELS if self._lane.asks_sentinels else RECONNECT_EVERY
+        every = RECONNECT_EVERY_WITH_SENTINELS if self._multiplexer.asks_sentinels else RECONNECT_EVERY
         if now - self._reconnected_at > every:
             self._reconnected_at = now
-            self._lane.renew()
+            self._multiplexer.renew()
 
     @property
     def session_name(self) -> str:

@@ -9,7 +9,7 @@ import structlog
 
 from unstale.errors import ConfigurationError, LeadershipLost, UnsupportedServer
 from unstale.redis_tier.connections import Connections as RedisConnections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.runtime.cancellation import background
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
@@ -71,14 +71,16 @@ class Worker:
                 return
             stack.push_async_callback(source.close)
             url, timeout = self._settings.redis_url.get_secret_value(), self._settings.redis_timeout
-            lane = Lane(RedisConnections(url, timeout=timeout), timeout=timeout, clock=time.monotonic)
-            stack.push_async_callback(lane.close)
-            leadership = Leadership(lane, self._settings.names, ttl=self._settings.leader_ttl)
+            multiplexer = Multiplexer(
+                RedisConnections(url, timeout=timeout), timeout=timeout, clock=time.monotonic
+            )
+            stack.push_async_callback(multiplexer.close)
+            leadership = Leadership(multiplexer, self._settings.names, ttl=self._settings.leader_ttl)
             stack.push_async_callback(leadership.resign)
             wakeups = self._wakeups = await stack.enter_async_context(source.wakeups())
             await stack.enter_async_context(background(_hint_on_stop(stop, wakeups)))
             await stack.enter_async_context(background(self._look_for_loaders()))
-            ends = Ends(source, wakeups, lane)
+            ends = Ends(source, wakeups, multiplexer)
             while not stop.is_set():
                 await retry(
                     lambda: self._serve(ends, leadership, stop), stop=stop, failed=self._health.failed

@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 
 from unstale.errors import LeadershipLost
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.runtime.cancellation import run_cancellable
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
@@ -30,7 +30,7 @@ class Ends:
 
     source: Source
     wakeups: WakeUps
-    lane: Lane
+    multiplexer: Multiplexer
 
 
 class Term:
@@ -46,7 +46,7 @@ class Term:
         self._ends, self._leadership = ends, leadership
         self._settings, self._rules, self._health = settings, rules, health
         self._applier = Applier(
-            ends.lane,
+            ends.multiplexer,
             settings.names,
             fence=leadership.fence,
             log_max_bytes=settings.log_max_bytes,

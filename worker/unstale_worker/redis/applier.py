@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.protocol.names import Names
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Argument, Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.key_scan import scan
@@ -47,14 +47,20 @@ class Applier:
     """Writes the state, log and keys on behalf of the leader with this fence; nobody else does.
 
     Example:
-        >>> applier = Applier(lane, Names(), fence=7, log_max_bytes=32 << 20)
+        >>> applier = Applier(multiplexer, Names(), fence=7, log_max_bytes=32 << 20)
         >>> state = await applier.state()
     """
 
     def __init__(
-        self, lane: Lane, names: Names, *, fence: int, log_max_bytes: int, script_keys: int = 1_000
+        self,
+        multiplexer: Multiplexer,
+        names: Names,
+        *,
+        fence: int,
+        log_max_bytes: int,
+        script_keys: int = 1_000,
     ) -> None:
-        self._lane, self._names, self._fence = lane, names, str(fence)
+        self._multiplexer, self._names, self._fence = multiplexer, names, str(fence)
         self._log_max_bytes, self._script_keys = log_max_bytes, script_keys
         self._server_ahead: float | None = None
         self.keys = 0
@@ -221,7 +227,7 @@ class Applier:
 
     async def published(self) -> bytes | None:
         """Return the rules that are published now."""
-        found: Any = await self._lane.get(self._names.rules)
+        found: Any = await self._multiplexer.get(self._names.rules)
         return bytes(found) if found is not None else None
 
     def server_time(self) -> str:
@@ -252,7 +258,7 @@ class Applier:
 
     async def _command(self, *parts: Argument) -> Any:
         try:
-            return await self._lane.execute_command(*parts)
+            return await self._multiplexer.execute_command(*parts)
         except RedisError as error:
             raise unavailable(error) from error
 
@@ -260,17 +266,17 @@ class Applier:
         self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Argument]
     ) -> list[Any]:
         try:
-            reply: list[Any] = await script(self._lane, keys=keys, args=arguments)
+            reply: list[Any] = await script(self._multiplexer, keys=keys, args=arguments)
         except RedisError as error:
             raise unavailable(error) from error
         return reply
 
     async def _pipelined(self, script: Script, calls: Sequence[tuple[Argument, ...]]) -> list[list[Any]]:
         """Send several calls of one script. After a NOSCRIPT send all again, which only repeats removals."""
-        replies: list[Any] = await self._lane.pipeline(*calls)
+        replies: list[Any] = await self._multiplexer.pipeline(*calls)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._command("SCRIPT LOAD", script.text)
-            replies = await self._lane.pipeline(*calls)
+            replies = await self._multiplexer.pipeline(*calls)
         for reply in replies:
             if isinstance(reply, RedisError):
                 raise unavailable(reply) from reply

@@ -6,7 +6,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from unstale.protocol.names import Names
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Argument, Script
 from unstale_worker.redis.applier import unavailable
 
@@ -14,18 +14,18 @@ from unstale_worker.redis.applier import unavailable
 class RedisCalls:
     """A connection and the names of one namespace; the base of what refreshes keep in Redis."""
 
-    def __init__(self, lane: Lane, names: Names) -> None:
-        self._lane, self._names = lane, names
+    def __init__(self, multiplexer: Multiplexer, names: Names) -> None:
+        self._multiplexer, self._names = multiplexer, names
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         try:
-            return await script(self._lane, keys=keys, args=arguments)
+            return await script(self._multiplexer, keys=keys, args=arguments)
         except RedisError as error:
             raise unavailable(error) from error
 
     async def _command(self, *parts: Argument) -> Any:
         try:
-            return await self._lane.execute_command(*parts)
+            return await self._multiplexer.execute_command(*parts)
         except RedisError as error:
             raise unavailable(error) from error
 

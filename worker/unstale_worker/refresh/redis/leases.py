@@ -10,7 +10,7 @@ import orjson
 
 from unstale.protocol import codec
 from unstale.protocol.names import SOFT_LEASE, Names
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Argument, Script
 from unstale_worker.refresh.redis.calls import RedisCalls, milliseconds
 from unstale_worker.refresh.redis.refresh_set import VISIBILITY
@@ -79,8 +79,8 @@ class Leases(RedisCalls):
         ...     await leases.fill([("user:42:name", b'"Ada"', 3600.0)], lease)
     """
 
-    def __init__(self, lane: Lane, names: Names, *, lease_ttl: float, rules: str) -> None:
-        super().__init__(lane, names)
+    def __init__(self, multiplexer: Multiplexer, names: Names, *, lease_ttl: float, rules: str) -> None:
+        super().__init__(multiplexer, names)
         self._lease_ttl, self._rules = lease_ttl, rules
 
     @property

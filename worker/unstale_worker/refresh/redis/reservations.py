@@ -8,7 +8,7 @@ from typing import Final
 from unstale.errors import ConfigurationError
 from unstale.protocol import codec
 from unstale.protocol.names import Names
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Argument, Script
 from unstale_worker.refresh.redis.calls import RedisCalls, milliseconds
 from unstale_worker.rules import Rules
@@ -58,8 +58,8 @@ class Reservations(RedisCalls):
         >>> await reservations.release(reservation, called=True)
     """
 
-    def __init__(self, lane: Lane, names: Names, rules: Rules, *, takeover: float) -> None:
-        super().__init__(lane, names)
+    def __init__(self, multiplexer: Multiplexer, names: Names, rules: Rules, *, takeover: float) -> None:
+        super().__init__(multiplexer, names)
         self.takeover = takeover
         self._rules = rules.hash
         self._specs = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]

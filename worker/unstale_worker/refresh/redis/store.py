@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Lane
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.settings import WorkerSettings
 from unstale_worker.refresh.redis.leases import Leases
 from unstale_worker.refresh.redis.presence import Presence
@@ -42,13 +42,13 @@ async def open_store(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Re
     """
     timeout, names = settings.redis_timeout, settings.names
     connections = Connections(settings.redis_url.get_secret_value(), timeout=timeout)
-    lane = Lane(connections, timeout=timeout, clock=time.monotonic)
+    multiplexer = Multiplexer(connections, timeout=timeout, clock=time.monotonic)
     try:
         yield RefreshStore(
-            RefreshSet(lane, names),
-            Leases(lane, names, lease_ttl=settings.lease_ttl, rules=rules.hash),
-            Reservations(lane, names, rules, takeover=settings.refresh_takeover),
-            Presence(lane, names),
+            RefreshSet(multiplexer, names),
+            Leases(multiplexer, names, lease_ttl=settings.lease_ttl, rules=rules.hash),
+            Reservations(multiplexer, names, rules, takeover=settings.refresh_takeover),
+            Presence(multiplexer, names),
         )
     finally:
-        await lane.close()
+        await multiplexer.close()

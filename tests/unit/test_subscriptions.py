@@ -1,14 +1,14 @@
-"""Events: who is told what, and what happens to a slow listener."""
+"""Subscriptions: which events each one gets, and what happens to a slow listener."""
 
 import asyncio
 
 import pytest
 
-from unstale.freshness.subscriptions import MOST_EVENTS, Events, Invalidated, Reset, may_overlap
+from unstale.freshness.subscriptions import MOST_EVENTS, Invalidated, Reset, Subscriptions, may_overlap
 
 
-def events() -> Events:
-    return Events(lambda: 0.5)
+def events() -> Subscriptions:
+    return Subscriptions(lambda: 0.5)
 
 
 async def test_a_subscription_hears_of_its_own_keys_only() -> None:

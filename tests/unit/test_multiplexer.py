@@ -1,11 +1,11 @@
-"""What the lane writes: byte for byte what redis-py writes."""
+"""What the multiplexer writes: byte for byte what redis-py writes."""
 
 import pytest
 from redis.asyncio.connection import Connection
 
 from unstale.errors import RedisUnavailable
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import FIRST_PAUSE, Lane, pack_reads
+from unstale.redis_tier.multiplexer import FIRST_PAUSE, Multiplexer, pack_reads
 
 
 @pytest.mark.parametrize("keys", [["a"], ["user:42:profile", "é", "x y\r\n"], [f"k{n}" for n in range(500)]])
@@ -19,10 +19,10 @@ async def test_pauses_between_attempts_are_drawn_at_random() -> None:
     refused = Connections("redis://127.0.0.1:1/0", timeout=1.0)
     waits = []
     for _ in range(40):
-        lane = Lane(refused, timeout=1.0, clock=lambda: 0.0)
+        multiplexer = Multiplexer(refused, timeout=1.0, clock=lambda: 0.0)
         with pytest.raises(RedisUnavailable):
-            await lane.get("key")
-        waits.append(lane._retry_at)
-        await lane.close()
+            await multiplexer.get("key")
+        waits.append(multiplexer._retry_at)
+        await multiplexer.close()
     assert all(FIRST_PAUSE / 2 <= wait <= FIRST_PAUSE for wait in waits)
     assert max(waits) - min(waits) > FIRST_PAUSE / 5
