@@ -10,6 +10,7 @@ import pytest
 
 import unstale
 import unstale_worker
+from faults.test_41_refresh_steps import STEPS
 from unstale.errors import SettingError
 from unstale.runtime import failpoints
 from unstale.runtime.failpoints import POINTS, Failpoint, armed, reach
@@ -51,6 +52,14 @@ def test_every_point_is_placed_once_where_the_registry_says() -> None:
         (name, holder) for name, text in POINTS.items() for holder in text.partition(":")[0].split(", ")
     )
     assert all(guarded for _, _, guarded in found), "a point without a look at failpoints.on costs something"
+
+
+def test_every_point_is_needed_by_a_test() -> None:
+    """The steps of refreshes are all of those in the registry: `test_41_refresh_steps`."""
+    tests = Path(__file__).parent.parent
+    texts = [path.read_text() for path in tests.rglob("*.py") if path.name != Path(__file__).name]
+    used = {name for name in POINTS if any(f'"{name}' in text for text in texts)}
+    assert POINTS.keys() == used | set(STEPS)
 
 
 def test_nothing_is_armed_by_itself() -> None:

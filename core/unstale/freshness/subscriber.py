@@ -17,7 +17,6 @@ from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, d
 from unstale.protocol.names import Epoch, LogId
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.log_reader import LogReader
-from unstale.runtime import failpoints
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 
 PING_INTERVAL: Final = 1.0
@@ -162,8 +161,6 @@ class Subscriber:
                 self._freshness.pong(int(reply[1]))
 
     async def _hear(self, payload: bytes) -> None:
-        if failpoints.on:
-            await failpoints.reach("subscriber.before_message")
         try:
             message = decode(payload)
         except MessageError as error:
@@ -238,8 +235,6 @@ class Subscriber:
         """
         freshness = self._freshness
         self.replays += 1
-        if failpoints.on:
-            await failpoints.reach("subscriber.before_replay")
         skip, self._skip_entries = self._skip_entries, True
         try:
             # If the last replay did not come through, its entries took too long: do without them.
@@ -250,8 +245,6 @@ class Subscriber:
             freshness.adopted(None, freshness.last)
             return False
         self._skip_entries = False
-        if failpoints.on:
-            await failpoints.reach("subscriber.after_replay")
         known = found.epoch is not None and found.epoch == freshness.epoch and found.last >= freshness.last
         if known and found.complete and not skip:
             for entry in found.entries:

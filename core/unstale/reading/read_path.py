@@ -175,8 +175,6 @@ class ReadPath:
         The TTL of a key that a rule owns is a safety net only: the invalidation is what removes it. So the
         near copy may outlive the one in Redis, and the time it has left need not be asked.
         """
-        if failpoints.on:
-            await failpoints.reach("reader.before_acquire")
         seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
         life = not self._rules.owns(key)
         return await self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
@@ -286,8 +284,6 @@ class ReadPath:
         assert lease is not None  # the caller has acquired it
         stored = False
         try:
-            if failpoints.on:
-                await failpoints.reach("reader.before_load")
             async with self._prolonged(key, lease):
                 load = Load.of(key, acquired.limits, forced=flight.forced)
                 data = await self._load(flight, load)

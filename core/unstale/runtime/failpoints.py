@@ -40,15 +40,8 @@ POINTS: Final[Mapping[str, str]] = {
     "python_refresher.before_failed": "PythonRefresher._failed: the loader failed, its lease stands",
     "python_refresher.before_postpone": "PythonRefresher._load: the loader is paused, the lease stands",
     # Agent.
-    "reader.before_claim": "Reader._value_or_claim: the mark is open, Redis was not asked",
-    "reader.before_load": "Reader._load_and_fill: the lease is held, the loader did not begin",
-    "reader.before_fill": "Reader._load_and_fill: loaded, not stored",
-    "reader.after_fill": "Reader._load_and_fill: stored in Redis, not in the near cache",
-    "subscriber.before_replay": "Subscriber._replay: the log was not read",
-    "subscriber.after_replay": "Subscriber._replay: the log was read, nothing was dropped",
-    "subscriber.before_message": "Subscriber._hear: a message is here, unread",
-    "writer.before_invalidate": "Writer._invalidate: Redis was not asked",
-    "writer.after_invalidate": "Writer._invalidate: gone in Redis, still in this process",
+    "reader.before_fill": "ReadPath._load_and_fill: loaded, not stored",
+    "reader.after_fill": "ReadPath._load_and_fill: stored in Redis, not in the near cache",
 }
 """Every failpoint by name: the function that contains it, and the state at that moment."""
 

@@ -14,7 +14,6 @@ from unstale.reading.options import Loaded
 from unstale.reading.read_path import SOFT_LEASE_SECONDS, ReadPath
 from unstale.redis_tier.multiplexer import FIRST_PAUSE
 from unstale.redis_tier.shared_tier import Put, SharedTier
-from unstale.runtime import failpoints
 from unstale.writing.read_leases import Miss, ReadLeases
 
 logger = logging.getLogger("unstale")
@@ -140,8 +139,6 @@ class Writer:
 
     async def _invalidate(self, keys: Sequence[str], *, lsn: str | None = None) -> None:
         try:
-            if failpoints.on:
-                await failpoints.reach("writer.before_invalidate")
             attempts = MOST_ATTEMPTS if self._tier.connected else 1  # a dead Redis is not waited for
             while True:
                 try:
@@ -152,8 +149,6 @@ class Writer:
                     if not attempts:
                         raise
                     await asyncio.sleep(FIRST_PAUSE)  # no sooner is a connection tried; twice is harmless
-            if failpoints.on:
-                await failpoints.reach("writer.after_invalidate")
         finally:
             self._local.drop(keys)  # before the caller goes on, whatever happened: it reads its own writes
 
