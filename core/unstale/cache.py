@@ -16,12 +16,12 @@ from unstale.errors import CacheClosed, CacheNotStarted, RedisUnavailable
 from unstale.freshness.subscriptions import Subscription
 from unstale.freshness.tokens import Token
 from unstale.locks import LOCK_SECONDS, Lock
-from unstale.near_cache.store import UNSET, Entry
+from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
 from unstale.protocol.codec import Model
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
-from unstale.reading.options import Loaded, Origin, ReadOptions, check_ttl
+from unstale.reading.options import Origin, ReadOptions, ReadResult, check_ttl
 from unstale.runtime import clock
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, ReadCounts, counters, picture
@@ -263,7 +263,7 @@ class Cache:
         """
         self._check(key, model, shared)
         writer = self._parts.writer
-        loaded: Loaded | None = None
+        loaded: ReadResult | None = None
         if fresh or (max_staleness is not None and self._freshness.staleness > max_staleness):
             writer.missed(key)
         else:
@@ -546,7 +546,7 @@ class Cache:
             return entry.frozen if entry.frozen is not UNSET else self._freeze(key, entry)
         return codec.freeze(codec.loads(data))
 
-    async def _discard(self, key: str, loaded: Loaded) -> None:
+    async def _discard(self, key: str, loaded: ReadResult) -> None:
         """Remove a value that cannot be decoded, if it is still the one that stands there."""
         self._parts.local.drop([key])
         with contextlib.suppress(RedisUnavailable):

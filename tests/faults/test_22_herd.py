@@ -11,7 +11,7 @@ import pytest
 
 from servers import eventually
 from unstale import Cache
-from unstale.protocol.lease import Acquired
+from unstale.protocol.lease import ValueOrLease
 from unstale.reading.single_flight import SingleFlight
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
@@ -28,9 +28,9 @@ async def test_one_load(
 ) -> None:
     acquire = RedisTier.acquire
 
-    async def everybody_may(self: RedisTier, key: str, **options: Any) -> Acquired:
+    async def everybody_may(self: RedisTier, key: str, **options: Any) -> ValueOrLease:
         acquired = await acquire(self, key, **options)
-        return Acquired(None, acquired.lease or b"\x00unstale:lease:mine")
+        return ValueOrLease(None, acquired.lease or b"\x00unstale:lease:mine")
 
     if without != "nothing":
         monkeypatch.setattr(RedisTier, "acquire", everybody_may)

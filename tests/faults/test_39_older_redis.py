@@ -16,7 +16,7 @@ from faults.older import Older
 from servers import eventually
 from unstale import Cache
 from unstale.freshness.trust import Freshness, Trust
-from unstale.protocol.lease import Acquired
+from unstale.protocol.lease import ValueOrLease
 from unstale.redis_tier.log_reader import _REPLAY
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache, redis_client
@@ -135,7 +135,7 @@ async def test_an_answer_that_comes_after_the_connection_was_lost_is_not_believe
         cache, tier = scene.cache, scene.cache.inspect().tier
         real = tier.acquire
 
-        async def late(key: str, **options: Any) -> Acquired:
+        async def late(key: str, **options: Any) -> ValueOrLease:
             found = await real(key, **options)
             cache.inspect().freshness.lost()
             return found

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unstale.near_cache.store import FROZEN_FACTOR, NearStore
+from unstale.near_cache.near_store import FROZEN_FACTOR, NearStore
 
 
 class Clock:

@@ -6,7 +6,7 @@ import pytest
 
 from unstale.errors import CacheClosed, LoadCancelled
 from unstale.near_cache.in_flight import InFlightReads
-from unstale.reading.options import DEFAULT, Loaded, Origin
+from unstale.reading.options import DEFAULT, Origin, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
 
 
@@ -19,13 +19,13 @@ class Fetches:
         self.reads = InFlightReads()
         self.flights = SingleFlight(self.fetch, self.reads)
 
-    async def fetch(self, flight: Flight) -> Loaded:
+    async def fetch(self, flight: Flight) -> ReadResult:
         self.begun.append(flight)
         gate: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
-        return Loaded(await gate, Origin.LOADER)
+        return ReadResult(await gate, Origin.LOADER)
 
-    def join(self, *, forced: bool = False) -> asyncio.Task[Loaded]:
+    def join(self, *, forced: bool = False) -> asyncio.Task[ReadResult]:
         return asyncio.create_task(self.flights.join("k", lambda: None, DEFAULT, forced=forced))
 
 
@@ -118,11 +118,11 @@ async def test_the_last_cancelled_reader_ends_the_load() -> None:
 async def test_a_reader_that_comes_while_an_abandoned_load_ends_gets_one_of_its_own() -> None:
     reads, begun, tidied = InFlightReads(), 0, asyncio.Event()
 
-    async def fetch(flight: Flight) -> Loaded:
+    async def fetch(flight: Flight) -> ReadResult:
         nonlocal begun
         begun += 1
         if begun == 2:
-            return Loaded(b"2", Origin.LOADER)
+            return ReadResult(b"2", Origin.LOADER)
         try:
             await asyncio.Event().wait()
         finally:

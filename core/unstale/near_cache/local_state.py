@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
-from unstale.near_cache.store import NearStore
+from unstale.near_cache.near_store import NearStore
 
 
 class Listener(Protocol):

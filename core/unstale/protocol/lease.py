@@ -42,7 +42,7 @@ PRIMARY: Final = ReplicaLimits(None, True, None)
 """For a load that must read the primary, or whose loader does not ask."""
 
 
-class Acquired(NamedTuple):
+class ValueOrLease(NamedTuple):
     """Value or lease of one key, from one trip to Redis.
 
     A tuple, as there is one for each read of Redis, and a frozen dataclass costs 1 µs.

@@ -43,7 +43,7 @@ class Origin(Enum):
     LOADER = "loader"
 
 
-class Loaded(NamedTuple):
+class ReadResult(NamedTuple):
     """The JSON of a value that was read, and where it came from.
 
     A tuple, as there is one for each read that memory did not answer, and a frozen dataclass costs 1 µs.

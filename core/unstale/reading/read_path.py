@@ -12,9 +12,9 @@ from unstale.freshness.trust import Freshness, Trust
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
-from unstale.protocol.lease import PRIMARY, Acquired
+from unstale.protocol.lease import PRIMARY, ValueOrLease
 from unstale.reading.loader import Load, Loader, call, load_parameter
-from unstale.reading.options import DEFAULT, Loaded, Origin, ReadOptions
+from unstale.reading.options import DEFAULT, Origin, ReadOptions, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
 from unstale.redis_tier.shared_tier import SharedTier
 from unstale.runtime import failpoints
@@ -77,7 +77,7 @@ class ReadPath:
 
     # --- the tiers, top to bottom ---------------------------------------------------------------
 
-    async def read(self, key: str, loader: Loader, options: ReadOptions) -> Loaded:
+    async def read(self, key: str, loader: Loader, options: ReadOptions) -> ReadResult:
         """Return the value of ``key``; raises what the loader raises, and TypeError for a value not JSON."""
         freshness = self._freshness
         most = options.max_staleness
@@ -112,7 +112,7 @@ class ReadPath:
             if not handed_over:
                 self._local.in_flight.close(read)
 
-    def held(self, key: str) -> Loaded | None:
+    def held(self, key: str) -> ReadResult | None:
         """Return what this process holds for ``key``, as far as that is trusted."""
         freshness = self._freshness
         if freshness.attached:
@@ -121,9 +121,9 @@ class ReadPath:
             entry = self._local.offline.read(key)
         else:
             entry = None
-        return None if entry is None else Loaded(entry.data, Origin.MEMORY)
+        return None if entry is None else ReadResult(entry.data, Origin.MEMORY)
 
-    async def cached(self, key: str, options: ReadOptions = DEFAULT) -> Loaded | None:
+    async def cached(self, key: str, options: ReadOptions = DEFAULT) -> ReadResult | None:
         """Return what the caches hold for ``key``, without loading it and without a lease."""
         most = options.max_staleness
         if most is not None and self._freshness.staleness > most:
@@ -137,10 +137,10 @@ class ReadPath:
             read = self._local.in_flight.open(key)
             try:
                 if self._rules.owns(key):
-                    acquired = Acquired(await self._tier.read(key), None)
+                    acquired = ValueOrLease(await self._tier.read(key), None)
                 else:
                     found, life = await self._tier.read_with_life(key)
-                    acquired = Acquired(found, None, life)
+                    acquired = ValueOrLease(found, None, life)
                 return self._usable(key, read, acquired, options)
             finally:
                 self._local.in_flight.close(read)
@@ -148,7 +148,7 @@ class ReadPath:
 
     async def cached_or_lease(
         self, key: str, read: InFlightRead, *, allows_stale: bool
-    ) -> tuple[Loaded | None, bytes | None]:
+    ) -> tuple[ReadResult | None, bytes | None]:
         """Return what the caches hold for ``key``, or else a soft lease for the value the caller will set.
 
         ``read`` has been opened by the caller. Neither is returned where another's lease stands, or where
@@ -169,7 +169,7 @@ class ReadPath:
 
     # --- Redis ----------------------------------------------------------------------------------
 
-    async def _acquire(self, key: str, *, soft: bool, limits: bool = False) -> Acquired:
+    async def _acquire(self, key: str, *, soft: bool, limits: bool = False) -> ValueOrLease:
         """Ask Redis for value or lease; raises `RedisUnavailable`.
 
         The TTL of a key that a rule owns is a safety net only: the invalidation is what removes it. So the
@@ -179,7 +179,7 @@ class ReadPath:
         life = not self._rules.owns(key)
         return await self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
 
-    async def _read_or_stale(self, key: str, options: ReadOptions) -> Loaded | None:
+    async def _read_or_stale(self, key: str, options: ReadOptions) -> ReadResult | None:
         """Return the value, or the one that was true until the last change, if Redis keeps it.
 
         A stale value is for an attached agent only and never enters the near cache. No lease is taken for it:
@@ -191,16 +191,16 @@ class ReadPath:
         read = self._local.in_flight.open(key)
         try:
             data, stale = await self._tier.read_or_stale(key)
-            found = self._usable(key, read, Acquired(data, None), options)
+            found = self._usable(key, read, ValueOrLease(data, None), options)
             if found is None and stale is not None and freshness.attached:
-                return Loaded(stale, Origin.STALE)
+                return ReadResult(stale, Origin.STALE)
             return found
         finally:
             self._local.in_flight.close(read)
 
     def _usable(
-        self, key: str, read: InFlightRead, acquired: Acquired, options: ReadOptions
-    ) -> Loaded | None:
+        self, key: str, read: InFlightRead, acquired: ValueOrLease, options: ReadOptions
+    ) -> ReadResult | None:
         """Return what was found in Redis if it is a value that may be used, and keep it near."""
         data = acquired.found
         if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
@@ -210,7 +210,7 @@ class ReadPath:
         else:
             seconds = options.ttl if options.ttl is not None else self._rules.ttl(key)
         self._keep(read, data, seconds)
-        return Loaded(data, Origin.REDIS)
+        return ReadResult(data, Origin.REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
         if codec.is_nothing(data):
@@ -219,7 +219,7 @@ class ReadPath:
 
     # --- a flight -------------------------------------------------------------------------------
 
-    async def _fetch(self, flight: Flight) -> Loaded:
+    async def _fetch(self, flight: Flight) -> ReadResult:
         """Return the value for every caller of ``flight``; raises what the loader raises."""
         if not self._freshness.believes_redis:
             return await self._load_offline(flight)
@@ -227,14 +227,14 @@ class ReadPath:
             found = await self._value_or_lease(flight)
         except RedisUnavailable:
             return await self._load_offline(flight)
-        if isinstance(found, Loaded):
+        if isinstance(found, ReadResult):
             return found
         if found is None:  # another's lease stands, and stays: load from the primary, and store nowhere
             data = await self._load(flight, Load.of(flight.key, PRIMARY))
-            return Loaded(data, Origin.LOADER)
-        return Loaded(await self._load_and_fill(flight, found), Origin.LOADER)
+            return ReadResult(data, Origin.LOADER)
+        return ReadResult(await self._load_and_fill(flight, found), Origin.LOADER)
 
-    async def _value_or_lease(self, flight: Flight) -> Loaded | Acquired | None:
+    async def _value_or_lease(self, flight: Flight) -> ReadResult | ValueOrLease | None:
         """Wait for a value or our lease; None: load, and store nowhere."""
         key, limits = flight.key, load_parameter(flight.loader) is not None
         give_up: float | None = None
@@ -279,7 +279,7 @@ class ReadPath:
             flight.key, options.ttl, options.negative_ttl, negative=codec.is_nothing(data)
         )
 
-    async def _load_and_fill(self, flight: Flight, acquired: Acquired) -> bytes:
+    async def _load_and_fill(self, flight: Flight, acquired: ValueOrLease) -> bytes:
         key, lease = flight.key, acquired.lease
         assert lease is not None  # the caller has acquired it
         stored = False
@@ -311,7 +311,7 @@ class ReadPath:
         self.counts.fills_refused += 1
         return False
 
-    async def _load_offline(self, flight: Flight) -> Loaded:
+    async def _load_offline(self, flight: Flight) -> ReadResult:
         """Load while neither tier can be used, and keep the value for ``detached_ttl`` at most."""
         local = self._local
         if not flight.forced and (held := self.held(flight.key)) is not None:
@@ -321,7 +321,7 @@ class ReadPath:
         if not self._freshness.attached:
             seconds = min(self._seconds(flight, data), self._detached_ttl)
             local.keep_offline(flight.read, data, seconds=seconds)
-        return Loaded(data, Origin.LOADER)
+        return ReadResult(data, Origin.LOADER)
 
     # --- early refresh --------------------------------------------------------------------------
 

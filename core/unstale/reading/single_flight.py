@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from unstale.errors import CacheClosed, LoadCancelled
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
-from unstale.protocol.lease import Acquired
+from unstale.protocol.lease import ValueOrLease
 from unstale.reading.loader import Loader
-from unstale.reading.options import Loaded, ReadOptions
+from unstale.reading.options import ReadOptions, ReadResult
 
 CLOSED_WHILE_LOADING = "the cache was closed while this was loading"
 
@@ -39,7 +39,7 @@ class Flight:
         forced: bool = False,
         early: bool = False,
         read: InFlightRead | None = None,
-        acquired: Acquired | None = None,
+        acquired: ValueOrLease | None = None,
     ) -> None:
         self._reads = reads
         self.key = key
@@ -52,7 +52,7 @@ class Flight:
         self.lease = None if acquired is None else acquired.lease
         self.next: Flight | None = None
         self.task: asyncio.Task[None] | None = None
-        self.waiters: list[asyncio.Future[Loaded]] = []
+        self.waiters: list[asyncio.Future[ReadResult]] = []
         self.abandoned = False
 
     def restart(self) -> None:
@@ -68,7 +68,7 @@ class Flight:
 class SingleFlight:
     """Every flight of one process. ``fetch`` does the reading."""
 
-    def __init__(self, fetch: Callable[[Flight], Awaitable[Loaded]], reads: InFlightReads) -> None:
+    def __init__(self, fetch: Callable[[Flight], Awaitable[ReadResult]], reads: InFlightReads) -> None:
         self._fetch = fetch
         self._reads = reads
         self._running: dict[str, Flight] = {}
@@ -82,8 +82,8 @@ class SingleFlight:
         *,
         forced: bool = False,
         read: InFlightRead | None = None,
-        acquired: Acquired | None = None,
-    ) -> Loaded:
+        acquired: ValueOrLease | None = None,
+    ) -> ReadResult:
         """Wait for a read of ``key`` that began after the last invalidation this process knows of.
 
         ``forced`` callers wait for a load that begins after they arrived. A loader's error reaches every
@@ -99,7 +99,7 @@ class SingleFlight:
                 flight.next = Flight(self._reads, key, loader, options, forced=forced)
             flight = flight.next
             flight.forced = flight.forced or forced
-        waiter: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[ReadResult] = asyncio.get_running_loop().create_future()
         flight.waiters.append(waiter)
         try:
             return await waiter

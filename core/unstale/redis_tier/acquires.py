@@ -11,7 +11,7 @@ from unstale.redis_tier.scripts import Argument, Script
 ACQUIRE: Final = Script("unstale.redis_tier", "acquire", allow_oom=False)
 
 
-class Standing(NamedTuple):
+class AcquireReply(NamedTuple):
     """What stands at a key after an acquire.
 
     Attributes:
@@ -33,7 +33,7 @@ class Acquire:
     def __init__(self, key: str, lease: bytes, ms: int, *, soft: bool) -> None:
         self.key, self.lease, self.ms, self.soft = key, lease, ms, soft
         self.limits = False
-        self.futures: list[asyncio.Future[Standing]] = []
+        self.futures: list[asyncio.Future[AcquireReply]] = []
 
     def fail(self, error: Exception) -> None:
         """Hand ``error`` to every caller."""
@@ -67,7 +67,7 @@ class Acquires:
         *,
         soft: bool,
         limits: bool,
-        future: asyncio.Future[Standing],
+        future: asyncio.Future[AcquireReply],
     ) -> None:
         """Let ``future`` wait for ``key``."""
         acquire = self._waiting.get((key, soft))
@@ -120,7 +120,7 @@ class Acquires:
         elif len(batch) == 1 and str(error).startswith("WRONGTYPE"):
             for future in batch[0].futures:
                 if not future.done():
-                    future.set_result(Standing(b"", False))
+                    future.set_result(AcquireReply(b"", False))
         else:
             for acquire in batch:
                 acquire.fail(translated)
@@ -139,7 +139,7 @@ class Acquires:
                 later.limits = later.limits or acquire.limits
 
     def _hand_out(self, acquire: Acquire, found: bytes, limits: Sequence[bytes | None] | None) -> None:
-        standing = Standing(found, found == acquire.lease, limits)
+        standing = AcquireReply(found, found == acquire.lease, limits)
         taken = False
         for future in acquire.futures:
             if not future.done():
@@ -159,4 +159,4 @@ def pass_on(acquire: Acquire, read: "asyncio.Future[bytes | None]") -> None:
     else:
         for future in acquire.futures:
             if not future.done():
-                future.set_result(Standing(read.result(), False))
+                future.set_result(AcquireReply(read.result(), False))

@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unstale.errors import CacheClosed, RedisUnavailable
-from unstale.redis_tier.acquires import Acquire, Acquires, Standing, pass_on
+from unstale.redis_tier.acquires import Acquire, AcquireReply, Acquires, pass_on
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
@@ -99,13 +99,13 @@ class Multiplexer:
 
     def acquire(
         self, key: str, lease: bytes, ms: int, *, soft: bool, limits: bool = False
-    ) -> "asyncio.Future[Standing]":
+    ) -> "asyncio.Future[AcquireReply]":
         """Read ``key``, or set ``lease`` there for ``ms`` if it is missing: one atomic step, one trip.
 
         Callers of one batch that ask for the same kind of lease of a key share the first one's. When Redis is
         out of memory the key is only read. The future raises `RedisUnavailable`.
         """
-        future: asyncio.Future[Standing] = self._future()
+        future: asyncio.Future[AcquireReply] = self._future()
         self._acquires.add(key, lease, ms, soft=soft, limits=limits, future=future)
         self._stir()
         return future

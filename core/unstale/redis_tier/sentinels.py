@@ -23,7 +23,7 @@ class NoPrimary(RedisConnectionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NamedPrimary:
     """What one sentinel says.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sentinels:
     async def get_master_address(self) -> tuple[str, int]:
         """Host and port of the primary; raises `NoPrimary` after ``timeout * SHARE`` seconds at most."""
         sentinels = self._url.sentinels
-        answers: list[Answer] = []
+        answers: list[NamedPrimary] = []
         troubles: list[str] = []
         asked = {asyncio.create_task(self._ask(*place), name="unstale-sentinel") for place in sentinels}
         waiting = set(asked)
@@ -74,7 +74,7 @@ class Sentinels:
                 )
                 for task in done:
                     found = task.result()
-                    answers.append(found) if isinstance(found, Answer) else troubles.append(found)
+                    answers.append(found) if isinstance(found, NamedPrimary) else troubles.append(found)
                 if not done:
                     break
         finally:
@@ -85,7 +85,7 @@ class Sentinels:
         newest = max(answers, key=lambda answer: answer.epoch)
         return newest.host, newest.port
 
-    async def _ask(self, host: str, port: int) -> Answer | str:
+    async def _ask(self, host: str, port: int) -> NamedPrimary | str:
         """An answer, or what was wrong in words."""
         kind = SSLConnection if self._url.tls else Connection
         connection = kind(
@@ -97,7 +97,7 @@ class Sentinels:
             await connection.send_command("SENTINEL", "MASTER", self._url.service)
             reply: list[Any] = await connection.read_response(timeout=math.inf)
             said = {bytes(name): bytes(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
-            return Answer(said[b"ip"].decode(), int(said[b"port"]), int(said[b"config-epoch"]))
+            return NamedPrimary(said[b"ip"].decode(), int(said[b"port"]), int(said[b"config-epoch"]))
         except (RedisError, OSError) as error:
             return _refusal(error, self._url.service)
         except (KeyError, ValueError, TypeError):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-from unstale.protocol.lease import Acquired
+from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.messages import PublishedRules
 
 
@@ -46,7 +46,7 @@ class SharedTier(Protocol):
 
     async def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
-    ) -> Acquired:
+    ) -> ValueOrLease:
         """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip.
 
         ``life`` and ``limits`` say which of these fields of the result are wanted. The limits are read after
@@ -54,11 +54,11 @@ class SharedTier(Protocol):
         """
         ...
 
-    async def take_over(self, key: str, *, seconds: float) -> Acquired:
+    async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
         ...
 
-    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> Acquired:
+    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
         """Take a lease although a value or another's lease stands; a value stays readable.
 
         With ``margin`` only a value with less than so many seconds to live is taken, and none that another
@@ -140,17 +140,17 @@ class NoSharedTier:
 
     async def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
-    ) -> Acquired:
+    ) -> ValueOrLease:
         """Grant a lease: single flight sees to it that this process loads once."""
-        return Acquired(None, b"")
+        return ValueOrLease(None, b"")
 
-    async def take_over(self, key: str, *, seconds: float) -> Acquired:
+    async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Grant a lease."""
-        return Acquired(None, b"")
+        return ValueOrLease(None, b"")
 
-    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> Acquired:
+    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
         """Grant a lease."""
-        return Acquired(None, b"")
+        return ValueOrLease(None, b"")
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
         """Return True."""

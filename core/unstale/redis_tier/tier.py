@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from unstale.errors import MessageError, UnstaleError
 from unstale.protocol import codec
-from unstale.protocol.lease import PRIMARY, Acquired, ReplicaLimits
+from unstale.protocol.lease import PRIMARY, ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.redis_tier.connections import Connections
@@ -96,7 +96,7 @@ class RedisTier:
 
     async def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
-    ) -> Acquired:
+    ) -> ValueOrLease:
         """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip."""
         lease = self._new_lease(soft=soft)
         asked = self.multiplexer.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
@@ -117,21 +117,21 @@ class RedisTier:
             if left is not None:
                 left.cancel()
         if not standing.acquired:
-            return Acquired(standing.found, None, remaining)
+            return ValueOrLease(standing.found, None, remaining)
         known = PRIMARY if standing.limits is None else ReplicaLimits.decode(standing.limits)
-        return Acquired(None, standing.found, None, known)
+        return ValueOrLease(None, standing.found, None, known)
 
-    async def take_over(self, key: str, *, seconds: float) -> Acquired:
+    async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
         lease = self._new_lease()
         found, *known = await self._script(
             _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
         )
         if found != lease:
-            return Acquired(found, None)
-        return Acquired(None, lease, None, ReplicaLimits.decode(known))
+            return ValueOrLease(found, None)
+        return ValueOrLease(None, lease, None, ReplicaLimits.decode(known))
 
-    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> Acquired:
+    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
         """Take a lease although a value or another's lease stands; a value stays readable."""
         found, taken, life, *known = await self._script(
             _REPLACE,
@@ -144,8 +144,8 @@ class RedisTier:
             ],
         )
         if not taken:
-            return Acquired(found, None, _seconds(life))
-        return Acquired(None, found, _seconds(life), ReplicaLimits.decode(known))
+            return ValueOrLease(found, None, _seconds(life))
+        return ValueOrLease(None, found, _seconds(life), ReplicaLimits.decode(known))
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
         """Prolong a lease; return False if it is gone."""

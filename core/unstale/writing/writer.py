@@ -10,7 +10,7 @@ from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness, Trust
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
-from unstale.reading.options import Loaded
+from unstale.reading.options import ReadResult
 from unstale.reading.read_path import SOFT_LEASE_SECONDS, ReadPath
 from unstale.redis_tier.multiplexer import FIRST_PAUSE
 from unstale.redis_tier.shared_tier import Put, SharedTier
@@ -49,7 +49,7 @@ class Writer:
         self._misses = ReadLeases(local.in_flight, clock)
         self.lost_invalidations = 0
 
-    async def get(self, key: str, *, allows_stale: bool) -> Loaded | None:
+    async def get(self, key: str, *, allows_stale: bool) -> ReadResult | None:
         """Return what the caches hold for ``key``; a miss takes a soft lease for a `set` that may follow."""
         held = self._path.held(key)
         if held is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, Load, LoadCancelled
-from unstale.protocol.lease import Acquired
+from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.names import LEASE
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import DATABASE, Loader, WorkerDouble, attached_cache, open_cache
@@ -74,7 +74,7 @@ async def test_a_value_read_before_an_invalidation_does_not_enter_memory_after_i
     overtaken = asyncio.Event()
     real = cache.inspect().tier.acquire
 
-    async def slow(key: str, **options: Any) -> Acquired:
+    async def slow(key: str, **options: Any) -> ValueOrLease:
         found = await real(key, **options)
         await processed(cache, double, KEY)
         overtaken.set()
