@@ -22,6 +22,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import cast, get_args
 
 import pytest
@@ -38,7 +39,11 @@ from servers import (
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
 from unstale_worker.dev_servers.installs import PostgresVersion
 
+TESTS = Path(__file__).parent
 POSTGRES_SETTINGS = {"fsync": "off"}  # kill -9 costs no data even so; only the machine's own crash would
+
+LONGEST_FIRST = ("chaos", "plans", "model", "faults")
+"""Folders with the longest tests: one that begins last keeps one process busy when the others have ended."""
 
 _numbers = itertools.count(1)
 
@@ -61,6 +66,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaves_keys(pattern, ...): keys without TTL the test may leave, as regular expressions"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In one of several test processes, put the long tests first; each gets the next test that is left."""
+    if hasattr(config, "workerinput"):
+
+        def rank(item: pytest.Item) -> int:
+            folder = item.path.relative_to(TESTS).parts[0]
+            return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+        items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

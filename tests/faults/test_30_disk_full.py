@@ -21,9 +21,12 @@ FULL = 17 * 1024 * 1024
 """Above a WAL segment, so that only the outbox, which is larger, cannot grow."""
 FILL = """
 insert into unstale.outbox (watch, version, keys)
-select 1, 1, array_agg(md5(g::text || k::text))
-from generate_series(1, 3200) as g, generate_series(1, 190) as k group by g
+select 1, 1, array_agg(key) from (
+    select g, string_agg(md5(g::text || k::text), '') as key
+    from generate_series(1, 3200) as g, generate_series(1, 190) as k group by g, k / 10
+) as long group by g
 """
+"""One entry a page, in few keys: a worker that had to decode 600,000 could not renew its lease meanwhile."""
 
 
 def limit_files(pid: int, size: int | None) -> None:
