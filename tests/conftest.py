@@ -40,7 +40,7 @@ from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
 from unstale_worker.dev_servers.installs import PostgresVersion
 
 TESTS = Path(__file__).parent
-POSTGRES_SETTINGS = {"fsync": "off"}  # kill -9 costs no data even so; only the machine's own crash would
+POSTGRES_SETTINGS = {"fsync": "off"}  # safe with kill -9; only a crash of the machine loses data
 
 LONGEST_FIRST = ("chaos", "plans", "model", "faults")
 """Folders with the longest tests: one that begins last keeps one process busy when the others have ended."""
@@ -49,7 +49,7 @@ _numbers = itertools.count(1)
 
 
 def postgres_version() -> PostgresVersion:
-    """Return the major version that the session's Postgres has."""
+    """Return the major version of the Postgres of this test process."""
     wanted = os.environ.get("UNSTALE_TEST_POSTGRES", "18")
     for version in get_args(PostgresVersion):
         if wanted == version:
@@ -58,7 +58,7 @@ def postgres_version() -> PostgresVersion:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Under nohup, or in the background of a script, they come ignored; so would every process that we start.
+    # Under nohup, or in a script's background, these signals are ignored; child processes would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -81,7 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _leaves_no_tasks(request: pytest.FixtureRequest) -> None:
-    """After each async test, when all its fixtures are closed: no task of its loop is pending."""
+    """Fail an async test that leaves a pending task on its loop after its fixtures are closed."""
     function = getattr(request, "function", None)
     if inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
         request.getfixturevalue("_no_tasks_afterwards")
@@ -89,7 +89,7 @@ def _leaves_no_tasks(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def logging_as_it_was() -> Iterator[None]:
-    """For tests that set up logging as the worker's command does: afterwards all of it is as before."""
+    """Restore the logging configuration after a test that sets it up as the worker's command does."""
     loggers = [logging.getLogger(name) for name in (None, "unstale", "unstale_worker")]
     before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
     yield
@@ -107,7 +107,7 @@ async def _no_tasks_afterwards() -> AsyncIterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedPostgres]:
-    """The session's Postgres, with Supabase's roles; tests get databases of it.
+    """The Postgres of this test process, with Supabase's roles; each test gets a database of it.
 
     It is version 18. ``UNSTALE_TEST_POSTGRES`` in the environment names another major version.
     """

@@ -1,4 +1,4 @@
-"""What tests do with real servers: wait for something to come true, and look for what a test left behind."""
+"""Helpers for tests with real servers: wait for a condition, and find what a test left behind."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds until a wait gives up. It ends a test that hangs, and decides no other: a busy machine may take ten
 times as long as an idle one."""
-LEAK_GRACE_SECONDS = 15.0  # what was closed may need a moment to be gone; what leaks stays
+LEAK_GRACE_SECONDS = 15.0  # a closed connection may need a moment to end; a leaked one stays
 PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log|refresh|dead|refreshed)"
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One test's own database on the shared server."""
+    """A test's own database on the server of its process."""
 
     name: str
     server: EmbeddedPostgres = field(repr=False)
 
     @property
     def dsn(self) -> str:
-        """As ``postgres``, Supabase's project role, which owns the database and is no superuser."""
+        """URL of ``postgres``, Supabase's project role: the owner of the database, not a superuser."""
         return self.server.dsn(database=self.name)
 
     @property
     def superuser_dsn(self) -> str:
-        """As ``supabase_admin``."""
+        """URL of the superuser ``supabase_admin``."""
         return self.server.dsn(user="supabase_admin", database=self.name)
 
     @property
     def worker_dsn(self) -> str:
-        """As ``unstale_worker``, the role with the least rights that the worker needs."""
+        """URL of ``unstale_worker``, the role with the least rights that the worker needs."""
         return self.server.dsn(user=WORKER_ROLE, database=self.name)
 
 
@@ -63,7 +63,7 @@ async def eventually(predicate: Callable[[], T], *, timeout: float = PATIENCE, m
 
 
 async def eventually(predicate: Callable[[], Any], *, timeout: float = PATIENCE, message: str = "") -> Any:
-    """Poll `predicate` (plain or async) until it gives something true, and return that.
+    """Poll `predicate` (plain or async) until it returns a true value, and return that value.
 
     Raises `AssertionError` with `message` and the last answer after `timeout` seconds; what the predicate
     raises passes through.
@@ -87,7 +87,7 @@ async def takes(seconds: float) -> None:
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on a loop and thread of its own: for fixtures that outlive a test's loop."""
+    """Run a coroutine to its end on its own loop and thread, for fixtures that outlive a test's loop."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -107,7 +107,7 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def fresh_database(server: EmbeddedPostgres, *, name: str, template: str) -> Iterator[Database]:
-    """A copy of `template`, owned by ``postgres``; afterwards nobody may be connected to it, then it goes.
+    """Create a copy of `template`, owned by ``postgres``; drop it afterwards, when no session is left.
 
     Raises `AssertionError` naming the connections that were left open.
     """
@@ -120,7 +120,7 @@ def fresh_database(server: EmbeddedPostgres, *, name: str, template: str) -> Ite
 
 
 async def create_database(server: EmbeddedPostgres, *, name: str, template: str) -> None:
-    """Copy `template`, which nobody may be connected to."""
+    """Copy `template`. No session may be connected to it."""
     await _with_identifiers(
         server,
         "select format('create database %I template %I owner postgres', $1::text, $2::text)",
@@ -130,7 +130,7 @@ async def create_database(server: EmbeddedPostgres, *, name: str, template: str)
 
 
 async def drop_database(server: EmbeddedPostgres, *, name: str) -> None:
-    """Drop it, and end whoever is connected."""
+    """Drop a database, and end the sessions connected to it."""
     await _with_identifiers(
         server, "select format('drop database if exists %I with (force)', $1::text)", name
     )

@@ -39,7 +39,7 @@ insert into public.members values (1, 7), (1, 8);
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way for a worker to one database.
+    """One way for a worker to reach a database.
 
     Attributes:
         kind: The source it takes.
@@ -54,13 +54,13 @@ class Way:
     def worker(
         self, redis_url: str, *, rules: str = PROFILES, **more: Any
     ) -> AbstractAsyncContextManager[Worker]:
-        """A running worker that leads; see `running_worker`."""
+        """Run a worker that leads; see `running_worker`."""
         settings = {**self.settings, **more}
         return running_worker(settings.pop("database_url"), redis_url, rules=rules, **settings)
 
 
 def over_https(project: SupabaseDouble) -> dict[str, Any]:
-    """Settings of somebody who has nothing but the project's URL and a secret key."""
+    """Return the settings of a worker that has only the project's URL and a secret key."""
     return {
         "database_url": None,
         "source": "supabase",
@@ -71,7 +71,7 @@ def over_https(project: SupabaseDouble) -> dict[str, Any]:
 
 @asynccontextmanager
 async def way(kind: str, database: Database, *, poll: float = 0.1) -> AsyncIterator[Way]:
-    """One of `KINDS`."""
+    """Open one of `KINDS`."""
     if kind == "outbox":
         yield Way(kind, {"database_url": database.worker_dsn, "source": "outbox"})
         return
@@ -81,7 +81,7 @@ async def way(kind: str, database: Database, *, poll: float = 0.1) -> AsyncItera
 
 
 async def publish(database: Database) -> None:
-    """As on the platform: the publication exists, and the migrations have added their table."""
+    """Create the publication, as on the platform, and add the migrations' table to it."""
     async with connected(database.superuser_dsn) as admin, connected(database.dsn) as owner:
         await admin.execute("create publication supabase_realtime")
         await admin.execute("alter publication supabase_realtime owner to postgres")

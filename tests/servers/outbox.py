@@ -1,4 +1,4 @@
-"""What tests of the SQL side share: connections, and the outbox as plain values."""
+"""Shared by the tests of the SQL side: connections, and the outbox as plain values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     keys: list[str | None] | None
 
     def tuples(self, width: int = 1) -> set[tuple[str | None, ...]] | None:
-        """The key tuples, `width` columns each."""
+        """Return the key tuples, `width` columns each."""
         if self.keys is None:
             return None
         return {tuple(self.keys[i : i + width]) for i in range(0, len(self.keys), width)}
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What unstale.read() returned."""
+    """A row that ``unstale.read()`` returned."""
 
     database: str
     snapshot: str
@@ -57,7 +57,7 @@ from (
 
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for the block; an open transaction in it is rolled back."""
+    """Open a connection for the block; roll an open transaction back."""
     connection: asyncpg.Connection = await asyncpg.connect(dsn)
     try:
         yield connection
@@ -74,7 +74,7 @@ async def read(
     max_entries: int = 5000,
     max_elements: int = 100_000,
 ) -> Batch:
-    """One page."""
+    """Read one page."""
     row = await connection.fetchrow(
         READ,
         after,
@@ -111,12 +111,12 @@ async def may_tell_again(connection: asyncpg.Connection) -> None:
 
 
 async def position(connection: asyncpg.Connection) -> str:
-    """A position that contains what is committed now."""
+    """Return a position that contains every commit so far."""
     return (await read(connection, None)).position
 
 
 async def changes(connection: asyncpg.Connection, after: str) -> list[Entry]:
-    """The entries written after a position."""
+    """Return the entries written after a position."""
     batch = await read(connection, after)
     assert batch.covered
     assert not batch.more
@@ -126,7 +126,7 @@ async def changes(connection: asyncpg.Connection, after: str) -> list[Entry]:
 async def tuples_of(
     connection: asyncpg.Connection, *statements: str, width: int = 1
 ) -> list[set[tuple[str | None, ...]] | None]:
-    """Run statements; what each entry they wrote holds, in order."""
+    """Run statements, and return the keys of each entry they wrote, in order."""
     after = await position(connection)
     for statement in statements:
         await connection.execute(statement)

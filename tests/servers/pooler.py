@@ -21,7 +21,7 @@ from unstale_worker.dev_servers.process import free_port
 
 
 def pgbouncer() -> str:
-    """The program; outside CI a test that needs it is skipped where it is not installed."""
+    """Return the path of PgBouncer. Where it is missing, fail in CI, else skip the test."""
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         if os.environ.get("CI"):
@@ -32,7 +32,7 @@ def pgbouncer() -> str:
 
 @asynccontextmanager
 async def pooled(dsn: str, *, size: int = 3) -> AsyncIterator[str]:
-    """A DSN through PgBouncer in transaction mode with ``size`` server connections, for the DSN's role."""
+    """Start PgBouncer in transaction mode with ``size`` server connections, and yield a DSN through it."""
     parts = urlsplit(dsn)
     port = free_port()
     program = pgbouncer()

@@ -1,12 +1,12 @@
-"""A TCP proxy between us and a real server, whose faults a test switches while it runs.
+"""A TCP proxy between a test and a real server. The test switches its faults while it runs.
 
-Faults act on every connection that is open and on those that come, until `heal`:
+Faults act on open and on new connections, until `heal`:
 
 ==============  ==============================================================================
-``refuse``      nobody listens on the port any more (open connections stay)
+``refuse``      stops listening on the port (open connections stay)
 ``cut``         ends the open connections, once
 ``hold``        keeps everything back in both directions; `heal` lets it through
-``half_open``   accepts and swallows: whoever sends waits for ever, and nobody is told
+``half_open``   accepts and swallows: the sender waits for ever and sees no error
 ``slow``        delays each piece in both directions
 ``lose_answer`` forwards the next matching request, lets the server do it, swallows the answer
                 and ends that connection: *did the work, lost the answer*
@@ -24,7 +24,7 @@ CHUNK = 1 << 16
 
 
 class _Link:
-    """One connection of a client, and ours to the server."""
+    """A client's connection, and the proxy's connection to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
@@ -38,7 +38,7 @@ class _Link:
 
 
 class Proxy:
-    """Listens on a loopback port and forwards to `port`, which may be changed: new connections go there.
+    """Listen on a loopback port and forward to `port`. Change ``target`` to send new connections elsewhere.
 
     async with Proxy(valkey.port) as proxy:
         cache = Cache.from_env(redis_url=proxy.url(valkey.url))
@@ -51,7 +51,7 @@ class Proxy:
         self.accepted = 0
         """Connections accepted so far."""
         self.lost = asyncio.Event()
-        """An answer was swallowed."""
+        """Set when an answer was swallowed."""
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,14 +69,14 @@ class Proxy:
         await self.refuse()
         self._open.set()
         self.cut()
-        if self._tasks:  # what was cut ends by itself: asyncio logs a cancelled connection as an error
+        if self._tasks:  # cut connections end by themselves; cancelled ones are logged as errors
             await asyncio.wait(tuple(self._tasks), timeout=1.0)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def url(self, url: str) -> str:
-        """The URL of the server, with this proxy's port."""
+        """Return the server's URL with this proxy's port."""
         parts = urlsplit(url)
         login, at, _ = parts.netloc.rpartition("@")
         return urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{self.port}"))
@@ -94,11 +94,11 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """Connections open now."""
+        """Number of open connections."""
         return len(self._links)
 
     async def refuse(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -109,26 +109,26 @@ class Proxy:
             link.abort()
 
     def hold(self) -> None:
-        """Keep back what is sent from now on."""
+        """Hold everything back that is sent from now on."""
         self._open.clear()
 
     def half_open(self, *, new: bool = True) -> None:
-        """Swallow what is sent over the connections open now, and with ``new`` over those that come."""
+        """Swallow everything sent over open connections, and with ``new`` over new ones, too."""
         self._swallows = new
         for link in self._links:
             link.swallows = True
 
     def slow(self, seconds: float) -> None:
-        """Delay each piece."""
+        """Delay each piece by so many seconds."""
         self._delay = seconds
 
     def lose_answer(self, containing: bytes = b"") -> None:
-        """Swallow the answer to the next request with these bytes, and end its connection; see `lost`."""
+        """Swallow the answer to the next request that has these bytes, end its connection, set `lost`."""
         self._losing = containing
         self.lost.clear()
 
     async def heal(self) -> None:
-        """End every fault. What was swallowed stays lost, so those connections are cut."""
+        """End every fault. Cut the connections that lost bytes."""
         for link in tuple(self._links):
             if self._swallows or link.swallows:
                 link.abort()
@@ -162,7 +162,7 @@ class Proxy:
                 self._links.discard(link)
                 link.abort()
         except* OSError:
-            pass  # one side is gone; the other was told
+            pass  # one side is gone, and the other was closed
         finally:
             self._tasks.discard(task)
 
@@ -181,7 +181,7 @@ class Proxy:
             if not answers and self._losing is not None and self._losing in data:
                 self._losing, link.loses_answer = None, True
             if sink.is_closing():
-                break  # cut meanwhile; uvloop refuses to write to it
+                break  # closed in the meantime: uvloop refuses to write to it
             sink.write(data)
             await sink.drain()
         if answers and not link.loses_answer:

@@ -1,4 +1,4 @@
-"""A streaming standby of a test's own Postgres, and how to hold it back."""
+"""A streaming standby of a test's own Postgres, whose replay can be paused."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from workers import connected
 
 @asynccontextmanager
 async def standby_of(primary: EmbeddedPostgres, **settings: str | int) -> AsyncIterator[EmbeddedPostgres]:
-    """A hot standby made of a cold copy, for which ``primary`` is restarted; it has replayed all there is."""
+    """Restart ``primary`` to copy it cold, and run a hot standby from the copy; wait until it streams."""
     await primary.stop()
     copy = await primary.save_data("for-standby")
     await primary.start()
@@ -65,7 +65,7 @@ async def streaming(primary: EmbeddedPostgres) -> None:
 
 
 async def pause(standby: asyncpg.Connection) -> None:
-    """Hold the standby back from now on; returns when it stands still."""
+    """Pause the standby's replay, and wait until it has stopped."""
     await standby.execute("select pg_wal_replay_pause()")
     await eventually(
         lambda: standby.fetchval("select pg_get_wal_replay_pause_state() = 'paused'"),
@@ -74,5 +74,5 @@ async def pause(standby: asyncpg.Connection) -> None:
 
 
 async def resume(standby: asyncpg.Connection) -> None:
-    """Let it go on."""
+    """Resume the standby's replay."""
     await standby.execute("select pg_wal_replay_resume()")

@@ -1,4 +1,4 @@
-"""Real sentinels of Valkey, which watch a primary and its replica of the test's own."""
+"""Real Valkey Sentinels that watch a test's own primary and replica."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOWN_AFTER_MS: Final = 500
 
 
 class EmbeddedSentinel(EmbeddedServer):
-    """One sentinel with a password of its own."""
+    """One Sentinel with its own password."""
 
     log_name = "sentinel.log"
     stop_signal = signal.SIGTERM
@@ -44,7 +44,7 @@ class EmbeddedSentinel(EmbeddedServer):
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
-        """A client of this sentinel."""
+        """Open a client of this Sentinel."""
         redis: Redis = Redis(
             host="127.0.0.1", port=self.port, password=self.password, retry=Retry(NoBackoff(), 0),
             socket_timeout=2, socket_connect_timeout=2, protocol=2,
@@ -55,7 +55,7 @@ class EmbeddedSentinel(EmbeddedServer):
             await redis.aclose()
 
     async def ask(self, *parts: str) -> Any:
-        """``SENTINEL …``"""
+        """Send ``SENTINEL`` with these arguments."""
         async with self.client() as redis:
             return await redis.execute_command("SENTINEL", *parts)
 
@@ -63,7 +63,7 @@ class EmbeddedSentinel(EmbeddedServer):
         self._executable = await asyncio.to_thread(find_redis, "valkey")
 
     async def _prepare(self) -> None:
-        configuration = self.folder / "sentinel.conf"  # it writes what it learns in there
+        configuration = self.folder / "sentinel.conf"  # Sentinel rewrites this file
         configuration.touch(mode=0o600)
         configuration.write_text(
             f"""
@@ -93,7 +93,7 @@ sentinel failover-timeout {SERVICE} 3000
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A primary, its replica, and the sentinels that watch both."""
+    """A primary, its replica, and the Sentinels that watch both."""
 
     primary: EmbeddedValkey
     replica: EmbeddedValkey
@@ -101,15 +101,15 @@ class Guarded:
 
     @property
     def url(self) -> str:
-        """What agents and workers are told."""
+        """The URL for agents and workers."""
         return sentinel_url(self.primary, self.sentinels)
 
     async def fail_over(self) -> None:
-        """``SENTINEL FAILOVER``: demote the primary, which lives."""
+        """Demote the living primary with ``SENTINEL FAILOVER``."""
         await self.sentinels[0].ask("FAILOVER", SERVICE)
 
     async def promoted(self) -> None:
-        """Wait until the replica is the primary, and every sentinel says so."""
+        """Wait until every Sentinel names the replica as the primary."""
 
         async def all_say() -> bool:
             said = [await each.ask("GET-MASTER-ADDR-BY-NAME", SERVICE) for each in self.sentinels]
@@ -119,7 +119,7 @@ class Guarded:
 
 
 def sentinel_url(primary: EmbeddedValkey, sentinels: Sequence[EmbeddedSentinel], **more: str) -> str:
-    """``redis+sentinel://…`` with both passwords; ``more`` replaces parts."""
+    """Return a ``redis+sentinel://`` URL with both passwords; ``more`` replaces parts."""
     parts = {"password": primary.password, "service": SERVICE, "own": sentinels[0].password} | more
     hosts = ",".join(f"127.0.0.1:{each.port}" for each in sentinels)
     return (
@@ -130,7 +130,7 @@ def sentinel_url(primary: EmbeddedValkey, sentinels: Sequence[EmbeddedSentinel],
 
 @asynccontextmanager
 async def guarded(*, sentinels: int = 3) -> AsyncIterator[Guarded]:
-    """Everything runs inside, in sync, and each sentinel knows the others and the replica."""
+    """Run a primary, a replica in sync, and Sentinels that know each other and both servers."""
     password = secrets.token_hex(8)
     async with AsyncExitStack() as stack:
         primary = await stack.enter_async_context(EmbeddedValkey())

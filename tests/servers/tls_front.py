@@ -1,4 +1,4 @@
-"""A front that speaks TLS to who speaks TLS, and plainly to who does not: the wheels' servers cannot."""
+"""A front for the wheels' servers, which lack TLS: it accepts TLS and plain connections on one port."""
 
 import contextlib
 import select
@@ -10,11 +10,11 @@ from functools import partial
 from typing import Self
 
 HANDSHAKE = b"\x16"
-"""First byte of a TLS connection; no Redis command begins so."""
+"""First byte of a TLS connection. No Redis command begins with it."""
 
 
 class TlsFront:
-    """Forwards to a port of this machine, a thread for each connection.
+    """Forward to a port of this machine, with a thread for each connection.
 
     with TlsFront(server.port, context) as front: ...
     """
@@ -50,7 +50,7 @@ class TlsFront:
                 self._start(partial(self._serve, taken))
 
     def _serve(self, taken: socket.socket) -> None:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # also what TLS refuses
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # also a failed TLS handshake
             stack.callback(lambda: outer.close())
             outer = taken
             taken.settimeout(5)

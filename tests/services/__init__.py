@@ -1,1 +1,1 @@
-"""Other people's services and programs: a double of their APIs, and the official ones."""
+"""Services and programs of others: a double of OpenAI's and Supabase's APIs, and official programs."""

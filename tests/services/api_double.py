@@ -1,4 +1,4 @@
-"""A server that speaks what the pool's clients use of OpenAI's and Supabase's APIs, and can misbehave."""
+"""A double of the parts of OpenAI's and Supabase's APIs that the pool's clients use. It can misbehave."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SUPABASE_KEY = "sb_secret_test"
 
 
 class StandIn:
-    """Listens on a loopback port of the kernel's choice.
+    """A server on a loopback port that the kernel chooses.
 
     Attributes:
         gate: While it is cleared, requests wait (health checks do not).
-        status: What everything is answered with, if not 200.
-        requests: How many of each path came.
-        connections: Connections on which a request came.
+        status: HTTP status of every answer, if not 200.
+        requests: Number of requests per path.
+        connections: Number of connections that carried a request.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -46,7 +46,7 @@ class StandIn:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes a pool use it for both services."""
+        """Settings that make a pool use this server for both services."""
         return {
             "openai_api_key": KEY,
             "openai_base_url": f"{self.url}/v1",

@@ -1,4 +1,4 @@
-"""The official programs Supabase users run: where they are, and what happens when they are missing."""
+"""Official programs that Supabase users run. Where one is missing, fail in CI, else skip the test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPOSITORY = HERE.parent.parent
 
 
 def supabase_cli() -> Path:
-    """The official command line, which ``.ci/run`` installs; outside CI a test that needs it is skipped."""
+    """Return the path of the official command line, which ``.ci/run`` installs."""
     program = HERE / "node_modules" / ".bin" / "supabase"
     if not program.exists():
         _missing("the Supabase CLI", f"npm install --no-package-lock --prefix {HERE.relative_to(REPOSITORY)}")
@@ -25,7 +25,7 @@ def supabase_cli() -> Path:
 
 
 def pg_prove() -> str:
-    """The runner of pgTAP tests; outside CI a test that needs it is skipped."""
+    """Return the path of the runner of pgTAP tests."""
     program = shutil.which("pg_prove")
     if program is None or not Path("/usr/share/postgresql/15/extension/pgtap.control").exists():
         _missing("pgTAP", "apt-get install postgresql-15-pgtap libtap-parser-sourcehandler-pgtap-perl")
@@ -33,13 +33,13 @@ def pg_prove() -> str:
 
 
 def pg_cron() -> None:
-    """The extension of Debian's Postgres; outside CI a test that needs it is skipped."""
+    """Require the extension pg_cron of Debian's Postgres 15."""
     if not Path("/usr/share/postgresql/15/extension/pg_cron.control").exists():
         _missing("pg_cron", "apt-get install postgresql-15-cron")
 
 
 def program(name: str, *, remedy: str) -> str:
-    """A program of this machine; outside CI a test that needs it is skipped."""
+    """Return the path of a program of this machine."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postgresql/15/bin")
     if found is None:
         _missing(name, remedy)

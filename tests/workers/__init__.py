@@ -42,13 +42,13 @@ select unstale.watch('public.profiles', '{id}');
 
 
 def settings_for(dsn: str | None, redis_url: str, **more: Any) -> WorkerSettings:
-    """Settings of a worker on these servers, without any `.env` of the machine."""
+    """Return the settings of a worker on these servers, without any `.env` of the machine."""
     return WorkerSettings.from_env(env_file=None, database_url=dsn, redis_url=redis_url, **more)
 
 
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for the test's own statements."""
+    """Open a connection for the test's own statements."""
     connection = await asyncpg.connect(dsn)
     try:
         yield connection
@@ -58,7 +58,7 @@ async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def redis_at(url: str) -> AsyncIterator[Redis]:
-    """A Redis client that fails at once instead of retrying."""
+    """Open a Redis client that fails at once instead of retrying."""
     client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0))
     try:
         yield client
@@ -70,7 +70,7 @@ async def redis_at(url: str) -> AsyncIterator[Redis]:
 async def running_worker(
     dsn: str | None, redis_url: str, *, rules: str = PROFILES, leading: bool = True, **more: Any
 ) -> AsyncIterator[Worker]:
-    """A worker inside this loop; with ``leading``, once it leads and has caught up."""
+    """Run a worker inside this loop; with ``leading``, wait until it leads and has caught up."""
     worker = Worker(settings_for(dsn, redis_url, **more), Rules.parse(rules))
     stop = asyncio.Event()
     task = asyncio.create_task(worker.run(stop=stop))
@@ -91,7 +91,7 @@ async def running_worker(
 def worker_process(
     dsn: str, redis_url: str, *, rules: str = PROFILES, armed: str = "", **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``unstale worker`` as a process; killed afterwards if the test did not end it.
+    """Run ``unstale worker`` as a process; kill it afterwards if the test did not end it.
 
     ``armed`` is a fault, see `workers.child`.
     """
@@ -127,19 +127,19 @@ def worker_process(
 
 
 async def state_of(redis: Redis, names: Names | None = None) -> dict[str, str]:
-    """The worker's state as text."""
+    """Return the worker's state as text."""
     fields: Any = await redis.hgetall((names or Names()).state)
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 async def logged(redis: Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The log: id and fields of each entry, oldest first."""
+    """Return the log: id and fields of each entry, oldest first."""
     entries: Any = await redis.xrange(Names().log)
     return list(entries)
 
 
 async def xid_now(connection: asyncpg.Connection) -> int:
-    """The highest transaction id in the outbox."""
+    """Return the highest transaction id in the outbox."""
     return int(await connection.fetchval("select coalesce(max(xid::text::bigint), 0) from unstale.outbox"))
 
 
@@ -155,7 +155,7 @@ async def applied(redis: Redis, connection: asyncpg.Connection, *, timeout: floa
 
 
 class Listener:
-    """Collects what is published on the invalidations channel."""
+    """Collect the messages of the invalidations channel."""
 
     def __init__(self, redis_url: str) -> None:
         self._client: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0))
@@ -183,7 +183,7 @@ class Listener:
                 self.messages.append(decode(message["data"]))
 
     async def caught_up(self, redis: Redis) -> None:
-        """Wait until the newest message of the log has come here.
+        """Wait until the newest message of the log has arrived.
 
         A script's effects can be read before its message was: what has not been heard yet proves nothing.
         """

@@ -1,4 +1,4 @@
-"""Runs the command line in processes of its own, as users do, and looks for what is left of it."""
+"""Run the command line in processes, as users do, and look for processes it leaves behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 from servers import eventually
 
 COMMAND = [sys.executable, "-m", "unstale_worker.cli.commands"]
-SECONDS = 90.0  # far more than any command needs; a hanging one fails here
+SECONDS = 90.0  # far more than any command needs: it ends one that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Ended:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Ours without any setting of unstale, and with ``settings``."""
+    """Return this process's environment without settings of unstale, plus ``settings``."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -56,14 +56,14 @@ def run(*arguments: str, cwd: Path, settings: Mapping[str, str] | None = None) -
 
 
 class Command:
-    """A command that runs; its output can be awaited line by line."""
+    """A running command. Its output can be awaited line by line."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
 
     async def line(self, containing: str) -> str:
-        """The next line of output that contains a text; raises `AssertionError` when output ends before."""
+        """Return the next line that contains a text. Raises `AssertionError` if the output ends first."""
         assert self.process.stdout is not None
         async with asyncio.timeout(SECONDS):
             while raw := await self.process.stdout.readline():
@@ -73,31 +73,31 @@ class Command:
         raise AssertionError(f"{containing!r} was not said; only: {self.lines}; {await self.errors()}")
 
     async def rest(self) -> list[str]:
-        """Every line until the end."""
+        """Read to the end, and return every line."""
         assert self.process.stdout is not None
         async with asyncio.timeout(SECONDS):
             self.lines += (await self.process.stdout.read()).decode().splitlines()
         return self.lines
 
     async def errors(self) -> str:
-        """All it says on stderr, to its end."""
+        """Read stderr to its end."""
         assert self.process.stderr is not None
         return (await self.process.stderr.read()).decode()
 
     async def end(self, number: signal.Signals) -> int:
-        """Send a signal and wait for the exit code."""
+        """Send a signal, and return the exit code."""
         self.process.send_signal(number)
         async with asyncio.timeout(SECONDS):
             await self.rest()
             return await self.process.wait()
 
     def family(self) -> list[psutil.Process]:
-        """The process and everything below it."""
+        """Return the process and its descendants."""
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
     def parts(self, name: str) -> list[psutil.Process]:
-        """Those of the family that run ``name``; one that ends while it is looked at is left out."""
+        """Return the processes of the family that run ``name``, without any that has just ended."""
         found = []
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):  # also a zombie
@@ -110,7 +110,7 @@ class Command:
 async def started(
     *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Command]:
-    """``unstale`` running inside; whatever is left of it afterwards is killed."""
+    """Run ``unstale``, and kill it afterwards if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *arguments,
@@ -130,7 +130,7 @@ async def started(
 
 
 async def all_gone(processes: list[psutil.Process]) -> None:
-    """Wait until none of them runs any more; raises `AssertionError` naming those that do."""
+    """Wait until none of them runs. Raises `AssertionError` naming those that do."""
 
     def left() -> list[str]:
         return [
@@ -143,6 +143,6 @@ async def all_gone(processes: list[psutil.Process]) -> None:
         try:
             return not left()
         except psutil.NoSuchProcess:
-            return False  # it ended while we looked
+            return False  # it has just ended
 
     await eventually(none, message="every process of the command is gone")

@@ -1,4 +1,4 @@
-"""Plays the worker for tests of the agent: the real scripts against a real Redis, one step at a time.
+"""A worker that a test controls: it runs the real scripts against a real Redis, one step at a time.
 
 Nothing is sent unless a test says so, so a test decides which message is lost, late or repeated.
 """
@@ -56,15 +56,15 @@ class WorkerDouble:
 
     @property
     def flushed(self) -> str:
-        """Where the WAL on disk ends: each transaction writes some."""
+        """End of the WAL on disk. Each transaction writes some."""
         return f"1/{self.xid:X}"
 
     def token(self, xid: int) -> str:
-        """What `unstale.token()` returned in transaction ``xid``."""
+        """Return what `unstale.token()` returned in transaction ``xid``."""
         return f"{self.database}:{xid}:1/{xid - 1:X}"
 
     async def recover(self) -> None:
-        """Lead, and begin a new history: no position before, or none that counts."""
+        """Lead, and begin a new epoch without a usable position."""
         names = self.names
         reply = await self._acquire(
             self.redis, keys=[names.leader, names.state], args=["double", 600_000, "1"]
@@ -88,7 +88,7 @@ class WorkerDouble:
         )  # fmt: skip
 
     async def new_epoch(self) -> None:
-        """What the worker does after a failover: the same position, another epoch."""
+        """Keep the position and begin a new epoch, as a worker does after a failover."""
         _, stored = await self._read()
         self.epoch = secrets.token_hex(16)
         _expect_ok(
@@ -100,7 +100,7 @@ class WorkerDouble:
         )
 
     async def apply(self, *keys: str, patterns: Sequence[str] = (), lost: bool = False) -> int:
-        """One batch: the log id it got; a ``lost`` message goes where nobody listens."""
+        """Apply one batch and return its log id. Publish a ``lost`` message where nothing listens."""
         _, stored = await self._read()
         self.xid += 1
         renewals = {
@@ -126,7 +126,7 @@ class WorkerDouble:
         return log_id
 
     async def watermark(self, *, age: float = 0.0) -> None:
-        """Say up to where everything is applied; ``age`` in seconds."""
+        """Publish a watermark that is ``age`` seconds old."""
         _, stored = await self._read()
         pending: Any = await self.redis.hget(self.names.state, "primary_until")
         _expect_ok(
@@ -144,13 +144,13 @@ class WorkerDouble:
 
     @contextlib.asynccontextmanager
     async def beating(self, *, every: float = 0.05) -> AsyncIterator[None]:
-        """Watermarks all the time, as a living worker sends them."""
+        """Publish watermarks regularly, as a running worker does."""
 
         over = asyncio.Event()  # no cancel: redis-py loses one on Python 3.11 (asyncio.wait_for)
 
         async def beat() -> None:
             while not over.is_set():
-                with contextlib.suppress(Refused):  # a step of the test came between its read and its script
+                with contextlib.suppress(Refused):  # a step of the test ran between the read and the script
                     await self.watermark()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every):
@@ -164,7 +164,7 @@ class WorkerDouble:
             await asyncio.gather(task, return_exceptions=True)
 
     async def publish(self, payload: dict[str, object] | bytes) -> None:
-        """Anything at all, on the channel."""
+        """Publish any payload on the channel."""
         await self.redis.publish(
             self.names.channel, payload if isinstance(payload, bytes) else orjson.dumps(payload)
         )
@@ -188,7 +188,7 @@ class WorkerDouble:
 
 
 class Refused(AssertionError):
-    """A script refused: epoch or position were not those it was told."""
+    """A script refused because epoch or position had changed."""
 
 
 def _expect_ok(reply: list[object]) -> None:
@@ -198,7 +198,7 @@ def _expect_ok(reply: list[object]) -> None:
 
 @contextlib.asynccontextmanager
 async def redis_client(url: str) -> AsyncIterator[Redis]:
-    """A plain client of the test's own."""
+    """Open a plain Redis client."""
     client: Redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
     try:
         yield client
@@ -208,21 +208,21 @@ async def redis_client(url: str) -> AsyncIterator[Redis]:
 
 @contextlib.asynccontextmanager
 async def open_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
-    """A cache on this Redis, attached or not."""
+    """Open a cache on this Redis, without waiting until it is attached."""
     async with Cache.from_env(env_file=None, redis_url=url, **more) as cache:
         yield cache
 
 
 @contextlib.asynccontextmanager
 async def attached_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
-    """A cache that follows a worker whose watermarks come."""
+    """Open a cache, and wait until it is attached. A worker must send watermarks."""
     async with open_cache(url, **more) as cache:
         await eventually(lambda: cache.attached, message="the cache is attached")
         yield cache
 
 
 class Loader:
-    """Counts its calls; holds them while `gate` is closed."""
+    """A loader that counts its calls, and holds them while `gate` is closed."""
 
     def __init__(self, value: object = None) -> None:
         self.value = value

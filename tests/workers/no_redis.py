@@ -13,14 +13,14 @@ from unstale_worker.in_process.outbox_follower import OutboxFollower
 from workers import PROFILES
 
 NOWHERE = "redis://127.0.0.1:1/0"
-"""Nobody listens there: whoever asks Redis although it is disabled fails."""
+"""A port without a server: a cache that uses Redis although it is disabled fails."""
 
 
 @asynccontextmanager
 async def alone(
     dsn: str | None, *, rules: str = PROFILES, attached: bool = True, **more: Any
 ) -> AsyncIterator[Cache]:
-    """A cache with an embedded worker; it polls every 50 ms at the latest, to be quick."""
+    """Open a cache with an embedded worker that polls at least every 50 ms."""
     with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:
         file = Path(folder) / "unstale.toml"
         file.write_text(rules)
@@ -40,7 +40,7 @@ async def alone(
 
 
 def follower_of(cache: Cache) -> OutboxFollower:
-    """What follows the outbox on behalf of ``cache``."""
+    """Return the outbox follower of ``cache``."""
     following = cache.inspect().following
     assert isinstance(following, OutboxFollowing)
     assert isinstance(following.worker, OutboxFollower)
