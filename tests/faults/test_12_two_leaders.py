@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,8 @@ from workers import running_worker, state_of, worker_process
 FENCE = "if (known[1] or '') ~= header.fence then return 'fence' end"
 RUN = "if known[2] ~= live_run() then return 'run' end"
 POSITION = "if (known[4] or '') ~= header.position then return 'position' end"
+LONG_LEASE: dict[str, Any] = {"leader_ttl": 30.0, "max_silence": 60.0}
+"""For a leader whose batch is held: a lease that ran out would refuse the batch, too."""
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ async def test_a_batch_does_not_end_on_another_server_than_it_began(
         url = proxy.url(primary.url)
         async with (
             staged(database.dsn, url) as (stage, redis),
-            running_worker(database.worker_dsn, url, script_keys=2),
+            running_worker(database.worker_dsn, url, script_keys=2, **LONG_LEASE),
         ):
             await stage.open_agent()
             await stage.warm()
@@ -122,7 +125,7 @@ async def test_a_position_is_only_moved_from_where_it_was_read(
         without(POSITION)
     async with (
         staged(database.dsn, redis_url) as (stage, redis),
-        running_worker(database.worker_dsn, redis_url, script_keys=2),
+        running_worker(database.worker_dsn, redis_url, script_keys=2, **LONG_LEASE),
     ):
         await stage.open_agent()
         await stage.warm()
