@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -21,13 +20,11 @@ from unstale.runtime import failpoints
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.observe.status import Role
 from unstale_worker.redis import applier
-from workers import running_worker, state_of, worker_process
+from workers import LONG_LEASE, running_worker, state_of, worker_process
 
 FENCE = "if (known[1] or '') ~= header.fence then return 'fence' end"
 RUN = "if known[2] ~= live_run() then return 'run' end"
 POSITION = "if (known[4] or '') ~= header.position then return 'position' end"
-LONG_LEASE: dict[str, Any] = {"leader_ttl": 30.0, "max_silence": 60.0}
-"""For a leader whose batch is held: a lease that ran out would refuse the batch, too."""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from faults.stage import staged
 from servers import Database
-from workers import connected, running_worker, state_of
+from workers import LONG_LEASE, connected, running_worker, state_of
 
 FULL = 17 * 1024 * 1024
 """Above a WAL segment, so that only the outbox, which is larger, cannot grow."""
@@ -26,7 +26,7 @@ select 1, 1, array_agg(key) from (
     from generate_series(1, 3200) as g, generate_series(1, 190) as k group by g, k / 10
 ) as long group by g
 """
-"""One entry a page, in few keys: a worker that had to decode 600,000 could not renew its lease meanwhile."""
+"""Entries of 6 kB with few keys: 600,000 keys would cost the worker seconds."""
 
 
 def limit_files(pid: int, size: int | None) -> None:
@@ -44,7 +44,7 @@ async def test_change_and_entry_happen_both_or_neither(database: Database, redis
     async with (
         staged(database.dsn, redis_url) as (stage, redis),
         connected(database.dsn) as writer,
-        running_worker(database.worker_dsn, redis_url),
+        running_worker(database.worker_dsn, redis_url, **LONG_LEASE),
     ):
         await stage.open_agent()
         await stage.db.execute("insert into profiles select g, 'x', 1 from generate_series(21, 3000) g")

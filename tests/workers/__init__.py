@@ -41,6 +41,10 @@ select unstale.watch('public.profiles', '{id}');
 """
 
 
+LONG_LEASE: dict[str, Any] = {"leader_ttl": 30.0, "max_silence": 60.0}
+"""Settings of a leader whose batch is held or large: its lease must not run out on a busy machine."""
+
+
 def settings_for(dsn: str | None, redis_url: str, **more: Any) -> WorkerSettings:
     """Return the settings of a worker on these servers, without any `.env` of the machine."""
     return WorkerSettings.from_env(env_file=None, database_url=dsn, redis_url=redis_url, **more)
