@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 MOST_DISTRIBUTIONS = 20
 MOST_BYTES = 60 * 1024 * 1024
 
+pytestmark = pytest.mark.xdist_group("install")  # make the bare environment once, not once per test process
+
 LIST = """
 import importlib.metadata as metadata, json
 found = {item.name: sum(file.locate().stat().st_size for file in item.files if file.locate().is_file())
