@@ -309,6 +309,22 @@ async def test_an_eviction_policy_that_can_evict_the_state(
         assert worst(await examine(settings), "Redis memory").severity is Severity.OK
 
 
+async def test_agents_on_another_database_number_are_named(
+    tmp_path: Path, database: Database, valkey: EmbeddedValkey
+) -> None:
+    """They hear nothing of this worker: the channel's name holds the number."""
+    settings = settings_of(tmp_path, database, valkey.url)
+    async with Redis.from_url(valkey.url) as redis, redis.pubsub() as pubsub:
+        await pubsub.subscribe("{unstale:0}:invalidations", "{other:0}:invalidations:1")
+        assert "database number" not in {finding.subject for finding in await examine(settings)}
+
+        await pubsub.subscribe("{unstale:0}:invalidations:3")
+        found = worst(await examine(settings), "database number")
+    assert found.severity is Severity.WARNING
+    assert "names database 0" in found.finding
+    assert "follow {unstale:0}:invalidations:3" in found.finding
+
+
 async def test_a_replica_is_refused(tmp_path: Path, database: Database, valkey: EmbeddedValkey) -> None:
     async with Redis.from_url(valkey.url) as redis:
         await redis.replicaof("127.0.0.1", "1")

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from unstale.errors import UnstaleError
+from unstale.protocol.globs import escape_glob
 from unstale.redis_tier.scripts import Script
 from unstale.settings import WorkerSettings
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
@@ -83,6 +84,7 @@ class RedisChecks:
             ("Redis rights", self._rights),
             ("Redis memory", self._memory),
             ("worker", self._worker),
+            ("database number", self._database_numbers),
         )
 
     async def _rights(self) -> AsyncIterator[Finding]:
@@ -140,6 +142,25 @@ class RedisChecks:
         else:
             yield ok("Redis memory", f"{memory.get('used_memory_human', '?')} used, {policy}")
 
+    async def _database_numbers(self) -> AsyncIterator[Finding]:
+        """Warn of agents that follow another database of this server: they hear nothing of this worker."""
+        channel = self._names.channel
+        try:
+            found = await self._redis.execute_command(
+                "PUBSUB", "CHANNELS", escape_glob(self._names.tag) + ":invalidations*"
+            )
+        except ResponseError:
+            return  # the user may not ask, and a worker need not
+        others = sorted(name for name in map(_text, found) if name != channel)
+        if others:
+            yield warning(
+                "database number",
+                f"REDIS_URL names database {self._names.database}, whose agents follow {channel}, but other "
+                f"agents of this namespace follow {', '.join(others)}",
+                "Give worker and agents a REDIS_URL with the same number at its end. If another worker leads "
+                "there on purpose, give it an UNSTALE_NAMESPACE of its own.",
+            )
+
     async def _worker(self) -> AsyncIterator[Finding]:
         stats = await read_stats(self._redis, self._names)
         start = "Start a worker: `unstale worker`."
@@ -165,3 +186,7 @@ class RedisChecks:
                 "its rules differ from the rules file found here",
                 "Restart it with this rules file, or run the doctor with the worker's rules file.",
             )
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
