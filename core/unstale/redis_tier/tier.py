@@ -100,10 +100,13 @@ class RedisTier:
         """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip."""
         lease = self._new_lease(soft=soft)
         asked = self.multiplexer.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
-        left = self.multiplexer.request("PTTL", key) if life else None  # in the same batch, behind it
+        remaining: float | None = None
         try:
-            standing = await asked
-            remaining = None if left is None else _seconds(await left)
+            if life:  # in the same batch, behind it
+                standing, left = await asyncio.gather(asked, self.lane.request("PTTL", key))
+                remaining = _seconds(left)
+            else:
+                standing = await asked
         except ResponseError as error:
             raise refused(error) from error
         except asyncio.CancelledError:
@@ -113,9 +116,6 @@ class RedisTier:
                 if standing.acquired and standing.found is not None:
                     self._release_later(key, standing.found)
             raise
-        finally:
-            if left is not None:
-                left.cancel()
         if not standing.acquired:
             return ValueOrLease(standing.found, None, remaining)
         known = PRIMARY if standing.limits is None else ReplicaLimits.decode(standing.limits)
