@@ -1,7 +1,7 @@
 """9: a Redis failover loses acknowledged writes: the replica that is promoted never saw them.
 
 Guards: the position goes back together with the effects (same script, same server), so the changes are
-applied again; ``run`` in the state against the live ``master_replid`` (`Standing.OTHER_RUN`, model F1)
+applied again; ``run`` in the state against the live ``master_replid`` (`Standing.OTHER_RUN`)
 makes a new epoch, on which agents drop what they hold. Clients reach the servers through a proxy, as
 through a DNS name that moves.
 """

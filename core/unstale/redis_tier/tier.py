@@ -103,7 +103,7 @@ class RedisTier:
         remaining: float | None = None
         try:
             if life:  # in the same batch, behind it
-                standing, left = await asyncio.gather(asked, self.lane.request("PTTL", key))
+                standing, left = await asyncio.gather(asked, self.multiplexer.request("PTTL", key))
                 remaining = _seconds(left)
             else:
                 standing = await asked

@@ -1,4 +1,4 @@
-"""`get`, `set`, `delete` and `invalidate_pattern`: the seed's calls, made safe."""
+"""`get`, `set`, `delete` and `invalidate_pattern`: safe although each is a call of its own."""
 
 import asyncio
 import logging
