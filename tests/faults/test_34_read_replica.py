@@ -56,7 +56,11 @@ class Scene:
 
     async def read(self, user: int) -> int | None:
         """Through the agent's cache."""
-        version: int | None = await self.agent.get_or_load(key_of(user), lambda load: self.load(load, user))
+
+        async def loader(load: Load) -> int | None:
+            return await self.load(load, user)
+
+        version: int | None = await self.agent.get_or_load(key_of(user), loader)
         return version
 
     async def replica_will_do(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from servers import eventually
-from unstale import Cache
+from unstale import Cache, RedisUnavailable
 from unstale.protocol.names import LEASE, SOFT_LEASE
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import WorkerDouble, attached_cache, redis_client
@@ -128,7 +128,8 @@ async def test_whatever_stands_at_unstales_own_keys(
             await eventually(lambda: not cache.attached)
             for _ in range(3):
                 assert await cache.get_or_load(key, load) == 2
-                await cache.delete(key)
+                with contextlib.suppress(RedisUnavailable):  # what stands there may make it impossible
+                    await cache.delete(key)
             await redis.unlink(worker.names.state, worker.names.log, worker.names.rules)
             await worker.recover()
             async with worker.beating():

@@ -318,9 +318,11 @@ class ReadPath:
             return held
         flight.restart()
         data = await self._load(flight, Load.of(flight.key, PRIMARY))
+        seconds = self._seconds(flight, data)
         if not self._freshness.attached:
-            seconds = min(self._seconds(flight, data), self._detached_ttl)
-            local.keep_offline(flight.read, data, seconds=seconds)
+            local.keep_offline(flight.read, data, seconds=min(seconds, self._detached_ttl))
+        elif not self._tier.shared:
+            self._keep(flight.read, data, seconds)  # this process itself has heard of every change
         return ReadResult(data, Origin.LOADER)
 
     # --- early refresh --------------------------------------------------------------------------
