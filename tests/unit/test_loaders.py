@@ -1,6 +1,7 @@
 """Which callables are loaders, and which of them receive the `Load`."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
@@ -43,6 +44,14 @@ def unresolvable(load: "Load", pool: "Pool[Any] | None" = None) -> str:
     return load.key
 
 
+def unreadable(load: Any, text: Any = "x", odd: Any = 1) -> str:
+    key: str = load.key
+    return key
+
+
+unreadable.__annotations__ = {"load": "None | Load", "text": "'user' | None", "odd": "not code"}
+
+
 def annotated(load: Annotated[Load, "of this key"]) -> str:
     return load.key
 
@@ -65,6 +74,7 @@ def annotated(load: Annotated[Load, "of this key"]) -> str:
         (quoted, ""),
         (unresolvable, ""),
         (annotated, ""),
+        (unreadable, ""),
         (dict, None),
     ],
 )
@@ -103,3 +113,46 @@ async def test_any_kind_of_callable_loads() -> None:
     assert await call(Profiles().plain, load) == 1
     assert await call(lambda: Profiles().plain(), load) == 1
     assert await call(Profiles(), load) == 3
+
+
+def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+async def test_two_loaders_of_one_decorator_are_two() -> None:
+    """All that a decorator returns has one code, while each has the signature of what it wraps."""
+    load = Load("k", None, primary=False)
+    assert await call(timed(lambda: 1), load) == 1
+    assert await call(timed(by_position), load) == "k"
+    assert await call(timed(by_name), load) == "k"
+    assert await call(timed(lambda: 2), load) == 2
+
+
+async def test_partials_of_one_function_are_told_apart_by_what_they_bind() -> None:
+    def of_user(load: Load, user: int | None = None, *, tenant: int = 0) -> object:
+        return load.key, user, tenant
+
+    load = Load("k", None, primary=False)
+    assert await call(partial(of_user), load) == ("k", None, 0)
+    assert await call(partial(of_user, load), load) == ("k", None, 0)
+    assert await call(partial(of_user, tenant=1), load) == ("k", None, 1)
+    assert await call(partial(of_user, load=load), load) == ("k", None, 0)
+    profiles = Profiles()
+    assert await call(partial(profiles.loading), load) == 2
+    assert await call(partial(Profiles.loading, profiles), load) == 2
+    assert await call(partial(profiles.loading, load), load) == 2
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self) -> int:
+        return 1
+
+
+async def test_a_loader_without_a_hash_loads() -> None:
+    assert await call(Unhashable(), Load("k", None, primary=False)) == 1

@@ -1,11 +1,14 @@
 """Loaders: the callables that read the database, and the `Load` they may ask for."""
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from unstale.protocol.lease import ReplicaLimits
@@ -75,7 +78,10 @@ async def call(loader: Loader, load: Load) -> object:
     return await result if inspect.isawaitable(result) else result
 
 
-_known: "WeakKeyDictionary[object, str | None]" = WeakKeyDictionary()
+_LOAD: Final = re.compile(r"\bLoad\b")
+_known: "WeakKeyDictionary[object, dict[tuple[object, ...], str | None]]" = WeakKeyDictionary()
+"""What is known of loaders, as reading a signature takes some 50 µs: by their code, which all lambdas of one
+line share, and by what a method or a partial has bound of it."""
 
 
 def load_parameter(function: Callable[..., Any]) -> str | None:
@@ -83,14 +89,21 @@ def load_parameter(function: Callable[..., Any]) -> str | None:
 
     Raises TypeError for a loader with another required parameter: nothing could be passed for it.
     """
-    code = getattr(function, "__code__", None)  # each call makes a new lambda, but its code is the same
-    if code is None:
+    like: Any = function
+    bound: tuple[object, ...] = ()
+    if isinstance(function, partial):
+        like, bound = function.func, (len(function.args), *function.keywords)
+    if isinstance(like, MethodType):
+        bound = ("self", *bound)
+    if not hasattr(like, "__wrapped__"):  # every function that one decorator returns has the same code
+        like = getattr(like, "__code__", like)
+    try:
+        known = _known.setdefault(like, {})
+    except TypeError:  # it has no hash, or no weak reference leads to it
         return _find_load(function)
-    if code not in _known:
-        found = _find_load(function)
-        _known[code] = found
-        return found
-    return _known[code]
+    if bound not in known:
+        known[bound] = _find_load(function)
+    return known[bound]
 
 
 def _find_load(function: Callable[..., Any]) -> str | None:
@@ -118,12 +131,12 @@ def _find_load(function: Callable[..., Any]) -> str | None:
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function, eval_str=True)
-    except NameError:  # a name that only type checkers import
+    except Exception:  # a name that only type checkers import, or text that only they can read
         return inspect.signature(function)
 
 
 def _is_load(annotation: object) -> bool:
-    """Return True for `Load`, alone or in a Union or ``Annotated``; as text, by its last name."""
+    """Return True for `Load`, alone or in a Union or ``Annotated``; as text, by its name."""
     if isinstance(annotation, str):
-        return annotation.partition("|")[0].strip().rpartition(".")[2] == Load.__name__
+        return _LOAD.search(annotation) is not None
     return annotation is Load or any(inner is Load for inner in typing.get_args(annotation))
