@@ -177,3 +177,27 @@ async def test_closing_ends_what_runs_and_what_waits() -> None:
     for read in (running, waiting):
         with pytest.raises(CacheClosed):
             await read
+
+
+async def test_a_load_that_has_not_begun_when_the_cache_closes_ends_too() -> None:
+    fetches = Fetches()
+    read = fetches.join()
+    await asyncio.sleep(0)
+    assert not fetches.begun
+    async with asyncio.timeout(5):
+        await fetches.flights.close()
+        with pytest.raises(CacheClosed):
+            await read
+    assert len(fetches.flights) == len(fetches.reads) == 0
+
+
+async def test_no_load_begins_after_the_cache_was_closed() -> None:
+    fetches = Fetches()
+    await fetches.flights.close()
+    with pytest.raises(CacheClosed):
+        await fetches.join()
+    read = fetches.reads.open("k")
+    with pytest.raises(CacheClosed):
+        await fetches.flights.join("k", lambda: None, DEFAULT, read=read)
+    assert not fetches.begun
+    assert len(fetches.reads) == 0

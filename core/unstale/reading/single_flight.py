@@ -90,6 +90,10 @@ class SingleFlight:
         caller that waits for that load. A caller that is cancelled leaves the load to the others; the last
         one ends it. ``read`` and ``acquired`` become the new flight's; without a flight under way only.
         """
+        if self._closed:
+            if read is not None:
+                self._reads.close(read)
+            raise CacheClosed(CLOSED_WHILE_LOADING)
         flight = self._running.get(key)
         if flight is None:
             flight = Flight(self._reads, key, loader, options, forced=forced, read=read, acquired=acquired)
@@ -111,8 +115,9 @@ class SingleFlight:
             raise
 
     async def close(self) -> None:
-        """Cancel every load; callers that wait get `CacheClosed`."""
+        """Cancel every load; callers that wait, and those that still come, get `CacheClosed`."""
         self._closed = True
+        await asyncio.sleep(0)  # a task that is cancelled before it has begun would wake no caller
         tasks = [flight.task for flight in self._running.values() if flight.task is not None]
         for task in tasks:
             task.cancel()
