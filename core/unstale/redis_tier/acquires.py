@@ -18,11 +18,20 @@ class AcquireReply(NamedTuple):
         found: A value or a lease; empty for a key of another type, None if nothing stands there.
         acquired: True if what stands is the lease that was asked for.
         limits: Fields of the state, read after the lease was taken, if a caller of the batch asked for them.
+        holders: An element for each caller that got the lease; see `given_up`.
     """
 
     found: bytes | None
     acquired: bool
     limits: Sequence[bytes | None] | None = None
+    holders: list[None] | None = None
+
+    def given_up(self) -> bool:
+        """Count out a caller that was cancelled; return True if the lease is nobody's now."""
+        if not self.holders:
+            return False
+        self.holders.pop()
+        return not self.holders
 
 
 class Acquire:
@@ -139,13 +148,12 @@ class Acquires:
                 later.limits = later.limits or acquire.limits
 
     def _hand_out(self, acquire: Acquire, found: bytes, limits: Sequence[bytes | None] | None) -> None:
-        standing = AcquireReply(found, found == acquire.lease, limits)
-        taken = False
-        for future in acquire.futures:
-            if not future.done():
-                future.set_result(standing)
-                taken = True
-        if standing.acquired and not taken:
+        waiting = [future for future in acquire.futures if not future.done()]
+        acquired = found == acquire.lease
+        standing = AcquireReply(found, acquired, limits, [None] * len(waiting) if acquired else None)
+        for future in waiting:
+            future.set_result(standing)
+        if acquired and not waiting:
             self._orphaned(acquire.key, acquire.lease)
 
 

@@ -102,8 +102,8 @@ class Multiplexer:
     ) -> "asyncio.Future[AcquireReply]":
         """Read ``key``, or set ``lease`` there for ``ms`` if it is missing: one atomic step, one trip.
 
-        Callers of one batch that ask for the same kind of lease of a key share the first one's. When Redis is
-        out of memory the key is only read. The future raises `RedisUnavailable`.
+        Callers of one batch that ask for the same kind of lease of a key share the first one's. When Redis
+        takes no new value the key is only read. The future raises `RedisUnavailable`.
         """
         future: asyncio.Future[AcquireReply] = self._future()
         self._acquires.add(key, lease, ms, soft=soft, limits=limits, future=future)
@@ -281,7 +281,7 @@ class Multiplexer:
     async def _read_standing(self, connection: RedisConnection, acquires: list[Acquire]) -> None:
         reply = await self._reply(connection)
         limits = await self._reply(connection) if self._acquires.asks_limits(acquires) else None
-        if isinstance(reply, OutOfMemoryError):  # read the keys in the next batch, without a lease
+        if refuses_writes(reply):  # read the keys in the next batch, without a lease
             for acquire in acquires:
                 read = self._new_future()
                 self._reads.setdefault(acquire.key, []).append(read)
@@ -349,6 +349,16 @@ def reason(error: BaseException | None) -> str:
     if isinstance(error, ResponseError | AuthenticationError | BusyLoadingError):
         return str(error).rstrip(".")
     return "the connection broke"
+
+
+def refuses_writes(reply: Any) -> bool:
+    """Return True for the error of a server that answers reads, but takes no new value.
+
+    It is out of memory, cannot save to its disk (MISCONF), or has too few replicas (NOREPLICAS).
+    """
+    if isinstance(reply, OutOfMemoryError):
+        return True
+    return isinstance(reply, ResponseError) and str(reply).startswith(("MISCONF", "NOREPLICAS"))
 
 
 def refused(error: RedisError) -> RedisUnavailable:

@@ -113,7 +113,7 @@ class RedisTier:
             # The reply was there, and this task was cancelled before it ran again.
             if asked.done() and not asked.cancelled() and asked.exception() is None:
                 standing = asked.result()
-                if standing.acquired and standing.found is not None:
+                if standing.given_up() and standing.found is not None:
                     self._release_later(key, standing.found)
             raise
         if not standing.acquired:
@@ -124,25 +124,24 @@ class RedisTier:
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
         lease = self._new_lease()
-        found, *known = await self._script(
-            _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
-        )
+        async with self._given_up_if_cancelled(key, lease):
+            found, *known = await self._script(
+                _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
+            )
         if found != lease:
             return ValueOrLease(found, None)
         return ValueOrLease(None, lease, None, ReplicaLimits.decode(known))
 
     async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
         """Take a lease although a value or another's lease stands; a value stays readable."""
-        found, taken, life, *known = await self._script(
-            _REPLACE,
-            [key, self.names.state],
-            [
-                self._new_lease(),
-                _ms(seconds),
-                codec.lease_suffix(secrets.randbits(64)),
-                "" if margin is None else _ms(margin),
-            ],
-        )
+        lease = self._new_lease()  # one that is put on a value holds nobody up
+        suffix = codec.lease_suffix(secrets.randbits(64))
+        async with self._given_up_if_cancelled(key, lease):
+            found, taken, life, *known = await self._script(
+                _REPLACE,
+                [key, self.names.state],
+                [lease, _ms(seconds), suffix, "" if margin is None else _ms(margin)],
+            )
         if not taken:
             return ValueOrLease(found, None, _seconds(life))
         return ValueOrLease(None, found, _seconds(life), ReplicaLimits.decode(known))
@@ -170,6 +169,15 @@ class RedisTier:
 
     def _new_lease(self, *, soft: bool = False) -> bytes:
         return codec.lease(self._tokens(next(self._leases)), soft=soft)
+
+    @contextlib.asynccontextmanager
+    async def _given_up_if_cancelled(self, key: str, lease: bytes) -> AsyncIterator[None]:
+        """Give ``lease`` up if the caller is cancelled: the command that takes it may have been sent."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._release_later(key, lease)  # behind that command, on the same connection
+            raise
 
     def _release_later(self, key: str, lease: bytes) -> None:
         """Give up a lease that no reader is left for, so that others need not wait until it ends."""
@@ -299,7 +307,8 @@ def _ms(seconds: float) -> int:
 
 
 def _seconds(pttl: int) -> float | None:
-    return pttl / 1000 if pttl >= 0 else None
+    """Return a PTTL in seconds: None for a key that never expires, 0 for one that has just expired."""
+    return None if pttl == -1 else max(pttl, 0) / 1000
 
 
 def _text(data: bytes) -> str:
