@@ -209,12 +209,12 @@ class ReadPath:
             seconds = acquired.life
         else:
             seconds = options.ttl if options.ttl is not None else self._rules.ttl(key)
+        if codec.is_nothing(data):
+            seconds = self._rules.bounded(seconds, options.negative_ttl)
         self._keep(read, data, seconds)
         return ReadResult(data, Origin.REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
-        if codec.is_nothing(data):
-            seconds = self._rules.bounded(seconds)
         self._local.keep(read, data, seconds=seconds, trusted_until=self._freshness.trusted_until)
 
     # --- a flight -------------------------------------------------------------------------------
@@ -222,6 +222,9 @@ class ReadPath:
     async def _fetch(self, flight: Flight) -> ReadResult:
         """Return the value for every caller of ``flight``; raises what the loader raises."""
         if not self._freshness.believes_redis:
+            if flight.lease is not None:
+                with contextlib.suppress(RedisUnavailable):
+                    await self._tier.release(flight.key, flight.lease)
             return await self._load_offline(flight)
         try:
             found = await self._value_or_lease(flight)
@@ -256,7 +259,7 @@ class ReadPath:
             if found is not None:
                 return found
             if acquired.found is None or not codec.is_lease(acquired.found):
-                return None  # something of another type stands there, or Redis is out of memory
+                return None  # something of another type stands there, or Redis takes no new value
             # Another process' lease: its value will come soon, or never.
             now = self._clock()
             give_up = give_up or now + self._lease_ttl
@@ -271,7 +274,10 @@ class ReadPath:
             self.counts.early_loads += 1
         else:
             self.counts.loads += 1
-        return codec.encode(flight.key, await call(flight.loader, load))
+        data = codec.encode(flight.key, await call(flight.loader, load))
+        if flight.forced:  # no read after this one returns an older value, also if this one cannot be kept
+            self._local.near.drop(flight.key)
+        return data
 
     def _seconds(self, flight: Flight, data: bytes) -> float:
         options = flight.options

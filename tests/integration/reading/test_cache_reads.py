@@ -1,6 +1,7 @@
 """`get_or_load` through both tiers of a real Valkey, with the worker's own scripts played one at a time."""
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -9,6 +10,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.protocol.codec import is_lease
 from unstale.protocol.names import LEASE
+from unstale.reading.options import ReadResult
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
@@ -125,6 +127,37 @@ async def test_a_fresh_read_overtaken_by_an_invalidation_is_not_stored(
     loader.gate.set()
     assert await read == "overtaken"
     assert await double.redis.get(key) == b'"old"'
+
+
+async def test_after_a_fresh_read_nothing_older_is_read_also_if_it_could_not_be_stored(
+    cache: Cache, double: WorkerDouble
+) -> None:
+    """The value that it was to replace has expired in Redis meanwhile; the near copy of it would live on."""
+    await cache.get_or_load(KEY, Loader("old"))
+    fresh = Loader("new")
+    fresh.gate.clear()
+    reading = asyncio.create_task(cache.get_or_load(KEY, fresh, fresh=True))
+    await fresh.entered.wait()
+    await double.redis.unlink(KEY)
+    fresh.gate.set()
+    assert await reading == "new"
+    assert await cache.get_or_load(KEY, Loader("newer")) == "newer"
+
+
+async def test_a_lease_that_is_not_used_is_given_up(
+    cache: Cache, double: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost between the reply and the load: other instances need not wait for the lease."""
+    parts = cache.inspect()
+    join = parts.path.flights.join
+
+    async def doubting(*args: Any, **more: Any) -> ReadResult:
+        asyncio.get_running_loop().call_soon(parts.freshness.doubted)
+        return await join(*args, **more)
+
+    monkeypatch.setattr(parts.path.flights, "join", doubting)
+    assert await cache.get_or_load(KEY, Loader(1)) == 1
+    assert await double.redis.get(KEY) is None
 
 
 async def test_a_cancelled_reader_leaves_no_lease_behind(cache: Cache, double: WorkerDouble) -> None:
