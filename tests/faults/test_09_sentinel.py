@@ -194,8 +194,8 @@ async def test_a_sentinel_that_hangs_costs_nothing_and_one_left_behind_misleads_
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"service": "other"}, "one knows no service 'other'"),
-        ({"own": "wrong"}, "one wants another user or password"),
+        ({"service": "other"}, "one does not know the service 'other'"),
+        ({"own": "wrong"}, "one refused the user or password"),
     ],
 )
 async def test_what_is_wrong_with_the_url_is_named(wrong: dict[str, str], said: str) -> None:

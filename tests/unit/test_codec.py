@@ -84,7 +84,7 @@ def test_what_is_not_json_is_refused_by_key_and_type(value: object) -> None:
         ("", "1 to 1024 bytes"),
         ("é" * 513, "1 to 1024 bytes"),
         ("a\ud800", "lone surrogate"),
-        ("{unstale:0}:state", "unstale's own"),
+        ("{unstale:0}:state", "unstale reserves"),
     ],
 )
 def test_unusable_keys_are_refused(key: str, problem: str) -> None:

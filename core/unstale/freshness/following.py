@@ -1,4 +1,4 @@
-"""What a cache follows: the seam between its life and the log, the outbox, or nothing."""
+"""The interface between a cache and its source of invalidations: the log, the outbox, or none."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,10 @@ from unstale.redis_tier.log_reader import LogReader
 
 
 class Following(Protocol):
-    """Keeps `Freshness` true for as long as it runs.
+    """A source of invalidations that keeps `Freshness` up to date while it runs.
 
     Attributes:
-        name: What is followed: ``log``, ``outbox`` or ``nothing``.
+        name: ``log``, ``outbox`` or ``nothing``.
     """
 
     @property
@@ -24,14 +24,14 @@ class Following(Protocol):
 
     @property
     def replays(self) -> int:
-        """Replays of the log done."""
+        """Number of replays of the log."""
 
     @property
     def unreadable(self) -> int:
-        """Messages and log entries that could not be decoded."""
+        """Number of messages and log entries that could not be decoded."""
 
     async def start(self) -> None:
-        """Begin to follow, and wait a moment until the cache is attached; raises `ConfigurationError`."""
+        """Start to follow, and wait briefly until the cache is attached; raises `ConfigurationError`."""
 
     async def expect(self, token: Token) -> bool:
         """Prepare to wait for ``token``; return False if there is nothing to wait for.
@@ -59,16 +59,16 @@ class LogFollowing:
 
     @property
     def replays(self) -> int:
-        """Replays done, the one of each connect included."""
+        """Number of replays, including the one of each connect."""
         return self.subscriber.replays
 
     @property
     def unreadable(self) -> int:
-        """Messages and log entries that could not be decoded."""
+        """Number of messages and log entries that could not be decoded."""
         return self.subscriber.unreadable
 
     async def start(self) -> None:
-        """Subscribe; wait for the first watermark if one is likely, for ``timeout`` seconds at most."""
+        """Subscribe; wait at most ``timeout`` seconds for the first watermark, if one is likely."""
         subscriber = self.subscriber
         subscriber.start()
         with contextlib.suppress(TimeoutError):
@@ -78,7 +78,7 @@ class LogFollowing:
                     await subscriber.attached.wait()
 
     async def expect(self, token: Token) -> bool:
-        """Compare the token's database with the one the position in Redis belongs to."""
+        """Compare the token's database with the database that the position in Redis refers to."""
         with contextlib.suppress(RedisUnavailable):
             token.expect(await self._log.database())
         return True
@@ -106,7 +106,7 @@ class NothingFollowed:
         """Do nothing."""
 
     async def expect(self, token: Token) -> bool:
-        """Drop everything: then nothing older than the token's transaction can be served."""
+        """Drop everything, so that nothing older than the token's transaction can be served."""
         self._local.flush()
         return False
 

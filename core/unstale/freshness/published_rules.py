@@ -1,4 +1,4 @@
-"""The published rules as this agent knows them: which keys they own, and how long a value may live."""
+"""The published rules as this agent knows them: the keys they own, and the TTL of each key."""
 
 import logging
 import random
@@ -12,11 +12,11 @@ from unstale.redis_tier.shared_tier import SharedTier
 logger = logging.getLogger("unstale")
 
 REMEMBERED: Final = 10_000
-"""Keys whose owner and TTL are remembered, so that a read does not match patterns again."""
+"""Keys whose rules are cached, so that a read need not match all patterns again."""
 
 
 class KnownRules:
-    """The published rules, read when following begins and whenever a watermark names others."""
+    """The published rules; read on each subscription, and when a watermark has the hash of other rules."""
 
     def __init__(
         self,
@@ -30,28 +30,28 @@ class KnownRules:
         self._default_ttl = default_ttl
         self._jitter = jitter
         self.negative_ttl = negative_ttl
-        """Seconds a value that is None may live at most; None: as long as any other."""
+        """Longest life in seconds of a value that is None; None: the same as of other values."""
         self._rules = PublishedRules()
         self._known: OrderedDict[str, tuple[bool, float | None, float | None]] = OrderedDict()
         self._warned: set[str] = set()
         self.loaded = False
-        """True once the rules, or that there are none, were read from Redis."""
+        """True once Redis was asked for the rules, even if it had none."""
 
     @property
     def hash(self) -> str:
-        """Hash of the rules known here; a watermark with another one means: load."""
+        """Hash of the known rules. If a watermark has another hash, the rules must be loaded again."""
         return self._rules.hash
 
     async def load(self) -> None:
-        """Read the rules from Redis; raises `RedisUnavailable`. Unreadable ones are logged and ignored."""
+        """Read the rules from Redis; raises `RedisUnavailable`. Unreadable rules are logged and ignored."""
         if not self._tier.shared:
-            return  # an embedded worker hands its rules to `adopt`
+            return  # an embedded worker passes its rules to `adopt`
         try:
             rules = await self._tier.rules()
         except MessageError as error:
-            logger.warning("the published rules cannot be read, the known ones stay in force: %s", error)
+            logger.warning("the published rules cannot be read; the known rules stay in force: %s", error)
             return
-        if rules is not None:  # an emptied Redis is no reason to forget which keys are owned
+        if rules is not None:  # after Redis was emptied, keep the rules that are known
             self.adopt(rules)
         self.loaded = True
 
@@ -69,25 +69,25 @@ class KnownRules:
         return bool(self._rules.refresh) and self._look_up(key)[2] is not None
 
     def serves_stale(self, key: str) -> bool:
-        """Return True if the value from before a change of ``key`` may be served while it is refreshed."""
+        """Return True if the old value of ``key`` may be served while it is refreshed."""
         return bool(self._rules.refresh) and bool(self._look_up(key)[2])
 
     @property
     def keeps_stale(self) -> bool:
-        """True if values from before a change are kept, of any key, or if no rules are known."""
+        """True if the old value of any key may be kept after a change, or if the rules are not known."""
         return not self.loaded or any(seconds for _, seconds in self._rules.refresh)
 
     def ttl(self, key: str) -> float:
-        """Return the seconds a value may live: those of the first ``[ttl]`` pattern, else ``default_ttl``."""
+        """Return the TTL of ``key``: that of the first matching ``[ttl]`` pattern, else ``default_ttl``."""
         ttl = self._look_up(key)[1]
         return self._default_ttl if ttl is None else ttl
 
     def ttl_of_load(
         self, key: str, ttl: float | None, negative_ttl: float | None = None, *, negative: bool = False
     ) -> float:
-        """Return the TTL of a loaded value: shortened at random, so that values do not expire together.
+        """Return the TTL of a loaded value, shortened at random so that values do not expire together.
 
-        A value that is None (``negative``) lives for ``negative_ttl`` at most, or for the setting's.
+        A value that is None (``negative``) lives at most ``negative_ttl`` seconds, or as the setting says.
         """
         if ttl is None:
             self._warn_of_default(key)
@@ -97,12 +97,12 @@ class KnownRules:
         return ttl * (1 - self._jitter * random.random())
 
     def bounded(self, seconds: float, negative_ttl: float | None = None) -> float:
-        """Return the seconds a value that is None may live, out of those that another value might."""
+        """Return the TTL of a value that is None: at most ``seconds``, and at most the negative TTL."""
         most = self.negative_ttl if negative_ttl is None else negative_ttl
         return seconds if most is None else min(seconds, most)
 
     def ttl_of_set(self, key: str, ttl: float | None) -> float:
-        """Return the TTL of a value that was set: exactly what was asked for."""
+        """Return the TTL of a value that the caller sets: ``ttl`` itself if given, without jitter."""
         if ttl is None:
             self._warn_of_default(key)
             return self.ttl(key)
@@ -113,14 +113,14 @@ class KnownRules:
         if not owned and ttl is None and self.loaded:
             self.warn_once(
                 key,
-                "no rule owns %r and no [ttl] names it: it is kept for %g s, and no change of the "
-                "database removes it before; add a rule, or pass ttl=",
+                "no rule owns %r and no [ttl] pattern matches it: it is kept for %g s, whatever changes in "
+                "the database; add a rule, or pass ttl=",
                 key,
                 self._default_ttl,
             )
 
     def warn_once(self, key: str, sentence: str, *args: object) -> None:
-        """Log a warning about ``key``, once for all keys that differ from it only in their digits."""
+        """Log a warning about ``key``, once for all keys that differ only in their digits."""
         shape = sentence[:20] + "".join("#" if c.isdigit() else c for c in key)
         if shape not in self._warned and len(self._warned) < REMEMBERED:
             self._warned.add(shape)

@@ -1,4 +1,4 @@
-"""Follows the log over a pub/sub connection of its own, and notices any gap."""
+"""Follows the log over a separate pub/sub connection, and detects every gap."""
 
 import asyncio
 import math
@@ -20,32 +20,32 @@ from unstale.redis_tier.log_reader import LogReader
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 
 PING_INTERVAL: Final = 1.0
-"""Longest time in seconds between two PINGs. It decides how fine `Cache.staleness` is."""
+"""Longest time in seconds between two PINGs. It determines how precise `Cache.staleness` is."""
 PINGS_PER_SILENCE: Final = 4
-"""Fewest PINGs in ``max_silence``: with a watermark interval of half of it, the largest allowed, a quarter is
-left for the way to Redis and back."""
+"""Fewest PINGs in ``max_silence``. With the largest watermark interval allowed, half of ``max_silence``, this
+leaves a quarter for the round trip to Redis."""
 FIRST_PAUSE: Final = 0.05
-"""Seconds, at most, before the first attempt to connect again; doubles up to `LAST_PAUSE`. Each is shortened
-at random, so that agents do not come back together: Redis ends all their connections at the same moment."""
+"""Longest pause in seconds before the first reconnect; doubles up to `LAST_PAUSE`. Each pause is shortened at
+random, so that agents do not all reconnect together after Redis has closed their connections."""
 LAST_PAUSE: Final = 2.0
 LATE: Final = 2.0
-"""Seconds without a watermark after which the sentinels are asked whether another server is the primary."""
+"""Seconds without a watermark after which the Sentinels are asked if another server is the primary."""
 NEWEST: Final = LogId(2**53 - 1)
-"""Replay after this id brings epoch and newest id, and no entries."""
+"""A replay after this id returns the epoch and the newest id, but no entries."""
 
 
 class Subscriber:
-    """Keeps one subscription alive for as long as it runs, and with it the near cache true to the log.
+    """Keeps a subscription open and applies the log to the near cache.
 
-    Any lost connection detaches. A new one subscribes, *then* replays the log, *then* reads what was
-    published meanwhile, and is trusted from the next watermark on.
+    Losing the connection detaches the agent. A new connection subscribes, *then* replays the log, *then*
+    reads the messages published meanwhile. The agent is attached again at the next watermark.
 
     Attributes:
-        tried: Set once the first attempt to subscribe and replay ended, well or not.
-        attached: Set once a watermark counted.
-        subscribed: True while the subscription stands.
-        replays: Replays done, the one of each connect included.
-        unreadable: Messages and log entries that could not be decoded; each was treated as a gap.
+        tried: Set once the first attempt to subscribe and replay has ended, with or without success.
+        attached: Set once a watermark has been accepted.
+        subscribed: True while subscribed.
+        replays: Number of replays, including the one of each connect.
+        unreadable: Messages and log entries that could not be decoded; each is treated as a gap.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Subscriber:
         on_subscribed: Callable[[], object],
         on_watermark: Callable[[], object],
     ) -> None:
-        """Take what to follow, and what to call.
+        """Prepare to follow; `start` begins.
 
-        ``on_subscribed`` is called after each new subscription, before the replay: other connections may lead
-        to another server, too. ``on_watermark`` is called after each watermark that counted.
+        ``on_subscribed`` is called after each new subscription, before the replay: other connections may now
+        lead to another server too. ``on_watermark`` is called after each accepted watermark.
         """
         self._connections = connections
         self._log = log
@@ -86,7 +86,7 @@ class Subscriber:
         self.unreadable = 0
 
     def start(self) -> None:
-        """Begin to follow; return at once."""
+        """Start to follow, and return at once."""
         self._task = asyncio.create_task(self._run(), name="unstale-subscriber")
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class Subscriber:
             if reply[0] != b"subscribe":
                 raise RedisConnectionError("Redis did not confirm the subscription")
             self.subscribed = True
-            self._freshness.doubted()  # from here on the other connections may lead to another server, too
+            self._freshness.doubted()  # the other connections may now lead to another server too
             self._on_subscribed()
             await self._rules.load()
             await self._replay()
@@ -147,7 +147,7 @@ class Subscriber:
                 await connection.send_command("PING", str(self._freshness.ping()))
             self._report.silent()
             if self._freshness.watermark_age > LATE and await self._connections.led_elsewhere(connection):
-                raise Silence("the sentinels name another primary")
+                raise Silence("the Sentinels name another primary")
             if not self._freshness.attached and self._clock() - begun > self._max_silence:
                 raise NoWatermark(f"no watermark for {self._max_silence} s")
             await asyncio.sleep(min(PING_INTERVAL, self._max_silence / PINGS_PER_SILENCE))
@@ -176,7 +176,7 @@ class Subscriber:
             case UnknownVersion(version):
                 self._freshness.muted()
                 self._report.once(
-                    "version", f"messages of version {version!r} are not understood: upgrade this agent"
+                    "version", f"messages of version {version!r} cannot be read: upgrade this agent"
                 )
 
     async def _invalidate(self, message: Invalidation) -> None:
@@ -207,23 +207,23 @@ class Subscriber:
             self._on_watermark()
 
     async def _other_epoch(self, epoch: Epoch, last: LogId) -> None:
-        """Look whether the state is of the epoch of a message, which is not the one that is followed.
+        """Handle a message whose epoch is not the followed one.
 
-        Adopts it if nothing was followed until now. Raises `Moved` if another history was: what else waits on
-        this connection may be of a server that was left behind. A message of an epoch that the state has left
-        already is ignored.
+        Replay the state. If no epoch was followed before, continue with the new epoch. If another epoch was
+        followed, raise `Moved`: further messages on this connection may come from a server that was demoted.
+        A message of an epoch that the state has already left is ignored.
         """
         freshness, before = self._freshness, self._freshness.epoch
         stands = await self._replay()
         if freshness.epoch == epoch and before is None:
-            freshness.advanced(last)  # nothing was followed, so nothing can be left behind: go on in line
+            freshness.advanced(last)  # no epoch was followed before, so nothing was missed
         elif freshness.epoch == epoch or not (stands or freshness.epoch is None):
             raise Moved
 
     async def _close_gap(self) -> None:
-        """Replay while messages arrive; raises `Moved` if this is no longer the log that was followed.
+        """Replay the missed entries; raises `Moved` if this is no longer the followed log.
 
-        What else waits on this connection may then be of a server that was left behind.
+        Further messages on this connection may then come from a server that was demoted.
         """
         if not await self._replay() and self._freshness.epoch is not None:
             raise Moved
@@ -237,10 +237,10 @@ class Subscriber:
         self.replays += 1
         skip, self._skip_entries = self._skip_entries, True
         try:
-            # If the last replay did not come through, its entries took too long: do without them.
+            # If the last replay failed, its entries took too long: skip them.
             found = await self._log.replay(NEWEST if skip else freshness.last)
         except MessageError as error:
-            self.unreadable += 1  # and the next replay does without the entries
+            self.unreadable += 1  # the next replay skips the entries
             self._report.once("entry", f"the log holds an unreadable entry: {error}")
             freshness.adopted(None, freshness.last)
             return False
@@ -254,7 +254,7 @@ class Subscriber:
             freshness.adopted(found.epoch, found.last)
         if known and found.stands:
             freshness.recognized()
-        else:  # another server, or it went back: it may hold older values than what was processed here
+        else:  # another server, or its data went back: it may hold values older than what was processed here
             freshness.doubted()
         return known and found.stands
 

@@ -1,4 +1,4 @@
-"""Log lines of the subscriber: attached, detached, and what is wrong with a message, each logged once."""
+"""Log messages of the subscriber: attached, detached, and problems, which are logged once."""
 
 import logging
 
@@ -12,26 +12,26 @@ logger = logging.getLogger("unstale")
 
 
 class Silence(Exception):
-    """Neither PONG nor watermark came for ``max_silence``; the connection is replaced by a new one."""
+    """No PONG or no watermark for ``max_silence``, or another primary; the connection is replaced."""
 
 
 class NoWatermark(Silence):
-    """The connection answers, but no watermark came.
+    """The connection answers, but there is no watermark.
 
-    There is no worker, or a failover left this server behind. Only a new connection tells which.
+    Either there is no worker, or this server is no longer the primary. Only a new connection can tell.
     """
 
 
 class Moved(Exception):
     """Another epoch or run began, or the log went back.
 
-    Perhaps this server was demoted and learns of it late, through replication, while it answers PINGs at
-    once. A new connection asks for its role.
+    This server may have been demoted: it then gets the changes late, through replication, while it still
+    answers PINGs at once. A new connection checks its role.
     """
 
 
 class SubscriberLog:
-    """Logs each change of trust, and everything else the first time."""
+    """Logs each change between attached and detached, and each other problem once."""
 
     def __init__(self, connections: Connections, freshness: Freshness, *, max_silence: float) -> None:
         self._connections = connections
@@ -41,14 +41,14 @@ class SubscriberLog:
         self._was_attached = False
 
     def attached(self) -> None:
-        """Log that the agent is attached, if it was not: a watermark counted."""
+        """Log that the agent is attached, if it was detached before."""
         if not self._was_attached and self._freshness.trust is Trust.ATTACHED:
             self._was_attached = True
             place, staleness = self._connections.place, self._freshness.staleness
             logger.info("attached to %s: staleness %.3f s", place, staleness)
 
     def silent(self) -> None:
-        """Log that the agent is detached, if it was attached: some time went by."""
+        """Log that the agent is detached, if it was attached before and watermarks stopped."""
         if self._was_attached and self._freshness.trust is not Trust.ATTACHED:
             self._was_attached = False
             logger.warning(
@@ -59,15 +59,15 @@ class SubscriberLog:
             )
 
     def lost(self, error: BaseException, *, first: bool) -> None:
-        """Log that the connection ended by ``error``; ``first``: it was the first one."""
+        """Log that ``error`` ended the connection; ``first`` is True for the first connection."""
         place = self._connections.place
         if isinstance(error, Moved):
             logger.info("another epoch at %s: reconnecting", place)
         elif isinstance(error, NoWatermark) and not self._was_attached:
             self.once(
                 "no watermark",
-                f"detached: connected to {place}, but no watermark came. Is a worker running, with the same "
-                f"UNSTALE_NAMESPACE and the same database number ({self._connections.database}) in its "
+                f"detached: connected to {place}, but no watermark came. Is the worker running, with the "
+                f"same UNSTALE_NAMESPACE and the same database number ({self._connections.database}) in its "
                 "REDIS_URL?",
             )
         else:
@@ -79,7 +79,7 @@ class SubscriberLog:
         self._was_attached = False
 
     def once(self, what: str, sentence: str) -> None:
-        """Log ``sentence``, unless something was logged about ``what`` before."""
+        """Log ``sentence``, unless a sentence about ``what`` was logged before."""
         if what not in self._logged:
             self._logged.add(what)
             logger.warning(sentence)

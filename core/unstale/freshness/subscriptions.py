@@ -1,4 +1,4 @@
-"""``cache.subscribe``: events that name the cached keys that were invalidated."""
+"""``cache.subscribe``: events that name the invalidated keys."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ from typing import Final
 from unstale.protocol.globs import literal_beginning, matches
 
 MOST_EVENTS: Final = 1_024
-"""Events kept for a subscriber that is slow; when there are more, all are replaced by one `Reset`."""
+"""Events queued for a slow subscriber; one more replaces them all by one `Reset`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,10 @@ class Invalidated:
     """These keys changed, so anything derived from their values is out of date.
 
     Attributes:
-        keys: Those of the keys that match what was subscribed to.
-        patterns: Redis globs that may match some of it; every key they match is meant.
-        staleness: `Cache.staleness` when the event was made.
+        keys: The invalidated keys that match the subscription.
+        patterns: Invalidated Redis globs that may overlap the subscription; all keys they match are out of
+            date.
+        staleness: `Cache.staleness` when the event was created.
     """
 
     keys: tuple[str, ...]
@@ -29,10 +30,10 @@ class Invalidated:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Anything may have changed: events were lost, or the subscriber was too slow. Start again from nothing.
+    """Anything may have changed: events were lost, or the subscriber was too slow. Rebuild everything.
 
     Attributes:
-        staleness: `Cache.staleness` when the event was made.
+        staleness: `Cache.staleness` when the event was created.
     """
 
     staleness: float
@@ -51,7 +52,7 @@ class Subscription:
         self._closed = False
 
     def offer(self, event: Event) -> None:
-        """Queue an event; one too many replaces all that wait by one `Reset`."""
+        """Queue an event; if the queue is full, replace all queued events by one `Reset`."""
         if isinstance(event, Reset) or len(self._events) >= MOST_EVENTS:
             self._events.clear()
             event = Reset(event.staleness)
@@ -59,12 +60,12 @@ class Subscription:
         self._ready.set()
 
     def close(self) -> None:
-        """End the iteration once the queued events were delivered."""
+        """End the iteration after the queued events have been delivered."""
         self._closed = True
         self._ready.set()
 
     def selected(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """Return those of ``keys`` and ``patterns`` that concern this subscription."""
+        """Return the ``keys`` that match this subscription, and the ``patterns`` that may overlap it."""
         return (
             tuple(key for key in keys if matches(self._pattern, key)),
             tuple(pattern for pattern in patterns if may_overlap(pattern, self._pattern)),
@@ -86,7 +87,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """Every subscription of one cache; the listener of its `LocalState`."""
+    """All subscriptions of one cache; the listener of its `LocalState`."""
 
     def __init__(self, staleness: Callable[[], float]) -> None:
         self._staleness = staleness
@@ -105,14 +106,14 @@ class Subscriptions:
             self._subscriptions.remove(subscription)
 
     def dropped(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
-        """Offer an `Invalidated` to the subscriptions that it concerns."""
+        """Queue an `Invalidated` for the subscriptions that it concerns."""
         for subscription in self._subscriptions:
             mine, overlapping = subscription.selected(keys, patterns)
             if mine or overlapping:
                 subscription.offer(Invalidated(mine, overlapping, self._staleness()))
 
     def reset(self) -> None:
-        """Offer a `Reset` to every subscription."""
+        """Queue a `Reset` for every subscription."""
         for subscription in self._subscriptions:
             subscription.offer(Reset(self._staleness()))
 

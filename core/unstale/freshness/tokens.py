@@ -1,4 +1,4 @@
-"""``wait_for``: tokens of transactions, and the callers that wait for one to be applied here."""
+"""``wait_for``: transaction tokens, and the callers that wait for one to be applied."""
 
 import asyncio
 import re
@@ -16,12 +16,12 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A transaction, as ``unstale.token()`` names it: ``system_identifier:timeline:xid:lsn``.
+    """A transaction token, as returned by ``unstale.token()``: ``system_identifier:timeline:xid:lsn``.
 
     Attributes:
         database: System identifier and timeline.
-        xid: The transaction.
-        lsn: Where the WAL ended when the token was made, before the commit.
+        xid: Id of the transaction.
+        lsn: End of the WAL when the token was created, before the commit.
     """
 
     database: str
@@ -30,24 +30,24 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> "Token":
-        """Read the text; raises ValueError."""
+        """Parse a token; raises ValueError."""
         found = _TOKEN.fullmatch(text)
         if found is None:
-            raise ValueError(f"{text[:60]!r} is not a token; take what `select unstale.token()` returns")
+            raise ValueError(f"{text[:60]!r} is not a token; pass the result of `select unstale.token()`")
         return cls(found["database"], int(found["xid"]), lsn(found["lsn"]))
 
     def expect(self, database: str | None) -> None:
-        """Raise ValueError if the position in Redis belongs to another database."""
+        """Raise ValueError if ``database``, which the worker follows, is another database."""
         own = self.database.partition(":")[0]
         if database is not None and database.partition(":")[0] != own:
             raise ValueError(
-                f"the token is of database {own}, and the worker follows {database}; "
-                "ask the database that the worker reads"
+                f"the token is from database {own}, but the worker follows {database}; "
+                "get the token from the database that the worker follows"
             )
 
 
 class TokenWaits:
-    """Every caller that waits for a token."""
+    """All callers that wait for a token."""
 
     def __init__(self, freshness: Freshness) -> None:
         self._freshness = freshness
@@ -72,22 +72,23 @@ class TokenWaits:
                 self._waits.remove(wait)
 
     def settle(self) -> None:
-        """Wake the callers whose transaction is applied now."""
+        """Wake the callers whose transaction has now been applied."""
         for token, future in tuple(self._waits):
             if self._done(token) and not future.done():
                 future.set_result(None)
 
     def close(self) -> None:
-        """End every wait with `CacheClosed`."""
+        """Raise `CacheClosed` in every waiting caller."""
         for _, future in self._waits:
             if not future.done():
                 future.set_exception(CacheClosed())
 
     def _done(self, token: Token) -> bool:
-        """Return True if a processed watermark includes this very transaction, not another with its number.
+        """Return True if a processed watermark includes this transaction, not another one with its id.
 
-        A promotion or a restore begins another timeline. After a crash the number of a rolled-back
-        transaction is given to another one, but what was on disk at the watermark lies before anything later.
+        A promotion or a restore starts another timeline, which the token names. After a crash, Postgres may
+        give the id of a lost transaction to a new one. But a transaction that lies before the flushed
+        position of the watermark cannot be lost.
         """
         watermark = self._freshness.watermark
         return (

@@ -1,8 +1,8 @@
-"""The one owner of trust: what this agent has processed, and which tiers may answer. No I/O.
+"""The owner of trust: what this agent has processed, and which tiers may answer. Pure: no I/O.
 
-`Freshness.trusted_until` and `Freshness.staleness` are computed from the moment the last PING was sent whose
-PONG came before the newest watermark. What the watermark says was true at that moment at the latest, however
-long the watermark waited in a buffer.
+`Freshness.trusted_until` and `Freshness.staleness` are measured from the moment at which a PING was sent: the
+last one whose PONG arrived before the newest watermark. The watermark was published after that moment,
+however long it waited in a buffer afterwards.
 """
 
 import math
@@ -20,22 +20,22 @@ class Trust(Enum):
     ATTACHED = "attached"
     """Both tiers."""
     BRIEFLY_DETACHED = "briefly detached"
-    """Redis, not the near cache. Its log was replayed since a connection was lost, and is the known one."""
+    """Redis, but not the near cache: since the last reconnect its log was replayed, and is the same log."""
     DETACHED = "detached"
-    """Neither: every process loads for itself."""
+    """Neither tier: each process calls its loaders."""
 
 
 class Freshness:
-    """Epoch, newest log id processed, and the bound on staleness. Only its own methods change its fields.
+    """Epoch, newest processed log id, and the bound on staleness. Only its own methods change its fields.
 
-    A process that was never attached knows no bound, so it starts as `Trust.DETACHED`.
+    A process starts as `Trust.DETACHED`, because it has no bound before it was attached.
 
     Attributes:
-        epoch: The history that is followed; None until a live one is found.
-        last: Id of the newest log entry that has been processed here.
-        watermark: The newest watermark that counted; kept while detached.
-        trusted_until: Moment up to which the near cache may be served. A read compares it with the clock, so
-            a process that was paused does not trust itself when it wakes.
+        epoch: The followed epoch; None until a live one is found.
+        last: Id of the newest log entry that this process has processed.
+        watermark: The newest accepted watermark; kept while detached.
+        trusted_until: Moment until which the near cache may be served. Each read compares it with the clock,
+            so a process that was paused does not serve old values when it resumes.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Freshness:
 
     @property
     def believes_redis(self) -> bool:
-        """True if values in Redis may be used. Ask again when an answer of Redis arrives."""
+        """True if values in Redis may be used. Check it again when a reply of Redis arrives."""
         return self.trust is not Trust.DETACHED
 
     @property
@@ -101,9 +101,9 @@ class Freshness:
         self.last = last
 
     def adopted(self, epoch: Epoch | None, last: LogId) -> None:
-        """Drop everything remembered and continue from ``last`` of ``epoch``; None: wait for a live one.
+        """Drop all local values and continue from ``last`` of ``epoch``; None: wait for a live epoch.
 
-        Earlier watermarks no longer count. Values in Redis are not trusted either: it may have gone back.
+        Earlier watermarks are discarded. Values in Redis are not trusted either: its data may have gone back.
         """
         self._local.flush()
         self.epoch, self.last = epoch, last
@@ -112,20 +112,20 @@ class Freshness:
         self.doubted()
 
     def recognized(self) -> None:
-        """Record that the Redis that answers holds the followed log, no shorter than it was, in one run."""
+        """Record that Redis holds the followed log, no shorter than before, and was not restarted."""
         self._redis_known = True
 
     def doubted(self) -> None:
-        """Trust neither tier: the Redis that answers may hold older data than was processed here."""
+        """Trust neither tier: Redis may hold older data than this process has processed."""
         self._redis_known = False
         self.detached()
 
     def detached(self) -> None:
-        """Trust the near cache no more until the next watermark that counts."""
+        """Do not trust the near cache until the next accepted watermark."""
         self.trusted_until = min(self.trusted_until, self._clock())
 
     def muted(self) -> None:
-        """Flush and detach for ``max_silence``: a message of an unknown version could not be read."""
+        """Flush, and stay detached for ``max_silence``: a message has an unknown version."""
         self._local.flush()
         self.detached()
         self._muted_until = self._clock() + self._max_silence
@@ -133,7 +133,7 @@ class Freshness:
     # --- events: watermarks ---------------------------------------------------------------------
 
     def heard(self, watermark: Watermark) -> bool:
-        """Take note of a watermark that `last` has reached; return True if it counted."""
+        """Process a watermark that `last` has reached; return True if it was accepted."""
         if self._ponged == -math.inf or self._clock() < self._muted_until:
             return False
         self._redis_known = True
@@ -141,11 +141,11 @@ class Freshness:
         return True
 
     def caught_up(self, watermark: Watermark, *, as_of: float) -> None:
-        """Take note of what this process applied itself, from a read that began at ``as_of``."""
+        """Process the watermark of this process' own read of the outbox, which began at ``as_of``."""
         self._note(watermark, as_of=as_of, heard=as_of)
 
     def _note(self, watermark: Watermark, *, as_of: float, heard: float) -> None:
-        # Never back: a watermark of a slower read may arrive after one of a faster.
+        # Never go back: the watermark of a slow read may arrive after that of a faster one.
         self._fresh_as_of = max(self._fresh_as_of, as_of)
         was_attached = self.attached
         self.trusted_until = heard + self._max_silence
@@ -156,11 +156,11 @@ class Freshness:
     # --- events: the pub/sub connection ---------------------------------------------------------
 
     def lost(self, *, answered: bool = False) -> None:
-        """Detach: the connection is gone, or a new one begins. No PONG of the old one counts any more.
+        """Detach: the connection is lost or replaced. PONGs of the old connection no longer count.
 
-        The next server may be a Redis that went back to older data, so its values are not trusted either,
-        until `recognized` or a watermark. They stay trusted if the connection ``answered`` to the end and
-        was given up for want of watermarks.
+        The data of the next server may be older, so values in Redis are not trusted either, until
+        `recognized` or a watermark. They stay trusted if the connection ``answered`` until the end and was
+        closed only because watermarks were missing.
         """
         if answered:
             self.detached()
@@ -170,13 +170,13 @@ class Freshness:
         self._ponged = -math.inf
 
     def ping(self) -> int:
-        """Return the number of the PING that is sent now."""
+        """Record that a PING is sent now; return its number."""
         self._ping_number += 1
         self._pings[self._ping_number] = self._clock()
         return self._ping_number
 
     def pong(self, number: int) -> None:
-        """Record a PONG: everything published before Redis saw that PING has arrived."""
+        """Record a PONG: everything that Redis published before that PING has arrived."""
         sent = self._pings.pop(number, None)
         if sent is not None:
             self._ponged = sent
@@ -185,7 +185,7 @@ class Freshness:
 
     @property
     def unanswered(self) -> float:
-        """Seconds since the oldest PING without an answer was sent; 0 if all are answered."""
+        """Seconds since the oldest unanswered PING was sent; 0 if all are answered."""
         return self._clock() - min(self._pings.values()) if self._pings else 0.0
 
     def __repr__(self) -> str:

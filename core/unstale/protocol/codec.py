@@ -14,7 +14,7 @@ Model: TypeAlias = type[Any] | TypeAdapter[Any]
 loads: Final = orjson.loads
 
 MAX_KEY_BYTES: Final = 1024
-"""Longest key, in UTF-8: keys travel in messages of 64 KiB."""
+"""Longest key in UTF-8; keys are sent in messages of at most 64 KiB."""
 
 NOTHING: Final = b"null"
 """The JSON of None: "not found" is a value."""
@@ -24,7 +24,7 @@ _BITS: Final = 64
 
 
 def check_key(key: str, *, own: str) -> str:
-    """Return ``key``, or raise ValueError: empty, over 1 KiB, not UTF-8, or beginning with ``own``."""
+    """Return ``key``; raises ValueError if it is empty, over 1 KiB, not UTF-8, or begins with ``own``."""
     if not isinstance(key, str):
         raise TypeError(f"a cache key is a str, and this one is a {type(key).__name__}")
     try:
@@ -34,15 +34,15 @@ def check_key(key: str, *, own: str) -> str:
     if not 0 < size <= MAX_KEY_BYTES:
         raise ValueError(f"a cache key is 1 to {MAX_KEY_BYTES} bytes long, and {key[:60]!r}… has {size}")
     if key.startswith(own):
-        raise ValueError(f"cache key {key!r} begins with {own!r}, which is unstale's own; take another name")
+        raise ValueError(f"cache key {key!r} begins with {own!r}, which unstale reserves; use another key")
     return key
 
 
 def encode(key: str, value: object) -> bytes:
-    """Return the JSON of ``value``; raises TypeError naming key and type.
+    """Return the JSON of ``value``; raises TypeError that names the key and the type.
 
-    Pydantic models, dataclasses, datetimes, UUIDs and enums are written as orjson and pydantic write them;
-    NaN and infinities become null, as JSON has none.
+    Pydantic models, dataclasses, datetimes, UUIDs and enums are encoded as by pydantic and orjson. NaN and
+    infinities become null, because JSON has neither.
     """
     try:
         return orjson.dumps(value, default=_plain)
@@ -62,9 +62,9 @@ def _plain(value: object) -> object:
 
 
 def decode(data: bytes, model: "Model | None") -> Any:
-    """Return the value again, as a new object; ``model`` validates it. null stays None.
+    """Return the value as a new object, validated by ``model``; null is always None.
 
-    Raises ValueError (pydantic's ValidationError is one) when the bytes are not such a value.
+    Raises ValueError (or pydantic's ValidationError, a subclass) if the bytes are not a valid value.
     """
     if model is None or is_nothing(data):
         return orjson.loads(data)
@@ -85,41 +85,41 @@ def _adapter(model: type[Any]) -> TypeAdapter[Any]:
 
 
 def is_value(data: bytes) -> bool:
-    """Return True if what stands at a key is a value: not a lease, and not of another type."""
+    """Return True if the content of a key is a value, not a lease or a key of another type."""
     return bool(data) and not data.startswith(_MARKER)
 
 
 def is_nothing(data: bytes) -> bool:
-    """Return True if a value is None, also one that carries a lease: no other JSON text begins like it."""
+    """Return True if a value is None, with or without an appended lease."""
     return data.startswith(NOTHING)
 
 
 def lease_suffix(token: int) -> bytes:
-    """Return white space that spells ``token`` (64 bits), to be put behind a value's JSON text as its lease.
+    """Return ``token`` (64 bits) encoded as white space, to be appended to a value's JSON text as its lease.
 
-    Every JSON parser ignores it, so readers do not notice. A compare-and-set does, and whatever removes or
-    replaces the value removes its lease with it.
+    JSON parsers ignore it, so readers are not affected, but a compare-and-set sees it. Whatever removes or
+    replaces the value removes the lease with it.
     """
     return b"\n" + format(token, f"0{_BITS}b").translate({ord("0"): " ", ord("1"): "\t"}).encode()
 
 
 def is_lease(data: bytes) -> bool:
-    """Return True if what stands at a key is a lease in the place of a value."""
+    """Return True if the content of a key is a lease instead of a value."""
     return data.startswith(_MARKER)
 
 
 def is_soft_lease(data: bytes) -> bool:
-    """Return True if what stands at a key is the lease of a missed ``get``."""
+    """Return True if the content of a key is a soft lease, which a missed ``get`` left."""
     return data.startswith(SOFT_LEASE)
 
 
 def lease(token: str, *, soft: bool = False) -> bytes:
-    """Return the marker that stands at a key while the holder of ``token`` may fill it."""
+    """Return the lease for ``token``: a key's content while the holder may fill the key."""
     return (SOFT_LEASE if soft else LEASE) + token.encode()
 
 
 def freeze(value: object) -> object:
-    """Return the same JSON value made of `FrozenDict` and tuples, so that many callers can share it."""
+    """Return the JSON value with `FrozenDict` for dict and tuple for list, so that callers can share it."""
     if isinstance(value, dict):
         return FrozenDict({name: freeze(item) for name, item in value.items()})
     if isinstance(value, list):
@@ -128,15 +128,15 @@ def freeze(value: object) -> object:
 
 
 class FrozenDict(dict[str, Any]):
-    """A dict that cannot be changed; ``.copy()`` gives one that can (its nested values stay frozen).
+    """An immutable dict. ``.copy()`` returns a plain dict, whose nested values are still frozen.
 
-    A real dict, so ``orjson.dumps``, ``**unpacking`` and ``==`` work on it.
+    It is a real dict, so ``orjson.dumps``, ``**unpacking`` and ``==`` work on it.
     """
 
     __slots__ = ()
 
     def copy(self) -> dict[str, Any]:
-        """Return a plain dict of the same items."""
+        """Return a plain dict with the same items."""
         return dict(self)
 
     def __copy__(self) -> "FrozenDict":

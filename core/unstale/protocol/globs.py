@@ -15,7 +15,7 @@ def escape_glob(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def literal_beginning(pattern: str) -> str:
-    r"""The text that every key matching a Redis glob begins with.
+    r"""Return the text that every key matching a Redis glob begins with.
 
     >>> literal_beginning("user:42:*")
     'user:42:'

@@ -1,4 +1,4 @@
-"""Result of asking Redis for a key's value or lease. No I/O."""
+"""Result of asking Redis for a key's value or lease. Pure: no I/O."""
 
 import re
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ _LSN: Final = re.compile("[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLimits:
-    """The state's fields that decide whether a loader may read a replica, read after the lease was taken.
+    """Fields of the state that decide if a loader may read a replica; read after the lease was acquired.
 
     Attributes:
-        need_lsn: A replica may be read only once it has replayed this WAL position.
-        primary: The loader must read the primary.
-        database: ``system_identifier:timeline`` that ``need_lsn`` belongs to.
+        need_lsn: A replica may be read only if it has replayed this WAL position.
+        primary: True if the loader must read the primary.
+        database: ``system_identifier:timeline`` of the database that ``need_lsn`` refers to.
     """
 
     need_lsn: str | None
@@ -24,9 +24,9 @@ class ReplicaLimits:
 
     @classmethod
     def decode(cls, known: Sequence[bytes | None]) -> "ReplicaLimits":
-        """Read epoch, need_lsn, primary_until and database of the state, as Redis holds them.
+        """Decode the fields epoch, need_lsn, primary_until and database, as Redis holds them.
 
-        Without an epoch there is no position, so ``need_lsn`` says nothing: the primary must be read.
+        Without an epoch there is no position and ``need_lsn`` means nothing, so the primary must be read.
         """
         epoch, need_lsn, primary_until, database = known
         lsn = need_lsn.decode("ascii", "replace") if need_lsn else None
@@ -39,19 +39,19 @@ class ReplicaLimits:
 
 
 PRIMARY: Final = ReplicaLimits(None, True, None)
-"""For a load that must read the primary, or whose loader does not ask."""
+"""Limits of a load that must read the primary, or whose loader takes no `Load`."""
 
 
 class ValueOrLease(NamedTuple):
-    """Value or lease of one key, from one trip to Redis.
+    """Value or lease of one key, from one round trip to Redis.
 
-    A tuple, as there is one for each read of Redis, and a frozen dataclass costs 1 µs.
+    A tuple, because one is created for each read of Redis, and a frozen dataclass costs 1 µs more.
 
     Attributes:
-        found: What stands at the key; None when the lease was acquired, or when nothing can be said.
-        lease: The marker that now stands there and is ours, else None.
-        life: Seconds until what was found expires, if that was asked; None: never, or unknown.
-        limits: Read with the lease, if that was asked.
+        found: Content of the key; None if the lease was acquired, or if the content is unknown.
+        lease: The lease that was acquired, or None.
+        life: Seconds until ``found`` expires, if requested; None: never, or unknown.
+        limits: The replica limits, if requested and the lease was acquired.
     """
 
     found: bytes | None

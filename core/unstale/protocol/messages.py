@@ -1,7 +1,7 @@
-"""What crosses a process: invalidations, watermarks and the published rules, versioned.
+"""Messages between processes: invalidations and watermarks. They are versioned.
 
-Messages only ever *remove* and never carry values, so a forged or repeated one can cost a miss, never a
-wrong answer. Unknown fields are ignored; another version decodes to `UnknownVersion`.
+A message can only *remove* values and never carries one, so a forged or repeated message can cost a miss but
+never a wrong answer. Unknown fields are ignored. A message of another version decodes to `UnknownVersion`.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from unstale.protocol.names import Epoch, LogId
 
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 64 * 1024
-"""A message's JSON is at most this long; what is larger is split into several messages."""
+"""Longest JSON of one message; a larger invalidation is split into several messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A ``pg_snapshot``: which transactions are visible.
+    """A ``pg_snapshot``: the set of visible transactions.
 
     Attributes:
         xmin: Every transaction below this is visible.
         xmax: No transaction at or above this is visible.
-        xip: Those in between that are *not* visible.
+        xip: Transactions in between that are *not* visible.
     """
 
     xmin: int
@@ -34,7 +34,7 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str) -> "Snapshot":
-        """Read Postgres' text form ``xmin:xmax:xip,xip``; raises `MessageError`."""
+        """Parse Postgres' text form ``xmin:xmax:xip,xip``; raises `MessageError`."""
         try:
             low, high, middle = text.split(":")
             xmin, xmax = int(low), int(high)
@@ -46,7 +46,7 @@ class Snapshot:
         return cls(xmin, xmax, xip)
 
     def includes(self, xid: int) -> bool:
-        """Whether transaction ``xid`` (a full 64-bit id) is visible."""
+        """Return True if transaction ``xid`` (a full 64-bit id) is visible."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
 
     def __str__(self) -> str:
@@ -55,12 +55,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """These keys, and every key that matches these patterns, must not be served from memory any more.
+    """An invalidation: the values of these keys, and of keys that match these patterns, are out of date.
 
     Attributes:
-        epoch: The history of the log that this belongs to.
-        id: Number of the log entry that says the same.
-        prev: The id before it; what the receiver saw last, unless it missed something.
+        epoch: Epoch of the log.
+        id: Id of the log entry with the same content.
+        prev: Id of the entry before it. A receiver that saw another id last has missed something.
         keys: Exact keys.
         patterns: Redis globs.
     """
@@ -74,16 +74,16 @@ class Invalidation:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """Everything committed before ``seen`` has been applied.
+    """A watermark: every change that ``seen`` includes has been applied.
 
     Attributes:
-        epoch: The current history of the log.
+        epoch: The current epoch of the log.
         last: Id of the newest log entry.
-        seen: The snapshot the worker read under.
-        lsn: WAL position that covers it, as Postgres writes it (``16/B374D848``).
+        seen: The snapshot in which the worker read the outbox.
+        lsn: WAL position that covers the snapshot, as Postgres writes it (``16/B374D848``).
         rules: Hash of the rules in force.
-        age_ms: Milliseconds since the worker *began* the read of ``seen``, by its own clock.
-        flushed: WAL position that was on disk then: what lies before it, no crash takes back.
+        age_ms: Milliseconds since the worker *began* the read of ``seen``, by the worker's clock.
+        flushed: WAL position that was on disk at that time; no crash can undo what lies before it.
         database: System identifier and timeline of the database that was read.
     """
 
@@ -99,7 +99,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class UnknownVersion:
-    """A message of a version this release does not speak: drop the near cache and stay detached."""
+    """A message of a version this release cannot read: drop the near cache and stay detached."""
 
     version: object
 
@@ -108,7 +108,7 @@ Message = Invalidation | Watermark | UnknownVersion
 
 
 def decode(payload: bytes) -> Message:
-    """Read one message from the channel; raises `MessageError` for anything that is not one."""
+    """Decode a message from the channel; raises `MessageError` if it is invalid."""
     data = _object(payload)
     if data.get("v") != VERSION or isinstance(data.get("v"), bool):
         return UnknownVersion(data.get("v"))
@@ -137,7 +137,7 @@ def decode(payload: bytes) -> Message:
 
 
 def decode_log_entry(epoch: Epoch, entry_id: int, body: bytes) -> Invalidation:
-    """Read a log entry, whose body is the inside of the message's JSON object; raises `MessageError`."""
+    """Decode a log entry; raises `MessageError`. ``body`` is the message's JSON without the braces."""
     data = _object(b"{" + body + b"}")
     return Invalidation(
         epoch, LogId(entry_id), LogId(entry_id - 1), _strings(data, "keys"), _strings(data, "patterns")
@@ -146,14 +146,14 @@ def decode_log_entry(epoch: Epoch, entry_id: int, body: bytes) -> Invalidation:
 
 @dataclass(frozen=True, slots=True)
 class PublishedRules:
-    """What agents must know of the rules.
+    """The rules as far as agents need them.
 
     Attributes:
         hash: Hash of the rules.
-        patterns: A glob for every key template: the keys that the rules own.
+        patterns: A glob for each key template; together they match the keys that the rules own.
         ttl: Pattern and seconds, in file order; the first match counts.
-        refresh: Pattern, and seconds that an old value may be served after a change (0: not at all), of the
-            keys that are made new when they change. A glob may match keys of another refresh, too.
+        refresh: For keys that are refreshed when they change: pattern, and seconds for which the old value
+            may be served after a change (0: not at all). A glob may also match keys of another refresh.
     """
 
     hash: str = ""
@@ -162,7 +162,7 @@ class PublishedRules:
     refresh: tuple[tuple[str, float], ...] = ()
 
     def encode(self) -> bytes:
-        """The JSON stored under ``{unstale:0}:rules``."""
+        """Return the JSON that is stored under ``{unstale:0}:rules``."""
         data: dict[str, object] = {
             "v": VERSION,
             "hash": self.hash,
@@ -175,10 +175,10 @@ class PublishedRules:
 
     @classmethod
     def decode(cls, payload: bytes) -> "PublishedRules":
-        """Read that JSON; raises `MessageError`."""
+        """Decode that JSON; raises `MessageError`."""
         data = _object(payload)
         if data.get("v") != VERSION:
-            raise MessageError("the published rules are of a version this release does not speak")
+            raise MessageError("the published rules are of a version that this release cannot read")
         return cls(
             _text(data, "hash", limit=128),
             _strings(data, "patterns"),
@@ -187,20 +187,21 @@ class PublishedRules:
         )
 
     def owns(self, key: str) -> bool:
-        """Whether a rule owns ``key``, so that changes of the database invalidate it."""
+        """Return True if a rule owns ``key``, so that changes in the database invalidate it."""
         data = key.encode("utf-8", "surrogatepass")
         return any(glob_regex(pattern).match(data) for pattern in self.patterns)
 
     def ttl_of(self, key: str) -> float | None:
-        """Seconds that the first matching ``[ttl]`` pattern gives, or None."""
+        """Return the seconds of the first matching ``[ttl]`` pattern, or None."""
         data = key.encode("utf-8", "surrogatepass")
         return next((seconds for pattern, seconds in self.ttl if glob_regex(pattern).match(data)), None)
 
     def refresh_of(self, key: str) -> float | None:
-        """Most seconds ``key`` may be served after a change while it is made new; None: it is not made new.
+        """Return the seconds for which ``key``'s old value may be served while it is refreshed.
 
-        The worker tells refreshes apart by segments of the key, and globs do not. To look for a stale value
-        that the worker did not keep costs nothing; not to look for one that it did would cost a wait.
+        None means that ``key`` is not refreshed. The worker matches refreshes by the segments of a key, which
+        globs cannot do, so several patterns may match; the longest time counts. Looking for a stale value
+        that the worker did not keep costs nothing, but failing to look for one that it kept costs a wait.
         """
         if not self.refresh:
             return None
@@ -209,7 +210,7 @@ class PublishedRules:
 
 
 def key_list(items: list[str]) -> bytes:
-    """A JSON array of keys or patterns, as the Lua scripts splice it into a message."""
+    """Return keys or patterns as a JSON array, which the Lua scripts insert into a message."""
     return orjson.dumps(items)
 
 
@@ -251,7 +252,7 @@ def _optional(data: dict[str, object], name: str, *, limit: int) -> str:
 
 
 def lsn(text: str) -> int:
-    """A WAL position as Postgres writes it (``16/B374D848``) as a number; 0 for anything else."""
+    """Return a WAL position that Postgres wrote (``16/B374D848``) as a number; 0 for any other text."""
     high, _, low = text.partition("/")
     try:
         return (int(high, 16) << 32) | int(low, 16)

@@ -1,6 +1,6 @@
-"""Every Redis key, channel, Postgres identifier and marker that unstale uses.
+"""All Redis keys, channels, Postgres identifiers and lease prefixes that unstale uses.
 
-Nothing else builds such a name, so a name can be found, documented and changed in one place.
+No other module builds such a name, so each can be found, documented and changed in one place.
 """
 
 import re
@@ -11,13 +11,13 @@ Epoch = NewType("Epoch", str)
 """Random id (32 hex digits) of one unbroken history of the log."""
 
 LogId = NewType("LogId", int)
-"""Number of a log entry; 1 is the first of a fresh Redis, each entry adds one."""
+"""Number of a log entry. The first one in a fresh Redis is 1, and each entry adds one."""
 
 # --- Postgres -----------------------------------------------------------------------------------
 SCHEMA: Final = "unstale"
 WAKEUP_CHANNEL: Final = "unstale_wakeup"
 SLEEP_LOCK: Final = (1970496884, 1)
-"""Advisory lock (classid, objid): held exclusively it means "the worker sleeps, notify it"."""
+"""Advisory lock (classid, objid). While it is held exclusively, the worker sleeps and must be notified."""
 WORKER_ROLE: Final = "unstale_worker"
 APPLICATION_NAME: Final = "unstale-worker"
 """``application_name`` of the worker's sessions: ``unstale-worker:<consumer>:<fence>`` or ``…:standby``."""
@@ -33,7 +33,7 @@ SOFT_LEASE: Final = b"\x00unstale:soft:"
 class Names:
     """The keys of one namespace in one Redis database.
 
-    The braces are a Redis Cluster hash tag: all of the keys live in one slot.
+    The braces are a Redis Cluster hash tag, so all keys are in one slot.
 
     Example:
         >>> Names().state
@@ -42,7 +42,7 @@ class Names:
 
     namespace: str = "unstale"
     database: int = 0
-    """Number of the Redis database; pub/sub knows none, so the channel's name holds it."""
+    """Number of the Redis database. Pub/sub ignores databases, so the channel's name contains it."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.namespace):
@@ -57,12 +57,12 @@ class Names:
 
     @property
     def state(self) -> str:
-        """Hash without TTL: epoch, run, position and what belongs to them."""
+        """Hash without TTL: epoch, run, position and related fields."""
         return f"{self.tag}:state"
 
     @property
     def rules(self) -> str:
-        """String without TTL: what agents must know of the rules, as JSON."""
+        """String without TTL: the published rules, as JSON."""
         return f"{self.tag}:rules"
 
     @property
@@ -77,7 +77,7 @@ class Names:
 
     @property
     def channel(self) -> str:
-        """Pub/sub channel of messages and watermarks, with the number of any database but 0 at its end."""
+        """Pub/sub channel of messages and watermarks; for a database other than 0 it ends with the number."""
         return f"{self.tag}:invalidations:{self.database}" if self.database else f"{self.tag}:invalidations"
 
     def lock(self, name: str) -> str:
@@ -90,17 +90,17 @@ class Names:
         return f"{self.tag}:locks"
 
     def stale(self, key: str) -> str:
-        """String with PX: the value of ``key`` that was true until its last change."""
+        """String with PX: the value of ``key`` from before its last change."""
         return f"{self.tag}:stale:{key}"
 
     @property
     def refresh(self) -> str:
-        """Sorted set without TTL: keys to be refreshed, by the server's time in ms when that is due."""
+        """Sorted set without TTL: keys to refresh, scored by the server's time in ms when each is due."""
         return f"{self.tag}:refresh"
 
     @property
     def dead_letters(self) -> str:
-        """Hash without TTL: keys that could not be refreshed, and why."""
+        """Hash without TTL: keys that could not be refreshed, with the reason."""
         return f"{self.tag}:dead"
 
     @property
@@ -110,23 +110,23 @@ class Names:
 
     @property
     def refresh_workers(self) -> str:
-        """Sorted set with PX: refresh workers, by the server's time in ms when each was last heard of."""
+        """Sorted set with PX: refresh workers, scored by the server's time in ms when last seen."""
         return f"{self.tag}:refresh-workers"
 
     def refresh_running(self, pattern: str) -> str:
-        """Sorted set with PX: slots of running loads, by the server's time in ms when each is free again."""
+        """Sorted set with PX: slots of running loads, scored by the server's time in ms when each expires."""
         return f"{self.tag}:running:{pattern}"
 
     def refresh_rate(self, pattern: str) -> str:
-        """Sorted set with PX: loads of the last rate window, by the server's time in ms when each began."""
+        """Sorted set with PX: loads in the last rate window, scored by the server's time in ms at start."""
         return f"{self.tag}:rate:{pattern}"
 
     def refresh_failures(self, key: str) -> str:
-        """String with PX: how often in a row the refresh of ``key`` has failed."""
+        """String with PX: number of failures in a row of the refresh of ``key``."""
         return f"{self.tag}:failures:{key}"
 
     def refresh_pause(self, loader: str) -> str:
-        """String with PX: stands while no process may call ``loader``."""
+        """String with PX: exists while no process may call ``loader``."""
         return f"{self.tag}:pause:{loader}"
 
     @property

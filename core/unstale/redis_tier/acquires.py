@@ -1,4 +1,4 @@
-"""Value or lease of many keys: what one batch of the multiplexer asks with one command, and its replies."""
+"""The multiplexer's requests for a value or a lease: one command per batch, and its replies."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,12 +12,13 @@ ACQUIRE: Final = Script("unstale.redis_tier", "acquire", allow_oom=False)
 
 
 class AcquireReply(NamedTuple):
-    """What stands at a key after an acquire.
+    """Content of a key after an attempt to acquire its lease.
 
     Attributes:
-        found: A value or a lease; empty for a key of another type, None if nothing stands there.
-        acquired: True if what stands is the lease that was asked for.
-        limits: Fields of the state, read after the lease was taken, if a caller of the batch asked for them.
+        found: A value or a lease; empty for a key of another type, None for a missing key.
+        acquired: True if ``found`` is the requested lease.
+        limits: Fields of the state, read after the lease was acquired, if a caller in the batch asked for
+            them.
         holders: An element for each caller that got the lease; see `given_up`.
     """
 
@@ -35,7 +36,7 @@ class AcquireReply(NamedTuple):
 
 
 class Acquire:
-    """The callers of one batch that ask for the same kind of lease of a key; the first one's serves all."""
+    """Callers in one batch that ask for the same kind of lease on a key; they share the first one's lease."""
 
     __slots__ = ("futures", "key", "lease", "limits", "ms", "soft")
 
@@ -45,7 +46,7 @@ class Acquire:
         self.futures: list[asyncio.Future[AcquireReply]] = []
 
     def fail(self, error: Exception) -> None:
-        """Hand ``error`` to every caller."""
+        """Raise ``error`` in every caller."""
         for future in self.futures:
             if not future.done():
                 future.set_exception(error)
@@ -54,9 +55,9 @@ class Acquire:
 class Acquires:
     """The keys that wait for the next batch.
 
-    ``limits`` is the command that reads what a loader must know before it reads a replica. It is sent behind
-    the leases of its batch: read before a lease was taken, it could miss a change that came between.
-    ``orphaned`` is called with key and lease when a lease was acquired whose callers were all cancelled.
+    ``limits`` is the command that reads what a loader must know before it reads a replica. It is sent after
+    the leases of its batch: if it were read before, a change could slip in between unnoticed. ``orphaned`` is
+    called with key and lease if a lease was acquired but all its callers have been cancelled.
     """
 
     def __init__(self, limits: tuple[Argument, ...], orphaned: Callable[[str, bytes], object]) -> None:
@@ -78,7 +79,7 @@ class Acquires:
         limits: bool,
         future: asyncio.Future[AcquireReply],
     ) -> None:
-        """Let ``future`` wait for ``key``."""
+        """Queue a request for ``key``; the reply resolves ``future``."""
         acquire = self._waiting.get((key, soft))
         if acquire is None:
             acquire = self._waiting[key, soft] = Acquire(key, lease, ms, soft=soft)
@@ -86,18 +87,18 @@ class Acquires:
         acquire.futures.append(future)
 
     def take(self, most: int) -> list[Acquire]:
-        """Remove and return the keys of one batch."""
+        """Remove and return the requests of one batch, at most ``most``."""
         batch = list(self._waiting.values())
         self._waiting = {}
         self._put_back(batch[most:])
         return batch[:most]
 
     def connected(self) -> None:
-        """Expect nothing of a new connection's server: it may not know the script."""
+        """Note a new connection: its server may not have the script loaded."""
         self._script_known = False
 
     def pack(self, batch: Sequence[Acquire], pack: Callable[..., list[bytes]]) -> list[bytes]:
-        """Return the commands: a SET for one key, which costs what a GET costs, a script for several."""
+        """Encode the commands: a SET for one key, which is as cheap as a GET, or a script for several."""
         if len(batch) == 1:
             (one,) = batch
             packed = pack("SET", one.key, one.lease, "NX", "PX", one.ms, "GET")
@@ -108,11 +109,11 @@ class Acquires:
         return packed + pack(*self._limits) if self.asks_limits(batch) else packed
 
     def asks_limits(self, batch: Sequence[Acquire]) -> bool:
-        """Return True if a second reply comes: the limits."""
+        """Return True if the batch also reads the limits, which are a second reply."""
         return any(acquire.limits for acquire in batch)
 
     def replied(self, batch: Sequence[Acquire], reply: Any, limits: Sequence[bytes | None] | None) -> None:
-        """Hand the replies to the callers."""
+        """Deliver the replies to the callers."""
         if len(batch) == 1:
             (one,) = batch
             self._hand_out(one, one.lease if reply is None else reply, limits)
@@ -122,7 +123,7 @@ class Acquires:
             self._hand_out(acquire, found, limits)
 
     def refused(self, batch: Sequence[Acquire], error: ResponseError, translated: Exception) -> None:
-        """Hand an error to the callers, or let them wait for the next batch: the script was not known."""
+        """Raise an error in the callers, or queue them again if the server did not have the script."""
         if isinstance(error, NoScriptError):
             self._script_known = False
             self._put_back(batch)
@@ -135,7 +136,7 @@ class Acquires:
                 acquire.fail(translated)
 
     def drain(self) -> "list[asyncio.Future[Any]]":
-        """Remove and return every future that waits."""
+        """Remove and return all waiting futures."""
         futures = [future for acquire in self._waiting.values() for future in acquire.futures]
         self._waiting = {}
         return list(futures)
@@ -158,7 +159,7 @@ class Acquires:
 
 
 def pass_on(acquire: Acquire, read: "asyncio.Future[bytes | None]") -> None:
-    """Hand the result of a plain read to callers that asked for a lease, too."""
+    """Deliver the result of a plain read to the callers of ``acquire``."""
     if read.cancelled():
         for future in acquire.futures:
             future.cancel()

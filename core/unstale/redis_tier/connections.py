@@ -1,4 +1,4 @@
-"""Where every Redis connection of an agent comes from: one URL, no hidden retries, no silent reconnects."""
+"""Opens all Redis connections from one URL, without hidden retries or silent reconnects."""
 
 import math
 import socket
@@ -21,28 +21,29 @@ KEEPALIVE: Final = {
     for name, seconds in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 }
-"""A half-open connection is noticed by the kernel after about 11 s even when nothing is sent."""
+"""TCP keepalive: the kernel detects a half-open connection after about 11 s even if nothing is sent."""
 
 
 class PrimaryConnection(SentinelManagedConnection):
-    """Asks the sentinels each time it connects, and stays only with a primary."""
+    """A connection that asks the Sentinels on each connect, and accepts only a primary."""
 
     async def connect_to(self, address: tuple[str, int]) -> None:
-        """Connect and log in; raises `NoPrimary` when that server is none."""
+        """Connect and log in; raises `NoPrimary` if that server is a replica."""
         await super().connect_to(address)  # type: ignore[no-untyped-call]  # redis-py's own
         await expect_primary(self)
 
 
 class PrimarySSLConnection(SentinelManagedSSLConnection, PrimaryConnection):
-    """The same with TLS."""
+    """A `PrimaryConnection` with TLS."""
 
 
 class Connections:
     """Opens connections to the primary of one Redis.
 
-    They speak RESP2 (pub/sub replies are plain lists), never reconnect by themselves (redis-py 8 would retry
-    ten times) and never cut a blocking read: whoever uses one sets the time limits. With a Sentinel URL each
-    new connection asks anew who the primary is. Raises `SettingError` for what is no such URL.
+    The connections use RESP2, in which pub/sub replies are plain lists. They never reconnect by themselves
+    (redis-py 8 would retry ten times). They have no read timeout: the caller sets the time limits. With a
+    Sentinel URL, each new connection asks the Sentinels for the primary. Raises `SettingError` for an invalid
+    URL.
     """
 
     def __init__(self, url: str, *, timeout: float) -> None:
@@ -51,14 +52,14 @@ class Connections:
         self._timeout = timeout
         self._sentinels = Sentinels(parsed, timeout=timeout)
         self.asks_sentinels: bool = bool(parsed.sentinels)
-        """Whether each new connection asks sentinels for the primary."""
+        """True if each new connection asks Sentinels for the primary."""
         self.place: str = parsed.place
-        """Where they lead, for people."""
+        """The server's address, for logs and errors."""
         self.database: int = parsed.database
-        """Number of the Redis database there."""
+        """Number of the Redis database."""
 
     def new(self) -> RedisConnection:
-        """A connection that is not open yet; `open` opens it."""
+        """Return a connection that is not open yet; `open` opens it."""
         return self._class(
             **self._options,
             protocol=2,
@@ -69,16 +70,17 @@ class Connections:
         )
 
     async def open(self, connection: RedisConnection) -> None:
-        """Connect it to a primary; raises `NoPrimary`, or redis-py's errors. The caller sets a time limit.
+        """Connect to a primary; raises `NoPrimary`, or redis-py's errors. The caller sets a time limit.
 
-        A name may lead to a server that was demoted; it would answer reads for ever, with old values.
+        The check matters because a host name may lead to a server that was demoted. As a replica it would
+        keep answering reads, with old values.
         """
         await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
         if not self.asks_sentinels:
             await expect_primary(connection)
 
     async def led_elsewhere(self, connection: RedisConnection) -> bool:
-        """Whether the sentinels name another primary by now than the one this connection leads to."""
+        """Return True if the Sentinels now name another primary than the one this connection leads to."""
         if not self.asks_sentinels:
             return False
         try:
@@ -92,7 +94,7 @@ class Connections:
 
 
 def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnection], dict[str, Any]]:
-    """redis-py's class for this URL, and the arguments that say where it leads; raises `SettingError`."""
+    """Return redis-py's connection class for this URL, and its arguments; raises `SettingError`."""
     options = dict(url.options)
     kind: type[RedisConnection]
     if "path" in options:
@@ -105,7 +107,7 @@ def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnec
         options["connection_pool"] = Sentinels(url, timeout=timeout)
     try:
         kind(**options)
-    except TypeError as error:  # redis-py takes every name in the query for an argument
+    except TypeError as error:  # redis-py passes every name in the query as an argument
         name = str(error).rpartition("argument ")[2]
         raise SettingError(f"REDIS_URL: there is no option {name}; {FORMS}") from None
     except (RedisError, ValueError) as error:
@@ -114,14 +116,17 @@ def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnec
 
 
 async def expect_primary(connection: RedisConnection) -> None:
-    """Raise `NoPrimary` when the server is a replica.
+    """Raise `NoPrimary` if the server is a replica.
 
-    INFO, not ROLE: unstale's scripts need INFO anyway, and users with few rights may not call ROLE.
+    It asks with INFO, not ROLE: unstale's scripts need INFO anyway, and users with few permissions may not
+    call ROLE.
     """
     await connection.send_command("INFO", "replication")
     try:
         found = bytes(await connection.read_response(timeout=math.inf))
     except ResponseError:
-        return  # it may not even ask; the worker's scripts need INFO, and refuse a replica
+        return  # this user may not call INFO; the worker's scripts do, and they refuse a replica
     if b"role:master" not in found:
-        raise NoPrimary("REDIS_URL leads to a replica; unstale needs the primary, or sentinels that know it")
+        raise NoPrimary(
+            "REDIS_URL leads to a replica; give the address of the primary, or of Sentinels that know it"
+        )

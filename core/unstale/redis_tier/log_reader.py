@@ -1,4 +1,4 @@
-"""Reads the log, and the state that belongs to it, over a connection of its own."""
+"""Reads the log and its state, over a separate connection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +23,12 @@ class Replay:
     """Result of one atomic read of the log.
 
     Attributes:
-        epoch: The current epoch, or None: there is no position, trust nothing.
+        epoch: The current epoch. None means that there is no position, so nothing may be trusted.
         last: Id of the newest entry.
-        complete: ``entries`` are all those after the id that was asked for.
-        entries: Oldest first.
-        stands: The epoch is of the server that answered, which was neither restarted nor promoted since.
+        complete: True if ``entries`` contains every entry after the requested id.
+        entries: Log entries, oldest first.
+        stands: True if the epoch was begun by the server that answered, in its present run: it was neither
+            restarted nor promoted since.
     """
 
     epoch: Epoch | None
@@ -38,9 +39,9 @@ class Replay:
 
 
 class LogReader:
-    """The log of one namespace. A long replay here does not delay readers, who use another connection.
+    """Reads the log of one namespace. Readers use another connection, so a long replay does not delay them.
 
-    Every method raises `RedisUnavailable` when Redis does not answer or refuses the command.
+    Every method raises `RedisUnavailable` if Redis does not answer or refuses the command.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class LogReader:
         self.multiplexer = Multiplexer(connections, timeout=timeout, clock=clock)
 
     async def close(self) -> None:
-        """Close the connection; commands that wait fail."""
+        """Close the connection; waiting commands fail with `CacheClosed`."""
         await self.multiplexer.close()
 
     async def replay(self, after: LogId) -> Replay:
-        """Return epoch, newest id and the entries after ``after``; raises also `MessageError`."""
+        """Return epoch, newest id and the entries after ``after``; raises `MessageError` if unreadable."""
         epoch, last, complete, entries, stands = await self._replay(after)
         if epoch is None:
             return Replay(None, LogId(last), False, ())
@@ -66,7 +67,7 @@ class LogReader:
         return Replay(known, LogId(last), bool(complete), decoded, bool(stands))
 
     async def database(self) -> str | None:
-        """Return ``system_identifier:timeline`` of the database the position belongs to, or None."""
+        """Return ``system_identifier:timeline`` of the database that the position refers to, or None."""
         try:
             data = await self.multiplexer.execute_command("HGET", self.names.state, "database")
         except RedisError as error:

@@ -1,11 +1,12 @@
-"""One connection that carries the commands of many tasks, in batches.
+"""The multiplexer: one connection that sends the commands of many tasks in batches.
 
-A command that arrives while a batch is on its way joins the next batch; a lone command is sent at once. The
-single reads of a batch become one command. A cancelled caller does not disturb the others. Nothing is sent
+A lone command is sent at once. Commands that arrive while a batch is in flight join the next batch, and the
+single reads of a batch become one command. A cancelled caller does not affect the others. No command is sent
 twice: when the connection breaks, each waiting command fails with `RedisUnavailable`.
 
-From then on commands fail at once instead of waiting for a dead server. One that arrives after a short pause
-has a new connection opened in the background and a PING sent on it. Once that is answered, commands are sent.
+After a failure, commands fail at once instead of waiting for a dead server. The first command that arrives
+after a short pause also fails, but it starts a reconnect in the background. Once the new connection has
+answered a PING, commands are sent again.
 """
 
 import asyncio
@@ -36,18 +37,18 @@ from unstale.runtime.cancellation import cancelled
 Argument = str | bytes | int | float
 
 MOST_READS: Final = 512
-"""Keys in one MGET; Redis serves nobody else meanwhile (about 0.2 ms)."""
+"""Keys in one MGET. Redis serves no other client while it runs (about 0.2 ms)."""
 MOST_COMMANDS: Final = 512
 """Other commands in one batch."""
 FIRST_PAUSE: Final = 0.05
-"""Seconds after a failure before a new connection is tried; doubles up to `LAST_PAUSE`."""
+"""Seconds between a failure and the next attempt to connect; doubles up to `LAST_PAUSE`."""
 LAST_PAUSE: Final = 1.0
 
 
 class Multiplexer:
-    """Commands over one connection, in batches.
+    """Sends commands over one connection, in batches.
 
-    ``limits`` and ``orphaned`` are for `acquire`; see `Acquires`.
+    ``limits`` and ``orphaned`` are used by `acquire`; see `Acquires`.
 
     Example:
         >>> multiplexer = Multiplexer(Connections("redis://localhost", timeout=1), timeout=1, clock=now)
@@ -84,9 +85,10 @@ class Multiplexer:
         """Batches sent."""
 
     def get(self, key: str) -> "asyncio.Future[bytes | None]":
-        """GET; None also for a key of another type, as MGET has it. The future raises `RedisUnavailable`.
+        """Return a future of the value at ``key``: None if it is missing or of another type, as with MGET.
 
-        No coroutine: there is one for each read of Redis, and it would do nothing but wait.
+        The future raises `RedisUnavailable`. This is not a coroutine: it is called for every read of Redis,
+        and a coroutine would only add a layer that waits.
         """
         future = self._future()
         waiting = self._reads.get(key)
@@ -100,10 +102,10 @@ class Multiplexer:
     def acquire(
         self, key: str, lease: bytes, ms: int, *, soft: bool, limits: bool = False
     ) -> "asyncio.Future[AcquireReply]":
-        """Read ``key``, or set ``lease`` there for ``ms`` if it is missing: one atomic step, one trip.
+        """Read ``key``, or set ``lease`` there for ``ms`` if it is missing: one atomic round trip.
 
-        Callers of one batch that ask for the same kind of lease of a key share the first one's. When Redis
-        takes no new value the key is only read. The future raises `RedisUnavailable`.
+        Callers in one batch that ask for the same kind of lease on a key share the first caller's lease. When
+        Redis takes no new value, the key is only read. The future raises `RedisUnavailable`.
         """
         future: asyncio.Future[AcquireReply] = self._future()
         self._acquires.add(key, lease, ms, soft=soft, limits=limits, future=future)
@@ -111,18 +113,18 @@ class Multiplexer:
         return future
 
     def request(self, *parts: Argument) -> "asyncio.Future[Any]":
-        """Send one command; the future raises what `execute_command` raises."""
+        """Send one command; the future raises the errors of `execute_command`."""
         future = self._future()
         self._commands.append((parts, future))
         self._stir()
         return future
 
     async def execute_command(self, *parts: Argument) -> Any:
-        """Send one command; raises `RedisUnavailable`, or redis-py's ResponseError when Redis refuses it."""
+        """Send one command; raises `RedisUnavailable`, or redis-py's ResponseError if Redis refuses it."""
         return await self.request(*parts)
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Any]:
-        """Send several commands in this order, in one batch; refusals come back as exceptions in the list."""
+        """Send several commands in order, in one batch; an error reply is returned as an exception."""
         futures = [self._future() for _ in commands]
         self._commands.extend(zip(commands, futures, strict=True))
         self._stir()
@@ -133,16 +135,16 @@ class Multiplexer:
         return replies
 
     def renew(self) -> None:
-        """Use a new connection from the next batch on: the address may lead to another server by now."""
+        """Reconnect before the next batch, because the address may now lead to another server."""
         self._renewed = self.connected
 
     @property
     def asks_sentinels(self) -> bool:
-        """Whether a new connection asks sentinels where the primary is."""
+        """True if each new connection asks Sentinels for the primary."""
         return self._connections.asks_sentinels
 
     async def close(self) -> None:
-        """Close the connection; commands that wait fail."""
+        """Close the connection; waiting commands fail with `CacheClosed`."""
         self._closed = True
         runner, self._runner = self._runner, None
         if runner is not None:
@@ -184,7 +186,7 @@ class Multiplexer:
                     self._wake = self._new_future()
                     await self._wake
                     self._wake = None
-                    if await connection.can_read():  # nothing was asked: the server closed it meanwhile
+                    if await connection.can_read():  # nothing was sent, so the server has closed it
                         self._renewed = True
                 if self._renewed:
                     await connection.disconnect(nowait=True)
@@ -212,13 +214,13 @@ class Multiplexer:
         self._acquires.connected()
 
     async def _probe(self, connection: RedisConnection) -> None:
-        """A server that takes connections and answers nothing is as dead as one that takes none."""
+        """Wait for a reply to PING: a dead server may still accept connections."""
         async with asyncio.timeout(self._timeout):
             await connection.send_command("PING")
             await connection.read_response(timeout=math.inf)
 
     async def _batch(self, connection: RedisConnection, current: list[asyncio.Future[Any]]) -> None:
-        """Send what waits and hand the replies out; ``current`` always holds the futures still waiting."""
+        """Send the waiting commands and deliver the replies; ``current`` holds unresolved futures."""
         acquires = self._acquires.take(MOST_READS) if self._acquires else []
         reads = self._reads
         if len(reads) > MOST_READS:
@@ -296,8 +298,8 @@ class Multiplexer:
         try:
             return await connection.read_response(timeout=math.inf)
         except ReadOnlyError as error:
-            # Demoted to a replica: only a new connection (a new look at the address) can help.
-            raise RedisConnectionError("the server is a replica now") from error
+            # The server was demoted. Only a new connection resolves the address again.
+            raise RedisConnectionError("the server is now a replica") from error
         except ResponseError as error:
             return error
 
@@ -326,7 +328,7 @@ class Multiplexer:
 
 
 def pack_reads(keys: Collection[str]) -> bytes:
-    """GET or MGET in the protocol's own form; packing it with redis-py costs twice the time of the reply."""
+    """Encode a GET or MGET; redis-py's packing takes twice as long as reading the reply."""
     parts = [b"*%d\r\n$4\r\nMGET" % (len(keys) + 1) if len(keys) > 1 else b"*2\r\n$3\r\nGET"]
     for key in keys:
         data = key.encode()
@@ -336,7 +338,7 @@ def pack_reads(keys: Collection[str]) -> bytes:
 
 
 def reason(error: BaseException | None) -> str:
-    """Cause of a broken connection, in a word or two and without a key's name."""
+    """Return the cause of a broken connection in a few words, without any key."""
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "timeout"
     cause = error
@@ -362,9 +364,9 @@ def refuses_writes(reply: Any) -> bool:
 
 
 def refused(error: RedisError) -> RedisUnavailable:
-    """Error for a command that Redis refused; the text names the error's code and no key."""
+    """Return the error for a command that Redis refused; its text has the error code but no key."""
     problem = RedisUnavailable(
-        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check its user's rights"
+        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check the permissions of its user"
     )
     problem.__cause__ = error
     return problem

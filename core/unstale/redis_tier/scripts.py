@@ -1,6 +1,6 @@
-"""Loads the Lua files: one atomic operation each, behind one callable.
+"""Loads the Lua files and makes each of them callable; each is one atomic operation.
 
-Every script is sent as EVALSHA; after a NOSCRIPT (a restarted or promoted server) it is sent once as EVAL,
+A script is sent as EVALSHA. After a NOSCRIPT error (a restarted or promoted server) it is sent once as EVAL,
 which also loads it. Nothing else is retried here.
 """
 
@@ -12,20 +12,20 @@ from typing import Any, Final, Protocol
 from redis.exceptions import NoScriptError
 
 HEADER: Final = "#!lua flags=allow-oom\n"
-"""An invalidation is never refused because Redis is out of memory: it only frees some."""
+"""Header of a script that frees memory, like an invalidation: it also runs when Redis is out of memory."""
 
 STRICT_HEADER: Final = "#!lua\n"
-"""Header of a script that stores more than it frees: Redis refuses it when it is out of memory."""
+"""Header of a script that stores more than it frees: Redis refuses it when out of memory."""
 
 Argument = str | bytes | int | float
 
 
 class CommandSender(Protocol):
-    """What sends commands: redis-py's client, or an agent's multiplexer."""
+    """Sends commands: a redis-py client, or a multiplexer."""
 
     @property
     def execute_command(self) -> Callable[..., Any]:
-        """Redis-py leaves this method of its untyped: (*args, **options)."""
+        """Send one command. A property, as redis-py's method is untyped: (*args, **options)."""
 
 
 async def command(redis: CommandSender, *parts: Argument) -> Any:
@@ -35,7 +35,7 @@ async def command(redis: CommandSender, *parts: Argument) -> Any:
 
 
 class Script:
-    """One Lua file of a package's ``lua`` folder, with the shared ``_common.lua`` before it.
+    """A Lua file in a package's ``lua`` folder, with the shared ``_common.lua`` prepended.
 
     Example:
         >>> fill = Script("unstale.redis_tier", "fill")
@@ -58,7 +58,7 @@ class Script:
         keys: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
         args: Sequence[Argument] = (),
     ) -> Any:
-        """Run it; raises redis-py's exceptions. Replies are what the Lua file's first comment says."""
+        """Run the script; raises redis-py's exceptions. The Lua file's first comment describes the reply."""
         try:
             return await command(redis, "EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
@@ -70,11 +70,11 @@ class Script:
         keys: Sequence[str] | Sequence[bytes] | Sequence[str | bytes],
         args: Sequence[Argument] = (),
     ) -> tuple[Argument, ...]:
-        """The command, for a pipeline; `load` the script first, or expect NoScriptError."""
+        """Return the command for a pipeline. Without an earlier `load` it may fail with NoScriptError."""
         return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
     async def load(self, redis: CommandSender) -> None:
-        """Make the server know it."""
+        """Load the script into the server."""
         await command(redis, "SCRIPT LOAD", self.text)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Asks a service's sentinels which server is the primary now."""
+"""Asks the Sentinels of a service for the address of the primary."""
 
 import asyncio
 import math
@@ -15,21 +15,21 @@ from unstale.redis_tier.url import RedisUrl
 from unstale.runtime.cancellation import cancelled
 
 SHARE: Final = 0.5
-"""Of the time to connect, the part that asking may take; the primary itself needs the rest."""
+"""Share of the connect timeout that asking the Sentinels may take; the rest is for the primary."""
 
 
 class NoPrimary(RedisConnectionError):
-    """There is no primary to connect to; the text is a whole sentence with its remedy."""
+    """There is no primary to connect to; the text is a complete sentence with its remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedPrimary:
-    """What one sentinel says.
+    """A Sentinel's answer: the address of the primary.
 
     Attributes:
-        host: Of the primary, as the sentinel reaches it.
-        port: Its port.
-        epoch: Number of the failover that made it the primary; a sentinel that was cut off lags behind.
+        host: Host of the primary, as the Sentinel reaches it.
+        port: Port of the primary.
+        epoch: Number of the failover that made it the primary. A Sentinel that was cut off lags behind.
     """
 
     host: str
@@ -38,11 +38,12 @@ class NamedPrimary:
 
 
 class Sentinels:
-    """The sentinels of one service.
+    """The Sentinels of one service.
 
-    All are asked at once. What a majority said is enough, so one that hangs costs nothing; of different
-    answers the one of the newest failover counts, so one that was cut off misleads nobody. (redis-py asks
-    one after the other and believes the first.) Nothing is remembered: each connection asks anew.
+    All are asked at the same time, and the answers of a majority are enough, so a Sentinel that hangs costs
+    nothing. If the answers differ, the one with the newest failover counts, so a Sentinel that was cut off
+    cannot mislead. (redis-py asks one after the other and believes the first.) Answers are not remembered:
+    each new connection asks again.
 
     Example:
         >>> sentinels = Sentinels(RedisUrl.parse("redis+sentinel://a:26379,b,c/mymaster"), timeout=1.0)
@@ -52,14 +53,14 @@ class Sentinels:
 
     is_master: Final = True
     check_connection: Final = False
-    # With `get_master_address` this is all that redis-py's connection asks of what it calls its pool.
+    # With `get_master_address`, this is all that redis-py's connection needs of its pool.
 
     def __init__(self, url: RedisUrl, *, timeout: float) -> None:
         self._url = url
         self._timeout = timeout * SHARE
 
     async def get_master_address(self) -> tuple[str, int]:
-        """Host and port of the primary; raises `NoPrimary` after ``timeout * SHARE`` seconds at most."""
+        """Return host and port of the primary; raises `NoPrimary` after at most ``timeout * SHARE`` s."""
         sentinels = self._url.sentinels
         answers: list[NamedPrimary] = []
         troubles: list[str] = []
@@ -86,7 +87,7 @@ class Sentinels:
         return newest.host, newest.port
 
     async def _ask(self, host: str, port: int) -> NamedPrimary | str:
-        """An answer, or what was wrong in words."""
+        """Return the answer of one Sentinel, or its problem in words."""
         kind = SSLConnection if self._url.tls else Connection
         connection = kind(
             host=host, port=port, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None,
@@ -96,12 +97,12 @@ class Sentinels:
             await connection.connect()
             await connection.send_command("SENTINEL", "MASTER", self._url.service)
             reply: list[Any] = await connection.read_response(timeout=math.inf)
-            said = {bytes(name): bytes(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
-            return NamedPrimary(said[b"ip"].decode(), int(said[b"port"]), int(said[b"config-epoch"]))
+            fields = {bytes(name): bytes(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
+            return NamedPrimary(fields[b"ip"].decode(), int(fields[b"port"]), int(fields[b"config-epoch"]))
         except (RedisError, OSError) as error:
             return _refusal(error, self._url.service)
         except (KeyError, ValueError, TypeError):
-            return "one answered what no sentinel says"
+            return "one gave an answer that no Sentinel gives"
         finally:
             await connection.disconnect(nowait=True)
 
@@ -110,8 +111,8 @@ class Sentinels:
         if silent:
             shown.append(f"{silent} did not answer within {self._timeout:g} s")
         return (
-            f"no sentinel of REDIS_URL tells the primary of {self._url.place}: {'; '.join(shown)}. "
-            "Check hosts, ports and service in the URL; the sentinels' own password is ?sentinel_password=…"
+            f"no Sentinel in REDIS_URL could name the primary of {self._url.place}: {'; '.join(shown)}. "
+            "Check hosts, ports and service in the URL, and ?sentinel_password=… if the Sentinels want one"
         )
 
     def __repr__(self) -> str:
@@ -120,9 +121,9 @@ class Sentinels:
 
 def _refusal(error: Exception, service: str) -> str:
     if isinstance(error, AuthenticationError | NoPermissionError):
-        return "one wants another user or password"
+        return "one refused the user or password"
     if not isinstance(error, ResponseError):
         return f"one cannot be reached ({str(error)[:120]})"
     if "no such master" in str(error).lower():
-        return f"one knows no service {service!r}"
-    return f"one is no sentinel, or refuses ({str(error)[:120]})"
+        return f"one does not know the service {service!r}"
+    return f"one is not a Sentinel, or refused the command ({str(error)[:120]})"

@@ -1,4 +1,4 @@
-"""The shared tier as readers and writers see it: one interface, with Redis behind it or nothing."""
+"""The interface of the shared tier, and its implementation for agents without Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -10,21 +10,21 @@ from unstale.protocol.messages import PublishedRules
 
 
 class Put(Enum):
-    """What became of a value that no rule owns."""
+    """Result of storing a value that no rule owns."""
 
     TOLD = "stored, and every instance was told"
-    UNTOLD = "stored, but no epoch is live, so nobody could be told"
+    UNTOLD = "stored, but there is no live epoch, so no instance was told"
     REFUSED = "not stored: other rules are in force"
 
 
 class SharedTier(Protocol):
-    """Values and leases that every instance shares.
+    """Values and leases that all instances share.
 
-    Every method raises `RedisUnavailable` when Redis does not answer or refuses the command.
+    Every method raises `RedisUnavailable` if Redis does not answer or refuses the command.
 
     Attributes:
-        shared: False where nothing is shared: the near cache is the only tier then.
-        connected: True if its connection is open, as far as is known.
+        shared: False if nothing is shared, so that the near cache is the only tier.
+        connected: True if the connection is open, as far as this process knows.
     """
 
     @property
@@ -34,53 +34,53 @@ class SharedTier(Protocol):
     def connected(self) -> bool: ...
 
     def read(self, key: str) -> Awaitable[bytes | None]:
-        """Return what stands at ``key``: a value or a lease (`codec.is_value`)."""
+        """Return the content of ``key``: a value or a lease (see `codec.is_value`)."""
 
     async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """Return what stands at ``key``, and the stale value kept for it, as of one moment."""
+        """Return the content of ``key`` and the stale value kept for it, read at the same moment."""
         ...
 
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
-        """Return what stands at ``key``, and the seconds until it expires (None: never)."""
+        """Return the content of ``key``, and the seconds until it expires (None: never)."""
         ...
 
     async def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
     ) -> ValueOrLease:
-        """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip.
+        """Return the content of ``key``, or acquire its lease if it is missing: one atomic round trip.
 
-        ``life`` and ``limits`` say which of these fields of the result are wanted. The limits are read after
-        the lease was taken.
+        ``life`` and ``limits`` tell which of these fields of the result are needed. The limits are read after
+        the lease was acquired.
         """
         ...
 
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
-        """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
+        """Acquire the lease of ``key`` if it is missing or holds the soft lease of a missed ``get``."""
         ...
 
     async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
-        """Take a lease although a value or another's lease stands; a value stays readable.
+        """Acquire a lease even if the key holds a value or another lease; a value stays readable.
 
-        With ``margin`` only a value with less than so many seconds to live is taken, and none that another
-        process took in the first half of them.
+        With ``margin`` the lease is acquired only on a value with less than ``margin`` seconds to live. In
+        the first half of the margin it is not acquired if another process already has it.
         """
         ...
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
-        """Prolong a lease; return False if it is gone."""
+        """Extend a lease; return False if it is lost."""
         ...
 
     async def fill(
         self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
     ) -> bool:
-        """Store ``value`` where ``lease`` stands; return False if it no longer does, or without an epoch.
+        """Store ``value`` under ``lease``; return False if the lease is lost or there is no epoch.
 
-        For a ``refreshed`` key the stale value goes, and the key leaves the refresh set.
+        If the key is ``refreshed``, also remove its stale value, and remove the key from the refresh set.
         """
         ...
 
     async def release(self, key: str, found: bytes) -> bool:
-        """Remove what stands at ``key`` if it is ``found``: a lease given up, or an unusable value."""
+        """Remove the content of ``key`` if it is ``found``: an unneeded lease, or an unusable value."""
         ...
 
     async def discard_stale(self, key: str, found: bytes) -> None:
@@ -88,40 +88,44 @@ class SharedTier(Protocol):
         ...
 
     async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
-        """Store a value that no rule owns, log it and tell every instance.
+        """Store a value that no rule owns, and invalidate it in every instance through the log.
 
-        Nothing is stored if other rules than those of the hash ``rules`` are in force: they may own the key.
+        ``rules`` is the hash of the rules that this process knows. If other rules are in force, nothing is
+        stored, because they may own the key.
         """
         ...
 
     async def invalidate(
         self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None
     ) -> int:
-        """Unlink, log, raise need_lsn and publish; return how many keys were there. Stale values go too."""
+        """Unlink keys and their stale values, log, raise need_lsn and publish.
+
+        Return how many of the keys existed.
+        """
         ...
 
     def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
-        """Yield the string keys that ``pattern`` matches, in pieces, without unstale's own.
+        """Yield the string keys that match ``pattern``, in chunks, without unstale's own keys.
 
-        With ``stale``, the stale values of the keys it matches instead.
+        With ``stale``, yield the stale values of the matching keys instead.
         """
         ...
 
     async def unlink(self, keys: Sequence[str]) -> int:
-        """Remove keys without telling anyone; return how many were there."""
+        """Remove keys without logging it; return how many existed."""
         ...
 
     async def rules(self) -> PublishedRules | None:
-        """Return the published rules; None if no worker has published any. Raises also `MessageError`."""
+        """Return the published rules, or None if there are none; raises `MessageError` if unreadable."""
         ...
 
     async def used_memory(self) -> int | None:
-        """Return the bytes of memory that Redis uses; None without Redis."""
+        """Return how many bytes of memory Redis uses; None without Redis."""
         ...
 
 
 class NoSharedTier:
-    """No Redis: no key holds anything, every lease is granted, and values stay in the near cache."""
+    """The tier of an agent without Redis: it holds nothing and grants every lease."""
 
     shared = False
     connected = False
@@ -141,7 +145,7 @@ class NoSharedTier:
     async def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
     ) -> ValueOrLease:
-        """Grant a lease: single flight sees to it that this process loads once."""
+        """Grant a lease: single flight already ensures that this process loads a key once."""
         return ValueOrLease(None, b"")
 
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
@@ -170,13 +174,13 @@ class NoSharedTier:
         """Do nothing."""
 
     async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
-        """Return `Put.UNTOLD`: there is nobody to tell."""
+        """Return `Put.UNTOLD`: there is no other instance."""
         return Put.UNTOLD
 
     async def invalidate(
         self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None
     ) -> int:
-        """Return 0: what is held is in the near cache only."""
+        """Return 0: only the near cache holds values."""
         return 0
 
     async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
@@ -190,7 +194,7 @@ class NoSharedTier:
         return 0
 
     async def rules(self) -> PublishedRules | None:
-        """Return None: an embedded worker hands its rules over itself."""
+        """Return None: an embedded worker passes its rules to the cache directly."""
         return None
 
     async def used_memory(self) -> int | None:

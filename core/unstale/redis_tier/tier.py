@@ -37,7 +37,7 @@ _DIRECT, _EXTEND, _FILL, _PUT, _RELEASE, _REPLACE, _TAKEOVER = (
 class RedisTier:
     """Values and leases in Redis, over one connection; see `SharedTier`.
 
-    Every method raises `RedisUnavailable` when Redis does not answer or refuses the command.
+    Every method raises `RedisUnavailable` if Redis does not answer or refuses the command.
     """
 
     shared = True
@@ -65,30 +65,30 @@ class RedisTier:
         self._background: set[asyncio.Task[bool]] = set()
 
     async def close(self) -> None:
-        """Close the connection; commands that wait fail."""
+        """Close the connection; waiting commands fail with `CacheClosed`."""
         await self.multiplexer.close()
         await asyncio.gather(*self._background, return_exceptions=True)
 
     @property
     def connected(self) -> bool:
-        """True if the connection is open, as far as is known."""
+        """True if the connection is open, as far as this process knows."""
         return self.multiplexer.connected
 
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, key: str) -> "asyncio.Future[bytes | None]":
-        """Return what stands at ``key``: a value or a lease (`codec.is_value`)."""
+        """Return a future of the content of ``key``: a value or a lease (see `codec.is_value`)."""
         return self.multiplexer.get(key)
 
     async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """Return what stands at ``key``, and the stale value kept for it: one command, so one moment."""
+        """Return the content of ``key`` and the stale value kept for it, read together by one command."""
         data, stale = await asyncio.gather(
             self.multiplexer.get(key), self.multiplexer.get(self.names.stale(key))
         )
         return data, stale
 
     async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
-        """Return what stands at ``key``, and the seconds until it expires (None: never)."""
+        """Return the content of ``key``, and the seconds until it expires (None: never)."""
         data, life = await self._several(("GET", key), ("PTTL", key))
         return data, _seconds(life)
 
@@ -97,12 +97,12 @@ class RedisTier:
     async def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
     ) -> ValueOrLease:
-        """Return what stands at ``key``, or take its lease if it is missing: one atomic step, one trip."""
+        """Return the content of ``key``, or acquire its lease if it is missing: one atomic round trip."""
         lease = self._new_lease(soft=soft)
         asked = self.multiplexer.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
         remaining: float | None = None
         try:
-            if life:  # in the same batch, behind it
+            if life:  # in the same batch, after it
                 standing, left = await asyncio.gather(asked, self.multiplexer.request("PTTL", key))
                 remaining = _seconds(left)
             else:
@@ -110,7 +110,7 @@ class RedisTier:
         except ResponseError as error:
             raise refused(error) from error
         except asyncio.CancelledError:
-            # The reply was there, and this task was cancelled before it ran again.
+            # The reply had arrived, but this task was cancelled before it could run.
             if asked.done() and not asked.cancelled() and asked.exception() is None:
                 standing = asked.result()
                 if standing.given_up() and standing.found is not None:
@@ -122,7 +122,7 @@ class RedisTier:
         return ValueOrLease(None, standing.found, None, known)
 
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
-        """Take the lease that a missed ``get`` left at ``key``, or a missing key's."""
+        """Acquire the lease of ``key`` if it is missing or holds the soft lease of a missed ``get``."""
         lease = self._new_lease()
         async with self._given_up_if_cancelled(key, lease):
             found, *known = await self._script(
@@ -133,7 +133,7 @@ class RedisTier:
         return ValueOrLease(None, lease, None, ReplicaLimits.decode(known))
 
     async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
-        """Take a lease although a value or another's lease stands; a value stays readable."""
+        """Acquire a lease even if the key holds a value or another lease; a value stays readable."""
         lease = self._new_lease()  # one that is put on a value holds nobody up
         suffix = codec.lease_suffix(secrets.randbits(64))
         async with self._given_up_if_cancelled(key, lease):
@@ -147,20 +147,20 @@ class RedisTier:
         return ValueOrLease(None, found, _seconds(life), ReplicaLimits.decode(known))
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
-        """Prolong a lease; return False if it is gone."""
+        """Extend a lease; return False if it is lost."""
         return bool(await self._script(_EXTEND, [key], [lease, _ms(seconds)]))
 
     async def fill(
         self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
     ) -> bool:
-        """Store ``value`` where ``lease`` stands; return False if it no longer does, or without an epoch."""
+        """Store ``value`` under ``lease``; return False if the lease is lost or there is no epoch."""
         keys = [key, self.names.state]
         if refreshed:
             keys += [self.names.stale(key), self.names.refresh]
         return bool(await self._script(_FILL, keys, [lease, value, _ms(seconds)]))
 
     async def release(self, key: str, found: bytes) -> bool:
-        """Remove what stands at ``key`` if it is ``found``: a lease given up, or an unusable value."""
+        """Remove the content of ``key`` if it is ``found``: an unneeded lease, or an unusable value."""
         return bool(await self._script(_RELEASE, [key], [found]))
 
     async def discard_stale(self, key: str, found: bytes) -> None:
@@ -180,7 +180,7 @@ class RedisTier:
             raise
 
     def _release_later(self, key: str, lease: bytes) -> None:
-        """Give up a lease that no reader is left for, so that others need not wait until it ends."""
+        """Release a lease that no reader needs any more, so that others do not wait for it to expire."""
 
         async def release() -> bool:
             with contextlib.suppress(UnstaleError):
@@ -194,7 +194,7 @@ class RedisTier:
     # --- writing --------------------------------------------------------------------------------
 
     async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
-        """Store a value that no rule owns, log it and tell every instance."""
+        """Store a value that no rule owns, and invalidate it in every instance through the log."""
         logged, _ = await self._script(
             _PUT,
             [self.names.state, self.names.log, key],
@@ -205,9 +205,9 @@ class RedisTier:
     async def invalidate(
         self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None
     ) -> int:
-        """Unlink, log, raise need_lsn and publish; return how many keys were there.
+        """Unlink, log, raise need_lsn and publish; return how many of the keys existed.
 
-        Stale values go too, whatever rules this process knows.
+        Stale values are unlinked too, whatever rules this process knows.
         """
         removed = 0
         for chunk in _chunks(keys) if keys else iter([()]):
@@ -227,9 +227,9 @@ class RedisTier:
         return removed
 
     async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
-        """Yield the string keys that ``pattern`` matches, in pieces, without unstale's own.
+        """Yield the string keys that match ``pattern``, in chunks, without unstale's own keys.
 
-        With ``stale``, the stale values of the keys it matches instead.
+        With ``stale``, yield the stale values of the matching keys instead.
         """
         cursor: bytes | int = 0
         pattern = self.names.stale(pattern) if stale else pattern
@@ -237,7 +237,7 @@ class RedisTier:
             cursor, found = await self._command(
                 "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "string"
             )
-            # A key that is not UTF-8 is no cache key.
+            # Cache keys are UTF-8; others are skipped.
             keys = [
                 text for key in found if (text := _text(key)) and text.startswith(self.names.tag) is stale
             ]
@@ -247,22 +247,22 @@ class RedisTier:
                 return
 
     async def unlink(self, keys: Sequence[str]) -> int:
-        """Remove keys without telling anyone; return how many were there."""
+        """Remove keys without logging it; return how many existed."""
         count: int = await self._command("UNLINK", *keys)
         return count
 
     async def rules(self) -> PublishedRules | None:
-        """Return the published rules; None if no worker has published any. Raises also `MessageError`."""
+        """Return the published rules, or None if there are none; raises `MessageError` if unreadable."""
         data = await self._command("GET", self.names.rules)
         return None if data is None else PublishedRules.decode(data)
 
     async def used_memory(self) -> int | None:
-        """Return the bytes of memory that Redis uses."""
+        """Return how many bytes of memory Redis uses."""
         data = await self._command("INFO", "memory")
         for line in data.decode().splitlines():
             if line.startswith("used_memory:"):
                 return int(line.partition(":")[2])
-        raise MessageError("Redis' INFO has no used_memory")
+        raise MessageError("the INFO reply of Redis has no used_memory")
 
     # --- sending --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What one ``REDIS_URL`` says: a server, or the sentinels that know which server is the primary."""
+"""Parses ``REDIS_URL``: the address of a server, or of Sentinels that know the primary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,23 +19,23 @@ ENCODE: Final = (
 )
 SENTINEL_SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 SENTINEL_PORT: Final = 26379
-"""Where a sentinel listens when the URL names no port."""
+"""Port of a Sentinel if the URL does not name one."""
 
 _OURS: Final = ("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "protocol", "max_connections",
                 "health_check_interval", "timeout", "legacy_responses")  # fmt: skip
-"""URL options that would bring redis-py's own timeouts and retries back."""
+"""URL options that would re-enable redis-py's own timeouts and retries; they are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """One URL, taken apart.
+    """A parsed URL.
 
     Attributes:
-        options: Arguments of redis-py's connection to the server: login, db, TLS; host and port or path.
-        sentinels: Host and port of each sentinel; empty where the URL names the server itself.
-        service: What the sentinels call the primary and its replicas.
-        sentinel_options: Arguments of a connection to a sentinel: its own login, and TLS.
-        tls: Whether connections are encrypted.
+        options: Arguments of redis-py's connection to the server: login, db, TLS, and host and port or path.
+        sentinels: Host and port of each Sentinel; empty if the URL names the server itself.
+        service: The Sentinels' name for the primary and its replicas.
+        sentinel_options: Arguments of a connection to a Sentinel: its own login, and TLS.
+        tls: True if connections are encrypted.
     """
 
     options: Mapping[str, Any] = field(repr=False)
@@ -46,7 +46,7 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, text: str) -> "RedisUrl":
-        """Raises `SettingError` naming the part that is wrong; passwords are in no message."""
+        """Parse a URL; raises `SettingError` that names the wrong part, and never shows a password."""
         scheme, _, rest = text.partition("://")
         if scheme in SENTINEL_SCHEMES:
             return cls._of_sentinels(SENTINEL_SCHEMES[scheme], rest)
@@ -54,7 +54,7 @@ class RedisUrl:
         if "path" not in options:
             path = urlsplit(text).path.strip("/")
             if "@" in path:
-                raise _wrong(ENCODE)  # the rest of a password
+                raise _wrong(ENCODE)  # this is the rest of a password
             if path and not path.isdecimal():
                 raise _wrong(
                     f"the database {path!r} is not a number (a Sentinel's service is written "
@@ -64,7 +64,7 @@ class RedisUrl:
 
     @property
     def place(self) -> str:
-        """Where it leads, for people."""
+        """The server's address, for logs and errors."""
         if self.sentinels:
             return f"{self.service} (sentinels {', '.join(map(_shown, self.sentinels))})"
         if "path" in self.options:
@@ -84,9 +84,9 @@ class RedisUrl:
         sentinels = tuple(_sentinel(text, number) for number, text in enumerate(hosts.split(","), 1))
         service, _, db = path.strip("/").partition("/")
         if "@" in path:
-            raise _wrong(ENCODE)  # the rest of a password
+            raise _wrong(ENCODE)  # this is the rest of a password
         if not service:
-            raise _wrong("the sentinels' name for the primary is missing; it comes first in the path")
+            raise _wrong("the service, the Sentinels' name for the primary, is missing from the path")
         if db and not db.isdecimal():
             raise _wrong(f"the database {db!r}, after the service's name, is not a number")
         options = _parsed(f"{scheme}://{login}{at}primary/{db}{question}{query}")
@@ -110,7 +110,7 @@ def database_number(text: str) -> int:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        urlsplit(text).port  # noqa: B018  # raises for what is no port
+        urlsplit(text).port  # noqa: B018  # raises for an invalid port
     except ValueError:
         raise _wrong(ENCODE) from None
     try:
@@ -129,7 +129,7 @@ def _sentinel(text: str, number: int) -> tuple[str, int]:
     except ValueError:
         host = port = None
     if not host:
-        raise _wrong(f"sentinel {number} is no host:port")  # it may be half of a password: not shown
+        raise _wrong(f"sentinel {number} is not host:port")  # not shown: it may be half of a password
     return host, SENTINEL_PORT if port is None else port
 
 

@@ -101,7 +101,7 @@ async def test_a_token_of_another_database_is_refused_and_one_of_the_future_time
     cache: Cache, db: asyncpg.Connection
 ) -> None:
     token = await change(db)
-    with pytest.raises(ValueError, match="the token is of database 1, and the worker follows"):
+    with pytest.raises(ValueError, match="the token is from database 1, but the worker follows"):
         await cache.wait_for("1:1:1:0/1")
     system, timeline, xid, lsn = token.split(":")
     with pytest.raises(WaitTimeout):

@@ -1,11 +1,11 @@
--- Shared by every script: the live server's identity, LSN order, and one log entry with its message.
+-- Shared by all scripts: the identity of the live server, the order of LSNs, and appending to the log.
 
--- The replication id changes at every promotion and never comes back.
+-- The replication id of this server. It changes at every promotion and is never reused.
 local function live_run()
   return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 end
 
--- Is the WAL position a ('16/B374D848') after b? An absent b is before everything.
+-- Returns true if the WAL position a ('16/B374D848') is after b. A missing b is before everything.
 local function lsn_after(a, b)
   if not b or b == '' then return a ~= '' end
   if a == '' then return false end
@@ -18,14 +18,14 @@ local function lsn_after(a, b)
   return tonumber(a_low, 16) > tonumber(b_low, 16)
 end
 
--- True if the writes of a script to this key will not fail for its type. Redis does not roll a script back, so it is
--- checked before the first write.
+-- Returns true if the key is missing or has the wanted type, so that writes to it cannot fail for its type. Redis does
+-- not roll a script back, so check this before the first write.
 local function has_type(key, wanted)
   local found = redis.call('TYPE', key)['ok']
   return found == wanted or found == 'none'
 end
 
--- Appends one log entry, publishes the same as a message, and trims the log by bytes; returns the entry's id.
+-- Appends one log entry, publishes it as a message, and trims the log by bytes. Returns the entry's id.
 local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   local last = redis.call('HINCRBY', state, 'last', 1)
   if last > 999999999999999 then
@@ -34,14 +34,14 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes)
   local body = '"keys":' .. keys .. ',"patterns":' .. patterns
   local id = string.format('%.0f-0', last)
   if redis.pcall('XADD', log, id, 'm', body)['err'] then
-    -- The log's newest id is not below ours, so it is of another history. Agents see that the new log does not reach back
-    -- to where they are, and drop everything.
+    -- The newest id of the log is not below ours, so the log belongs to another history. Agents notice that the new log
+    -- does not reach back to their own position, and drop everything.
     redis.call('UNLINK', log)
     redis.call('XADD', log, id, 'm', body)
   end
   local size = #body + 64
   if redis.call('XLEN', log) == 1 then
-    -- The first entry, or the log was evicted: the bytes counted before are gone.
+    -- This is the first entry, or the log was evicted: start counting bytes again.
     redis.call('HSET', state, 'log_bytes', size)
   else
     local bytes = redis.call('HINCRBY', state, 'log_bytes', size)
@@ -67,10 +67,12 @@ local function raise_need_lsn(state, lsn)
   end
 end
 
--- Why a worker's script must not run, or nil. Checks types, fence, run, epoch and position.
--- Reads of the header: fence; position, as it was read, '' if there was none; and either epoch, which was read together
--- with the position and requires the run it belongs to, or run, which was read then, or neither.
--- The header is JSON with every text and every large number as a string: cjson reads all numbers as doubles.
+-- Returns the reason why a worker's script must not run, or nil. Checks types, fence, run, epoch and position.
+-- Header fields that are read:
+--   fence
+--   position: as it was read, '' if there was none
+--   either epoch, which was read with the position and requires the run it belongs to; or run, as it was read; or neither
+-- The header is JSON with all texts and large numbers as strings, because cjson decodes numbers as doubles.
 local function refusal(state, log, header)
   if not has_type(state, 'hash') or not has_type(log, 'stream') then return 'type' end
   local known = redis.call('HMGET', state, 'fence', 'run', 'epoch', 'position')
@@ -84,7 +86,8 @@ local function refusal(state, log, header)
   return nil
 end
 
--- Milliseconds since 1970 by the server's clock: for people, and compared only with the same clock, for what is due.
+-- Milliseconds since 1970 by the server's clock. It is shown to users, and compared only with the same clock to find what
+-- is due.
 local function now_ms()
   local time = redis.call('TIME')
   return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
@@ -96,9 +99,9 @@ local function clock_ms()
   return tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000
 end
 
--- Age of a read in milliseconds: as the worker measured it, or as the server's clock measures it if that is more. A worker
--- that was paused between its look at the clock and this script would otherwise call an old read fresh.
--- `began` is the server's time when the read began, at the earliest, or nil.
+-- Age of a read in milliseconds: the larger of the worker's and the server's measurement. Otherwise a worker that was
+-- paused between reading its clock and running this script would report an old read as fresh.
+-- `began` is the server's time at which the read began, at the earliest, or nil.
 local function true_age(age_ms, began)
   local age = tonumber(age_ms)
   local by_server = began and tonumber(began)
@@ -106,7 +109,7 @@ local function true_age(age_ms, began)
   return string.format('%.3f', age)
 end
 
--- Publishes a watermark. Reads of the header: channel, lsn, flushed, database, and watermark with the fields
+-- Publishes a watermark. Header fields that are read: channel, lsn, flushed, database, and watermark with the fields
 --   seen: the snapshot that was read
 --   rules: hash of the rules
 --   age_ms, began: see true_age
@@ -117,9 +120,9 @@ local function publish_watermark(state, epoch, header)
     .. '","database":"' .. header.database .. '","age_ms":' .. true_age(mark.age_ms, mark.began) .. '}')
 end
 
--- Publishes a watermark and returns the `primary_until` that stands afterwards. It is cleared only if it equals
--- watermark.primary_until, which was read *before* the database was: only then does the lsn cover the direct write that
--- set it.
+-- Publishes a watermark and returns the value of `primary_until` afterwards. It is cleared only if it equals
+-- watermark.primary_until, which was read *before* the database: only then does the lsn cover the direct write that set
+-- it.
 local function publish_seen(state, header)
   local pending = redis.call('HGET', state, 'primary_until') or ''
   if pending ~= '' and pending == header.watermark.primary_until then

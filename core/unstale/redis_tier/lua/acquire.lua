@@ -1,7 +1,7 @@
--- Reads keys, and takes the lease of each that is missing.
--- KEYS: the keys   ARGV: for each key its lease and the lease's milliseconds
--- Reply: for each key what stands there now: a value, a lease (the caller's own where it was missing), or '' for
--- another type
+-- Reads keys, and acquires the lease of each missing one.
+-- KEYS: the keys   ARGV: for each key, its lease and the lease's life in milliseconds
+-- Reply: for each key, its content afterwards: a value, a lease (the caller's own if the key was missing), or '' for a key
+-- of another type
 local standing = redis.call('MGET', unpack(KEYS))
 for number, key in ipairs(KEYS) do
   if not standing[number] then
@@ -9,7 +9,7 @@ for number, key in ipairs(KEYS) do
     if redis.call('SET', key, lease, 'NX', 'PX', ARGV[2 * number]) then
       standing[number] = lease
     else
-      -- A key of another type, or one that stands in KEYS twice.
+      -- The key has another type, or it is in KEYS twice.
       local found = redis.pcall('GET', key)
       standing[number] = type(found) == 'string' and found or ''
     end

@@ -1,7 +1,8 @@
 -- Direct invalidation by an agent: unlink, log, raise need_lsn and publish, without moving the position.
 -- KEYS: state, log, the keys to unlink..., the stale values to unlink...
 -- ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes, how many of the keys are stale values
--- Reply: { unlinked (without stale values), log id }; the id is 0 when there is no live epoch (a new one is coming and drops everything).
+-- Reply: { number of keys unlinked, without stale values; log id }. The id is 0 if there is no live epoch: then the worker
+-- will begin a new one, which makes agents drop everything.
 local state, log = KEYS[1], KEYS[2]
 if not has_type(state, 'hash') or not has_type(log, 'stream') then
   return redis.error_reply('UNSTALE the state or log key holds another type; delete it')

@@ -1,7 +1,8 @@
--- Stores a loaded value only if the lease taken for it still stands (compare-and-set), and only while there is an epoch:
--- without one there is no position, and nothing would invalidate the value.
+-- Stores a loaded value only if the key still holds the loader's lease (compare-and-set), and only if there is an epoch:
+-- without an epoch there is no position, and nothing would invalidate the value.
 -- KEYS: key, state, and if the key is refreshed when it changes: its stale value, the refresh set
--- ARGV: lease, value, milliseconds to live      Reply: 1 stored, 0 the lease is gone, or there is no epoch
+-- ARGV: lease, value, milliseconds to live
+-- Reply: 1 if stored, 0 if the lease is lost or there is no epoch
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

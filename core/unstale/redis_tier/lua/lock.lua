@@ -1,5 +1,5 @@
--- Takes a lock that nobody holds, with a number above every earlier one: also after Redis lost its data, as the number
--- is at least the server's time in microseconds.
+-- Acquires a free lock, with a fence number above every earlier one. This holds even after Redis lost its data, because
+-- the number is at least the server's time in microseconds.
 -- KEYS: lock, counter   ARGV: lease, milliseconds the lease lives, milliseconds the counter lives
 -- Reply: { fence, 0 }, or { '', milliseconds until the holder's lease ends }
 if not has_type(KEYS[1], 'string') or not has_type(KEYS[2], 'string') then

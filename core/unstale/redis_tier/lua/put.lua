@@ -1,7 +1,7 @@
--- Stores a value that no rule owns, and tells every instance: set, log, publish.
+-- Stores a value that no rule owns, and invalidates it in every instance: set, log, publish.
 -- KEYS: state, log, key   ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules
--- Reply: log id and epoch; 0 and '' when there is no live epoch (stored, but nobody was told: agents are detached or about
--- to flush); -1 and '' when other rules are in force, which may own the key: nothing was stored
+-- Reply: log id and epoch. 0 and '' if there is no live epoch: the value is stored but not announced, because agents are
+-- detached or about to flush. -1 and '' if other rules are in force: nothing is stored, because they may own the key.
 local state, log = KEYS[1], KEYS[2]
 if not has_type(state, 'hash') or not has_type(log, 'stream') then
   return redis.error_reply('UNSTALE the state or log key holds another type; delete it')

@@ -1,4 +1,4 @@
--- Gives a lease up, so that the next reader need not wait.    KEYS: key   ARGV: lease      Reply: 1, or 0: it was gone
+-- Releases a lease, so that the next reader does not wait.   KEYS: key   ARGV: lease   Reply: 1, or 0 if it was lost
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

@@ -1,11 +1,12 @@
--- Takes a lease although something stands at the key, for a loader whose value is to replace it. A value stays readable:
--- its lease is white space behind the JSON text that no other process has written, so whatever removes or replaces the
--- value removes the lease with it. fill.lua stores over it only while it stands. In the place of another's lease, or of
--- nothing, a plain lease is put.
--- KEYS: key, state   ARGV: plain lease, its milliseconds, white space, margin in ms or ''
--- With a margin (early refresh) only a value with less than that to live is taken, and none that was taken in the first
--- half of the margin: another process is loading it.
--- Reply: { what stands there now (the lease if it was taken), 1 taken or 0, ms to live, epoch, need_lsn, primary_until, database }
+-- Acquires a lease whatever the key holds, for a loader whose value is to replace it.
+-- A value stays readable: its lease is unique white space appended to the JSON text. Whatever removes
+-- or replaces the value therefore removes the lease too, and fill.lua stores only if the lease is still there. If the key
+-- is missing or holds another lease, a plain lease is stored instead.
+-- KEYS: key, state   ARGV: plain lease, its life in milliseconds, white space, margin in ms or ''
+-- With a margin (early refresh), the lease is acquired only on a value with less than the margin to live. In the first
+-- half of the margin, it is not acquired on a value that already has a lease: another process is loading it.
+-- Reply: { content of the key afterwards (the lease if it was acquired), 1 if acquired else 0, ms to live, epoch, need_lsn,
+--   primary_until, database }
 local kind = redis.call('TYPE', KEYS[1])['ok']
 if kind ~= 'string' and kind ~= 'none' then
   return { false, 0, -1 }

@@ -1,6 +1,7 @@
--- Takes a soft lease (left by a missed get) over for a loader.
+-- Replaces a soft lease (left by a missed get), or nothing, with a loader's lease.
 -- KEYS: key, state   ARGV: first bytes of a soft lease, new lease, milliseconds
--- Reply: { what stands at the key now, epoch, need_lsn, primary_until, database }: the new lease when it was taken
+-- Reply: { content of the key afterwards, epoch, need_lsn, primary_until, database }. The content is the new lease if it
+-- was acquired.
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' and redis.call('EXISTS', KEYS[1]) == 1 then
   return { false, false, false, false, false }
 end
