@@ -1,4 +1,4 @@
-"""Locks between instances: a lease in Redis that ends by itself, and a fence number that only grows."""
+"""Locks between instances: a lease in Redis that expires, and a fence number that only grows."""
 
 import asyncio
 import contextlib
@@ -24,9 +24,9 @@ from unstale.redis_tier.tier import RedisTier
 logger = logging.getLogger("unstale")
 
 LOCK_SECONDS: Final = 10.0
-"""Seconds a lock is held at most, unless ``ttl`` says otherwise."""
+"""Default ``ttl``: most seconds for which a lock is held without `Lock.extend`."""
 COUNTER_SECONDS: Final = 7 * 86_400.0
-"""Seconds the last fence is remembered; it matters only if the server's clock goes back."""
+"""Seconds for which the last fence is remembered; it matters only if the server's clock goes back."""
 FIRST_PAUSE: Final = 0.01
 LAST_PAUSE: Final = 0.25
 """Seconds between two attempts; the pause doubles, and is random between half and all of it."""
@@ -39,10 +39,10 @@ class Locks(ABC):
     """The locks of one cache."""
 
     def lock(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
-        """Return a lock that is not taken yet; raises ValueError for a name or number out of range."""
+        """Return a lock that is not held yet; raises ValueError for a name or number out of range."""
         if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
             raise ValueError(
-                f"a lock's name is a str of 1 to {MAX_NAME_BYTES} bytes, and this is {name!r:.60}"
+                f"a lock's name must be a str of 1 to {MAX_NAME_BYTES} bytes, but it is {name!r:.60}"
             )
         if not 0.001 <= ttl <= 86_400:
             raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to 86400")
@@ -52,7 +52,7 @@ class Locks(ABC):
 
     @abstractmethod
     def _new(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
-        """Return a lock that is not taken yet."""
+        """Return a lock that is not held yet."""
 
 
 class RedisLocks(Locks):
@@ -66,7 +66,7 @@ class RedisLocks(Locks):
 
 
 class LocalLocks(Locks):
-    """Locks between the tasks of this process, where there is no Redis. The first one is logged."""
+    """Locks between the tasks of this process, for agents without Redis. The first lock logs a warning."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -75,9 +75,9 @@ class LocalLocks(Locks):
         self._warned = False
 
     def next_fence(self) -> int:
-        """Return a number above every earlier one of this process.
+        """Return a number above all earlier ones of this process.
 
-        It is also above those of earlier processes while the clock goes forward.
+        It is also above those of earlier processes, unless the clock went back.
         """
         self._fence = max(self._fence + 1, time.time_ns() // 1000)
         return self._fence
@@ -93,15 +93,15 @@ class LocalLocks(Locks):
 
 
 class Lock(ABC):
-    """Held inside ``async with``, by one holder at a time.
+    """A lock that is held inside ``async with``, by one holder at a time.
 
     Example:
         >>> async with cache.lock("user:42:greeting") as lock:
         ...     await save_greeting(42, text, fence=lock.fence)
 
-    The lease ends after ``ttl`` seconds even if the holder still works. A holder that works longer calls
-    `extend`. If the lease ended early, the end of the block raises `LockLost`. Where even that is too late,
-    write `fence` beside your data and refuse smaller ones.
+    The lease expires after ``ttl`` seconds, even if the holder is still working; a holder that needs longer
+    calls `extend`. If the lease expired too early, the end of the block raises `LockLost`. If that is too
+    late, store `fence` with your data and refuse writes with a smaller fence.
     """
 
     def __init__(self, name: str, *, ttl: float, timeout: float | None, clock: Callable[[], float]) -> None:
@@ -121,11 +121,11 @@ class Lock(ABC):
 
     @property
     def held(self) -> bool:
-        """True if the lease still stands, by this process' own clock; no I/O."""
+        """True if the lease has not expired, by this process' clock; no I/O."""
         return self._fence is not None and self._clock() < self._until
 
     async def extend(self, ttl: float | None = None) -> None:
-        """Hold the lock for ``ttl`` more seconds from now; raises `LockLost` if it is too late."""
+        """Hold the lock for ``ttl`` seconds from now; raises `LockLost` if it is already lost."""
         if self._fence is None:
             raise RuntimeError(f"lock {self.name!r} is not held")
         seconds, began = self._ttl if ttl is None else ttl, self._clock()
@@ -135,7 +135,7 @@ class Lock(ABC):
 
     async def __aenter__(self) -> Self:
         if self._fence is not None:
-            raise RuntimeError(f"lock {self.name!r} is held already; make another with cache.lock()")
+            raise RuntimeError(f"lock {self.name!r} is already held; create another with cache.lock()")
         deadline = None if self._timeout is None else self._clock() + self._timeout
         pause = FIRST_PAUSE
         while True:
@@ -160,7 +160,7 @@ class Lock(ABC):
         try:
             kept = await self._give_up()
         except RedisUnavailable:
-            kept = held  # it could not be taken before its time; Redis ends the lease by itself
+            kept = held  # no other instance could acquire it before it expired; Redis expires the lease
         finally:
             self._fence = None
         if not kept and error is None:
@@ -175,18 +175,18 @@ class Lock(ABC):
 
     @abstractmethod
     async def _prolong(self, seconds: float) -> bool:
-        """Hold the lease for so many seconds more; return False if it was lost."""
+        """Hold the lease for ``seconds`` from now; return False if it was lost."""
 
     @abstractmethod
     async def _give_up(self) -> bool:
-        """Release the lease; return False if it was lost before."""
+        """Release the lease; return False if it was already lost."""
 
     def __repr__(self) -> str:
         return f"<Lock {self.name} {'held' if self.held else 'not held'}>"
 
 
 class _RedisLock(Lock):
-    """Raises `RedisUnavailable`: without Redis it is unknown which instance holds the lock."""
+    """A lock in Redis. Raises `RedisUnavailable`, as only Redis knows which instance holds it."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class _RedisLock(Lock):
                 args=[self._lease, round(self._ttl * 1000), round(COUNTER_SECONDS * 1000)],
             )
         except BaseException as error:
-            # It may have been taken all the same: the reply was lost, or we were cancelled.
+            # The lock may have been acquired anyway: the reply was lost, or this task was cancelled.
             with contextlib.suppress(UnstaleError):
                 await self._give_up()
             if isinstance(error, RedisError):
@@ -229,7 +229,7 @@ class _RedisLock(Lock):
 
 
 class _LocalLock(Lock):
-    """Holds between the tasks of this process, and ends only with its block."""
+    """A lock between the tasks of this process. It does not expire."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Counters of one cache, and the picture that ``cache.get_stats`` returns."""
+"""Counters of one cache, and the statistics that ``cache.get_stats`` returns."""
 
 import contextlib
 import math
@@ -10,28 +10,29 @@ from unstale.wiring import Parts
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What a cache has done since it was last started.
+    """Counters of a cache since it was last started.
 
     Attributes:
         near_hits: Reads answered from the process' memory.
-        redis_hits: Reads answered from Redis, alone or together with other callers that waited.
+        redis_hits: Reads answered from Redis, including callers that waited for the same read.
         stale_hits: Reads answered with the value from before a change, as a rule's ``serve_stale`` allows.
         misses: Reads that no cache answered.
-        loads: Loaders run for a caller that waits.
+        loads: Loads for a waiting caller.
         fills: Values stored in Redis under a lease.
-        fills_refused: Values not stored: an invalidation (or an eviction) had taken the lease.
-        loads_ahead: Loaders run in the background, for values about to expire.
-        invalidations: Messages, log entries and own invalidations that dropped something or might have.
-        flushes: Times everything was dropped.
-        replays: Times the log was read.
+        fills_refused: Values not stored because an invalidation or an eviction had removed the lease.
+        loads_ahead: Loads in the background, for values about to expire.
+        invalidations: Messages, log entries and own invalidations, even if nothing was held.
+        flushes: Times that everything was dropped.
+        replays: Times that the log was read.
         unreadable_messages: Messages and log entries that could not be decoded.
         lost_invalidations: Own invalidations that Redis did not confirm.
-        audited: Cached values compared with what their loader returned: equal, or wrong.
-        audit_mismatches: Those that were wrong although no change was announced.
-        audits_unjudged: Audits that a change overtook or whose loader could not be compared.
+        audited: Audits with a result: the cached value was equal or wrong.
+        audit_mismatches: Audits that found a wrong value although no change was announced.
+        audits_unjudged: Audits without a result: the key was invalidated meanwhile, or the loader's value
+            could not be compared.
         evictions: Values dropped from memory because a bound was reached.
         near_entries: Values in memory now.
-        near_bytes: Bytes they are counted with.
+        near_bytes: Bytes counted for the values in memory.
     """
 
     near_hits: int
@@ -57,7 +58,7 @@ class Counters:
 
 @dataclass(slots=True)
 class ReadCounts:
-    """Answers of one cache by where they came from; `Counters` describes the fields."""
+    """Reads of one cache by the source of the answer; `Counters` describes the fields."""
 
     redis_hits: int = 0
     stale_hits: int = 0
@@ -91,9 +92,9 @@ def counters(parts: Parts, reads: ReadCounts, *, near_hits: int) -> Counters:
 
 
 async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
-    """Return the state of one cache and its counters, JSON-ready.
+    """Return the state and the counters of one cache, JSON-ready.
 
-    Redis is asked for its memory. If it does not answer, the picture says so.
+    Redis is asked for its memory; without an answer, ``connected`` is False.
     """
     hits = counters.near_hits + counters.redis_hits + counters.stale_hits
     reads = hits + counters.misses

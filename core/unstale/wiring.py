@@ -41,8 +41,8 @@ class Parts:
         tier: The shared tier.
         log: Reads the log; None without Redis.
         rules: The published rules.
-        feed: Through which an embedded worker invalidates.
-        following: What keeps `freshness` true.
+        feed: The interface through which an embedded worker invalidates.
+        following: The source of invalidations, which keeps `freshness` up to date.
         path: The read path.
         early: Early refresh.
         writer: ``get``, ``set``, ``delete`` and ``invalidate_pattern``.
@@ -127,12 +127,12 @@ class Parts:
         )
 
     async def start(self) -> None:
-        """Begin to follow, and wait a moment until the cache is attached; raises `ConfigurationError`."""
+        """Start to follow, and wait briefly until the cache is attached; raises `ConfigurationError`."""
         await self.following.start()
 
     async def close(self) -> None:
-        """Close everything; each part is closed, whatever happens to the others."""
-        async with contextlib.AsyncExitStack() as stack:  # the last one pushed goes first
+        """Close every part, even if closing another one fails."""
+        async with contextlib.AsyncExitStack() as stack:  # the last one pushed is closed first
             stack.callback(self.local.flush)
             if self._redis_tier is not None:
                 stack.push_async_callback(self._redis_tier.close)
@@ -149,7 +149,8 @@ class Parts:
     ) -> LogFollowing:
         if settings.embedded_worker:
             logger.info(
-                "no embedded worker, as there is Redis (REDIS_URL, REDIS_ENABLED); run `unstale worker`"
+                "the embedded worker is not used, because Redis is (REDIS_URL, REDIS_ENABLED); run "
+                "`unstale worker`"
             )
         subscriber = Subscriber(
             connections,
@@ -176,7 +177,7 @@ class Parts:
 
 
 def _renewing(tier: RedisTier, log: LogReader) -> Callable[[], None]:
-    """Return a call that lets both connect again: who follows a server's log reads there, too."""
+    """Return a callback that makes both reconnect, so that they use the same server as the subscriber."""
 
     def renew() -> None:
         tier.multiplexer.renew()

@@ -1,1 +1,1 @@
-"""Agents without Redis: the outbox is followed inside the process."""
+"""Agents without Redis: an embedded worker follows the outbox inside the process."""

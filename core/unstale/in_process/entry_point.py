@@ -1,4 +1,4 @@
-"""Finds the embedded worker by its entry point: the core does not import the worker's package."""
+"""Finds the embedded worker by its entry point, as the core does not import the worker's package."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.settings import AgentSettings
 
 GROUP: Final = "unstale.embedded_workers"
-"""Entry-point group in which a distribution offers a `Factory`."""
+"""Entry-point group in which a distribution registers a `Factory`."""
 
 
 class EmbeddedWorker(Protocol):
-    """Follows the database on behalf of one cache, in its event loop.
+    """Follows the database for one cache, in the cache's event loop.
 
     Attributes:
-        tried: Set once the first attempt ended, well or not.
+        tried: Set once the first attempt has ended, with or without success.
         refused: The error that makes every attempt fail, if the first attempt found one.
     """
 
@@ -24,11 +24,11 @@ class EmbeddedWorker(Protocol):
     refused: ConfigurationError | None
 
     def start(self) -> None:
-        """Begin to follow; return at once."""
+        """Start to follow, and return at once."""
         ...
 
     def hint(self) -> None:
-        """Read now rather than at the next time: a caller waits."""
+        """Read now instead of at the next poll, because a caller waits."""
         ...
 
     async def close(self) -> None:
@@ -49,8 +49,8 @@ def embedded_worker(settings: AgentSettings, feed: OutboxFeed) -> EmbeddedWorker
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
         raise SettingError(
-            "UNSTALE_EMBEDDED_WORKER: nothing that is installed follows the outbox; "
-            "install the whole distribution `unstale` again (in a source tree: `pip install -e .`)"
+            "UNSTALE_EMBEDDED_WORKER: no embedded worker is installed; install the distribution `unstale` "
+            "again (in a source tree: `pip install -e .`)"
         )
     with needs("worker", what="UNSTALE_EMBEDDED_WORKER"):
         factory: Factory = found.load()

@@ -1,4 +1,4 @@
-"""Feeds the cache of one process from changes that the process reads itself: no Redis, no messages."""
+"""Applies changes that the process reads itself to its own cache: no Redis, no messages."""
 
 import secrets
 from collections import deque
@@ -12,17 +12,17 @@ from unstale.protocol.messages import Invalidation, PublishedRules, Snapshot, Wa
 from unstale.protocol.names import Epoch, LogId
 
 MOST_RECENT: Final = 20
-"""Changes remembered for `OutboxFeed.recent`."""
+"""Changes kept in `OutboxFeed.recent`."""
 MOST_KEYS: Final = 1_000
-"""Keys of one remembered change; one with more is remembered as the pattern ``*``."""
+"""Most keys of one kept change; a change with more is kept as the pattern ``*``."""
 
 
 class OutboxFeed:
-    """The seam through which an `EmbeddedWorker` invalidates the cache of its process.
+    """The interface through which an `EmbeddedWorker` invalidates the cache of its process.
 
-    The order is the protocol: `restart` after a snapshot was read, `drop` before the position moves past what
-    is dropped, `reached` after everything a read found was dropped. All of it happens in the event loop of
-    the cache, so no read can come between.
+    The worker must keep this order: `restart` after it has read a snapshot, `drop` before the position moves
+    past the dropped changes, `reached` after it has dropped everything that a read found. All calls are made
+    in the event loop of the cache, so no read of the cache can come between.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class OutboxFeed:
         self.now = clock
         """The clock, in seconds, on which `reached` expects the start of a read."""
         self.recent: deque[Invalidation] = deque(maxlen=MOST_RECENT)
-        """The newest changes, oldest first: what the log holds where there is one."""
+        """The newest changes, oldest first; with Redis, the log holds them."""
         self._epoch = Epoch("")
         self._rules = ""
 
     def restart(self, rules: PublishedRules) -> None:
-        """Begin a history at a snapshot that was read before: drop everything, also for reads in flight."""
+        """Begin a new epoch at a snapshot read before: drop everything and invalidate reads in flight."""
         self._published.adopt(rules)
         self.recent.clear()
         self._epoch, self._rules = Epoch(secrets.token_hex(16)), rules.hash
         self._freshness.adopted(self._epoch, LogId(0))
 
     def drop(self, keys: Iterable[str], patterns: Iterable[str]) -> None:
-        """Invalidate these keys, and those that match these globs."""
+        """Invalidate these keys, and all keys that match these globs."""
         keys, patterns = tuple(keys), tuple(patterns)
         self._local.drop(keys, patterns)
         before = self._freshness.last
@@ -61,7 +61,7 @@ class OutboxFeed:
         self.recent.append(Invalidation(self._epoch, self._freshness.last, before, keys, patterns))
 
     def reached(self, began: float, *, seen: Snapshot, lsn: str, flushed: str, database: str) -> None:
-        """Record that everything in ``seen``, from a read that began at ``began`` on `now`, was dropped."""
+        """Record that everything in ``seen`` was dropped; its read began at ``began``, measured by `now`."""
         mark = Watermark(
             self._epoch, self._freshness.last, seen, lsn, self._rules, 0.0, flushed=flushed, database=database
         )

@@ -1,4 +1,4 @@
-"""Follows the outbox inside this process, by an embedded worker."""
+"""Follows the outbox inside this process with an embedded worker."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from unstale.in_process.entry_point import EmbeddedWorker
 
 
 class OutboxFollowing:
-    """An embedded worker as what a cache follows; see `unstale.freshness.following.Following`."""
+    """Makes an embedded worker the cache's source of invalidations; see `freshness.following.Following`."""
 
     name = "outbox"
     replays = 0
@@ -21,9 +21,9 @@ class OutboxFollowing:
         self._timeout = timeout
 
     async def start(self) -> None:
-        """Start the worker; wait for its first attempt, for ``timeout`` seconds at most.
+        """Start the worker, and wait at most ``timeout`` seconds for its first attempt.
 
-        Raises the `ConfigurationError` that the attempt may end with.
+        Raises the `ConfigurationError` of that attempt, if there is one.
         """
         self.worker.start()
         with contextlib.suppress(TimeoutError):
@@ -33,7 +33,7 @@ class OutboxFollowing:
             raise self.worker.refused
 
     async def expect(self, token: Token) -> bool:
-        """Compare the token's database with the followed one, and let the worker read at once."""
+        """Compare the token's database with the followed one, and make the worker read at once."""
         if self._freshness.watermark is not None:
             token.expect(self._freshness.watermark.database)
         self.worker.hint()

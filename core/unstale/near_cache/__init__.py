@@ -1,1 +1,1 @@
-"""The copies inside this process, and the reads in progress that an invalidation must reach. Pure: no I/O."""
+"""The values inside this process, and the reads in flight that an invalidation affects. Pure: no I/O."""

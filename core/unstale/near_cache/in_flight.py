@@ -1,4 +1,4 @@
-"""Reads in flight: an invalidation that arrives during a read marks its result as not cacheable. No I/O."""
+"""Reads in flight: an invalidation during a read marks its result as not cacheable. Pure: no I/O."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,9 +10,9 @@ class InFlightRead:
 
     Attributes:
         key: The key that is being read.
-        valid: True until the key is invalidated, or everything is flushed.
+        valid: True until the key is invalidated or everything is flushed.
         on_invalidated: Called once when `valid` becomes False.
-        older: The read of the same key that began before this one.
+        older: The previous read of the same key that is still open.
     """
 
     __slots__ = ("key", "older", "on_invalidated", "valid")
@@ -32,24 +32,24 @@ class InFlightRead:
 
 
 class InFlightReads:
-    """Every read in flight of one process, by key."""
+    """All reads in flight of one process, by key."""
 
     __slots__ = ("_by_key",)
 
     def __init__(self) -> None:
-        # The newest read of each key, linked to the older ones: mostly there is one, and a list costs more.
+        # The newest read of each key, linked to the older ones. There is usually one, and a list costs more.
         self._by_key: dict[str, InFlightRead] = {}
 
     def __len__(self) -> int:
         return sum(1 for key in self._by_key for _ in self._of(key))
 
     def open(self, key: str) -> InFlightRead:
-        """Register a read of ``key``. Do it *before* the read is sent, and `close` it afterwards."""
+        """Register a read of ``key``. Call it *before* the read is sent, and `close` afterwards."""
         read = self._by_key[key] = InFlightRead(key, self._by_key.get(key))
         return read
 
     def close(self, read: InFlightRead) -> None:
-        """Forget a read; closing it twice does no harm."""
+        """Remove a read; closing it twice is harmless."""
         newest = self._by_key.get(read.key)
         if newest is read:
             if read.older is None:
@@ -64,20 +64,20 @@ class InFlightReads:
             newest = newest.older
 
     def invalidate(self, key: str) -> None:
-        """Invalidate every read of ``key``."""
+        """Invalidate all reads of ``key``."""
         if key in self._by_key:
             for read in tuple(self._of(key)):
                 read.invalidate()
 
     def invalidate_matching(self, patterns: Iterable[str]) -> None:
-        """Invalidate every read of a key that one of the Redis globs matches."""
+        """Invalidate all reads of keys that match one of the Redis globs."""
         expressions = [glob_regex(pattern) for pattern in patterns]
         for key in tuple(self._by_key):
             if any(expression.match(key.encode()) for expression in expressions):
                 self.invalidate(key)
 
     def invalidate_all(self) -> None:
-        """Invalidate every read."""
+        """Invalidate all reads."""
         for key in tuple(self._by_key):
             self.invalidate(key)
 

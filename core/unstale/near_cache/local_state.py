@@ -1,4 +1,4 @@
-"""Everything one process remembers: the near cache, its offline loads, and the reads in flight. No I/O."""
+"""The local state of one process: near cache, offline values and reads in flight. Pure: no I/O."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -8,20 +8,20 @@ from unstale.near_cache.near_store import NearStore
 
 
 class Listener(Protocol):
-    """Receives what was invalidated."""
+    """Receives invalidations."""
 
     def dropped(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
-        """Learn that these keys, and those that match these patterns, were invalidated."""
+        """Handle the invalidation of these keys, and of all keys that match these patterns."""
 
     def reset(self) -> None:
-        """Learn that everything may have changed."""
+        """Handle a flush: anything may have changed."""
 
 
 class LocalState:
-    """The near cache, and what an invalidation has to reach together with it.
+    """The near cache, and everything else in the process that an invalidation affects.
 
     Attributes:
-        near: Values that an invalidation would reach; served while attached.
+        near: Values stored while attached; served only while attached.
         offline: Values loaded while detached; served only while detached.
         in_flight: Reads in flight.
         invalidations: Calls of `drop`.
@@ -47,18 +47,18 @@ class LocalState:
         self._listener = listener
 
     def keep(self, read: InFlightRead, data: bytes, *, seconds: float, trusted_until: float) -> None:
-        """Store in the near cache, unless the key was invalidated since ``read`` began or we are detached."""
+        """Store a value in the near cache if it is attached and ``read`` was not invalidated."""
         now = self._clock()
         if read.valid and now < trusted_until:
             self.near.put(read.key, data, expires=now + seconds)
 
     def keep_offline(self, read: InFlightRead, data: bytes, *, seconds: float) -> None:
-        """Store for reads while detached, unless the key was invalidated since ``read`` began."""
+        """Store a value for reads while detached, if ``read`` was not invalidated."""
         if read.valid:
             self.offline.put(read.key, data, expires=self._clock() + seconds)
 
     def drop(self, keys: Iterable[str], patterns: Iterable[str] = ()) -> int:
-        """Remove keys and patterns, and invalidate the reads of them; return how many values were held."""
+        """Remove keys and the matches of patterns, and invalidate their reads; return how many were held."""
         keys, patterns = tuple(keys), tuple(patterns)
         held = 0
         for key in keys:

@@ -1,4 +1,4 @@
-"""The near cache: encoded values inside the process, bounded by entries and bytes. No I/O."""
+"""The near cache: encoded values inside the process, bounded by entries and bytes. Pure: no I/O."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -7,10 +7,10 @@ from typing import Any, Final
 from unstale.protocol.globs import glob_regex, literal_beginning
 
 UNSET: Final = object()
-"""An entry's ``frozen`` until a reader asks for the shared object."""
+"""Value of an entry's ``frozen`` until a reader requests the shared object."""
 
 FROZEN_FACTOR: Final = 6
-"""Bytes a frozen object is counted with per byte of its JSON (measured: 4 to 7 for small profiles)."""
+"""Bytes counted for a frozen object per byte of its JSON (measured: 4 to 7 for small profiles)."""
 
 
 class Entry:
@@ -19,9 +19,9 @@ class Entry:
     Attributes:
         data: The value's JSON.
         expires: Moment on the near cache's clock after which the value is not served.
-        frozen: The shared object made of the JSON, or `UNSET`.
-        size: Bytes the entry is counted with.
-        used: True once it was read, until an eviction passes over it.
+        frozen: The shared object decoded from the JSON, or `UNSET`.
+        size: Bytes counted for the entry.
+        used: True if it was read since an eviction last passed over it.
     """
 
     __slots__ = ("data", "expires", "frozen", "size", "used")
@@ -35,12 +35,12 @@ class Entry:
 
 
 class NearStore:
-    """Values by key. When a bound is reached, the oldest that were not read lately are evicted.
+    """Values by key. At a bound, the oldest entries that were not read recently are evicted.
 
-    The order is that of a clock: an entry that was read since the last eviction passed gets a second chance.
-    To keep the exact order of use would cost each hit a tenth of its time.
+    Eviction uses the clock algorithm: an entry that was read since the last pass gets a second chance.
+    Keeping the exact order of use would make each hit a tenth slower.
 
-    It knows nothing of trust: `Freshness` decides whether what is held may be served.
+    The store does not know about trust: `Freshness` decides if its values may be served.
 
     Example:
         >>> near = NearStore(max_entries=2, max_bytes=1_000, clock=lambda: 0.0)
@@ -58,7 +58,7 @@ class NearStore:
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
-        # The first half of `read`, for the one caller that cannot afford a Python call.
+        # The first half of `read`, for `Cache.get_or_load`, which cannot afford a Python call.
         self.peek: Final = self._entries.get
 
     def __len__(self) -> int:
@@ -66,11 +66,11 @@ class NearStore:
 
     @property
     def size(self) -> int:
-        """Bytes of keys, encoded values and frozen objects held, as counted."""
+        """Bytes counted for keys, encoded values and frozen objects."""
         return self._bytes
 
     def read(self, key: str) -> Entry | None:
-        """Return the entry unless it has expired, and note that it was used."""
+        """Return the entry unless it has expired, and mark it as used."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -81,7 +81,7 @@ class NearStore:
         return entry
 
     def put(self, key: str, data: bytes, *, expires: float) -> None:
-        """Hold ``data`` until ``expires``. A value larger than the whole cache is not held."""
+        """Store ``data`` until ``expires``. A value larger than the whole cache is not stored."""
         if key in self._entries:
             self.drop(key)
         size = len(data) + len(key)
@@ -93,7 +93,7 @@ class NearStore:
             self._evict()
 
     def share(self, key: str, entry: Entry, frozen: object) -> None:
-        """Keep the frozen object of ``entry`` beside its JSON, and count it."""
+        """Store the frozen object of ``entry`` beside its JSON, and count its size."""
         entry.frozen = frozen
         if self._entries.get(key) is entry:
             more = len(entry.data) * FROZEN_FACTOR
@@ -110,8 +110,8 @@ class NearStore:
         return True
 
     def drop_matching(self, patterns: Iterable[str]) -> int:
-        """Remove every key that one of the Redis globs matches; return how many were held."""
-        # The literal beginning first: it excludes most keys at a tenth of the expression's cost.
+        """Remove all keys that match one of the Redis globs; return how many were held."""
+        # Test the literal beginning first: it excludes most keys at a tenth of the expression's cost.
         tests = [(literal_beginning(pattern), glob_regex(pattern)) for pattern in patterns]
         doomed = [
             key
@@ -130,7 +130,7 @@ class NearStore:
             key, entry = self._entries.popitem(last=False)
             if entry.used:
                 entry.used = False
-                self._entries[key] = entry  # a second chance, behind all others
+                self._entries[key] = entry  # a second chance, at the end of the order
             else:
                 self._bytes -= entry.size
                 self.evictions += 1

@@ -1,4 +1,4 @@
-"""Read many keys at once: one trip to Redis, and one call of the loader for all missing keys."""
+"""Read many keys with one round trip to Redis and one loader call for all missing keys."""
 
 import asyncio
 import inspect
@@ -9,16 +9,16 @@ from unstale.errors import LoadCancelled
 from unstale.reading.loader import Loader
 
 ManyLoader: TypeAlias = Callable[[list[str]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
-"""Receives the missing keys, and returns a value for each; a key it leaves out was not found (None)."""
+"""Receives the missing keys and returns a mapping of key to value; an omitted key was not found (None)."""
 
 LINGER: Final = 0.01
-"""Seconds a batch waits for keys whose lease is still on its way; then those that have arrived are loaded."""
+"""Seconds that a batch waits for keys whose lease is not acquired yet; then it loads the keys it has."""
 
 
 async def load_many(
     keys: Sequence[str], loader: ManyLoader, read: Callable[[str, Loader], Awaitable[Any]]
 ) -> dict[str, Any]:
-    """Read each key by ``read``, which is given a loader that joins one batch; raises what it raises."""
+    """Read each key with ``read`` and a loader that joins one batch; raises the errors of ``read``."""
     batch = Batch(keys, loader)
 
     async def one(key: str) -> Any:
@@ -37,8 +37,8 @@ async def load_many(
 class Batch:
     """Combines the loads of single keys, each under its own lease, into few calls of one loader.
 
-    A call begins as soon as every key has either arrived here or was answered otherwise (another instance had
-    filled it), and no later than `LINGER` after the first one arrived.
+    A call starts as soon as each key has either arrived here or was answered otherwise (another instance
+    filled it), and at most `LINGER` seconds after the first key arrived.
     """
 
     def __init__(self, keys: Sequence[str], loader: ManyLoader) -> None:
@@ -49,7 +49,7 @@ class Batch:
         self._timer: asyncio.TimerHandle | None = None
 
     async def load(self, key: str) -> Any:
-        """Return the value of one key; raises what the loader raises."""
+        """Return the value of one key; raises the loader's errors."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.setdefault(key, []).append(future)
@@ -62,13 +62,13 @@ class Batch:
             self._left(future)
 
     def settled(self, key: str) -> None:
-        """Stop waiting for ``key``: it was answered."""
+        """Record that ``key`` was answered, so that the batch does not wait for it."""
         self._expected.discard(key)
         if not self._expected and self._waiting:
             self._begin()
 
     def _left(self, future: asyncio.Future[Any]) -> None:
-        """Cancel the calls that no caller waits for any more, as a load of one key is cancelled."""
+        """Cancel the loader calls that no caller waits for any more."""
         for call, waiting in self._calls.items():
             if any(future in futures for futures in waiting.values()) and all(
                 each.done() for futures in waiting.values() for each in futures
@@ -91,7 +91,7 @@ class Batch:
             found = await answer if inspect.isawaitable(answer) else answer
             if not isinstance(found, Mapping):
                 raise TypeError(
-                    f"a loader of many keys returns a mapping of key to value, and this one returned "
+                    f"a loader of many keys must return a mapping of key to value, but this one returned "
                     f"a {type(found).__name__}"
                 )
         except asyncio.CancelledError:

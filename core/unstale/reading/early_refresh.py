@@ -1,4 +1,4 @@
-"""Early refresh: load values in the background before they expire, so that no reader waits when they do."""
+"""Early refresh: load values in the background before they expire, so that no reader has to wait."""
 
 import asyncio
 import logging
@@ -17,18 +17,18 @@ from unstale.reading.read_path import ReadPath
 logger = logging.getLogger("unstale")
 
 MOST_RUNNING: Final = 100
-"""Early refreshes at once in one process. A hit beyond them starts none; the next hit may."""
+"""Early refreshes in progress at a time in one process. A hit beyond the limit starts none."""
 MOST_SHARE: Final = 0.9
-"""Largest share of a value's life in which it is refreshed early."""
+"""Largest ``refresh_ahead``: the last share of a value's life, in which it is refreshed early."""
 
 
 class EarlyRefresh:
-    """At most one early refresh a key and process, and one between all instances while its loader runs.
+    """Starts early refreshes: at most one per key in this process, and one load per key in all instances.
 
-    If the loader fails, nothing is lost but a log line: the value expires, and the next reader loads it.
+    If the loader fails, that is logged; the value expires, and the next reader loads it.
 
     Attributes:
-        running: The refreshes under way, by key.
+        running: The refreshes in progress, by key.
         failures: Loaders that raised.
     """
 
@@ -47,9 +47,9 @@ class EarlyRefresh:
         self.failures = 0
 
     def consider(self, key: str, loader: Loader, options: ReadOptions) -> None:
-        """Start a refresh if the near cache's value has less than the share of its life left; return at once.
+        """Start a refresh if the near value is in the last share of its life; return at once.
 
-        Raises ValueError for a share that is not above 0 and at most `MOST_SHARE`.
+        Raises ValueError if the share is not above 0 and at most `MOST_SHARE`.
         """
         share = options.refresh_ahead
         if not 0 < share <= MOST_SHARE:
@@ -71,7 +71,7 @@ class EarlyRefresh:
         task.add_done_callback(lambda _: self.running.pop(key, None))
 
     async def close(self) -> None:
-        """Cancel every refresh."""
+        """Cancel all refreshes."""
         tasks = list(self.running.values())
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Loaders: the callables that read the database, and the `Load` they may ask for."""
+"""Loaders: the callables that read the database, and the `Load` that they can receive."""
 
 import inspect
 import re
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a loader must know to read fresh data. A loader asks for it by annotating a parameter ``Load``.
+    """What a loader must know to read fresh data. A loader receives it in a parameter annotated ``Load``.
 
     Attributes:
         key: The key that is being loaded.
         need_lsn: A replica may be read only if it had replayed this WAL position when the read began.
         primary: True if the primary must be read.
-        database: ``system_identifier:timeline`` of the database that ``need_lsn`` is a position of.
+        database: ``system_identifier:timeline`` of the database that ``need_lsn`` refers to.
     """
 
     key: str
@@ -35,17 +35,17 @@ class Load:
 
     @classmethod
     def of(cls, key: str, limits: ReplicaLimits, *, forced: bool = False) -> "Load":
-        """Return the load of ``key``. A ``forced`` one reads the primary: no replica can promise a bound."""
+        """Return the `Load` for ``key``. A ``forced`` load reads the primary."""
         return cls(key, limits.need_lsn, limits.primary or forced, limits.database)
 
     def connection(
         self, *, primary: "Pool[Any]", replica: "Pool[Any]", timeout: float = 1.0
     ) -> AbstractAsyncContextManager[Any]:
-        """Return a connection for this load, of one of two asyncpg pools.
+        """Return a connection for this load, from one of two asyncpg pools.
 
-        It is the replica's if that is a standby of this database and has replayed `need_lsn`, which is asked
-        on that very connection. Otherwise, or when the replica does not answer within ``timeout`` seconds,
-        it is the primary's. The loader is responsible for what happens on the connection afterwards.
+        It comes from the replica if that is a standby of this database and has replayed `need_lsn`, which is
+        checked on the same connection. Otherwise, or if the replica does not answer within ``timeout``
+        seconds, it comes from the primary. Errors on the connection afterwards are the loader's.
 
         Example:
             >>> async def load_profile(load: Load) -> str:
@@ -62,7 +62,7 @@ class Load:
 
 
 Loader: TypeAlias = Callable[[], Any] | Callable[[Load], Any]
-"""Returns the value or an awaitable of it; a parameter annotated ``Load`` receives the `Load`."""
+"""A callable that returns the value or an awaitable of it. A parameter annotated ``Load`` gets the `Load`."""
 
 
 async def call(loader: Loader, load: Load) -> object:
@@ -85,9 +85,9 @@ line share, and by what a method or a partial has bound of it."""
 
 
 def load_parameter(function: Callable[..., Any]) -> str | None:
-    """Return how a loader takes its `Load`: None: not at all, '': positionally, else the keyword's name.
+    """Return the parameter in which a loader takes its `Load`: None: none, '': the first, else its name.
 
-    Raises TypeError for a loader with another required parameter: nothing could be passed for it.
+    Raises TypeError for a loader with another required parameter, as there is nothing to pass for it.
     """
     like: Any = function
     bound: tuple[object, ...] = ()
@@ -136,7 +136,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _is_load(annotation: object) -> bool:
-    """Return True for `Load`, alone or in a Union or ``Annotated``; as text, by its name."""
+    """Return True for `Load`, alone or in a Union or ``Annotated``; in a string, by name."""
     if isinstance(annotation, str):
         return _LOAD.search(annotation) is not None
     return annotation is Load or any(inner is Load for inner in typing.get_args(annotation))

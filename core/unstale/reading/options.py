@@ -1,4 +1,4 @@
-"""The options of one read, in one object, and what a read returns."""
+"""The options of a read, and its result."""
 
 from enum import Enum
 from typing import Final, NamedTuple
@@ -8,14 +8,14 @@ MAX_TTL: Final = 10 * 365 * 86_400.0
 
 
 class ReadOptions(NamedTuple):
-    """What a caller asks of one read. Immutable; a tuple, as a frozen dataclass costs 1 µs a read.
+    """The options of one read. A tuple, because a frozen dataclass costs 1 µs more per read.
 
     Attributes:
-        ttl: Seconds the value may live; None: what the rules and settings say.
-        negative_ttl: Seconds a value that is None may live at most; None: what the settings say.
+        ttl: Seconds the value may live; None: as the rules and settings say.
+        negative_ttl: Seconds a value that is None may live at most; None: as the settings say.
         max_staleness: The caches may answer only if `Cache.staleness` is at most this many seconds.
-        fresh: No cache may answer.
-        refresh_ahead: Share of the value's life in which it is refreshed early; 0: never.
+        fresh: True if no cache may answer.
+        refresh_ahead: Last share of the value's life, in which it is refreshed early; 0: never.
     """
 
     ttl: float | None = None
@@ -26,7 +26,7 @@ class ReadOptions(NamedTuple):
 
     @property
     def allows_stale(self) -> bool:
-        """True if a value that a rule's ``serve_stale`` keeps may answer."""
+        """True if the read may return a stale value, as a rule's ``serve_stale`` allows."""
         return self.max_staleness is None and not self.fresh
 
 
@@ -34,19 +34,20 @@ DEFAULT: Final = ReadOptions()
 
 
 class Origin(Enum):
-    """Where a value came from."""
+    """The source of a value."""
 
     MEMORY = "memory"
     REDIS = "redis"
     STALE = "stale"
-    """From Redis: the value that was true until the last change, while the rule's ``serve_stale`` allows."""
+    """From Redis: the value from before the last change, as the rule's ``serve_stale`` allows."""
     LOADER = "loader"
 
 
 class ReadResult(NamedTuple):
-    """The JSON of a value that was read, and where it came from.
+    """The JSON of a value, and its source.
 
-    A tuple, as there is one for each read that memory did not answer, and a frozen dataclass costs 1 µs.
+    A tuple, because one is created for each read that memory did not answer, and a frozen dataclass costs
+    1 µs more.
     """
 
     data: bytes
@@ -54,7 +55,7 @@ class ReadResult(NamedTuple):
 
 
 def check_ttl(ttl: float | None, *, name: str = "ttl") -> None:
-    """Raise ValueError, or TypeError if it is not a number, for a time to live out of range."""
+    """Raise ValueError for a TTL out of range, or TypeError if it is not a number."""
     if ttl is None:
         return
     number = isinstance(ttl, int | float) and not isinstance(ttl, bool)

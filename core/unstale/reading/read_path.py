@@ -1,4 +1,4 @@
-"""The one path of a read: near cache, single flight, Redis and lease in one trip, loader, fill, keep."""
+"""The read path: near cache, single flight, Redis and lease in one round trip, loader, fill."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,11 @@ from unstale.redis_tier.shared_tier import SharedTier
 from unstale.runtime import failpoints
 
 FIRST_LOOK: Final = 0.005
-"""Seconds before looking again at a key whose lease another holds; doubles up to `LAST_LOOK`."""
+"""Seconds before reading a key again whose lease another process holds; doubles up to `LAST_LOOK`."""
 LAST_LOOK: Final = 0.1
 SOFT_LEASE_SECONDS: Final = 30.0
-"""Life of the lease of a missed ``get``: long, as it is not extended; harmless, as no reader waits for it."""
+"""Life of a soft lease. It is long because the lease is not extended, which does no harm: no reader waits
+for it."""
 
 
 @dataclass(slots=True)
@@ -31,10 +32,10 @@ class LoadCounts:
     """Counters of loads.
 
     Attributes:
-        loads: Loaders run for a caller that waits.
-        early_loads: Loaders run in the background, for values about to expire.
+        loads: Loads for a waiting caller.
+        early_loads: Loads in the background, for values about to expire.
         fills: Values stored in Redis under a lease.
-        fills_refused: Values not stored because the lease was gone: an invalidation overtook the load.
+        fills_refused: Values not stored because the lease was lost: the key was invalidated during the load.
     """
 
     loads: int = 0
@@ -46,12 +47,12 @@ class LoadCounts:
 class ReadPath:
     """Answers each read from the first tier that may answer it, and fills the tiers above.
 
-    Trust is asked before a tier is used and again when its answer arrives: a connection that was lost
-    meanwhile may lead to another server.
+    Trust is checked before a tier is used and again when its reply arrives: if the connection was lost in
+    between, it may now lead to another server.
 
     Attributes:
         counts: Counters of loads.
-        flights: The loads under way.
+        flights: The loads in progress.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ReadPath:
     # --- the tiers, top to bottom ---------------------------------------------------------------
 
     async def read(self, key: str, loader: Loader, options: ReadOptions) -> ReadResult:
-        """Return the value of ``key``; raises what the loader raises, and TypeError for a value not JSON."""
+        """Return the value of ``key``; raises the loader's errors, and TypeError if the value is not JSON."""
         freshness = self._freshness
         most = options.max_staleness
         if options.fresh or (most is not None and freshness.staleness > most):
@@ -100,7 +101,7 @@ class ReadPath:
             if found is not None:
                 return found
             if key in self.flights or not freshness.believes_redis:
-                # The flight, or a load without Redis, does without this lease.
+                # The running flight, or a load without Redis, does not need this lease.
                 if acquired.lease is not None and acquired.lease != self.flights.lease(key):
                     await self._tier.release(key, acquired.lease)
                 return await self.flights.join(key, loader, options)
@@ -113,7 +114,7 @@ class ReadPath:
                 self._local.in_flight.close(read)
 
     def held(self, key: str) -> ReadResult | None:
-        """Return what this process holds for ``key``, as far as that is trusted."""
+        """Return the value of ``key`` in this process, if it may be served now."""
         freshness = self._freshness
         if freshness.attached:
             entry = self._local.near.read(key)
@@ -124,7 +125,7 @@ class ReadPath:
         return None if entry is None else ReadResult(entry.data, Origin.MEMORY)
 
     async def cached(self, key: str, options: ReadOptions = DEFAULT) -> ReadResult | None:
-        """Return what the caches hold for ``key``, without loading it and without a lease."""
+        """Return the cached value of ``key``, without a load and without a lease."""
         most = options.max_staleness
         if most is not None and self._freshness.staleness > most:
             return None
@@ -149,10 +150,10 @@ class ReadPath:
     async def cached_or_lease(
         self, key: str, read: InFlightRead, *, allows_stale: bool
     ) -> tuple[ReadResult | None, bytes | None]:
-        """Return what the caches hold for ``key``, or else a soft lease for the value the caller will set.
+        """Return the cached value of ``key``, or else a soft lease for the value that the caller will set.
 
-        ``read`` has been opened by the caller. Neither is returned where another's lease stands, or where
-        Redis cannot be used.
+        The caller has opened ``read``. Both are None if another process holds the lease, or if Redis cannot
+        be used.
         """
         if not self._freshness.believes_redis:
             return None, None
@@ -170,20 +171,20 @@ class ReadPath:
     # --- Redis ----------------------------------------------------------------------------------
 
     async def _acquire(self, key: str, *, soft: bool, limits: bool = False) -> ValueOrLease:
-        """Ask Redis for value or lease; raises `RedisUnavailable`.
+        """Ask Redis for the value or the lease of ``key``; raises `RedisUnavailable`.
 
-        The TTL of a key that a rule owns is a safety net only: the invalidation is what removes it. So the
-        near copy may outlive the one in Redis, and the time it has left need not be asked.
+        If a rule owns the key, its TTL is only a safety net, because changes invalidate it. The near copy may
+        then outlive the one in Redis, so the remaining TTL is not requested.
         """
         seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
         life = not self._rules.owns(key)
         return await self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
 
     async def _read_or_stale(self, key: str, options: ReadOptions) -> ReadResult | None:
-        """Return the value, or the one that was true until the last change, if Redis keeps it.
+        """Return the value in Redis, or else the stale value from before the last change, if there is one.
 
-        A stale value is for an attached agent only and never enters the near cache. No lease is taken for it:
-        the worker refreshes the key. Raises `RedisUnavailable`.
+        A stale value is served only while attached, and is never stored in the near cache. No lease is
+        acquired, because the worker refreshes the key. Raises `RedisUnavailable`.
         """
         freshness = self._freshness
         if not freshness.attached:
@@ -201,7 +202,7 @@ class ReadPath:
     def _usable(
         self, key: str, read: InFlightRead, acquired: ValueOrLease, options: ReadOptions
     ) -> ReadResult | None:
-        """Return what was found in Redis if it is a value that may be used, and keep it near."""
+        """Return the content found in Redis if it is a usable value, and store it in the near cache."""
         data = acquired.found
         if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
             return None
@@ -220,7 +221,7 @@ class ReadPath:
     # --- a flight -------------------------------------------------------------------------------
 
     async def _fetch(self, flight: Flight) -> ReadResult:
-        """Return the value for every caller of ``flight``; raises what the loader raises."""
+        """Return the value for all callers of ``flight``; raises the loader's errors."""
         if not self._freshness.believes_redis:
             if flight.lease is not None:
                 with contextlib.suppress(RedisUnavailable):
@@ -232,13 +233,13 @@ class ReadPath:
             return await self._load_offline(flight)
         if isinstance(found, ReadResult):
             return found
-        if found is None:  # another's lease stands, and stays: load from the primary, and store nowhere
+        if found is None:  # another process still holds the lease: load from the primary, and do not store
             data = await self._load(flight, Load.of(flight.key, PRIMARY))
             return ReadResult(data, Origin.LOADER)
         return ReadResult(await self._load_and_fill(flight, found), Origin.LOADER)
 
     async def _value_or_lease(self, flight: Flight) -> ReadResult | ValueOrLease | None:
-        """Wait for a value or our lease; None: load, and store nowhere."""
+        """Wait for a value or our own lease; return None if the value must be loaded but not stored."""
         key, limits = flight.key, load_parameter(flight.loader) is not None
         give_up: float | None = None
         pause = FIRST_LOOK
@@ -267,7 +268,7 @@ class ReadPath:
                 return None
             await _pause(flight.read, min(pause, give_up - now))
             pause = min(pause * 2, LAST_LOOK)
-            flight.restart()  # nothing that was read so far is used
+            flight.restart()  # what was read so far is not used
 
     async def _load(self, flight: Flight, load: Load) -> bytes:
         if flight.early:
@@ -308,7 +309,7 @@ class ReadPath:
         return data
 
     async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float) -> bool:
-        """Store ``data`` where ``lease`` stands; return False if it was not stored."""
+        """Store ``data`` under ``lease``; return False if it was not stored."""
         with contextlib.suppress(RedisUnavailable):
             refreshed = self._rules.refreshed(key)
             if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=refreshed):
@@ -318,7 +319,7 @@ class ReadPath:
         return False
 
     async def _load_offline(self, flight: Flight) -> ReadResult:
-        """Load while neither tier can be used, and keep the value for ``detached_ttl`` at most."""
+        """Load while neither tier can be used, and keep the value for at most ``detached_ttl`` seconds."""
         local = self._local
         if not flight.forced and (held := self.held(flight.key)) is not None:
             return held
@@ -336,7 +337,8 @@ class ReadPath:
     async def refresh(self, key: str, loader: Loader, options: ReadOptions, *, margin: float) -> None:
         """Load ``key`` again if its value has less than ``margin`` seconds to live; raises as `read` does.
 
-        The value stays readable meanwhile. What was loaded replaces it unless an invalidation removed it.
+        The old value stays readable during the load. The new value replaces it, unless the key was
+        invalidated.
         """
         flight = Flight(self._local.in_flight, key, loader, options, early=True)
         try:

@@ -1,4 +1,4 @@
-"""Gives a loader a connection that shows it enough: a replica's where that will do, or the primary's."""
+"""Gives a loader a connection to a replica if that is fresh enough, or else to the primary."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ import asyncpg
 logger = logging.getLogger("unstale")
 
 FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-"""What a replica that is away, busy or not ours says; the primary is read instead."""
+"""Errors of a replica that is down, busy or not ours; the primary is read instead."""
 
 
 @asynccontextmanager
@@ -25,7 +25,10 @@ async def connection_for(
     replica: "asyncpg.Pool[Any]",
     timeout: float,
 ) -> AsyncIterator[Any]:
-    """See `Load.connection`, which is its public name. Without LSN or database: the primary's."""
+    """Return a connection for a load; `Load.connection` is its public name.
+
+    Without ``need_lsn`` or ``database`` it is a connection to the primary.
+    """
     if need_lsn is not None and database is not None:
         async with AsyncExitStack() as stack:
             connection = await _ready(stack, need_lsn, database, replica, timeout)
@@ -39,22 +42,22 @@ async def connection_for(
 async def _ready(
     stack: AsyncExitStack, lsn: str, database: str, replica: "asyncpg.Pool[Any]", timeout: float
 ) -> Any | None:
-    """A connection to the replica, given back when ``stack`` ends, if it had replayed ``lsn`` by now."""
+    """Return a connection to the replica if it has replayed ``lsn``; ``stack`` returns it to the pool."""
     connection = None
     try:
         async with asyncio.timeout(timeout):
             connection = await stack.enter_async_context(replica.acquire())
-            # On the connection that the loader will use: another one may lead to another server.
+            # Check on the connection that the loader will use: another one may lead to another server.
             ready = await connection.fetchval(replica_ready(), lsn, database)
     except FAILURES as error:
         logger.debug("the replica is not read: %s", type(error).__name__)
         if connection is not None:
-            connection.terminate()  # a server that does not answer would also hold up its return to the pool
+            connection.terminate()  # a server that does not answer would also delay its return to the pool
         return None
     return connection if ready else None
 
 
 @cache
 def replica_ready() -> str:
-    """The statement that asks a replica."""
+    """Return the SQL statement that checks a replica."""
     return files("unstale.reading").joinpath("replica_ready.sql").read_text("utf-8")

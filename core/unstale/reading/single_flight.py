@@ -1,4 +1,4 @@
-"""Single flight: at most one load running and one waiting for each key and process."""
+"""Single flight: for each key, at most one load runs and one waits in a process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,14 +13,14 @@ CLOSED_WHILE_LOADING = "the cache was closed while this was loading"
 
 
 class Flight:
-    """One read of a key on behalf of every caller that waits for it.
+    """One read of a key for all callers that wait for it.
 
     Attributes:
-        read: The read in flight; invalid once the key was invalidated after the read began.
-        acquired: What the first trip to Redis brought, if there was one before this flight began.
-        lease: The lease under which it loads, once it has one.
-        forced: Only the loader will do.
-        early: No caller waits: the value is refreshed before it expires.
+        read: The read in flight; invalid once the key is invalidated after the read began.
+        acquired: Result of the round trip to Redis before this flight began, if there was one.
+        lease: The lease under which it loads, once acquired.
+        forced: True if no cache may answer.
+        early: True if no caller waits, because the value is refreshed before it expires.
         next: The flight for callers that arrived after an invalidation.
     """
 
@@ -56,17 +56,17 @@ class Flight:
         self.abandoned = False
 
     def restart(self) -> None:
-        """Begin the read in flight again; call it only while nothing that was read so far is used."""
+        """Restart the read in flight; allowed only if nothing that was read so far is used."""
         self._reads.close(self.read)
         self.read = self._reads.open(self.key)
 
     def close(self) -> None:
-        """Forget the read in flight."""
+        """Close the read in flight."""
         self._reads.close(self.read)
 
 
 class SingleFlight:
-    """Every flight of one process. ``fetch`` does the reading."""
+    """All flights of one process. ``fetch`` returns the value for a flight."""
 
     def __init__(self, fetch: Callable[[Flight], Awaitable[ReadResult]], reads: InFlightReads) -> None:
         self._fetch = fetch
@@ -86,9 +86,10 @@ class SingleFlight:
     ) -> ReadResult:
         """Wait for a read of ``key`` that began after the last invalidation this process knows of.
 
-        ``forced`` callers wait for a load that begins after they arrived. A loader's error reaches every
-        caller that waits for that load. A caller that is cancelled leaves the load to the others; the last
-        one ends it. ``read`` and ``acquired`` become the new flight's; without a flight under way only.
+        A ``forced`` caller waits for a load that begins after it arrived. A loader's error is raised in all
+        callers that wait for that load. If a caller is cancelled, the load goes on for the others; cancelling
+        the last caller cancels the load. A new flight takes over ``read`` and ``acquired``; pass them only if
+        no flight is in progress.
         """
         if self._closed:
             if read is not None:
@@ -139,7 +140,7 @@ class SingleFlight:
                 self._fail(flight, LoadCancelled(f"the loader of {flight.key!r} was cancelled from inside"))
         except Exception as error:
             self._fail(flight, error)
-        except BaseException as error:  # the interpreter is going down: wake every caller, then let it
+        except BaseException as error:  # the interpreter is exiting: wake every caller first
             self._fail(flight, error)
             raise
         else:
@@ -151,12 +152,12 @@ class SingleFlight:
             self._land(flight)
 
     def _land(self, flight: Flight) -> None:
-        """Start the next flight if a caller still waits for it."""
+        """End the flight, and start the next one if a caller still waits for it."""
         following = flight.next
         if following is not None and self._closed:
             self._fail(following, CacheClosed(CLOSED_WHILE_LOADING))
         if following is not None and following.waiters and not self._closed:
-            following.restart()  # nothing was read for it before now
+            following.restart()  # nothing was read for it yet
             self._start(following)
             return
         if following is not None:

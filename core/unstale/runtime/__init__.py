@@ -1,1 +1,1 @@
-"""Clock, cancellation, TLS and failpoints: what all other folders of the agent may use."""
+"""Clock, cancellation, TLS and failpoints; all other packages may use them."""

@@ -19,7 +19,7 @@ AGAIN: Final = 0.5
 
 
 def pass_on_cancellation() -> None:
-    """Raise CancelledError if this task was cancelled; call it where a loop survives an error."""
+    """Raise CancelledError if this task was cancelled; call it in a loop that continues after errors."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""The clock that staleness, TTLs and leases are measured with."""
+"""The clock for staleness, TTLs and leases."""
 
 import time
 from collections.abc import Callable
@@ -11,4 +11,4 @@ _BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 now: Final[Callable[[], float]] = (
     partial(time.clock_gettime, _BOOTTIME) if _BOOTTIME is not None else time.monotonic
 )
-"""Seconds since a fixed moment. It never goes back, and where possible includes time the machine slept."""
+"""Seconds since a fixed moment. It never goes back and, if the platform allows it, counts suspended time."""

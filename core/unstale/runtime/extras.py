@@ -1,4 +1,4 @@
-"""Optional parts: an error names the extra that brings a package that is missing."""
+"""Optional parts: an error that names the extra for a missing package."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ OWN = ("unstale", "unstale_worker")
 
 @contextlib.contextmanager
 def needs(extra: str, *, what: str) -> Iterator[None]:
-    """Raise `MissingExtra` if an import inside the block finds a package missing that ``extra`` brings.
+    """Raise `MissingExtra` if an import inside the block fails because ``extra`` is not installed.
 
     Example:
         >>> with needs("companion", what="ConnectionPool.openai"):

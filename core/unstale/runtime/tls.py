@@ -1,4 +1,4 @@
-"""TLS to Postgres: a server beyond this machine must show a certificate that can be verified."""
+"""TLS to Postgres: a server on another machine must present a certificate that can be verified."""
 
 import ipaddress
 import os
@@ -28,7 +28,7 @@ def postgres_tls(dsn: str) -> ssl.SSLContext | None:
         parts = urlsplit(dsn)
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     except ValueError:
-        return None  # asyncpg reports what is wrong with it
+        return None  # asyncpg reports the error
     if "sslmode" in options or os.environ.get("PGSSLMODE"):
         return None
     authority = options.get("sslrootcert")
@@ -46,12 +46,12 @@ def postgres_tls(dsn: str) -> ssl.SSLContext | None:
 
 @lru_cache(maxsize=4)
 def _context(authority: str | None, _changed: int) -> ssl.SSLContext:
-    """Load the authorities, again only if the file has changed: loading this machine's takes 10 ms."""
+    """Load the authorities; cached until the file changes, as loading this machine's takes 10 ms."""
     return ssl.create_default_context(cafile=authority)
 
 
 def untrusted(error: ssl.SSLCertVerificationError) -> str:
-    """Say what to do about a certificate that could not be verified."""
+    """Return the error text for a certificate that could not be verified, with its remedies."""
     return (
         f"Postgres showed a certificate that is not trusted ({error.verify_message}). Supabase signs with "
         "its own authority: download it (Database settings > SSL configuration) and add ?sslrootcert=FILE to "

@@ -1,1 +1,1 @@
-"""Direct writes of the caller: set, delete and invalidate by pattern."""
+"""Direct writes by the caller: set, delete and invalidate by pattern."""

@@ -1,4 +1,4 @@
-"""Remembers which task missed which key, so that its ``set`` fills under the lease of that miss. No I/O."""
+"""Remembers which task missed which key, so that its ``set`` uses the lease of that miss. Pure: no I/O."""
 
 import asyncio
 import weakref
@@ -9,20 +9,21 @@ from typing import Any, Final, TypeAlias
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 
 MOST_MISSES: Final = 4_096
-"""Misses remembered. The oldest are forgotten first, and the `set` that belonged to them stores nothing."""
+"""Most misses remembered. The oldest are forgotten first; a `set` after a forgotten miss stores nothing."""
 
 
 Place: TypeAlias = "tuple[weakref.ref[asyncio.Task[Any]], str]"
-"""Task and key. References, not ids: an id is used again, and a dead reference equals no living one."""
+"""Task and key. References instead of ids: ids are reused, but a dead reference never equals a live one."""
 
 
 class Miss:
     """A ``get`` that found nothing.
 
     Attributes:
-        lease: The soft lease it took, or None: another's stood there, or Redis could not be used.
-        read: The read in flight; invalid once the key was invalidated after the ``get``.
-        expires: When the lease ends.
+        lease: The soft lease that it acquired. None if another process held a lease, or if Redis could not
+            be used.
+        read: The read in flight; invalid once the key is invalidated after the ``get``.
+        expires: Moment at which the lease expires.
     """
 
     __slots__ = ("expires", "lease", "read")
@@ -36,9 +37,9 @@ class Miss:
 class ReadLeases:
     """Misses by task and key.
 
-    A miss belongs to the task it happened in: what another task has loaded may be older than this lease.
-    (``asyncio.wait_for(cache.get(…))`` runs the get in a task of its own on Python 3.11; ``asyncio.timeout``
-    does not.)
+    A miss counts only for its own task, because a value that another task has loaded may be older than this
+    lease. (On Python 3.11 ``asyncio.wait_for(cache.get(…))`` runs the get in a separate task;
+    ``asyncio.timeout`` does not.)
     """
 
     def __init__(self, reads: InFlightReads, clock: Callable[[], float]) -> None:
@@ -63,7 +64,7 @@ class ReadLeases:
             self._forget(oldest)
 
     def recall(self, key: str) -> Miss | None:
-        """Return the current task's miss of ``key``, once; its read is closed."""
+        """Remove and return the current task's miss of ``key``; close its read."""
         task = asyncio.current_task()
         if task is None:
             return None

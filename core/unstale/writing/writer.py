@@ -19,7 +19,7 @@ from unstale.writing.read_leases import Miss, ReadLeases
 logger = logging.getLogger("unstale")
 
 MOST_ATTEMPTS: Final = 4
-"""Attempts at a direct invalidation whose connection broke: some 150 ms, in which a new one is opened."""
+"""Attempts at a direct invalidation when the connection breaks: about 150 ms, enough to reconnect."""
 
 
 class Writer:
@@ -50,7 +50,7 @@ class Writer:
         self.lost_invalidations = 0
 
     async def get(self, key: str, *, allows_stale: bool) -> ReadResult | None:
-        """Return what the caches hold for ``key``; a miss takes a soft lease for a `set` that may follow."""
+        """Return the cached value of ``key``; a miss acquires a soft lease for a `set` that may follow."""
         held = self._path.held(key)
         if held is not None:
             return held
@@ -66,13 +66,13 @@ class Writer:
                 self._local.in_flight.close(read)
 
     def missed(self, key: str) -> None:
-        """Remember a miss that asked for no cache: the `set` that follows it stores nothing."""
+        """Remember a miss that did not ask Redis, so that the `set` that follows it stores nothing."""
         self._misses.remember(key, None, self._local.in_flight.open(key), seconds=SOFT_LEASE_SECONDS)
 
     async def set(self, key: str, data: bytes, ttl: float | None) -> bool:
-        """Store under the lease of this task's miss, or as a key that no rule owns.
+        """Store a value: under the lease of this task's miss, or directly if no rule owns the key.
 
-        Return True if the value was stored in the shared tier, or in the near cache where there is none.
+        Return True if the value was stored in the shared tier, or in the near cache if there is none.
         """
         miss = self._misses.recall(key)
         seconds = self._rules.ttl_of_set(key, ttl)
@@ -110,22 +110,22 @@ class Writer:
             raise self._lost(f"{len(keys)} key(s), the first {keys[0]!r}", error) from error
 
     async def invalidate_pattern(self, pattern: str) -> int:
-        """Invalidate every string key that the glob matches; return how many were there.
+        """Invalidate all string keys that the glob matches; return how many existed.
 
         Raises `RedisUnavailable` if Redis did not confirm. The local copies are gone in any case.
         """
         tier, removed = self._tier, 0
         try:
-            # First: from now on loaders read the primary, so a lease that the scan misses is safe.
+            # First publish: from now on loaders read the primary, so a lease that the scan misses is safe.
             await tier.invalidate(patterns=[pattern])
             async for keys in tier.scan(pattern):
                 removed += await tier.unlink(keys)
-            # Then the stale values: until a key's scan has passed, the worker may still make its value one.
+            # Then stale values: until the scan has passed a key, the worker may turn its value into one.
             await self._rules.load()
             if self._rules.keeps_stale:
                 async for keys in tier.scan(pattern, stale=True):
                     await tier.unlink(keys)
-            # Last: agents may have read an old value back between the first message and the scan.
+            # Publish again: agents may have read an old value between the first message and the scan.
             await tier.invalidate(patterns=[pattern])
         except RedisUnavailable as error:
             raise self._lost(f"pattern {pattern!r}", error) from error
@@ -139,7 +139,7 @@ class Writer:
 
     async def _invalidate(self, keys: Sequence[str], *, lsn: str | None = None) -> None:
         try:
-            attempts = MOST_ATTEMPTS if self._tier.connected else 1  # a dead Redis is not waited for
+            attempts = MOST_ATTEMPTS if self._tier.connected else 1  # do not wait for a dead Redis
             while True:
                 try:
                     await self._tier.invalidate(keys, lsn=lsn)
@@ -148,15 +148,15 @@ class Writer:
                     attempts -= 1
                     if not attempts:
                         raise
-                    await asyncio.sleep(FIRST_PAUSE)  # no sooner is a connection tried; twice is harmless
+                    await asyncio.sleep(FIRST_PAUSE)  # the multiplexer reconnects no sooner
         finally:
-            self._local.drop(keys)  # before the caller goes on, whatever happened: it reads its own writes
+            self._local.drop(keys)  # even after an error, so that the caller reads its own writes
 
     async def _put(self, key: str, data: bytes, seconds: float) -> bool:
         """Store a key that no rule owns; return False if other rules are in force.
 
-        The value is not kept here, as the message about it would drop it. Without an epoch there is no
-        message, and a detached process could not read its own value back: then it is kept offline.
+        The near cache does not keep the value, because the message about it would drop it. Without an epoch
+        there is no message. A detached process could then not read its own value back, so it is kept offline.
         """
         try:
             put = await self._tier.put(key, data, seconds=seconds, rules=self._rules.hash)
@@ -168,15 +168,15 @@ class Writer:
         return put is not Put.REFUSED
 
     def _keep_here(self, key: str, data: bytes, seconds: float, miss: Miss | None) -> bool:
-        """Keep the value in this process, if no invalidation would be missed; return True if it may be kept.
+        """Keep the value in this process if that is safe; return True if it is.
 
-        What no rule owns has no other truth than this. For an owned key the value must follow a miss since
-        which the key was not invalidated.
+        A key that no rule owns is always safe. For an owned key, the value must follow a miss, and the key
+        must not have been invalidated since.
         """
         allowed = miss.read.valid if miss is not None else not self._rules.owns(key)
         if miss is None and not allowed:
             self._warn_of_blind_set(key)
-        self._local.drop([key])  # also reads in flight: what they found is older
+        self._local.drop([key])  # also invalidates reads in flight, which may have found an older value
         if allowed and not self._freshness.attached:
             seconds = min(seconds, self._detached_ttl)
             self._local.keep_offline(InFlightRead(key), data, seconds=seconds)
@@ -188,9 +188,8 @@ class Writer:
     def _warn_of_blind_set(self, key: str) -> None:
         self._rules.warn_once(
             key,
-            "set(%r) stored nothing: a rule owns this key, and without a get that missed before it "
-            "nothing says how old the value is. The key was invalidated; use get_or_load, or get "
-            "before loading",
+            "set(%r) stored nothing: a rule owns this key, and there was no missed get before it, so the "
+            "value may be out of date. The key was invalidated; use get_or_load, or call get before loading",
             key,
         )
 

@@ -390,7 +390,7 @@ def test_it_may_not_poll_more_slowly_than_it_is_trusted() -> None:
 
 def test_without_the_worker_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
-    with pytest.raises(SettingError, match="nothing that is installed follows the outbox; install"):
+    with pytest.raises(SettingError, match="no embedded worker is installed; install"):
         Cache.from_env(
             env_file=None, redis_enabled=False, embedded_worker=True, database_url="postgresql://x/y"
         )

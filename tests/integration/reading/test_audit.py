@@ -69,7 +69,7 @@ async def test_a_change_that_nobody_watches_is_a_mismatch_and_is_repaired(
     await db.execute("update nicknames set name = 'Addie'")
     assert (await cache.get_or_load(KEY, names))["nick"] == "A"
     assert await cache.audit(KEY, names) is False
-    assert "does the loader read a table that no rule names" in caplog.text
+    assert "Does the loader read a table that no rule names" in caplog.text
     assert (await cache.get_or_load(KEY, names))["nick"] == "Addie"
     assert await cache.audit(KEY, names) is True
     stats = await cache.get_stats()
