@@ -21,7 +21,7 @@ from unstale_worker.dev_servers.process import free_port
 
 
 def pgbouncer() -> str:
-    """Return the path of PgBouncer. Where it is missing, fail in CI, else skip the test."""
+    """Return the path of PgBouncer. If it is missing, fail in CI, else skip the test."""
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         if os.environ.get("CI"):

@@ -113,13 +113,13 @@ class Proxy:
         self._open.clear()
 
     def half_open(self, *, new: bool = True) -> None:
-        """Swallow everything sent over open connections, and with ``new`` over new ones, too."""
+        """Swallow everything sent over open connections and, with ``new``, also over new ones."""
         self._swallows = new
         for link in self._links:
             link.swallows = True
 
     def slow(self, seconds: float) -> None:
-        """Delay each piece by so many seconds."""
+        """Delay each chunk by ``seconds``."""
         self._delay = seconds
 
     def lose_answer(self, containing: bytes = b"") -> None:

@@ -1,4 +1,4 @@
-"""Official programs that Supabase users run. Where one is missing, fail in CI, else skip the test."""
+"""Official programs that Supabase users run. If one is missing, fail in CI, else skip the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every page of the tutorial starts with: a database, a worker that follows it, and a cache."""
+"""The setup of every tutorial page: a database, a worker that follows it, and a cache."""
 
 from collections.abc import AsyncIterator
 

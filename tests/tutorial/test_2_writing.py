@@ -1,4 +1,4 @@
-"""Page 2: writing. The database is written as always; the cache follows, and sometimes you cannot wait."""
+"""Page 2: writing. Write to the database as always; the cache follows, and you can wait for it."""
 
 import asyncpg
 

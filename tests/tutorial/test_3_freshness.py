@@ -1,4 +1,4 @@
-"""Page 3: how old can an answer be? A number, not a hope."""
+"""Page 3: how old an answer can be. It is a number, not a hope."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Page 4: values. JSON goes in; a copy of your own, a frozen object or a model comes out."""
+"""Page 4: values. JSON goes in; your own copy, a frozen object or a model comes out."""
 
 import pytest
 from pydantic import BaseModel

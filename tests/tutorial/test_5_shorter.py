@@ -1,4 +1,4 @@
-"""Page 5: the same, shorter: a decorator, many keys at once, and values made new before they expire."""
+"""Page 5: the same, shorter: a decorator, many keys at once, and early refresh."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ async def test_many_keys_at_once(cache: Cache, db: asyncpg.Connection) -> None:
 
 
 async def test_the_pages_code_runs(cache: Cache) -> None:
-    """What docs/agent.md shows under "Shorter"."""
+    """The example in docs/agent.md under "Shorter"."""
     code = PAGE.read_text().partition("### Shorter")[2].partition("```python\n")[2].partition("```")[0]
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Page 6: from a model's call to a value that is always there; the code is that of docs/refresh.md."""
+"""Page 6: refresh. A value made by a model call is always available; the code is in docs/refresh.md."""
 
 import importlib
 import re

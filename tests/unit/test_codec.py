@@ -1,4 +1,4 @@
-"""Values to bytes and back: copies, models, frozen objects, what is refused."""
+"""Codec: values to bytes and back, copies, models, frozen objects, and refused values."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""The demo's judge: what an agent must see follows from what it was told, and when."""
+"""The demo's checker: it decides which values an agent may show from what it has received, and when."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_version_is_heard_of_once_and_the_past_is_bounded() -> None:
 
 
 def test_a_plans_traces_only_forbid_older_values() -> None:
-    """The writer reports an organization's change as one."""
+    """The writer reports the change of an organization as a single change."""
     checker = ReadChecker()
     told(checker, "trace:plan:1:4", "trace:plan:2:4", "trace:organization:9:4", at=1.0)
 

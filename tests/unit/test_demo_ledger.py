@@ -73,7 +73,7 @@ def test_a_change_nobody_hears_of_is_counted_after_a_while() -> None:
 
 
 def test_the_version_a_row_began_with_is_no_change() -> None:
-    """An invalidation names the old row, too; nobody reports that one as committed."""
+    """An invalidation also names the old row, which is never reported as committed."""
     ledger = Ledger(agents=1)
     ledger.receive(
         agent("a", heard=(Heard("profile:1", 6, at=10.0), Heard("profile:1", 7, at=10.0))), now=10.0

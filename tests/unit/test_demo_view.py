@@ -1,4 +1,4 @@
-"""The demo's picture fits the terminal it is on, and its plain line and JSON say the same."""
+"""The demo's display fits the terminal; its plain line and its JSON have the same numbers."""
 
 import io
 import json
@@ -150,7 +150,7 @@ def test_shares_add_up_and_are_rounded_by_less_than_a_tenth(parts: list[int]) ->
 
 
 def test_an_agents_answers_add_up_to_all_of_them() -> None:
-    """Loads are more than reads that waited for one, and the reads of a loader count as answers, too."""
+    """There are more loads than reads that waited for one, and a loader's own reads count as answers."""
     agent = replace(AGENTS[0], reads=1_000, near_hits=870, redis_hits=50, stale_hits=5, misses=81, loads=95)
     text = rendered(seen_twice(FIGURES)._agents(replace(FIGURES, agents=(agent,))), width=100)
     assert "loaded" in text

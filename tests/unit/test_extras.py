@@ -1,4 +1,4 @@
-"""An extra that is missing is named; a module of our own that is missing stays a mistake."""
+"""A missing extra is named in the error; a missing module of our own stays an ImportError."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a feed does to the caches of its process, on a clock that the test moves."""
+"""The outbox feed: its effect on the caches of the process, with a clock that the test moves."""
 
 import math
 
@@ -13,7 +13,7 @@ RULES = PublishedRules("hash", ("user:*:profile",), (("user:*:profile", 60.0),))
 
 
 class Process:
-    """One process' caches and a clock."""
+    """The caches of one process, and a clock."""
 
     def __init__(self) -> None:
         self.now, self.told = 100.0, 0
@@ -62,7 +62,7 @@ def test_a_restart_forgets_everything_and_soils_what_is_in_flight() -> None:
 
 
 def test_what_was_read_long_ago_is_trusted_no_longer_than_that() -> None:
-    """A process that was stopped between the read and now."""
+    """The process was paused between the read and now."""
     process = Process()
     process.feed.restart(RULES)
     process.reach(began=95.5)

@@ -1,4 +1,4 @@
-"""Freshness: what a watermark proves, and when nothing is proved any more."""
+"""Freshness: what a watermark proves, and until when."""
 
 import math
 
@@ -36,7 +36,7 @@ def freshness(local: LocalState, clock: Clock) -> Freshness:
 
 
 def trust_of(freshness: Freshness) -> Trust:
-    """As a call: a type checker believes that a property stays what an assertion said."""
+    """Read the property in a function, as type checkers assume that it keeps an asserted value."""
     return freshness.trust
 
 

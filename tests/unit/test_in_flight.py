@@ -1,4 +1,4 @@
-"""In-flight reads: which reads are overtaken by what."""
+"""In-flight reads: which invalidations make a read not cacheable."""
 
 from unstale.near_cache.in_flight import InFlightReads
 

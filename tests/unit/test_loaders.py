@@ -1,4 +1,4 @@
-"""Which callables are loaders, and which of them receive the `Load`."""
+"""Loaders: which callables are accepted, and which of them receive the `Load`."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -124,7 +124,7 @@ def timed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def test_two_loaders_of_one_decorator_are_two() -> None:
-    """All that a decorator returns has one code, while each has the signature of what it wraps."""
+    """All functions of one decorator share a code object, but each has its own signature."""
     load = Load("k", None, primary=False)
     assert await call(timed(lambda: 1), load) == 1
     assert await call(timed(by_position), load) == "k"

@@ -1,4 +1,4 @@
-"""A text that would be logged again and again is logged once in a while."""
+"""A repeated log message is logged only at intervals."""
 
 import math
 

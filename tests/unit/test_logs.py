@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line off a terminal, and no password in any of them."""
+"""Logs: one JSON object per line if the output is not a terminal, and never a password."""
 
 import io
 import json

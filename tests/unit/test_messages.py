@@ -1,4 +1,4 @@
-"""Messages: round trips, and that nothing another process writes gets through undecoded."""
+"""Messages: round trips, and rejection of invalid input from other processes."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""What the multiplexer writes: byte for byte what redis-py writes."""
+"""The multiplexer: its commands are byte for byte those of redis-py, and its pauses are random."""
 
 import pytest
 from redis.asyncio.connection import Connection
@@ -15,7 +15,7 @@ def test_reads_are_packed_as_redis_py_packs_them(keys: list[str]) -> None:
 
 
 async def test_pauses_between_attempts_are_drawn_at_random() -> None:
-    """Agents that lost the same Redis at the same moment do not come back at the same moment."""
+    """Agents that lost the same Redis together do not reconnect together."""
     refused = Connections("redis://127.0.0.1:1/0", timeout=1.0)
     waits = []
     for _ in range(40):

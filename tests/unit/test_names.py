@@ -1,4 +1,4 @@
-"""Names: the fixed ones, and globs that mean what Redis means."""
+"""Names: the fixed ones, and globs that match as in Redis."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The public names of `import unstale`, and how little importing it loads."""
+"""The public names of `import unstale`, and the modules that importing it loads."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""ReadLeases: whose they are, and that they do not pile up."""
+"""ReadLeases: each miss belongs to one task, and their number is bounded."""
 
 import asyncio
 

@@ -16,7 +16,7 @@ RULES = PublishedRules("hash", ("user:*:profile",), (("user:*:profile", 60.0),))
 
 @pytest.fixture
 async def cache() -> AsyncIterator[Cache]:
-    """A cache whose outbox nobody reads; a test says what was read."""
+    """A cache without an outbox follower; the test reports what was read."""
     settings: dict[str, Any] = {"redis_enabled": False, "negative_ttl": 5.0, "ttl_jitter": 0.0}
     async with Cache.from_env(env_file=None, **settings) as cache:
         yield cache
@@ -35,7 +35,7 @@ def seconds_left(cache: Cache) -> float:
 
 
 async def test_a_load_that_ends_attached_is_kept_also_if_it_began_detached(cache: Cache) -> None:
-    """What was committed since the snapshot is heard; what was before it is loaded."""
+    """Changes after the snapshot are received; earlier ones are loaded."""
     feed = cache.inspect().feed
     feed.restart(RULES)
 

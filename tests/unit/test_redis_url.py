@@ -1,4 +1,4 @@
-"""What a Redis URL may say, and what is said about one that cannot be."""
+"""Redis URLs: the accepted forms, and the errors for invalid ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a refusal's headers ask for, what a rate allows, and keys that wait for their turn."""
+"""Refresh limits: a refusal's headers, the permitted rate, and keys that wait for their turn."""
 
 import httpx2
 import openai

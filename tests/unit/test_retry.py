@@ -1,4 +1,4 @@
-"""Retrying: what ends it, what is reported, and what a failed attempt leaves to the next."""
+"""Retries: when they end, what is reported, and what a failed attempt leaves for the next."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -19,7 +19,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def raising(*errors: Exception, then: str = "done") -> Callable[[], Coroutine[Any, Any, str]]:
-    """An operation that raises each of ``errors`` once."""
+    """Return an operation that raises each of ``errors`` once."""
     left = list(errors)
 
     async def operation() -> str:

@@ -1,4 +1,4 @@
-"""A rules file: what it means, and how its mistakes are named."""
+"""A rules file: its meaning, and the errors for its mistakes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a fan-out query's text tells: its placeholders, the columns it returns, the tables it reads."""
+"""Fan-out queries: the placeholders, columns and tables found in a query's text."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""``[refresh."..."]`` tables: what they mean, which keys are theirs, and how their mistakes are named."""
+"""``[refresh."..."]`` tables: their meaning, the keys they match, and the errors for mistakes."""
 
 import pytest
 from hypothesis import given, settings
@@ -217,7 +217,7 @@ WORDS = st.text("ab:", max_size=7)
 @settings(max_examples=400, deadline=None)
 @given(PARTS, PARTS, st.lists(WORDS, max_size=30))
 def test_no_refresh_of_watched_keys_is_called_a_mistake(one: str, other: str, keys: list[str]) -> None:
-    """A key that both make shows that they overlap; the file would be refused wrongly otherwise."""
+    """A key that both templates produce proves the overlap; otherwise the file is refused wrongly."""
     if not one.replace("{x}", "") or not other.replace("{x}", ""):
         return
     refresh, watched = Template.parse(one.replace("{x}{x}", "{x}")), Template.parse(other)
@@ -243,7 +243,7 @@ def test_patterns_that_share_no_key_do_not_overlap() -> None:
     ],
 )
 def test_a_misspelt_field_is_one_mistake(written: str, meant: str) -> None:
-    """It is unknown, and not missing as well."""
+    """The field is reported as unknown, but not also as missing."""
     (mistake,) = mistakes(f'{WATCHES}\n[refresh."user:{{user_id}}:profile"]\n{written}\n')
     assert mistake.problem == "unknown field"
     assert mistake.remedy == f"Did you mean {meant}?"

@@ -1,4 +1,4 @@
-"""Key templates: from column values to keys, whatever the values are."""
+"""Key templates: from column values to keys, for all kinds of values."""
 
 import pytest
 from hypothesis import given, settings
@@ -99,7 +99,7 @@ def test_a_template_without_placeholders_is_one_key() -> None:
 
 
 def naive(literals: list[str], row: tuple[str | None, ...]) -> str | Exception | None:
-    """The rule in words: null, no key; a value that cannot stand in a key, the pattern; else verbatim."""
+    """Null gives no key; a value that is not allowed in a key gives the pattern; others are verbatim."""
     if any(value is None for value in row):
         return None
     for value in row:

@@ -1,4 +1,4 @@
-"""Settings: who reads which, what is refused, and that only `from_env` looks at the environment."""
+"""Settings: who reads which, invalid values, and that only `from_env` reads the environment."""
 
 from pathlib import Path
 

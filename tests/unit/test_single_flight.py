@@ -1,4 +1,4 @@
-"""Single flight: who joins which load, and what an error or a cancellation does to the others."""
+"""Single flight: which callers share a load, and how errors and cancellations affect them."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from unstale.reading.single_flight import Flight, SingleFlight
 
 
 class Fetches:
-    """Every fetch waits until the test lets it go."""
+    """Single flight in which each fetch waits until the test releases it."""
 
     def __init__(self) -> None:
         self.begun: list[Flight] = []

@@ -1,4 +1,4 @@
-"""What follows from the state in Redis and from the first read."""
+"""Decisions from the state in Redis and from the first read."""
 
 from dataclasses import replace
 

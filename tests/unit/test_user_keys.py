@@ -1,4 +1,4 @@
-"""A pattern from a model never reaches another user, whatever it says."""
+"""A pattern from a model never reaches the keys of another user."""
 
 from __future__ import annotations
 

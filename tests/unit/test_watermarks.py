@@ -23,7 +23,7 @@ INTERVAL = 0.5
 
 
 class Published:
-    """Stands for the applier, and keeps what was published."""
+    """A stand-in for the applier that records what is published."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -100,7 +100,7 @@ def test_a_batch_publishes_its_own_watermark_unless_the_last_is_recent(
 
 
 class Sleeping(WakeUps):
-    """Sleeps from the beginning, and keeps what reads without a hint found."""
+    """Sleeps from the start, and records what reads without a hint found."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class SourceStub:
 
 
 async def test_a_hint_that_ends_a_wait_belongs_to_the_next_read() -> None:
-    """Or the read that it caused would count as one that nobody announced, and the session be replaced."""
+    """Otherwise its read would count as unannounced, and the session would be replaced."""
     wakeups, stop = Sleeping(), asyncio.Event()
 
     class Scripted(Pipeline):

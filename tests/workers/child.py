@@ -17,7 +17,7 @@ from workers.seams import SEAMS, after, before
 
 
 def parse(text: str) -> tuple[str, Callable[[], object], int]:
-    """The place, what happens there, and from which time on; raises ValueError."""
+    """Parse place, fault and the first call that it affects; raises ValueError."""
     found = re.fullmatch(r"(?P<name>[a-z_.]+)=(kill|sleep:(?P<seconds>[0-9.]+))(?:@(?P<first>[0-9]+))?", text)
     if found is None:
         raise ValueError(f"{text!r} is not NAME=kill or NAME=sleep:SECONDS, with @N or without")

@@ -73,12 +73,12 @@ class RefreshWorkers:
             )
 
     def kill(self, number: int) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         self.processes[number].kill()
         self.processes[number].wait()
 
     def terminate(self, number: int, *, timeout: float = 60.0) -> int:
-        """SIGTERM; returns the exit code."""
+        """Stop the process with SIGTERM; return its exit code."""
         self.processes[number].send_signal(signal.SIGTERM)
         return self.processes[number].wait(timeout)
 

@@ -20,7 +20,7 @@ SEAMS: Final[dict[str, tuple[type, str, bool]]] = {
     "applier.after_apply": (Applier, "apply", True),
     "applier.before_watermark": (Applier, "watermark", False),
 }
-"""Where a worker process can be armed: class, method, and True for after it."""
+"""Places at which a worker process can be armed: class, method, and True for after the method."""
 
 
 @contextmanager
