@@ -1,5 +1,7 @@
 """In-flight reads: which invalidations make a read not cacheable."""
 
+from itertools import permutations
+
 from unstale.near_cache.in_flight import InFlightReads
 
 
@@ -40,12 +42,22 @@ def test_closed_reads_leave_nothing_behind() -> None:
 
 
 def test_reads_of_one_key_close_in_any_order() -> None:
-    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)):
+    for order in permutations(range(4)):
         reads = InFlightReads()
-        opened = [reads.open("a") for _ in range(3)]
+        opened = [reads.open("a") for _ in range(4)]
         for count, which in enumerate(order, start=1):
             reads.close(opened[which])
-            assert len(reads) == 3 - count
+            reads.close(opened[order[0]])  # closed before
+            assert len(reads) == 4 - count
         newest = reads.open("a")
         reads.invalidate("a")
-        assert [read.valid for read in (*opened, newest)] == [True, True, True, False]
+        assert [read.valid for read in (*opened, newest)] == [True, True, True, True, False]
+
+
+def test_thousands_of_reads_of_one_key_close_one_by_one() -> None:
+    """The oldest first, as they are answered. To look for each of them would take minutes."""
+    reads = InFlightReads()
+    opened = [reads.open("a") for _ in range(100_000)]
+    for read in opened:
+        reads.close(read)
+    assert len(reads) == 0

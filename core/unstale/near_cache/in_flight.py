@@ -13,13 +13,15 @@ class InFlightRead:
         valid: True until the key is invalidated or everything is flushed.
         on_invalidated: Called once when `valid` becomes False.
         older: The previous read of the same key that is still open.
+        newer: The next one.
     """
 
-    __slots__ = ("key", "older", "on_invalidated", "valid")
+    __slots__ = ("key", "newer", "older", "on_invalidated", "valid")
 
     def __init__(self, key: str, older: "InFlightRead | None" = None) -> None:
         self.key = key
         self.older = older
+        self.newer: InFlightRead | None = None
         self.valid = True
         self.on_invalidated: Callable[[], object] | None = None
 
@@ -45,23 +47,26 @@ class InFlightReads:
 
     def open(self, key: str) -> InFlightRead:
         """Register a read of ``key``. Call it *before* the read is sent, and `close` afterwards."""
-        read = self._by_key[key] = InFlightRead(key, self._by_key.get(key))
+        older = self._by_key.get(key)
+        read = self._by_key[key] = InFlightRead(key, older)
+        if older is not None:
+            older.newer = read
         return read
 
     def close(self, read: InFlightRead) -> None:
         """Remove a read; closing it twice is harmless."""
-        newest = self._by_key.get(read.key)
-        if newest is read:
-            if read.older is None:
-                del self._by_key[read.key]
-            else:
-                self._by_key[read.key] = read.older
-            return
-        while newest is not None:
-            if newest.older is read:
-                newest.older = read.older
-                return
-            newest = newest.older
+        older, newer = read.older, read.newer
+        if newer is not None:
+            newer.older = older
+        elif self._by_key.get(read.key) is not read:
+            return  # closed before
+        elif older is not None:
+            self._by_key[read.key] = older
+        else:
+            del self._by_key[read.key]
+        if older is not None:
+            older.newer = newer
+        read.older = read.newer = None
 
     def invalidate(self, key: str) -> None:
         """Invalidate all reads of ``key``."""
