@@ -204,17 +204,21 @@ class Cache:
         self._check(key, model, shared)
         check_ttl(options.ttl)
         check_ttl(options.negative_ttl, name="negative_ttl")
-        loaded = await self._path.read(key, loader, options)
-        try:
-            value = self._decode(key, loaded.data, model, shared)
-        except ValueError:
-            if loaded.origin is Origin.LOADER:
-                raise
-            # Cached by a release with another model, or not by unstale at all.
-            self._count(loaded.origin)
-            await self._discard(key, loaded)
+        misfits = 0
+        while True:
             loaded = await self._path.read(key, loader, options)
-            value = self._decode(key, loaded.data, model, shared)
+            try:
+                value = self._decode(key, loaded.data, model, shared)
+                break
+            except ValueError:
+                if loaded.origin is Origin.LOADER:
+                    raise
+                # Cached by a release with another model, or not by unstale at all.
+                self._count(loaded.origin)
+                await self._discard(key, loaded)
+                misfits += 1
+                if misfits > 1:  # a near copy does not name the lease of an instance that replaces the value
+                    options = options._replace(fresh=True)
         self._count(loaded.origin)
         auditor = self._parts.auditor
         if auditor.share and loaded.origin is not Origin.LOADER:

@@ -181,3 +181,19 @@ async def test_a_model_may_be_any_type(cache: Cache) -> None:
     assert await cache.get_or_load("user:1:profile", lambda: [1, 2], model=list[int]) == [1, 2]
     with pytest.raises(ValueError, match="valid integer"):
         await cache.get_or_load("user:2:profile", lambda: "x", model=int)
+
+
+async def test_a_misfit_is_replaced_also_while_another_instance_replaces_it(
+    cache: Cache, valkey: EmbeddedValkey
+) -> None:
+    """The near copy is without the other's lease, so the value in Redis is not the one that was read."""
+    await cache.get_or_load(KEY, Loader({"name": "Ada"}))
+    slow = Loader({"name": "Ada"})
+    slow.gate.clear()
+    async with attached_cache(valkey.url) as other:
+        reading = asyncio.create_task(other.get_or_load(KEY, slow, fresh=True))
+        await slow.entered.wait()
+        assert await cache.get_or_load(KEY, Loader([1]), model=list[int]) == [1]
+        slow.gate.set()
+        await reading
+    assert await cache.get_or_load(KEY, Loader([2]), model=list[int]) == [1]
