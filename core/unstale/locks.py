@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from unstale.errors import LockLost, LockTimeout, RedisUnavailable, UnstaleError
 from unstale.protocol import codec
 from unstale.protocol.names import Names
-from unstale.redis_tier.multiplexer import refused
+from unstale.redis_tier.error_replies import refused
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.tier import RedisTier
 

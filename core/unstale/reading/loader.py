@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a loader must know to read fresh data. A loader receives it in a parameter annotated ``Load``.
+    """The facts a loader needs to read fresh data. A loader receives it in a parameter annotated ``Load``.
 
     Attributes:
         key: The key that is being loaded.
@@ -80,8 +80,8 @@ async def call(loader: Loader, load: Load) -> object:
 
 _LOAD: Final = re.compile(r"\bLoad\b")
 _known: "WeakKeyDictionary[object, dict[tuple[object, ...], str | None]]" = WeakKeyDictionary()
-"""What is known of loaders, as reading a signature takes some 50 µs: by their code, which all lambdas of one
-line share, and by what a method or a partial has bound of it."""
+"""Results of `load_parameter`, as reading a signature takes about 50 µs. The key is the loader's code, which
+all lambdas of one line share, and the arguments that a method or a partial has bound."""
 
 
 def load_parameter(function: Callable[..., Any]) -> str | None:

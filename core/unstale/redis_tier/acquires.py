@@ -28,7 +28,7 @@ class AcquireReply(NamedTuple):
     holders: list[None] | None = None
 
     def given_up(self) -> bool:
-        """Count out a caller that was cancelled; return True if the lease is nobody's now."""
+        """Remove a cancelled caller from the holders; return True if no holder is left."""
         if not self.holders:
             return False
         self.holders.pop()

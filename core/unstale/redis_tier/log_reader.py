@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 from unstale.protocol.messages import Invalidation, decode_log_entry
 from unstale.protocol.names import Epoch, LogId, Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Multiplexer, refused
+from unstale.redis_tier.error_replies import refused
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Script
 
 MOST_ENTRIES: Final = 1_000

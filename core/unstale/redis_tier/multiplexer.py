@@ -12,25 +12,17 @@ answered a PING, commands are sent again.
 import asyncio
 import math
 import random
-import socket
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
-from redis.exceptions import (
-    AuthenticationError,
-    BusyLoadingError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.redis_tier.acquires import Acquire, AcquireReply, Acquires, pass_on
 from unstale.redis_tier.connections import Connections, RedisConnection
+from unstale.redis_tier.error_replies import reason, refused, refuses_writes
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
 
@@ -335,38 +327,3 @@ def pack_reads(keys: Collection[str]) -> bytes:
         parts.append(b"$%d\r\n%b" % (len(data), data))
     parts.append(b"")
     return b"\r\n".join(parts)
-
-
-def reason(error: BaseException | None) -> str:
-    """Return the cause of a broken connection in a few words, without any key."""
-    if isinstance(error, TimeoutError | RedisTimeoutError):
-        return "timeout"
-    cause = error
-    while cause is not None:
-        if isinstance(cause, socket.gaierror):
-            return "unknown host"
-        if isinstance(cause, OSError):
-            return type(cause).__name__
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, ResponseError | AuthenticationError | BusyLoadingError):
-        return str(error).rstrip(".")
-    return "the connection broke"
-
-
-def refuses_writes(reply: Any) -> bool:
-    """Return True for the error of a server that answers reads, but takes no new value.
-
-    It is out of memory, cannot save to its disk (MISCONF), or has too few replicas (NOREPLICAS).
-    """
-    if isinstance(reply, OutOfMemoryError):
-        return True
-    return isinstance(reply, ResponseError) and str(reply).startswith(("MISCONF", "NOREPLICAS"))
-
-
-def refused(error: RedisError) -> RedisUnavailable:
-    """Return the error for a command that Redis refused; its text has the error code but no key."""
-    problem = RedisUnavailable(
-        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check the permissions of its user"
-    )
-    problem.__cause__ = error
-    return problem

@@ -16,7 +16,8 @@ from unstale.protocol.lease import PRIMARY, ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import Multiplexer, refused
+from unstale.redis_tier.error_replies import refused
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.shared_tier import Put
 
@@ -134,7 +135,7 @@ class RedisTier:
 
     async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
         """Acquire a lease even if the key holds a value or another lease; a value stays readable."""
-        lease = self._new_lease()  # one that is put on a value holds nobody up
+        lease = self._new_lease()  # a lease on a value needs no release: no reader waits for it
         suffix = codec.lease_suffix(secrets.randbits(64))
         async with self._given_up_if_cancelled(key, lease):
             found, taken, life, *known = await self._script(

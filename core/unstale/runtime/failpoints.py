@@ -59,7 +59,7 @@ class Point:
     """One armed point.
 
     Args:
-        name: For people; `armed` requires one of `POINTS`.
+        name: The name; `armed` requires one of `POINTS`.
         error: Raised at the point.
         hold: Stop everybody at the point until `release`.
         run: Called at the point, and awaited if it returns a coroutine.

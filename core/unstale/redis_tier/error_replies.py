@@ -1,0 +1,50 @@
+"""Error replies and broken connections of Redis: the cause in words, and the error for the caller."""
+
+import socket
+from typing import Any
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from unstale.errors import RedisUnavailable
+
+
+def reason(error: BaseException | None) -> str:
+    """Return the cause of a broken connection in a few words, without any key."""
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return "timeout"
+    cause = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "unknown host"
+        if isinstance(cause, OSError):
+            return type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ResponseError | AuthenticationError | BusyLoadingError):
+        return str(error).rstrip(".")
+    return "the connection broke"
+
+
+def refuses_writes(reply: Any) -> bool:
+    """Return True for the error of a server that answers reads, but takes no new value.
+
+    It is out of memory, cannot save to its disk (MISCONF), or has too few replicas (NOREPLICAS).
+    """
+    if isinstance(reply, OutOfMemoryError):
+        return True
+    return isinstance(reply, ResponseError) and str(reply).startswith(("MISCONF", "NOREPLICAS"))
+
+
+def refused(error: RedisError) -> RedisUnavailable:
+    """Return the error for a command that Redis refused; its text has the error code but no key."""
+    problem = RedisUnavailable(
+        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check the permissions of its user"
+    )
+    problem.__cause__ = error
+    return problem
