@@ -53,7 +53,7 @@ async def test_a_text_that_is_no_token_is_refused(cache: Cache, token: str) -> N
 
 
 async def test_a_token_of_another_database_is_refused(cache: Cache) -> None:
-    with pytest.raises(ValueError, match="ask the database that the worker reads"):
+    with pytest.raises(ValueError, match="get the token from the database that the worker follows"):
         await cache.wait_for("1234:1:5:0/1")
 
 
