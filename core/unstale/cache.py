@@ -43,6 +43,7 @@ class Cache:
 
     def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
+        self._tag = settings.names.tag  # once: a property reads the URL for it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._closed = False
@@ -507,7 +508,7 @@ class Cache:
 
     def _check(self, key: str, model: Model | None, shared: bool) -> None:
         self._check_open()
-        codec.check_key(key, own=self.settings.names.tag)
+        codec.check_key(key, own=self._tag)
         if shared and model is not None:
             raise TypeError("shared=True returns plain frozen JSON: it cannot be combined with model=")
 
@@ -567,7 +568,7 @@ class Cache:
             if self._closed
             else "not started"
         )
-        return f"<Cache {self.settings.names.tag} {state}, {len(self._near)} near entries>"
+        return f"<Cache {self._tag} {state}, {len(self._near)} near entries>"
 
 
 def _nothing(_key: str) -> Entry | None:

@@ -5,6 +5,7 @@ epoch that was followed, a log no shorter than what was seen, and the run that t
 (`Freshness.recognized`).
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -135,10 +136,13 @@ async def test_an_answer_that_comes_after_the_connection_was_lost_is_not_believe
         cache, tier = scene.cache, scene.cache.inspect().tier
         real = tier.acquire
 
-        async def late(key: str, **options: Any) -> ValueOrLease:
-            found = await real(key, **options)
+        async def lose(asked: "asyncio.Future[ValueOrLease]") -> ValueOrLease:
+            found = await asked
             cache.inspect().freshness.lost()
             return found
+
+        def late(key: str, **options: Any) -> "asyncio.Future[ValueOrLease]":
+            return asyncio.ensure_future(lose(real(key, **options)))
 
         cache.inspect().local.flush()
         tier.acquire = late  # type: ignore[method-assign]  # the only way between two steps

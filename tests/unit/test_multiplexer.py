@@ -1,17 +1,10 @@
-"""The multiplexer: its commands are byte for byte those of redis-py, and its pauses are random."""
+"""The multiplexer's random pauses between attempts to connect."""
 
 import pytest
-from redis.asyncio.connection import Connection
 
 from unstale.errors import RedisUnavailable
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.multiplexer import FIRST_PAUSE, Multiplexer, pack_reads
-
-
-@pytest.mark.parametrize("keys", [["a"], ["user:42:profile", "é", "x y\r\n"], [f"k{n}" for n in range(500)]])
-def test_reads_are_packed_as_redis_py_packs_them(keys: list[str]) -> None:
-    wanted = Connection(protocol=2).pack_command("GET" if len(keys) == 1 else "MGET", *keys)
-    assert pack_reads(keys) == b"".join(wanted)
+from unstale.redis_tier.multiplexer import FIRST_PAUSE, Multiplexer
 
 
 async def test_pauses_between_attempts_are_drawn_at_random() -> None:

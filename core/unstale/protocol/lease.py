@@ -52,9 +52,17 @@ class ValueOrLease(NamedTuple):
         lease: The lease that was acquired, or None.
         life: Seconds until ``found`` expires, if requested; None: never, or unknown.
         limits: The replica limits, if requested and the lease was acquired.
+        holders: An element for each caller that shares the lease; None if it has one holder only.
     """
 
     found: bytes | None
     lease: bytes | None
     life: float | None = None
     limits: ReplicaLimits = PRIMARY
+    holders: list[None] | None = None
+
+    def given_up(self) -> bool:
+        """Remove a cancelled caller from the holders of the lease; return True if no holder is left."""
+        if self.holders:
+            self.holders.pop()
+        return not self.holders

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -79,9 +79,15 @@ async def call(loader: Loader, load: Load) -> object:
 
 
 _LOAD: Final = re.compile(r"\bLoad\b")
+
+REMEMBERED: Final = 10_000
+"""Plain functions whose result is remembered by their code, which all lambdas of one line share."""
+
+_UNKNOWN: Final = object()
+_plain: dict[object, Any] = {}
+"""Results of `load_parameter` for plain functions, as reading a signature takes about 50 µs."""
 _known: "WeakKeyDictionary[object, dict[tuple[object, ...], str | None]]" = WeakKeyDictionary()
-"""Results of `load_parameter`, as reading a signature takes about 50 µs. The key is the loader's code, which
-all lambdas of one line share, and the arguments that a method or a partial has bound."""
+"""The same for other callables: by the code, and the arguments that a method or a partial has bound."""
 
 
 def load_parameter(function: Callable[..., Any]) -> str | None:
@@ -89,6 +95,15 @@ def load_parameter(function: Callable[..., Any]) -> str | None:
 
     Raises TypeError for a loader with another required parameter, as there is nothing to pass for it.
     """
+    if type(function) is FunctionType and not function.__dict__:  # a decorated one has __wrapped__ there
+        code = function.__code__
+        found: str | None = _plain.get(code, _UNKNOWN)
+        if found is _UNKNOWN:
+            found = _find_load(function)
+            if len(_plain) >= REMEMBERED:
+                _plain.clear()
+            _plain[code] = found
+        return found
     like: Any = function
     bound: tuple[object, ...] = ()
     if isinstance(function, partial):

@@ -1,55 +1,54 @@
 """The multiplexer's requests for a value or a lease: one command per batch, and its replies."""
 
 import asyncio
+import itertools
+import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from unstale.redis_tier.scripts import Argument, Script
+from unstale.protocol import codec
+from unstale.protocol.lease import PRIMARY, ReplicaLimits, ValueOrLease
+from unstale.redis_tier.scripts import Argument, Script, pack_command
 
 ACQUIRE: Final = Script("unstale.redis_tier", "acquire", allow_oom=False)
 
+Waiting: TypeAlias = "dict[str, list[asyncio.Future[ValueOrLease]]]"
+"""The callers that wait for each key."""
 
-class AcquireReply(NamedTuple):
-    """Content of a key after an attempt to acquire its lease.
+
+class AcquireBatch:
+    """Keys whose value or lease is requested with one command.
+
+    All keys of a batch get the same lease. That is safe: no other batch has it, and it is compared per key.
 
     Attributes:
-        found: A value or a lease; empty for a key of another type, None for a missing key.
-        acquired: True if ``found`` is the requested lease.
-        limits: Fields of the state, read after the lease was acquired, if a caller in the batch asked for
-            them.
-        holders: An element for each caller that got the lease; see `given_up`.
+        soft: True if the lease is that of a missed ``get``.
+        ms: Life of the lease in milliseconds.
+        limits: True if a caller also asks for the `ReplicaLimits`.
+        waiting: The callers for each key.
+        lease: The lease, once the batch is packed.
     """
 
-    found: bytes | None
-    acquired: bool
-    limits: Sequence[bytes | None] | None = None
-    holders: list[None] | None = None
+    __slots__ = ("lease", "limits", "ms", "soft", "waiting")
 
-    def given_up(self) -> bool:
-        """Remove a cancelled caller from the holders; return True if no holder is left."""
-        if not self.holders:
-            return False
-        self.holders.pop()
-        return not self.holders
-
-
-class Acquire:
-    """Callers in one batch that ask for the same kind of lease on a key; they share the first one's lease."""
-
-    __slots__ = ("futures", "key", "lease", "limits", "ms", "soft")
-
-    def __init__(self, key: str, lease: bytes, ms: int, *, soft: bool) -> None:
-        self.key, self.lease, self.ms, self.soft = key, lease, ms, soft
+    def __init__(self, *, soft: bool, ms: int, waiting: Waiting) -> None:
+        self.soft = soft
+        self.ms = ms
         self.limits = False
-        self.futures: list[asyncio.Future[AcquireReply]] = []
+        self.waiting = waiting
+        self.lease = b""
 
     def fail(self, error: Exception) -> None:
         """Raise ``error`` in every caller."""
-        for future in self.futures:
+        for future in self.futures():
             if not future.done():
                 future.set_exception(error)
+
+    def futures(self) -> "list[asyncio.Future[ValueOrLease]]":
+        """Return the future of every caller."""
+        return [future for futures in self.waiting.values() for future in futures]
 
 
 class Acquires:
@@ -63,109 +62,116 @@ class Acquires:
     def __init__(self, limits: tuple[Argument, ...], orphaned: Callable[[str, bytes], object]) -> None:
         self._limits = limits
         self._orphaned = orphaned
-        self._waiting: dict[tuple[str, bool], Acquire] = {}
+        self._batches: dict[tuple[bool, int], AcquireBatch] = {}
         self._script_known = False
+        self._process = secrets.token_hex(12)
+        self._leases = itertools.count(1)
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._batches)
 
     def add(
-        self,
-        key: str,
-        lease: bytes,
-        ms: int,
-        *,
-        soft: bool,
-        limits: bool,
-        future: asyncio.Future[AcquireReply],
+        self, key: str, ms: int, *, soft: bool, limits: bool, future: asyncio.Future[ValueOrLease]
     ) -> None:
         """Queue a request for ``key``; the reply resolves ``future``."""
-        acquire = self._waiting.get((key, soft))
-        if acquire is None:
-            acquire = self._waiting[key, soft] = Acquire(key, lease, ms, soft=soft)
-        acquire.limits = acquire.limits or limits
-        acquire.futures.append(future)
+        batch = self._batches.get((soft, ms))
+        if batch is None:
+            batch = self._batches[soft, ms] = AcquireBatch(soft=soft, ms=ms, waiting={})
+        if limits:
+            batch.limits = True
+        waiting = batch.waiting.get(key)
+        if waiting is None:
+            batch.waiting[key] = [future]
+        else:
+            waiting.append(future)
 
-    def take(self, most: int) -> list[Acquire]:
-        """Remove and return the requests of one batch, at most ``most``."""
-        batch = list(self._waiting.values())
-        self._waiting = {}
-        self._put_back(batch[most:])
-        return batch[:most]
+    def take(self, most: int) -> list[AcquireBatch]:
+        """Remove and return the next batches, with at most ``most`` keys each."""
+        batches = list(self._batches.values())
+        self._batches = {}
+        for batch in batches:
+            if len(batch.waiting) > most:
+                keys = list(batch.waiting)
+                later = AcquireBatch(
+                    soft=batch.soft, ms=batch.ms, waiting={key: batch.waiting.pop(key) for key in keys[most:]}
+                )
+                later.limits = batch.limits
+                self._put_back(later)
+        return batches
 
     def connected(self) -> None:
         """Note a new connection: its server may not have the script loaded."""
         self._script_known = False
 
-    def pack(self, batch: Sequence[Acquire], pack: Callable[..., list[bytes]]) -> list[bytes]:
+    def new_lease(self, *, soft: bool) -> bytes:
+        """Return a lease that no other process and no other batch has."""
+        return codec.lease(f"{self._process}{next(self._leases):x}", soft=soft)
+
+    def pack(self, batch: AcquireBatch) -> bytes:
         """Encode the commands: a SET for one key, which is as cheap as a GET, or a script for several."""
-        if len(batch) == 1:
-            (one,) = batch
-            packed = pack("SET", one.key, one.lease, "NX", "PX", one.ms, "GET")
+        lease = batch.lease = self.new_lease(soft=batch.soft)
+        if len(batch.waiting) == 1:
+            packed = pack_command(("SET", *batch.waiting, lease, "NX", "PX", batch.ms, "GET"))
         else:
-            arguments: list[Argument] = [part for acquire in batch for part in (acquire.lease, acquire.ms)]
             name, script = ("EVALSHA", ACQUIRE.sha) if self._script_known else ("EVAL", ACQUIRE.text)
-            packed = pack(name, script, len(batch), *(acquire.key for acquire in batch), *arguments)
-        return packed + pack(*self._limits) if self.asks_limits(batch) else packed
+            packed = pack_command((name, script, len(batch.waiting), *batch.waiting, lease, batch.ms))
+        return packed + pack_command(self._limits) if batch.limits else packed
 
-    def asks_limits(self, batch: Sequence[Acquire]) -> bool:
-        """Return True if the batch also reads the limits, which are a second reply."""
-        return any(acquire.limits for acquire in batch)
-
-    def replied(self, batch: Sequence[Acquire], reply: Any, limits: Sequence[bytes | None] | None) -> None:
+    def replied(self, batch: AcquireBatch, reply: Any, limits: Sequence[bytes | None] | None) -> None:
         """Deliver the replies to the callers."""
-        if len(batch) == 1:
-            (one,) = batch
-            self._hand_out(one, one.lease if reply is None else reply, limits)
-            return
-        self._script_known = True
-        for acquire, found in zip(batch, reply, strict=True):
-            self._hand_out(acquire, found, limits)
+        lease, decoded = batch.lease, None
+        if len(batch.waiting) == 1:
+            reply = [lease if reply is None else reply]
+        else:
+            self._script_known = True
+        for (key, futures), found in zip(batch.waiting.items(), reply, strict=True):
+            waiting = [future for future in futures if not future.done()]
+            if found == lease:
+                if decoded is None:
+                    decoded = PRIMARY if limits is None else ReplicaLimits.decode(limits)
+                result = ValueOrLease(None, lease, None, decoded, [None] * len(waiting))
+                if not waiting:
+                    self._orphaned(key, lease)
+            else:
+                result = ValueOrLease(found, None)
+            for future in waiting:
+                future.set_result(result)
 
-    def refused(self, batch: Sequence[Acquire], error: ResponseError, translated: Exception) -> None:
+    def refused(self, batch: AcquireBatch, error: ResponseError, translated: Exception) -> None:
         """Raise an error in the callers, or queue them again if the server did not have the script."""
         if isinstance(error, NoScriptError):
             self._script_known = False
             self._put_back(batch)
-        elif len(batch) == 1 and str(error).startswith("WRONGTYPE"):
-            for future in batch[0].futures:
+        elif len(batch.waiting) == 1 and str(error).startswith("WRONGTYPE"):
+            for future in batch.futures():
                 if not future.done():
-                    future.set_result(AcquireReply(b"", False))
+                    future.set_result(ValueOrLease(b"", None))
         else:
-            for acquire in batch:
-                acquire.fail(translated)
+            batch.fail(translated)
 
     def drain(self) -> "list[asyncio.Future[Any]]":
         """Remove and return all waiting futures."""
-        futures = [future for acquire in self._waiting.values() for future in acquire.futures]
-        self._waiting = {}
+        futures = [future for batch in self._batches.values() for future in batch.futures()]
+        self._batches = {}
         return list(futures)
 
-    def _put_back(self, batch: Sequence[Acquire]) -> None:
-        for acquire in batch:
-            later = self._waiting.setdefault((acquire.key, acquire.soft), acquire)
-            if later is not acquire:
-                later.futures += acquire.futures
-                later.limits = later.limits or acquire.limits
-
-    def _hand_out(self, acquire: Acquire, found: bytes, limits: Sequence[bytes | None] | None) -> None:
-        waiting = [future for future in acquire.futures if not future.done()]
-        acquired = found == acquire.lease
-        standing = AcquireReply(found, acquired, limits, [None] * len(waiting) if acquired else None)
-        for future in waiting:
-            future.set_result(standing)
-        if acquired and not waiting:
-            self._orphaned(acquire.key, acquire.lease)
+    def _put_back(self, batch: AcquireBatch) -> None:
+        later = self._batches.setdefault((batch.soft, batch.ms), batch)
+        if later is not batch:
+            later.limits = later.limits or batch.limits
+            for key, futures in batch.waiting.items():
+                later.waiting.setdefault(key, []).extend(futures)
 
 
-def pass_on(acquire: Acquire, read: "asyncio.Future[bytes | None]") -> None:
-    """Deliver the result of a plain read to the callers of ``acquire``."""
-    if read.cancelled():
-        for future in acquire.futures:
+def pass_on(futures: "list[asyncio.Future[ValueOrLease]]", read: "asyncio.Future[bytes | None]") -> None:
+    """Deliver the result of a plain read to callers that also asked for a lease."""
+    error = None if read.cancelled() else read.exception()
+    for future in futures:
+        if future.done():
+            continue
+        if read.cancelled():
             future.cancel()
-    elif (error := read.exception()) is not None:
-        acquire.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))
-    else:
-        for future in acquire.futures:
-            if not future.done():
-                future.set_result(AcquireReply(read.result(), False))
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(ValueOrLease(read.result(), None))

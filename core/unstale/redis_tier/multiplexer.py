@@ -12,7 +12,7 @@ answered a PING, commands are sent again.
 import asyncio
 import math
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -20,9 +20,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from unstale.errors import CacheClosed, RedisUnavailable
-from unstale.redis_tier.acquires import Acquire, AcquireReply, Acquires, pass_on
+from unstale.protocol.lease import ValueOrLease
+from unstale.redis_tier.acquires import AcquireBatch, Acquires, pass_on
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.error_replies import reason, refused, refuses_writes
+from unstale.redis_tier.scripts import pack_command
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
 
@@ -92,17 +94,21 @@ class Multiplexer:
         return future
 
     def acquire(
-        self, key: str, lease: bytes, ms: int, *, soft: bool, limits: bool = False
-    ) -> "asyncio.Future[AcquireReply]":
-        """Read ``key``, or set ``lease`` there for ``ms`` if it is missing: one atomic round trip.
+        self, key: str, ms: int, *, soft: bool, limits: bool = False
+    ) -> "asyncio.Future[ValueOrLease]":
+        """Read ``key``, or acquire its lease for ``ms`` if it is missing: one atomic round trip.
 
-        Callers in one batch that ask for the same kind of lease on a key share the first caller's lease. When
-        Redis takes no new value, the key is only read. The future raises `RedisUnavailable`.
+        Callers in one batch that ask for the same kind of lease on a key share it. When Redis takes no new
+        value, the key is only read. The future raises `RedisUnavailable`.
         """
-        future: asyncio.Future[AcquireReply] = self._future()
-        self._acquires.add(key, lease, ms, soft=soft, limits=limits, future=future)
+        future: asyncio.Future[ValueOrLease] = self._future()
+        self._acquires.add(key, ms, soft=soft, limits=limits, future=future)
         self._stir()
         return future
+
+    def new_lease(self) -> bytes:
+        """Return a lease that no other process or batch has."""
+        return self._acquires.new_lease(soft=False)
 
     def request(self, *parts: Argument) -> "asyncio.Future[Any]":
         """Send one command; the future raises the errors of `execute_command`."""
@@ -225,23 +231,22 @@ class Multiplexer:
         for futures in reads.values():
             current.extend(futures)
         for acquire in acquires:
-            current.extend(acquire.futures)
+            current.extend(acquire.futures())
         current.extend(future for _, future in commands)
         self.batches += 1
-        pack = connection.pack_command
         async with asyncio.timeout(self._timeout):
             packed: list[bytes] = []
             if reads:
-                packed.append(pack_reads(reads))
-            if acquires:
-                packed += self._acquires.pack(acquires, pack)
-            for parts, _ in commands:
-                packed += pack(*parts)
+                packed.append(pack_command(("MGET", *reads) if len(reads) > 1 else ("GET", *reads)))
+            packed += map(self._acquires.pack, acquires)
+            for (name, *rest), _ in commands:  # as with redis-py, the name may be two words
+                words = name.split() if isinstance(name, str) else [name]
+                packed.append(pack_command((*words, *rest)))
             await connection.send_packed_command(packed, check_health=False)
             if reads:
                 await self._read_values(connection, reads)
-            if acquires:
-                await self._read_standing(connection, acquires)
+            for acquire in acquires:
+                await self._read_acquired(connection, acquire)
             for _, future in commands:
                 reply = await self._reply(connection)
                 if future.done():
@@ -272,18 +277,18 @@ class Multiplexer:
                 if not future.done():
                     future.set_result(value)
 
-    async def _read_standing(self, connection: RedisConnection, acquires: list[Acquire]) -> None:
+    async def _read_acquired(self, connection: RedisConnection, batch: AcquireBatch) -> None:
         reply = await self._reply(connection)
-        limits = await self._reply(connection) if self._acquires.asks_limits(acquires) else None
+        limits = await self._reply(connection) if batch.limits else None
         if refuses_writes(reply):  # read the keys in the next batch, without a lease
-            for acquire in acquires:
+            for key, futures in batch.waiting.items():
                 read = self._new_future()
-                self._reads.setdefault(acquire.key, []).append(read)
-                read.add_done_callback(partial(pass_on, acquire))
+                self._reads.setdefault(key, []).append(read)
+                read.add_done_callback(partial(pass_on, futures))
         elif isinstance(reply, ResponseError):
-            self._acquires.refused(acquires, reply, refused(reply))
+            self._acquires.refused(batch, reply, refused(reply))
         else:
-            self._acquires.replied(acquires, reply, None if isinstance(limits, ResponseError) else limits)
+            self._acquires.replied(batch, reply, None if isinstance(limits, ResponseError) else limits)
 
     async def _reply(self, connection: RedisConnection) -> Any:
         """Return a reply, or the error that Redis answered with."""
@@ -317,13 +322,3 @@ class Multiplexer:
 
     def __repr__(self) -> str:
         return f"<Multiplexer to {self._connections.place}, {'open' if self.connected else 'closed'}>"
-
-
-def pack_reads(keys: Collection[str]) -> bytes:
-    """Encode a GET or MGET; redis-py's packing takes twice as long as reading the reply."""
-    parts = [b"*%d\r\n$4\r\nMGET" % (len(keys) + 1) if len(keys) > 1 else b"*2\r\n$3\r\nGET"]
-    for key in keys:
-        data = key.encode()
-        parts.append(b"$%d\r\n%b" % (len(data), data))
-    parts.append(b"")
-    return b"\r\n".join(parts)

@@ -44,15 +44,21 @@ class SharedTier(Protocol):
         """Return the content of ``key``, and the seconds until it expires (None: never)."""
         ...
 
-    async def acquire(
+    def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
-    ) -> ValueOrLease:
+    ) -> "asyncio.Future[ValueOrLease]":
         """Return the content of ``key``, or acquire its lease if it is missing: one atomic round trip.
 
         ``life`` and ``limits`` tell which of these fields of the result are needed. The limits are read after
         the lease was acquired.
         """
         ...
+
+    def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
+        """Give up the lease of a caller that was cancelled after the reply had arrived, but before it ran.
+
+        A lease that other callers share stays.
+        """
 
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Acquire the lease of ``key`` if it is missing or holds the soft lease of a missed ``get``."""
@@ -132,7 +138,7 @@ class NoSharedTier:
 
     def read(self, key: str) -> Awaitable[bytes | None]:
         """Return None."""
-        return _nothing(key)
+        return _done(None)
 
     async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
         """Return None twice."""
@@ -142,11 +148,14 @@ class NoSharedTier:
         """Return None twice."""
         return None, None
 
-    async def acquire(
+    def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
-    ) -> ValueOrLease:
+    ) -> "asyncio.Future[ValueOrLease]":
         """Grant a lease: single flight already ensures that this process loads a key once."""
-        return ValueOrLease(None, b"")
+        return _done(ValueOrLease(None, b""))
+
+    def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
+        """Do nothing."""
 
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Grant a lease."""
@@ -205,7 +214,7 @@ class NoSharedTier:
         return "<NoSharedTier>"
 
 
-def _nothing(_key: str) -> "asyncio.Future[Any]":
+def _done(result: Any) -> "asyncio.Future[Any]":
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
+    future.set_result(result)
     return future

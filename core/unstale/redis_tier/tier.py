@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
@@ -12,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from unstale.errors import MessageError, UnstaleError
 from unstale.protocol import codec
-from unstale.protocol.lease import PRIMARY, ReplicaLimits, ValueOrLease
+from unstale.protocol.lease import ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.redis_tier.connections import Connections
@@ -61,8 +60,6 @@ class RedisTier:
             orphaned=self._release_later,
         )
         self._log_max_bytes = log_max_bytes
-        self._tokens = f"{secrets.token_hex(12)}{{:x}}".format  # unique to this process and tier
-        self._leases = itertools.count(1)
         self._background: set[asyncio.Task[bool]] = set()
 
     async def close(self) -> None:
@@ -95,36 +92,41 @@ class RedisTier:
 
     # --- leases ---------------------------------------------------------------------------------
 
-    async def acquire(
+    def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
+    ) -> "asyncio.Future[ValueOrLease]":
+        """Return the content of ``key``, or acquire its lease if it is missing: one atomic round trip.
+
+        This is not a coroutine: it is called for every read of Redis.
+        """
+        asked = self.multiplexer.acquire(key, _ms(seconds), soft=soft, limits=limits)
+        if not life:
+            return asked
+        left = self.multiplexer.request("PTTL", key)  # in the same batch, behind it
+        return asyncio.ensure_future(self._with_life(key, asked, left))
+
+    async def _with_life(
+        self, key: str, asked: "asyncio.Future[ValueOrLease]", left: "asyncio.Future[int]"
     ) -> ValueOrLease:
-        """Return the content of ``key``, or acquire its lease if it is missing: one atomic round trip."""
-        lease = self._new_lease(soft=soft)
-        asked = self.multiplexer.acquire(key, lease, _ms(seconds), soft=soft, limits=limits)
-        remaining: float | None = None
         try:
-            if life:  # in the same batch, after it
-                standing, left = await asyncio.gather(asked, self.multiplexer.request("PTTL", key))
-                remaining = _seconds(left)
-            else:
-                standing = await asked
+            acquired, remaining = await asyncio.gather(asked, left)
         except ResponseError as error:
             raise refused(error) from error
         except asyncio.CancelledError:
-            # The reply had arrived, but this task was cancelled before it could run.
-            if asked.done() and not asked.cancelled() and asked.exception() is None:
-                standing = asked.result()
-                if standing.given_up() and standing.found is not None:
-                    self._release_later(key, standing.found)
+            self.abandon(key, asked)
             raise
-        if not standing.acquired:
-            return ValueOrLease(standing.found, None, remaining)
-        known = PRIMARY if standing.limits is None else ReplicaLimits.decode(standing.limits)
-        return ValueOrLease(None, standing.found, None, known)
+        return acquired if acquired.lease is not None else acquired._replace(life=_seconds(remaining))
+
+    def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
+        """Give up the lease of a caller that was cancelled after the reply had arrived, but before it ran."""
+        if asked.done() and not asked.cancelled() and asked.exception() is None:
+            acquired = asked.result()
+            if acquired.lease is not None and acquired.given_up():
+                self._release_later(key, acquired.lease)
 
     async def take_over(self, key: str, *, seconds: float) -> ValueOrLease:
         """Acquire the lease of ``key`` if it is missing or holds the soft lease of a missed ``get``."""
-        lease = self._new_lease()
+        lease = self.multiplexer.new_lease()
         async with self._given_up_if_cancelled(key, lease):
             found, *known = await self._script(
                 _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
@@ -135,7 +137,7 @@ class RedisTier:
 
     async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
         """Acquire a lease even if the key holds a value or another lease; a value stays readable."""
-        lease = self._new_lease()  # a lease on a value needs no release: no reader waits for it
+        lease = self.multiplexer.new_lease()  # a lease on a value needs no release: no reader waits for it
         suffix = codec.lease_suffix(secrets.randbits(64))
         async with self._given_up_if_cancelled(key, lease):
             found, taken, life, *known = await self._script(
@@ -167,9 +169,6 @@ class RedisTier:
     async def discard_stale(self, key: str, found: bytes) -> None:
         """Remove the stale value kept for ``key`` if it is ``found``."""
         await self.release(self.names.stale(key), found)
-
-    def _new_lease(self, *, soft: bool = False) -> bytes:
-        return codec.lease(self._tokens(next(self._leases)), soft=soft)
 
     @contextlib.asynccontextmanager
     async def _given_up_if_cancelled(self, key: str, lease: bytes) -> AsyncIterator[None]:

@@ -74,11 +74,14 @@ async def test_a_value_read_before_an_invalidation_does_not_enter_memory_after_i
     overtaken = asyncio.Event()
     real = cache.inspect().tier.acquire
 
-    async def slow(key: str, **options: Any) -> ValueOrLease:
-        found = await real(key, **options)
+    async def overtake(asked: "asyncio.Future[ValueOrLease]") -> ValueOrLease:
+        found = await asked
         await processed(cache, double, KEY)
         overtaken.set()
         return found
+
+    def slow(key: str, **options: Any) -> "asyncio.Future[ValueOrLease]":
+        return asyncio.ensure_future(overtake(real(key, **options)))
 
     cache.inspect().tier.acquire = slow  # type: ignore[method-assign]  # the only way between two steps
     await cache.get_or_load(KEY, Loader())

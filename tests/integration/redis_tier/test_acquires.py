@@ -62,12 +62,26 @@ async def test_a_server_that_forgot_the_script_is_asked_again(tier: RedisTier, s
     assert one.lease is None
     assert one.found is not None
     assert two.lease is not None
-    assert two.lease != three.lease
+    assert three.lease is not None
+
+
+async def test_the_keys_of_a_batch_share_a_lease_and_each_loses_it_alone(
+    tier: RedisTier, silent: WorkerDouble
+) -> None:
+    one, two = await acquire(tier, "user:1", "user:2")
+    assert one.lease is not None
+    assert one.lease == two.lease
+    assert await tier.release("user:1", one.lease)
+    assert not await tier.extend("user:1", one.lease, seconds=60)
+    assert await silent.redis.get("user:2") == two.lease
+    (again,) = await acquire(tier, "user:1")
+    assert again.lease not in (None, one.lease)  # a lease that was lost is not given twice
 
 
 async def test_more_keys_than_one_batch_holds(tier: RedisTier, silent: WorkerDouble) -> None:
     got = await acquire(tier, *(f"user:{number}" for number in range(1_200)))
-    assert len({acquired.lease for acquired in got}) == 1_200
+    assert len(got) == 1_200
+    assert all(acquired.lease for acquired in got)
 
 
 async def test_a_key_of_another_type_is_its_own_callers_only(tier: RedisTier, silent: WorkerDouble) -> None:
@@ -118,7 +132,12 @@ async def test_a_lease_is_given_up_by_the_last_of_its_callers_only(
     tier: RedisTier, silent: WorkerDouble, cancelling: "list[asyncio.Task[ValueOrLease]]"
 ) -> None:
     async def one() -> ValueOrLease:
-        return await tier.acquire(KEY, soft=False, seconds=60)
+        asked = tier.acquire(KEY, soft=False, seconds=600)
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            tier.abandon(KEY, asked)
+            raise
 
     first, second = asyncio.create_task(one()), asyncio.create_task(one())
     cancelling.append(first)

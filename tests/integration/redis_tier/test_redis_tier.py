@@ -62,6 +62,27 @@ async def test_reads_of_the_same_moment_are_one_command(
     assert after - before == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        (("SCRIPT LOAD", "return 1"), b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db"),
+        (("CONFIG GET", "port"), None),
+        (("CLIENT ID",), None),
+        (("ECHO", "two words"), b"two words"),
+        (("ECHO", "é\r\n"), "é\r\n".encode()),
+        (("ECHO", 42), b"42"),
+        (("ECHO", 0.5), b"0.5"),
+        ((b"ECHO", b"\x00\xff"), b"\x00\xff"),
+    ],
+)
+async def test_commands_are_written_as_for_redis_py(
+    multiplexer: Multiplexer, command: tuple[str | bytes | int | float, ...], reply: bytes | None
+) -> None:
+    """A name may be two words, and an argument text, bytes or a number."""
+    answer = await multiplexer.execute_command(*command)
+    assert answer if reply is None else answer == reply
+
+
 async def test_a_lone_read_waits_for_nobody(multiplexer: Multiplexer) -> None:
     await multiplexer.get("a")
     batches = multiplexer.batches
