@@ -58,7 +58,7 @@ def test_nobodys_settings_reach_it(tmp_path: Path) -> None:
         "REDIS_URL=redis://127.0.0.1:1/0\nDATABASE_URL=postgresql://127.0.0.1:1/x\n"
     )
     ended = run(
-        "demo", "--for", "1", "--json", cwd=tmp_path,
+        "demo", "--for", "5", "--json", cwd=tmp_path,
         settings={"REDIS_URL": "redis://127.0.0.1:1/0", "UNSTALE_NAMESPACE": "mine"},
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ async def test_with_a_key_the_model_writes_until_enough_is_paid_for(tmp_path: Pa
 
 def test_a_key_that_nobody_accepts_leads_to_the_stand_in(tmp_path: Path) -> None:
     settings = {"OPENAI_API_KEY": "sk-somebody", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
-    ended = run("demo", "--for", "1", "--json", cwd=tmp_path, settings=settings)
+    ended = run("demo", "--for", "5", "--json", cwd=tmp_path, settings=settings)
 
     assert ended.code == 0, ended.err
     assert "(APIConnectionError): greetings come from the stand-in" in ended.out
