@@ -11,10 +11,10 @@ from unstale.settings.base import Seconds, Settings, Variables
 
 
 class SharedSettings(Settings):
-    """What agents and worker must agree on: the Redis between them, and the times of the protocol."""
+    """Settings that agents and worker share: the Redis between them, and the times of the protocol."""
 
     redis_url: Annotated[SecretStr, Variables("REDIS_URL")] = SecretStr("redis://localhost:6379/0")
-    """Where Redis or Valkey listens, or the Sentinels that know."""
+    """Address of Redis or Valkey, or of the Sentinels that know it."""
     redis_enabled: Annotated[bool, Variables("REDIS_ENABLED")] = True
     """False: no Redis tier. Every process loads for itself and keeps values for `detached_ttl`; with
     `embedded_worker` it keeps them for as long as they are true."""
@@ -88,7 +88,7 @@ class OutboxSettings(DatabaseSettings):
     """How to follow the outbox: for the worker and for an embedded worker."""
 
     source: Literal["auto", "outbox", "supabase"] = "auto"
-    """Where changes come from: ``outbox`` over asyncpg, ``supabase`` over HTTPS, ``auto``: the best."""
+    """Source of the changes: ``outbox`` over asyncpg, ``supabase`` over HTTPS, ``auto``: the best."""
     config: Path | None = None
     """The rules file; unset: ``unstale.toml`` or ``[tool.unstale]`` of ``pyproject.toml`` here or above."""
     read_entries: Annotated[int, Field(ge=1, le=100_000)] = 5_000

@@ -36,7 +36,7 @@ class Pipeline:
         >>> await pipeline.run(asyncio.Event())
 
     Args:
-        source: Where changes come from.
+        source: Source of the changes.
         applier: Where they are applied.
         rules: Say what a change concerns.
         wakeups: Hints that something may be new.

@@ -1,1 +1,1 @@
-"""What people and monitoring can see of a worker: health, status, metrics, HTTP."""
+"""A worker's state for people and monitoring: health, status, metrics, HTTP."""

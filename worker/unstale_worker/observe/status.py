@@ -9,7 +9,7 @@ from unstale_worker.observe.refresh_counters import RefreshCounters
 
 
 class Role(StrEnum):
-    """What a worker process does now."""
+    """State of a worker process at one moment."""
 
     STARTING = "starting"
     STANDBY = "standby"
@@ -54,7 +54,7 @@ class Status:
 
     Attributes:
         role: Leading, standing by, starting or stopping.
-        source: Where changes come from: ``outbox`` or ``supabase``; empty until one answered.
+        source: Source of the changes: ``outbox`` or ``supabase``; empty until one answered.
         fence: The fence of this worker's last leadership; 0 before the first.
         lag: Seconds since the last read began that is applied as a whole; inf before the first.
         watermark_age: Seconds since the last watermark; inf before the first.

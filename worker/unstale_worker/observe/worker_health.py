@@ -1,4 +1,4 @@
-"""What a worker knows of its own state, written by its tasks while they work."""
+"""A worker's own state, written by its tasks while they work."""
 
 from dataclasses import dataclass, field, replace
 

@@ -20,7 +20,7 @@ REFRESH_WEIGHT: Final = 4
 
 
 class ScriptBody(NamedTuple):
-    """What one script removes and publishes. A tuple, because a large batch has many."""
+    """The keys and messages of one script call. A tuple, because a large batch has many."""
 
     keys: Sequence[str]
     keys_json: bytes
