@@ -10,6 +10,7 @@ from servers import eventually
 from unstale import Cache, Load, LoadCancelled
 from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.names import LEASE
+from unstale.redis_tier.acquires import Acquires
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import DATABASE, Loader, WorkerDouble, attached_cache, open_cache
 
@@ -280,3 +281,25 @@ async def test_max_staleness_asks_the_database_when_the_caches_may_be_older(
         assert await cache.get(KEY, max_staleness=1) is None
         assert await cache.get_or_load(KEY, loader) == 2  # what was loaded has replaced what they held
         assert await silent.redis.get(KEY) == b"2"
+
+
+@pytest.mark.parametrize("loading", [True, False], ids=["get_or_load", "get"])
+async def test_a_reader_cancelled_after_the_reply_leaves_no_lease_in_the_way(
+    cache: Cache, double: WorkerDouble, monkeypatch: pytest.MonkeyPatch, loading: bool
+) -> None:
+    replied, got = Acquires.replied, asyncio.Event()
+
+    def then_cancel(self: Acquires, *args: Any) -> None:
+        replied(self, *args)
+        got.set()
+        read.cancel()  # its future is done, but it has not run again
+
+    monkeypatch.setattr(Acquires, "replied", then_cancel)
+    read = asyncio.create_task(cache.get_or_load(KEY, Loader("value")) if loading else cache.get(KEY))
+    await asyncio.wait([read])
+    assert got.is_set()
+    assert read.cancelled()
+
+    tier: Any = cache.inspect().tier
+    await eventually(lambda: not tier._background)
+    assert await double.redis.get(KEY) is None
