@@ -18,7 +18,7 @@ from unstale_worker.rules import (
     TableName,
     Template,
 )
-from unstale_worker.rules.refresh import overlap
+from unstale_worker.rules.refresh import inseparable, overlap
 
 FULL = """
 [[watch]]
@@ -182,7 +182,8 @@ def test_a_purge_is_noted_with_its_keys() -> None:
         ("user:{id}:profile", "loader = 'sql'\nquery = 'select {x}'", 8, ".query", "names x, which"),
         ("user:{id}:profile", "loader = 'sql'\nquery = 'delete'", 8, ".query", "not a select"),
         ("user:*:profile", "loader = 'a:b'", 6, "", "Name the segments"),
-        ("user:{a}{b}:profile", "loader = 'a:b'", 6, "", "adjacent placeholders"),
+        ("user:{a}{b}:profile", "loader = 'a:b'", 6, "", "where {a} ends and {b} begins"),
+        ("user:{a}-{b}:profile", "loader = 'a:b'", 6, "", "Put ':' between them"),
         ("user:{id}:settings", "loader = 'a:b'", 6, "", "no [[watch]] invalidates such a key"),
         ("user:{id}", "loader = 'a:b'", 6, "", "no [[watch]] invalidates such a key"),
         ("user:{ id }:profile", "loader = 'a:b'", 6, "", "Write {id}."),
@@ -252,3 +253,45 @@ def test_a_misspelt_field_is_one_mistake(written: str, meant: str) -> None:
 def test_a_field_that_is_missing_beside_an_unknown_one_is_another_mistake() -> None:
     unknown, missing = mistakes(f'{WATCHES}\n[refresh."user:{{user_id}}:profile"]\ntimeuot = "1s"\n')
     assert {unknown.problem, missing.problem} == {"unknown field", "loader is missing"}
+
+
+@pytest.mark.parametrize(
+    "ambiguous",
+    [
+        "chat:{a}-{b}",
+        "chat:{a}.{b}:x",
+        "{a}--{b}:chat",
+        "chat:{a}{a}{b}",
+        "x:{c}:{a}-{b}-{c}",
+        "x:{a}/{b}/{a}",
+    ],
+)
+def test_a_key_that_can_be_read_in_two_ways_is_refused(ambiguous: str) -> None:
+    """Otherwise ('u', 'v-w') and ('u-v', 'w') have one key, and one of them is loaded for the other."""
+    watch = '[[watch]]\ntable = "t"\nkeys = ["x:{k}", "chat:{k}", "{k}:chat"]\n'
+    (mistake,) = mistakes(f'{watch}[refresh."{ambiguous}"]\nloader = "m:f"\n')
+    assert mistake.line == 4
+    assert "Put ':' between them" in str(mistake)
+
+
+PIECES = st.lists(st.sampled_from(["a", "-", ":", "--", "{x}", "{y}", "{z}"]), min_size=1, max_size=8).map(
+    "".join
+)
+VALUES = st.fixed_dictionaries({name: st.text("a-", min_size=1, max_size=4) for name in "xyz"})
+
+
+@settings(max_examples=600, deadline=None)
+@given(PIECES, VALUES)
+def test_the_fields_of_a_key_are_the_values_that_made_it(text: str, values: dict[str, str]) -> None:
+    """Holds for every template that is accepted, whatever stands between its placeholders."""
+    if not text.replace("{x}", "").replace("{y}", "").replace("{z}", ""):
+        return
+    template = Template.parse(text)
+    spec = RefreshSpec(template, PythonLoader("m", "f"))
+    if inseparable(template) is None:
+        assert spec.fields(text.format_map(values)) == {name: values[name] for name in template.columns}
+
+
+def test_what_is_separable_is_accepted() -> None:
+    for text in ("{a}:{b}", "x-{a}:{b}-y", "{a}-{a}", "{a}:{a}-{b}", "{a}-{b}:{b}", "{a}x:{b}x:{c}", "x"):
+        assert inseparable(Template.parse(text + ":t")) is None, text

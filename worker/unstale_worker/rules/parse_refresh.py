@@ -16,6 +16,7 @@ from unstale_worker.rules.refresh import (
     RefreshSpec,
     RowLoader,
     SqlLoader,
+    inseparable,
     overlap,
 )
 from unstale_worker.rules.template import Template
@@ -87,9 +88,10 @@ class RefreshParser:
         if "*" in "".join(template.literals):
             remedy = "Name the segments instead: user:{user_id}:greeting."
             check.mistake(path, name, "a glob is not allowed here", remedy)
-        elif "" in template.literals[1:-1]:
-            remedy = f"Put text between them, such as {SEPARATOR!r}."
-            check.mistake(path, name, "two adjacent placeholders are ambiguous", remedy)
+        elif pair := inseparable(template):
+            problem = f"a key does not tell where {{{pair[0]}}} ends and {{{pair[1]}}} begins"
+            remedy = f"Put {SEPARATOR!r} between them, in the keys of the [[watch]] and of the agent, too."
+            check.mistake(path, name, problem, remedy)
         elif not any(overlap(template, watched) for watched in self._watched):
             shown = ", ".join(watched.text for watched in self._watched[:5]) or "none"
             remedy = f"Watched templates: {shown}. Only keys that a [[watch]] invalidates are refreshed."

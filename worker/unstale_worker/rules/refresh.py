@@ -167,6 +167,26 @@ def _regex(template: Template) -> re.Pattern[str]:
     return re.compile(text, re.DOTALL)
 
 
+def inseparable(template: Template) -> tuple[str, str] | None:
+    """Return two placeholders whose values cannot be told apart in a key; None if every key has one reading.
+
+    A value holds no `SEPARATOR`, so a segment with one unknown placeholder has one reading: the rest of it is
+    known. Two unknown ones in a segment have several, as ``u-v-w`` has for ``{a}-{b}``.
+    """
+    segments: list[list[str]] = [[]]
+    for name, literal in zip(template.columns, template.literals[1:], strict=True):
+        segments[-1].append(name)
+        if SEPARATOR in literal:
+            segments.append([])
+    known: set[str] = set()
+    while True:
+        unknown = [list(dict.fromkeys(name for name in names if name not in known)) for names in segments]
+        found = {names[0] for names in unknown if len(names) == 1}
+        if not found:
+            return next(((names[0], names[1]) for names in unknown if names), None)
+        known |= found
+
+
 def overlap(refresh: Template, watched: Template) -> bool:
     """Return True if some key matches both templates; a placeholder of ``refresh`` stays in one segment."""
     first, second = _units(refresh), _units(watched)
