@@ -19,6 +19,7 @@ from unstale.locks import LOCK_SECONDS, Lock
 from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
 from unstale.protocol.codec import Model
+from unstale.protocol.globs import check_glob
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
 from unstale.reading.options import Origin, ReadOptions, ReadResult, check_ttl
@@ -423,10 +424,10 @@ class Cache:
 
         Quote text that is not meant as a glob with `escape_glob`. Other string keys in this Redis database
         count too if they match; unstale's own never do. Raises `RedisUnavailable` if Redis did not confirm;
-        then the keys are gone in this process only.
+        then the keys are gone in this process only. Raises ValueError for a glob whose meaning depends on the
+        server's processor: a range with a character outside ASCII.
         """
-        if not pattern:
-            raise ValueError("an empty pattern matches nothing; did you mean '*'?")
+        check_glob(pattern)
         self._check_open()
         return await self._parts.writer.invalidate_pattern(pattern)
 
@@ -472,6 +473,7 @@ class Cache:
         subscriber gets one `Reset` instead.
         """
         self._check_open()
+        check_glob(pattern)
         subscription = self._parts.subscriptions.open(pattern)
         try:
             yield subscription

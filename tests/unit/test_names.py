@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unstale import escape_glob
-from unstale.protocol.globs import matches
+from unstale.protocol.globs import check_glob, matches
 from unstale.protocol.names import LEASE, SOFT_LEASE, Names
 
 HOSTILE = st.text(alphabet="ab*?[]^-\\é:", max_size=12)
@@ -63,6 +63,10 @@ def test_no_json_begins_like_a_lease() -> None:
         ("[c-a]x", "bx", True),
         ("[^a]x", "ax", False),
         ("[a", "a", True),
+        ("[a-é]", "A", True),  # bytes as C's signed char: from -61 to 97, and é is the two bytes C3 and A9
+        ("[a-é]", "b", False),
+        ("[A:\né-*", "!", True),
+        ("[^a-é]", "b", True),
         (r"\*", "*", True),
         (r"\*", "a", False),
         ("a\\", "a\\", True),
@@ -77,6 +81,31 @@ def test_globs_match_as_in_redis(pattern: str, key: str, expected: bool) -> None
 def test_an_escaped_text_matches_itself_and_nothing_else(text: str, other: str) -> None:
     assert matches(escape_glob(text), text)
     assert matches(escape_glob(text), other) == (text == other)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("[a-é]*", "outside ASCII"),
+        ("[é-a]", "outside ASCII"),
+        ("x[^é-€", "outside ASCII"),
+        ("[A:\né-*", "outside ASCII"),
+        ("", "empty"),
+        ("*a" * 1_001, "1000 stars"),
+        ("a" * 4_097, "4096 bytes"),
+        ("\ud800", "surrogate"),
+    ],
+)
+def test_a_glob_that_servers_match_differently_is_refused(pattern: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        check_glob(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*", "é*", "[éa-c]", "[a-c]é-x", r"\[a-é]", "[a\\-é]", "*a" * 1_000, "[", "[^"]
+)
+def test_any_other_glob_is_accepted(pattern: str) -> None:
+    assert check_glob(pattern) == pattern
 
 
 def test_a_hostile_pattern_takes_no_exponential_time() -> None:

@@ -146,3 +146,12 @@ def test_it_behaves_like_a_plain_model(steps: list[tuple[object, ...]], entries:
                 used.clear()
         assert len(near) == len(model) <= entries
         assert near.size == weight() <= size
+
+
+def test_a_pattern_drops_what_it_drops_in_redis() -> None:
+    near, _ = near_store()
+    keys = ("A!", "Ab", "é1", "other")
+    for key in keys:
+        near.put(key, b"1", expires=9.0)
+    assert near.drop_matching(["A[a-é]", "é[0-9]", "nothing*"]) == 2  # 'b' is outside -61 to 97, '!' is not
+    assert [key for key in keys if near.read(key)] == ["Ab", "other"]

@@ -109,3 +109,8 @@ def accepted(method: object, said: str) -> list[str]:
         return [method(said)]  # type: ignore[operator]
     except ToolError:
         return []
+
+
+def test_a_pattern_that_servers_match_differently_is_refused() -> None:
+    with pytest.raises(ToolError, match="range"):
+        UserKeys(1).pattern("[a-é]*")

@@ -111,13 +111,13 @@ class NearStore:
 
     def drop_matching(self, patterns: Iterable[str]) -> int:
         """Remove all keys that match one of the Redis globs; return how many were held."""
-        # Test the literal beginning first: it excludes most keys at a tenth of the expression's cost.
-        tests = [(literal_beginning(pattern), glob_regex(pattern)) for pattern in patterns]
-        doomed = [
-            key
-            for key in self._entries
-            if any(key.startswith(start) and expression.match(key.encode()) for start, expression in tests)
-        ]
+        # Compare the literal beginnings first, all in one call: that excludes most keys at a fraction of an
+        # expression's cost.
+        patterns = tuple(patterns)
+        beginnings = tuple(map(literal_beginning, patterns))
+        likely = [key for key in self._entries if key.startswith(beginnings)]
+        tests = [glob_regex(pattern).match for pattern in patterns]
+        doomed = [key for key in likely if any(test(key.encode()) for test in tests)]
         return sum(self.drop(key) for key in doomed)
 
     def clear(self) -> None:

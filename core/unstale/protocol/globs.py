@@ -1,7 +1,14 @@
-"""Redis globs: quoting, compiling and matching them as Redis does."""
+"""Redis globs: quoting, checking, compiling and matching them as Redis does."""
 
 import re
+from collections.abc import Collection
 from functools import lru_cache
+from typing import Final
+
+MAX_GLOB_BYTES: Final = 4_096
+"""Longest glob that a caller may give; a key has at most 1 KiB."""
+MAX_STARS: Final = 1_000
+"""Most stars in a glob that a caller may give. With more, Redis matches no key at all."""
 
 
 def escape_glob(text: str) -> str:
@@ -11,6 +18,46 @@ def escape_glob(text: str) -> str:
     a\*b
     """
     return re.sub(r"([*?\[\]\\])", r"\\\1", text)
+
+
+def check_glob(pattern: str) -> str:
+    """Return ``pattern``; raises ValueError for a glob that servers match differently, or not at all.
+
+    Redis compares bytes as C's ``char``. That is signed on x86 and unsigned on most ARM machines, so a range
+    from or to a byte of a non-ASCII character has two meanings.
+    """
+    try:
+        data = pattern.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"glob {pattern!r} contains a lone surrogate, which Redis cannot store") from None
+    if not data:
+        raise ValueError("an empty pattern matches nothing; did you mean '*'?")
+    if len(data) > MAX_GLOB_BYTES:
+        raise ValueError(
+            f"a glob is at most {MAX_GLOB_BYTES} bytes long, and {pattern[:60]!r}… has {len(data)}"
+        )
+    if data.count(b"*") > MAX_STARS:
+        raise ValueError(
+            f"a glob has at most {MAX_STARS} stars, and {pattern[:60]!r}… has {data.count(b'*')}"
+        )
+    if not data.isascii() and _has_ambiguous_range(data):
+        raise ValueError(
+            f"glob {pattern!r} has a range in [...] that begins or ends with a character outside ASCII: its "
+            "meaning depends on the server's processor; list the characters instead, or use ? or *"
+        )
+    return pattern
+
+
+def _has_ambiguous_range(data: bytes) -> bool:
+    i = 0
+    while i < len(data):
+        if data[i : i + 1] == b"[":
+            _, ranges, i = _members(data, i + 2 if data[i + 1 : i + 2] == b"^" else i + 1)
+            if any(low >= 128 or high >= 128 for low, high in ranges):
+                return True
+        else:
+            i += 2 if data[i : i + 1] == b"\\" else 1
+    return False
 
 
 @lru_cache(maxsize=4096)
@@ -67,24 +114,46 @@ def glob_regex(pattern: str) -> re.Pattern[bytes]:
 
 def _byte_class(data: bytes, i: int) -> tuple[bytes, int]:
     negated = data[i : i + 1] == b"^"
-    if negated:
-        i += 1
+    members, ranges, i = _members(data, i + 1 if negated else i)
+    for low, high in ranges:
+        low, high = sorted((_signed(low), _signed(high)))
+        members.update(number % 256 for number in range(low, high + 1))
+    allowed = set(range(256)) - members if negated else members
+    return (b"[" + _runs(allowed) + b"]" if allowed else b"(?!)"), i
+
+
+def _members(data: bytes, i: int) -> tuple[set[int], list[tuple[int, int]], int]:
+    """Parse a class from behind ``[`` or ``[^``; return single bytes, ends of ranges, and where it ends."""
     members: set[int] = set()
+    ranges: list[tuple[int, int]] = []
     while i < len(data) and data[i : i + 1] != b"]":
         if data[i : i + 1] == b"\\" and i + 1 < len(data):
             members.add(data[i + 1])
             i += 2
         elif data[i + 1 : i + 2] == b"-" and i + 2 < len(data):
-            low, high = sorted((data[i], data[i + 2]))
-            members.update(range(low, high + 1))
+            ranges.append((data[i], data[i + 2]))
             i += 3
         else:
             members.add(data[i])
             i += 1
-    allowed = set(range(256)) - members if negated else members
-    if not allowed:
-        return b"(?!)", i + 1
-    return b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(allowed)) + b"]", i + 1
+    return members, ranges, i + 1
+
+
+def _signed(byte: int) -> int:
+    """Return a byte as x86 compares it; `check_glob` refuses the ranges for which that matters."""
+    return byte - 256 if byte >= 128 else byte
+
+
+def _runs(allowed: Collection[int]) -> bytes:
+    """Write bytes as ranges of an expression's class, which compile faster than single bytes."""
+    parts: list[bytes] = []
+    for byte in range(256):
+        if byte in allowed and byte - 1 not in allowed:
+            last = byte
+            while last + 1 in allowed:
+                last += 1
+            parts.append(b"\\x%02x-\\x%02x" % (byte, last))
+    return b"".join(parts)
 
 
 def matches(pattern: str, key: str) -> bool:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from unstale.errors import ToolError
-from unstale.protocol.globs import escape_glob
+from unstale.protocol.globs import check_glob, escape_glob
 
 SPACE: Final = "user:"
 """Prefix of the keys of all users; the id and another colon follow."""
@@ -49,7 +49,12 @@ class UserKeys:
         own = self._own_part(text, what="pattern", example="*")
         if own.count("*") > MAX_STARS:
             raise ToolError(f"A pattern may have at most {MAX_STARS} stars. Use '*' for everything.")
-        return escape_glob(self.prefix) + own
+        try:
+            return check_glob(escape_glob(self.prefix) + own)
+        except ValueError:
+            raise ToolError(
+                "A range in [...] may only go from one ASCII character to another. Use '?' or '*' instead."
+            ) from None
 
     @property
     def everything(self) -> str:
