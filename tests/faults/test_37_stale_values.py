@@ -114,6 +114,32 @@ async def test_what_is_kept_ends_when_it_was_first_said_to(database: Database, r
         await stage.settled(redis)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update profiles set version = version + 1 where id = 1",
+        "update profiles set version = version + 1",
+        "delete from profiles where id = 1",
+    ],
+)
+async def test_a_worker_that_was_away_serves_nothing_past_the_bound(
+    database: Database, redis_url: str, change: str
+) -> None:
+    """The change may have been committed as soon as the worker was gone, ten minutes ago."""
+    async with staged(database.dsn, redis_url) as (stage, redis):
+        await stage.db.execute(ERASED)
+        async with running_worker(database.dsn, redis_url, rules=KEEPING):
+            cache = await stage.open_agent()
+            await eventually(lambda: cache.inspect().rules.serves_stale(KEY))
+            await stage.warm()
+        await redis.hincrbyfloat(Names().state, "read_at", -BOUND_MS)
+        await stage.db.execute(change)
+        async with running_worker(database.dsn, redis_url, rules=KEEPING):
+            await stage.applied(redis)
+            assert (await looked_at(redis))[0] is None
+            assert await stage.read(1) == (await stage.truth()).get(KEY)
+
+
 async def test_a_hot_key_that_is_filled_again_and_again(silent: WorkerDouble, valkey: EmbeddedValkey) -> None:
     """1,000 invalidations, readers, and a task that fills: each value is kept until its own next change."""
     silent.rules = replace(RULES, hash="keeping", refresh=((KEY, BOUND_MS / 1000),))

@@ -1,4 +1,6 @@
-"""The bound on staleness: what `Freshness.staleness` claims, against when changes were really committed.
+"""The bounds in time: what `Freshness.staleness` claims, and how long a stale value is served.
+
+Both are checked against the moments at which changes were really committed.
 
 Time is a small whole number. The worker begins a read, applies it, and says a watermark with the time since;
 agent and Redis exchange PING and PONG over the connection that carries the messages; either side may be slow
@@ -110,3 +112,73 @@ class Freshness:
     def at_rest(self, at: Moment) -> bool:
         """The end of time."""
         return at.now == END
+
+
+BOUND: Final = 2
+"""How long a value may be served after the change that made it stale: `Renewal.serve_ms`."""
+LAST: Final = 5
+
+STALE_CAUGHT: Final = ("life from the read before", "the begin of that read")
+"""What can be switched off."""
+
+TOO_LATE = "serve_stale: a value is served longer after its change than its rule allows"
+
+
+class Kept(NamedTuple):
+    """The state: the clock, one change of one key, and a worker that may pause for any time."""
+
+    now: int = 0
+    committed: int | None = None
+    read_at: int | None = None  # in Redis: when the newest read that is applied as a whole began
+    reading: tuple[int, bool] | None = None  # the worker's read: began, and whether it saw the change
+    unsaid: int | None = None  # began of the newest batch that is applied, if no watermark said so yet
+    gone: bool = False  # the change is applied: the value is gone, or set aside
+    ends: int | None = None  # the stale value in Redis expires
+
+
+class ServeStale:
+    """A model of ``apply.lua`` and ``publish_watermark``; ``off`` is one of `STALE_CAUGHT`."""
+
+    def __init__(self, off: str = "") -> None:
+        self._off = off
+
+    def start(self) -> Kept:
+        """The value stands in Redis, and nothing was read."""
+        return Kept()
+
+    def moves(self, at: Kept) -> Iterator[Move[Kept]]:
+        """Time passes, or somebody does something in no time."""
+        if at.now < LAST:
+            yield f"it is {at.now + 1}", at._replace(now=at.now + 1), None
+        if at.committed is None:
+            yield "a change commits", at._replace(committed=at.now), None
+        if at.reading is None:
+            reading = (at.now, at.committed is not None)
+            yield "the worker begins a read", at._replace(reading=reading), None
+        else:
+            yield "the worker has applied it", self._applied(at), None
+            yield "the worker dies", at._replace(reading=None), None
+        if at.unsaid is not None:
+            yield "a watermark", at._replace(read_at=at.unsaid, unsaid=None), None
+
+    def _applied(self, at: Kept) -> Kept:
+        assert at.reading is not None
+        began, saw = at.reading
+        if self._off == "the begin of that read":
+            began = at.now
+        if saw and not at.gone:
+            at = at._replace(gone=True)
+            since = at.now if self._off == "life from the read before" else at.read_at
+            if since is not None and since + BOUND > at.now:
+                at = at._replace(ends=since + BOUND)
+        return at._replace(reading=None, unsaid=began)
+
+    def broken(self, at: Kept) -> str | None:
+        """While the stale value stands, its change is at most `BOUND` old."""
+        if at.ends is None or at.committed is None:
+            return None
+        return TOO_LATE if at.now < at.ends and at.now > at.committed + BOUND else None
+
+    def at_rest(self, at: Kept) -> bool:
+        """The end of time."""
+        return at.now == LAST

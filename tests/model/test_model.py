@@ -8,7 +8,7 @@ import pytest
 from .checker import TooLarge, explore
 from .defences import Defence
 from .freshness import CAUGHT as FRESHNESS_CAUGHT
-from .freshness import Freshness
+from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .protocol import Protocol
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
 
@@ -51,6 +51,17 @@ def test_the_bound_on_staleness_is_true() -> None:
 @pytest.mark.parametrize("rule", FRESHNESS_CAUGHT)
 def test_without_the_rule_staleness_is_a_lie(rule: str) -> None:
     assert not explore(Freshness(off=rule)).holds
+
+
+def test_a_stale_value_is_served_no_longer_than_its_rule_allows() -> None:
+    outcome = explore(ServeStale())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", STALE_CAUGHT)
+def test_without_the_rule_it_is_served_for_longer(rule: str) -> None:
+    assert not explore(ServeStale(off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:

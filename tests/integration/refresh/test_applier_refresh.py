@@ -60,7 +60,7 @@ async def leader(redis_url: str) -> AsyncIterator[Leader]:
     applier = Applier(multiplexer, NAMES, fence=fence, log_max_bytes=1 << 20)
 
     async def snapshot() -> Page:
-        return replace(PAGE, position="10:10:", snapshot="10:10:")
+        return replace(PAGE, position="10:10:", snapshot="10:10:", began=time.monotonic())
 
     await applier.recover(await applier.state(), rules="h", published=b"{}", patterns=[], snapshot=snapshot)
     yield Leader(applier, await applier.state())
@@ -103,6 +103,49 @@ async def test_a_later_change_does_not_prolong_what_is_stale(leader: Leader, red
     await leader.apply({"a": KEPT})
     assert await redis.get(NAMES.stale("a")) == b"2"
     assert await redis.pttl(NAMES.stale("a")) > 20_000
+
+
+async def read_ago(redis: Redis, milliseconds: float) -> None:
+    """Leave what a worker leaves that read the outbox so long ago."""
+    await redis.hincrbyfloat(NAMES.state, "read_at", -milliseconds)
+
+
+async def test_the_bound_counts_from_the_read_before(leader: Leader, redis: Redis) -> None:
+    """A change of this batch may have been committed right after that read, and no worker ran since."""
+    await redis.set("a", "1")
+    await read_ago(redis, 50_000)
+    await leader.apply({"a": KEPT})
+    assert await redis.get(NAMES.stale("a")) == b"1"
+    assert 0 < await redis.pttl(NAMES.stale("a")) <= BOUND - 50_000
+
+
+@pytest.mark.parametrize("ago", [BOUND, 3_600_000, None])
+async def test_a_change_that_may_be_older_than_the_bound_leaves_nothing_stale(
+    leader: Leader, redis: Redis, ago: int | None
+) -> None:
+    await redis.set("a", "1")
+    if ago is None:
+        await redis.hdel(NAMES.state, "read_at")
+    else:
+        await read_ago(redis, ago)
+    await leader.apply({"a": KEPT})
+    assert await redis.mget("a", NAMES.stale("a")) == [None, None]
+    assert set(await due(redis)) == {"a"}  # it is refreshed all the same
+
+
+async def test_a_batch_without_a_watermark_does_not_move_where_the_bound_begins(
+    leader: Leader, redis: Redis
+) -> None:
+    """Its read saw what the next batch does not contain, but only a watermark says when that read began."""
+    await read_ago(redis, BOUND)
+    before = (await state_of(redis))["read_at"]
+    await leader.apply({}, "x")
+    assert (await state_of(redis))["read_at"] == before
+    seen = Seen.of(PAGE, began=time.monotonic() - 30.0, primary_until="")
+    await leader.applier.watermark(leader.state, seen)
+    await redis.set("a", "1")
+    await leader.apply({"a": KEPT})
+    assert 0 < await redis.pttl(NAMES.stale("a")) <= BOUND - 30_000
 
 
 async def test_a_burst_is_due_when_its_first_change_is(leader: Leader, redis: Redis) -> None:

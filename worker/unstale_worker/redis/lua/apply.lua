@@ -8,7 +8,7 @@
 --   new_position, flushed, database: in the batch's last script
 --   watermark: see `publish_seen`
 --   refresh: { most: members that the refresh set may have, groups: [{ keys: how many, serve_ms: how long the old value may
---     be served, -1 to purge it, due_ms: until the refresh is due, only_if_cached: true or false }, ...] }
+--     be served after the commit of its change, -1 to purge it, due_ms: until the refresh is due, only_if_cached: true or false }, ...] }
 -- Reply: { 'ok', log id, unlinked, primary_until or '', server's clock in ms } or { 'refused', reason }
 local state, log, header = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
 local reason = refusal(state, log, header)
@@ -26,6 +26,9 @@ if plain > 2 then
 end
 if refresh then
   local set, at, now = KEYS[plain + 1], plain + 2, tonumber(now_ms())
+  -- Every change of this batch committed after `read_at`. That may be long ago, if no worker ran meanwhile.
+  local read_at = tonumber(redis.call('HGET', state, 'read_at') or '')
+  local elapsed = read_at and math.max(0, now - read_at) or math.huge
   if not has_type(set, 'zset') then redis.call('UNLINK', set) end
   for _, group in ipairs(refresh.groups) do
     local due, wanted = string.format('%.0f', now + group.due_ms), {}
@@ -34,9 +37,10 @@ if refresh then
       at = at + 2
       local first = redis.pcall('GETRANGE', key, 0, 0) -- '' if the key is absent, an error if it holds no string
       local value = type(first) == 'string' and first ~= '' and first ~= '\0' -- a lease begins with NUL
-      if value and group.serve_ms > 0 then
+      local life = math.floor(group.serve_ms - elapsed)
+      if value and life > 0 then
         redis.call('RENAME', key, stale)
-        redis.call('PEXPIRE', stale, group.serve_ms) -- from now: the value was true until this change
+        redis.call('PEXPIRE', stale, life)
         unlinked = unlinked + 1
       else
         unlinked = unlinked + redis.call('UNLINK', key)
