@@ -194,7 +194,7 @@ class Cache:
                         return codec.loads(entry.data)
                     frozen = entry.frozen
                     return frozen if frozen is not UNSET else self._freeze(key, entry)
-        options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead)
+        options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model)
         value = await self._read(key, loader, options, model, shared)
         if refresh_ahead:
             self._parts.early.consider(key, loader, options)
@@ -332,7 +332,7 @@ class Cache:
             self._check(key, None, False)
         check_ttl(ttl)
         check_ttl(negative_ttl, name="negative_ttl")
-        options = ReadOptions(ttl, negative_ttl, max_staleness)
+        options = ReadOptions(ttl, negative_ttl, max_staleness, model=model)
         if loader is None:
             found = await asyncio.gather(*(self._cached(key, options, model) for key in wanted))
             return {key: value[0] for key, value in zip(wanted, found, strict=True) if value}

@@ -1,11 +1,16 @@
 """Encode values as the JSON bytes that both tiers hold, and decode them."""
 
+import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 import orjson
 from pydantic import BaseModel, TypeAdapter
 
 from unstale.protocol.names import LEASE, SOFT_LEASE
+from unstale.protocol.plain_values import dumps
+from unstale.protocol.read_back import difference
 
 M = TypeVar("M", bound=BaseModel)
 Model: TypeAlias = type[Any] | TypeAdapter[Any]
@@ -38,40 +43,72 @@ def check_key(key: str, *, own: str) -> str:
     return key
 
 
-def encode(key: str, value: object) -> bytes:
-    """Return the JSON of ``value``; raises TypeError that names the key and the type.
+def encode(key: str, value: object, model: "Model | None" = None) -> bytes:
+    """Return the JSON of ``value``, from which readers with ``model`` get an equal value.
 
-    Pydantic models, dataclasses, datetimes, UUIDs and enums are encoded as by pydantic and orjson. NaN and
-    infinities become null, because JSON has neither.
+    Raises TypeError that names the key if the value has no JSON form, or if its model would read it back
+    different. Without ``model`` this holds for each pydantic model in the value, read back as its own class.
+    Raises pydantic's ValidationError if ``model`` does not accept the value.
     """
+    models: list[tuple[BaseModel, object]] = []
     try:
-        return orjson.dumps(value, default=_plain)
+        data = dumps(value, lambda item, plain: models.append((item, plain)))
     except TypeError as error:
         raise TypeError(
             f"the value for {key!r} is a {type(value).__name__} that is not JSON ({error}); "
             "store plain data or a pydantic model"
         ) from error
+    place: str | None = None
+    compared = False
+    if model is not None and value is not None:
+        back = decode(data, model)  # raises before anything is stored
+        place, compared = _lost(value, back, model)
+    if not compared:
+        for item, plain in models:
+            with contextlib.suppress(ValueError, TypeError):  # a reader with this class gets an error, too
+                written = orjson.dumps(plain, option=orjson.OPT_NON_STR_KEYS)
+                place = place or _lost(item, decode(written, type(item)), type(item))[0]
+    if place is not None:
+        raise TypeError(
+            f"the value for {key!r} would be read back different: {place} is lost or changed on the way "
+            "through JSON. See its alias, exclude=, serializer, validator or type; or cache plain data "
+            "(model_dump(mode='json')) and read it without model="
+        )
+    return data
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, set | frozenset):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} inside")
+def _lost(value: object, back: object, model: "Model") -> tuple[str | None, bool]:
+    """Return the place in ``value`` that differs in ``back``, and True if they could be compared."""
+    validate: Callable[..., Any]
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        hint: object = model
+        validate = partial(model.model_validate, by_alias=True, by_name=True)
+    else:
+        adapter = model if isinstance(model, TypeAdapter) else _adapter(model)
+        hint = getattr(adapter, "_type", Any)
+        validate = partial(adapter.validate_python, by_alias=True, by_name=True)
+    try:
+        expected = validate(value)
+        place = difference(expected, back, hint)
+        if place is not None and expected is not value and difference(expected, validate(value), hint):
+            place = None  # the model makes up a part each time: a default that is the time, or a random id
+    except (ValueError, TypeError):  # a strict model takes the JSON of a value, but not the value
+        return None, False
+    return (None if place is None else f"{getattr(hint, '__name__', hint)}{place}"), True
 
 
 def decode(data: bytes, model: "Model | None") -> Any:
     """Return the value as a new object, validated by ``model``; null is always None.
 
-    Raises ValueError (or pydantic's ValidationError, a subclass) if the bytes are not a valid value.
+    Fields are found by name or alias. Raises ValueError (or pydantic's ValidationError, a subclass) if the
+    bytes are not a valid value.
     """
-    if model is None or is_nothing(data):
+    if model is None or data.startswith(NOTHING):
         return orjson.loads(data)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return model.model_validate_json(data)
+    if isinstance(model, type) and issubclass(model, BaseModel):  # inline: a hit with a model runs this
+        return model.model_validate_json(data, by_alias=True, by_name=True)
     adapter = model if isinstance(model, TypeAdapter) else _adapter(model)
-    return adapter.validate_json(data)
+    return adapter.validate_json(data, by_alias=True, by_name=True)
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}

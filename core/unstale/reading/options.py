@@ -1,7 +1,7 @@
 """The options of a read, and its result."""
 
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 MAX_TTL: Final = 10 * 365 * 86_400.0
 """Longest time to live in seconds: ten years."""
@@ -16,6 +16,7 @@ class ReadOptions(NamedTuple):
         max_staleness: The caches may answer only if `Cache.staleness` is at most this many seconds.
         fresh: True if no cache may answer.
         refresh_ahead: Last share of the value's life, in which it is refreshed early; 0: never.
+        model: Model that readers validate into; a loaded value must be read back equal by it.
     """
 
     ttl: float | None = None
@@ -23,6 +24,7 @@ class ReadOptions(NamedTuple):
     max_staleness: float | None = None
     fresh: bool = False
     refresh_ahead: float = 0.0
+    model: Any = None
 
     @property
     def allows_stale(self) -> bool:

@@ -292,7 +292,7 @@ class ReadPath:
             self.counts.early_loads += 1
         else:
             self.counts.loads += 1
-        data = codec.encode(flight.key, await call(flight.loader, load))
+        data = codec.encode(flight.key, await call(flight.loader, load), flight.options.model)
         if flight.forced:  # no read after this one returns an older value, also if this one cannot be kept
             self._local.near.drop(flight.key)
         return data
