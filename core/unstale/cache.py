@@ -22,7 +22,7 @@ from unstale.protocol.codec import Model
 from unstale.protocol.globs import check_glob
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
-from unstale.reading.options import Origin, ReadOptions, ReadResult, check_ttl
+from unstale.reading.options import DEFAULT, Origin, ReadOptions, ReadResult, check_ttl
 from unstale.runtime import clock
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, ReadCounts, counters, picture
@@ -194,7 +194,16 @@ class Cache:
                         return codec.loads(entry.data)
                     frozen = entry.frozen
                     return frozen if frozen is not UNSET else self._freeze(key, entry)
-        options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model)
+        if (
+            model is None
+            and ttl is None
+            and negative_ttl is None
+            and max_staleness is None
+            and not (fresh or refresh_ahead)
+        ):
+            options = DEFAULT
+        else:
+            options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model)
         value = await self._read(key, loader, options, model, shared)
         if refresh_ahead:
             self._parts.early.consider(key, loader, options)

@@ -27,6 +27,7 @@ from unstale.redis_tier.error_replies import reason, refused, refuses_writes
 from unstale.redis_tier.scripts import pack_command
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
+from unstale.runtime.step_timeout import StepTimeout
 
 Argument = str | bytes | int | float
 
@@ -179,17 +180,20 @@ class Multiplexer:
             if self._pause:
                 await self._probe(connection)
             self._pause = 0.0
-            while True:
-                while not self._reads and not self._acquires and not self._commands:
-                    self._wake = self._new_future()
-                    await self._wake
-                    self._wake = None
-                    if await connection.can_read():  # nothing was sent, so the server has closed it
-                        self._renewed = True
-                if self._renewed:
-                    await connection.disconnect(nowait=True)
-                    await self._connect(connection)
-                await self._batch(connection, current)
+            with StepTimeout(self._timeout) as limit:
+                while True:
+                    while not self._reads and not self._acquires and not self._commands:
+                        self._wake = self._new_future()
+                        await self._wake
+                        self._wake = None
+                        if await connection.can_read():  # nothing was sent, so the server has closed it
+                            self._renewed = True
+                    if self._renewed:
+                        await connection.disconnect(nowait=True)
+                        await self._connect(connection)
+                    limit.begin()
+                    await self._batch(connection, current)
+                    limit.end()
         except asyncio.CancelledError:
             self._fail(CacheClosed(), current)
             raise
@@ -234,27 +238,26 @@ class Multiplexer:
             current.extend(acquire.futures())
         current.extend(future for _, future in commands)
         self.batches += 1
-        async with asyncio.timeout(self._timeout):
-            packed: list[bytes] = []
-            if reads:
-                packed.append(pack_command(("MGET", *reads) if len(reads) > 1 else ("GET", *reads)))
-            packed += map(self._acquires.pack, acquires)
-            for (name, *rest), _ in commands:  # as with redis-py, the name may be two words
-                words = name.split() if isinstance(name, str) else [name]
-                packed.append(pack_command((*words, *rest)))
-            await connection.send_packed_command(packed, check_health=False)
-            if reads:
-                await self._read_values(connection, reads)
-            for acquire in acquires:
-                await self._read_acquired(connection, acquire)
-            for _, future in commands:
-                reply = await self._reply(connection)
-                if future.done():
-                    continue
-                if isinstance(reply, ResponseError):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
+        packed: list[bytes] = []
+        if reads:
+            packed.append(pack_command(("MGET", *reads) if len(reads) > 1 else ("GET", *reads)))
+        packed += map(self._acquires.pack, acquires)
+        for (name, *rest), _ in commands:  # as with redis-py, the name may be two words
+            words = name.split() if isinstance(name, str) else [name]
+            packed.append(pack_command((*words, *rest)))
+        await connection.send_packed_command(packed, check_health=False)
+        if reads:
+            await self._read_values(connection, reads)
+        for acquire in acquires:
+            await self._read_acquired(connection, acquire)
+        for _, future in commands:
+            reply = await self._reply(connection)
+            if future.done():
+                continue
+            if isinstance(reply, ResponseError):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
         current.clear()
 
     async def _read_values(
