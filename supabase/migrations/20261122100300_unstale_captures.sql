@@ -41,12 +41,15 @@ as $$
             then pg_catalog.format(
                 'case when r.%1$I then ''True''::pg_catalog.text when r.%1$I is false then ''False''::pg_catalog.text '
                 'end collate pg_catalog."C"', column_name)
+        -- By its output function, which no renamed type or schema changes. It takes no domain, and format() does.
+        when b.typtype = 'e' and b.oid = type
+            then pg_catalog.format('pg_catalog.textin(pg_catalog.enum_out(r.%I)) collate pg_catalog."C"', column_name)
         when b.typtype = 'e'
             then pg_catalog.format(
-                'pg_catalog.textin(pg_catalog.enum_out(r.%I::%I.%I)) collate pg_catalog."C"',
-                column_name, n.nspname, b.typname)
+                'case when r.%1$I is not null then pg_catalog.format(''%%s'', r.%1$I) end collate pg_catalog."C"',
+                column_name)
     end
-    from pg_catalog.pg_type as b join pg_catalog.pg_namespace as n on n.oid = b.typnamespace
+    from pg_catalog.pg_type as b
     where b.oid = unstale.base_type(type)
 $$;
 comment on function unstale.key_expression(text, oid) is 'SQL for a key column of row r as text; null: unsupported type.';
@@ -62,28 +65,25 @@ as $$
 $$;
 comment on function unstale.key_bytes(oid) is 'About how many bytes a key element of this type takes in an entry.';
 
-create or replace function unstale.compare_expression(column_name text, type oid) returns text
+drop function if exists unstale.compare_expression(text, oid);
+
+create or replace function unstale.match_expression(column_name text, type oid) returns text
 language sql stable set search_path = ''
 as $$
-    -- For the column filter: a form that differs whenever the value does. Types whose equality is exact go as they are;
-    -- 1.0 = 1.00 and '1 day' = '24:00', so others go as text; floats as bytes, because their text depends on
-    -- extra_float_digits. %L keeps null and '' apart and calls no cast.
+    -- What two rows of one primary key have in common. Built-in types that hash go as they are. Others go as a record,
+    -- whose equality is that of the type and needs no name of an operator in somebody's schema.
     select case
         when b.oid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype, 'bool'::regtype,
-                       'bytea'::regtype, 'date'::regtype, 'time'::regtype, 'timestamp'::regtype,
-                       'timestamptz'::regtype, 'oid'::regtype)
+                       'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'numeric'::regtype, 'oid'::regtype)
             then pg_catalog.format('r.%I::pg_catalog.%I', column_name, b.typname)
-        when b.oid in ('float4'::regtype, 'float8'::regtype)
-            then pg_catalog.format('pg_catalog.%I(r.%I)', b.typname || 'send', column_name)
-        when b.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'numeric'::regtype, 'json'::regtype,
-                       'jsonb'::regtype, 'interval'::regtype, 'inet'::regtype)
+        when b.oid in ('text'::regtype, 'varchar'::regtype)
             then pg_catalog.format('r.%I::pg_catalog.text collate pg_catalog."C"', column_name)
-        else pg_catalog.format('pg_catalog.format(''%%L'', r.%I) collate pg_catalog."C"', column_name)
+        else pg_catalog.format('row(r.%I)', column_name)
     end
     from pg_catalog.pg_type as b
     where b.oid = unstale.base_type(type)
 $$;
-comment on function unstale.compare_expression(text, oid) is 'SQL for a column of row r that differs when the value does.';
+comment on function unstale.match_expression(text, oid) is 'SQL for a primary key column of row r, to match old and new rows.';
 
 create or replace function unstale.family(relation oid) returns table (member oid, kind "char", place text)
 language sql stable set search_path = ''
@@ -187,17 +187,19 @@ declare
     keys       record;
     cols       record;
     pkey       record;
-    pkey_numbers smallint[];
+    filtered   boolean := false;
     operation  text;
     tuple      text;      -- the key columns of row r as one element of an array
     distinct_tuples text; -- a query for the distinct tuples of a statement, as d.k1, d.k2, ...
     picked     text;      -- k1, k2, ... of row d
     aggregated text;      -- the tuple of row c
     single     text;      -- what writes the entry of a statement that changed one row
-    compared   text;
+    image      text;      -- the columns of row r by which an old and a new row are compared
+    side       constant text := 'select true as there, %s, %s, row(%s) as image from %s as r'; -- of that comparison
     everything text;
     parent     regclass;  -- a table above, if there is one
     keyless    regclass;  -- one that lacks a key column
+    child      regclass;  -- a table below that is no partition
     element    text;      -- the only key column of row r, where it is the primary key, and its type one of fixed length
     chunk_rows integer;   -- in one entry
     changed_rows text;    -- the transition table of the operation; an update also has old_rows
@@ -219,7 +221,7 @@ declare
         where pg_catalog.cardinality(t.tuples) operator(pg_catalog.<=) 250000%5$s;
         if found then
             null;
-        elsif not exists (select from %6$s) then
+        elsif not %6$s then
             return null;
         else
 $q$;
@@ -261,10 +263,11 @@ $q$;
 end
 $q$;
     -- "Any row at all?" is asked of the transition tables, where there are some: no row, no entry.
-    any_row    constant text := $q$    if not exists (select from %s) then
-        return null;
-    end if;
-$q$;
+    -- Of both, in an update: a row that moves to another partition may be refused there by a trigger, and is gone.
+    any_row    constant jsonb := pg_catalog.jsonb_build_object(
+        'insert', 'exists (select from new_rows)',
+        'update', '(exists (select from new_rows) or exists (select from old_rows))',
+        'delete', 'exists (select from old_rows)');
 begin
     select * into strict w from unstale.watched as x where x.id = watch_id;
     everything := pg_catalog.format(
@@ -307,48 +310,54 @@ begin
     if problem is not null then
         foreach operation in array '{insert,update,delete}'::text[] loop
             bodies := bodies || pg_catalog.jsonb_build_object(operation, head
-                || case when transition then pg_catalog.format(any_row,
-                    case operation when 'delete' then 'old_rows' else 'new_rows' end) else '' end
+                || case when transition
+                    then pg_catalog.format(E'    if not %s then\n        return null;\n    end if;\n', any_row ->> operation)
+                    else '' end
                 || everything || tail);
         end loop;
         return;
     end if;
 
+    select
+        pg_catalog.string_agg(
+            pg_catalog.format('%s as p%s', unstale.match_expression(a.attname, a.atttypid), a.attnum), ', ' order by a.attnum
+        ) as named,
+        pg_catalog.string_agg(
+            pg_catalog.format('o.p%1$s operator(pg_catalog.=) n.p%1$s', a.attnum), ' and ' order by a.attnum) as matched,
+        pg_catalog.count(*) as width,
+        pg_catalog.array_agg(a.attname) as names
+    into pkey
+    from pg_catalog.pg_index as i
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey[0 : i.indnkeyatts - 1])
+    where i.indrelid = w.relation and i.indisprimary;
     if w.columns is not null then
-        select
-            pg_catalog.string_agg(unstale.compare_expression(r.name, r.type), ', ' order by r.ordinal) as listed,
-            pg_catalog.string_agg(
-                pg_catalog.format('pg_catalog.format(''%%L'', %s)', unstale.compare_expression(r.name, r.type)),
-                ', ' order by r.ordinal
-            ) as formatted,
-            pg_catalog.min(r.label) filter (where r.name is null) as gone,
+        select pg_catalog.min(r.label) filter (where r.name is null) as gone,
             pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual
         into cols
         from unstale.resolve(w.relation, w.columns, w.column_numbers) as r;
-        select
-            pg_catalog.string_agg(unstale.compare_expression(a.attname, a.atttypid), ', ' order by a.attnum) as listed,
-            pg_catalog.string_agg(
-                pg_catalog.format('pg_catalog.format(''%%L'', %s)', unstale.compare_expression(a.attname, a.atttypid)),
-                ', ' order by a.attnum
-            ) as formatted,
-            pg_catalog.array_agg(a.attnum) as numbers
-        into pkey
-        from pg_catalog.pg_index as i
-        join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-        where i.indrelid = w.relation and i.indisprimary;
+        select f.member into child
+        from unstale.family(w.relation) as f join pg_catalog.pg_class as c on c.oid = f.member
+        where f.place = 'below' and f.member <> w.relation and not c.relispartition limit 1;
         problem := case
             when cols.gone is not null then pg_catalog.format('filter column %I is gone', cols.gone)
             when cols.virtual is not null then
                 pg_catalog.format('filter column %I is a virtual generated column', cols.virtual)
-            when pkey.listed is null then 'there is no primary key for the column filter'
+            when pkey.named is null then 'there is no primary key for the column filter'
             when parent is not null then pg_catalog.format(
                 'through its parent %s come rows that its primary key does not tell apart', parent)
+            when child is not null then pg_catalog.format(
+                'its child %s has rows that its primary key does not tell apart', child)
         end;
-        if problem is null then
-            -- With the primary key: two rows that swap their values would cancel each other out.
-            compared := pkey.listed || ', ' || cols.listed;
-            pkey_numbers := pkey.numbers;
-        end if;
+        filtered := problem is null;
+        -- Bytes are compared, not text: that of a float, a date or an interval depends on the writer's settings, and
+        -- 1.0 = 1.00. Equal bytes are equal values, so no change is missed.
+        select pg_catalog.string_agg(pg_catalog.format('r.%I', n.name), ', ' order by n.name) into image
+        from (
+            select r.name from unstale.resolve(w.relation, w.key_columns || w.columns, w.key_numbers || w.column_numbers) as r
+            where r.name is not null
+            union
+            select p.name from pg_catalog.unnest(pkey.names) as p(name)
+        ) as n;
     end if;
 
     select
@@ -375,19 +384,23 @@ begin
 $q$    if (
         select pg_catalog.count(*) from pg_catalog.pg_attribute as a
         where a.attrelid operator(pg_catalog.=) tg_relid and not a.attisdropped and (%s)
-    ) operator(pg_catalog.<>) %s then
+    ) operator(pg_catalog.<>) %s%s then
 $q$,
             pg_catalog.string_agg(pg_catalog.format(
                 'a.attname operator(pg_catalog.=) %L::pg_catalog.name and a.atttypid operator(pg_catalog.=) %s::pg_catalog.oid',
                 c.attname, c.atttypid), ' or ' order by c.attnum),
-            pg_catalog.count(*)) || everything || tail_of_guard
+            pg_catalog.count(*),
+            case when filtered then pg_catalog.format(
+                ' or not exists (select from pg_catalog.pg_index as i where i.indrelid operator(pg_catalog.=) tg_relid '
+                'and i.indisprimary and i.indnkeyatts operator(pg_catalog.=) %s)', pkey.width) else '' end
+            ) || everything || tail_of_guard
         into guard
         from pg_catalog.pg_attribute as c
         where c.attrelid = w.relation and (
             c.attname in (select r.name from unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r)
-            or compared is not null and (
+            or filtered and (
                 c.attname in (select r.name from unstale.resolve(w.relation, w.columns, w.column_numbers) as r)
-                or c.attnum = any (pkey_numbers)
+                or c.attname = any (pkey.names)
             )
         );
     end if;
@@ -403,7 +416,7 @@ $q$    insert into unstale.outbox (id, watch, version, keys)
     where pg_catalog.cardinality(t.tuples) operator(pg_catalog.=) %4$s;
     if not found then
 $q$,            w.id, w.version, tuple, keys.width, changed_rows);
-        elsif compared is null then
+        elsif not filtered then
             distinct_tuples := pg_catalog.format(
                 'select %1$s from old_rows as r union select %1$s from new_rows as r', keys.named);
             single := pg_catalog.format(
@@ -414,46 +427,52 @@ $q$    insert into unstale.outbox (id, watch, version, keys)
         select array(select %3$s from old_rows as r limit 2) as old, array(select %3$s from new_rows as r limit 2) as new
         offset 0
     ) as t
-    where pg_catalog.cardinality(t.new) operator(pg_catalog.=) %4$s;
+    where pg_catalog.cardinality(t.old) operator(pg_catalog.=) %4$s
+        and pg_catalog.cardinality(t.new) operator(pg_catalog.=) %4$s;
     if not found then
 $q$,            w.id, w.version, tuple, keys.width);
         else
-            distinct_tuples := pg_catalog.format(
-$q$select distinct %3$s from (
-                (select %1$s, %2$s from old_rows as r except all select %1$s, %2$s from new_rows as r)
-                union all
-                (select %1$s, %2$s from new_rows as r except all select %1$s, %2$s from old_rows as r)
-            ) as d$q$, keys.named, compared, picked);
+            -- A full join, because a nested loop cannot carry it out: the plan of a statement of two rows is kept.
+            select pg_catalog.format(
+$q$select distinct %1$s
+            from (%2$s) as o full join (%3$s) as n on %4$s
+            cross join lateral (select %5$s where o.there union all select %6$s where n.there) as d
+            where o.there is null or n.there is null or not (o.image operator(pg_catalog.*=) n.image)$q$,
+                picked, pg_catalog.format(side, keys.named, pkey.named, image, 'old_rows'),
+                pg_catalog.format(side, keys.named, pkey.named, image, 'new_rows'), pkey.matched,
+                pg_catalog.string_agg('o.k' || k, ', ' order by k), pg_catalog.string_agg('n.k' || k, ', ' order by k))
+            into distinct_tuples from pg_catalog.generate_series(1, keys.width) as k;
             single := pg_catalog.format(
 $q$    select t.* into _row
     from (
         select
             array(select %1$s from old_rows as r limit 2) as old, array(select %1$s from new_rows as r limit 2) as new,
-            array(select array[%3$s] from old_rows as r limit 1) as old_compared,
-            array(select array[%3$s] from new_rows as r limit 1) as new_compared
+            (select row(%3$s) from old_rows as r limit 1) operator(pg_catalog.*=)
+                (select row(%3$s) from new_rows as r limit 1) as same
     ) as t;
-    if pg_catalog.cardinality(_row.new) operator(pg_catalog.=) 0 then
+    if pg_catalog.cardinality(_row.old) operator(pg_catalog.=) 0
+        and pg_catalog.cardinality(_row.new) operator(pg_catalog.=) 0
+    then
         return null;
-    elsif pg_catalog.cardinality(_row.new) operator(pg_catalog.=) %2$s then
-        if _row.old operator(pg_catalog.=) _row.new and _row.old_compared operator(pg_catalog.=) _row.new_compared then
+    elsif pg_catalog.cardinality(_row.old) operator(pg_catalog.=) %2$s
+        and pg_catalog.cardinality(_row.new) operator(pg_catalog.=) %2$s
+    then
+        if _row.same then
             return null;
         end if;
         insert into unstale.outbox (id, watch, version, keys) values (_id, %4$s, %5$s,
             case when _row.old operator(pg_catalog.=) _row.new then _row.new
                 else _row.old operator(pg_catalog.||) _row.new end);
     else
-$q$,            tuple, keys.width,
-                -- Forms of different types, side by side: as text.
-                pkey.formatted || ', ' || cols.formatted,
-                w.id, w.version);
+$q$,            tuple, keys.width, image, w.id, w.version);
         end if;
-        sliced := case when element is null or operation = 'update' and compared is not null then '' else
+        sliced := case when element is null or operation = 'update' and filtered then '' else
             pg_catalog.format(slices, w.id, w.version, chunk_rows,
                 pg_catalog.format('array(select %s from %s as r limit 250001) as tuples', element, changed_rows)
                 || case when operation = 'update' then
                     pg_catalog.format(', array(select %s from old_rows as r limit 250001) as old', element) else '' end,
                 case when operation = 'update' then ' and t.old operator(pg_catalog.=) t.tuples' else '' end,
-                changed_rows)
+                any_row ->> operation)
         end;
         bodies := bodies || pg_catalog.jsonb_build_object(operation, head || guard || single || sliced || pg_catalog.format(
 $q$        insert into unstale.outbox (id, watch, version, keys)
