@@ -10,6 +10,7 @@ from postgrest import APIError
 from supabase import AsyncClient, AsyncClientOptions
 
 from unstale.companion.pools.environment import proxy_of
+from unstale.companion.pools.no_cookies import no_cookies
 from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
 from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.sources.realtime import Target
@@ -155,6 +156,7 @@ class Rpc:
                 ),
                 timeout=httpx.Timeout(project.timeout, connect=min(project.timeout, 5.0)),
                 event_hooks={"response": [_key_refused]},
+                cookies=no_cookies(),
             )
             self._client = AsyncClient(
                 project.url,

@@ -32,7 +32,10 @@ class HttpSession:
 
         self._connector = _Connector(new)
         self.client = aiohttp.ClientSession(
-            connector=self._connector, trust_env=True, trace_configs=[_traces(self.vitals)]
+            connector=self._connector,
+            cookie_jar=aiohttp.DummyCookieJar(),  # the session is everybody's: a cookie may be one user's
+            trust_env=True,
+            trace_configs=[_traces(self.vitals)],
         )
 
     @property

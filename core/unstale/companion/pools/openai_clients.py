@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from unstale.companion.pools.environment import proxy_of
 from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, Exchange
+from unstale.companion.pools.no_cookies import no_cookies
 from unstale.companion.pools.renewable import Renewable
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
@@ -34,7 +35,7 @@ class OpenAIClients:
 
         transport = _Transport(new, self.vitals, loop)
         self._renewable = transport.renewable
-        self._http = httpx2.AsyncClient(transport=transport, follow_redirects=True)
+        self._http = httpx2.AsyncClient(transport=transport, follow_redirects=True, cookies=no_cookies())
         self.client = AsyncOpenAI(api_key=self._key, base_url=self._url, http_client=self._http)
 
     @property
@@ -79,7 +80,9 @@ class OpenAISync:
 
         self._renewable = Renewable(new, httpx2.HTTPTransport.close)
         self._http = httpx2.Client(
-            transport=_SyncTransport(self._renewable, self.vitals), follow_redirects=True
+            transport=_SyncTransport(self._renewable, self.vitals),
+            follow_redirects=True,
+            cookies=no_cookies(),
         )
         self.client = OpenAI(api_key=key, base_url=url, http_client=self._http)
 

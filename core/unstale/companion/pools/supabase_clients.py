@@ -8,6 +8,8 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from unstale.companion.pools.environment import proxy_of
 from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, Exchange
+from unstale.companion.pools.no_cookies import no_cookies
+from unstale.companion.pools.shared_supabase import SharedClient
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
 from unstale.settings import PoolSettings
@@ -43,7 +45,14 @@ class SupabaseClients:
 
         transport = _Transport(new, self.vitals, loop)
         self._renewable = transport.renewable
-        self._http = httpx.AsyncClient(transport=transport, follow_redirects=True, timeout=TIMEOUT)
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            follow_redirects=True,
+            timeout=TIMEOUT,
+            cookies=no_cookies(),
+            event_hooks={"request": [self._keep_the_key]},
+        )
+        self._origin = _origin(httpx.URL(self._url))
         self._clients: dict[tuple[str, str], AsyncClient] = {}
 
     @property
@@ -73,7 +82,7 @@ class SupabaseClients:
                     f"more than {MOST_CLIENTS} pairs of Supabase key and schema: keys are API keys; for the "
                     "token of a user, set the Authorization header of the request"
                 )
-            client = self._clients[key, schema] = AsyncClient(
+            client = self._clients[key, schema] = SharedClient(
                 self._url,
                 key,
                 AsyncClientOptions(
@@ -84,6 +93,11 @@ class SupabaseClients:
                 ),
             )
         return client
+
+    async def _keep_the_key(self, request: httpx.Request) -> None:
+        """Send the API key to the project only; after a redirect, httpx withholds only Authorization."""
+        if _origin(request.url) != self._origin:
+            request.headers.pop("apikey", None)
 
     async def check(self) -> None:
         """Send HEAD to the root of the REST API: no body, no query, and it detects a wrong key."""
@@ -105,6 +119,10 @@ class SupabaseClients:
             await self._renewable.finish(timeout=timeout)
         finally:
             await self._http.aclose()
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 class _Transport(AsyncTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
