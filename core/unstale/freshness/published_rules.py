@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from unstale.errors import MessageError
+from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
 from unstale.redis_tier.shared_tier import SharedTier
 
@@ -32,7 +33,7 @@ class KnownRules:
         self.negative_ttl = negative_ttl
         """Longest life in seconds of a value that is None; None: the same as of other values."""
         self._rules = PublishedRules()
-        self._known: OrderedDict[str, tuple[bool, float | None, float | None]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[bool, float | None, float | None, bool]] = OrderedDict()
         self._warned: set[str] = set()
         self.loaded = False
         """True once Redis was asked for the rules, even if it had none."""
@@ -64,6 +65,29 @@ class KnownRules:
         """Return True if a rule owns ``key``."""
         return self._look_up(key)[0]
 
+    def asks_life(self, key: str) -> bool:
+        """Return True if a read must ask how long the value of ``key`` lives in Redis.
+
+        That is so for a key that no rule owns, and after `lives_shorter`. The TTL of any other key is a
+        safety net, as changes invalidate it: its near copy may outlive the one in Redis, by one TTL at most.
+        """
+        return self._look_up(key)[3]
+
+    def lives_shorter(self, key: str) -> None:
+        """Record that a value of ``key`` lives shorter than its rule says: later reads ask how long."""
+        self._known[key] = (*self._look_up(key)[:3], True)
+
+    def near_ttl(self, key: str) -> float:
+        """Return how long an owned value without a shorter TTL of its own may be kept near."""
+        ttl = self._look_up(key)[1]
+        return min(self._default_ttl, codec.UNPUBLISHED_TTL) if ttl is None else ttl
+
+    def marked(self, key: str, value: bytes, seconds: float) -> bytes:
+        """Return ``value`` as it is stored: marked if it lives shorter than other processes expect."""
+        owned, ttl = self._look_up(key)[:2]
+        expected = codec.UNPUBLISHED_TTL if ttl is None else ttl
+        return codec.shorter_lived(value) if owned and seconds < expected else value
+
     def refreshed(self, key: str) -> bool:
         """Return True if ``key`` is refreshed when it changes."""
         return bool(self._rules.refresh) and self._look_up(key)[2] is not None
@@ -85,7 +109,7 @@ class KnownRules:
     def ttl_of_load(
         self, key: str, ttl: float | None, negative_ttl: float | None = None, *, negative: bool = False
     ) -> float:
-        """Return the TTL of a loaded value, shortened at random so that values do not expire together.
+        """Return the TTL of a loaded value, before it is `shortened`.
 
         A value that is None (``negative``) lives at most ``negative_ttl`` seconds, or as the setting says.
         """
@@ -94,6 +118,10 @@ class KnownRules:
             ttl = self.ttl(key)
         if negative:
             ttl = self.bounded(ttl, negative_ttl)
+        return ttl
+
+    def shortened(self, ttl: float) -> float:
+        """Return ``ttl`` shortened at random, so that values do not expire together."""
         return ttl * (1 - self._jitter * random.random())
 
     def bounded(self, seconds: float, negative_ttl: float | None = None) -> float:
@@ -109,7 +137,7 @@ class KnownRules:
         return ttl
 
     def _warn_of_default(self, key: str) -> None:
-        owned, ttl, _ = self._look_up(key)
+        owned, ttl = self._look_up(key)[:2]
         if not owned and ttl is None and self.loaded:
             self.warn_once(
                 key,
@@ -126,13 +154,15 @@ class KnownRules:
             self._warned.add(shape)
             logger.warning(sentence, *args)
 
-    def _look_up(self, key: str) -> tuple[bool, float | None, float | None]:
+    def _look_up(self, key: str) -> tuple[bool, float | None, float | None, bool]:
         known = self._known.get(key)
         if known is None:
+            owned = self._rules.owns(key)
             known = self._known[key] = (
-                self._rules.owns(key),
+                owned,
                 self._rules.ttl_of(key),
                 self._rules.refresh_of(key),
+                not owned,
             )
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)

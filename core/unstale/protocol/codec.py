@@ -24,7 +24,12 @@ MAX_KEY_BYTES: Final = 1024
 NOTHING: Final = b"null"
 """The JSON of None: "not found" is a value."""
 
+UNPUBLISHED_TTL: Final = 60.0
+"""Seconds that an owned value lives in a near cache if no ``[ttl]`` pattern names its key. The process that
+filled it may have another ``default_ttl`` than the reader."""
+
 _MARKER: Final = b"\x00"
+_SPACE: Final = 0x20
 _BITS: Final = 64
 
 
@@ -129,6 +134,22 @@ def is_value(data: bytes) -> bool:
 def is_nothing(data: bytes) -> bool:
     """Return True if a value is None, with or without an appended lease."""
     return data.startswith(NOTHING)
+
+
+def shorter_lived(value: bytes) -> bytes:
+    """Return ``value`` with a space behind its JSON text: it lives shorter than its key's rule says.
+
+    Readers then ask how long before they keep it in their near cache; see `hides_its_life`.
+    """
+    return value + b" "
+
+
+def hides_its_life(data: bytes) -> bool:
+    """Return True if a value may live shorter than its key's rule says: white space follows its JSON text.
+
+    That is `shorter_lived`, a lease, or a value that another program wrote.
+    """
+    return data[-1] <= _SPACE
 
 
 def lease_suffix(token: int) -> bytes:

@@ -50,7 +50,8 @@ class ValueOrLease(NamedTuple):
     Attributes:
         found: Content of the key; None if the lease was acquired, or if the content is unknown.
         lease: The lease that was acquired, or None.
-        life: Seconds until ``found`` expires, if requested; None: never, or unknown.
+        life: Seconds until ``found`` expires, if requested; infinite if it never does. It may be too short,
+            but never too long.
         limits: The replica limits, if requested and the lease was acquired.
         holders: An element for each caller that shares the lease; None if it has one holder only.
     """

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from unstale.errors import RedisUnavailable
@@ -101,7 +102,7 @@ class ReadPath:
                 key,
                 soft=False,
                 seconds=self._lease_ttl,
-                life=not self._rules.owns(key),
+                life=options.ttl is not None or self._rules.asks_life(key),
                 limits=load_parameter(loader) is not None,
             )
             try:
@@ -149,11 +150,11 @@ class ReadPath:
                 return await self._read_or_stale(key, options)
             read = self._local.in_flight.open(key)
             try:
-                if self._rules.owns(key):
-                    acquired = ValueOrLease(await self._tier.read(key), None)
-                else:
+                if options.ttl is not None or self._rules.asks_life(key):
                     found, life = await self._tier.read_with_life(key)
                     acquired = ValueOrLease(found, None, life)
+                else:
+                    acquired = ValueOrLease(await self._tier.read(key), None)
                 return self._usable(key, read, acquired, options)
             finally:
                 self._local.in_flight.close(read)
@@ -182,14 +183,12 @@ class ReadPath:
 
     # --- Redis ----------------------------------------------------------------------------------
 
-    async def _acquire(self, key: str, *, soft: bool, limits: bool = False) -> ValueOrLease:
-        """Ask Redis for the value or the lease of ``key``; raises `RedisUnavailable`.
-
-        If a rule owns the key, its TTL is only a safety net, because changes invalidate it. The near copy may
-        then outlive the one in Redis, so the remaining TTL is not requested.
-        """
+    async def _acquire(
+        self, key: str, *, soft: bool, limits: bool = False, life: bool = False
+    ) -> ValueOrLease:
+        """Ask Redis for the value or the lease of ``key``; raises `RedisUnavailable`."""
         seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
-        life = not self._rules.owns(key)
+        life = life or self._rules.asks_life(key)
         asked = self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
         try:
             return await asked
@@ -208,8 +207,9 @@ class ReadPath:
             return None
         read = self._local.in_flight.open(key)
         try:
-            data, stale = await self._tier.read_or_stale(key)
-            found = self._usable(key, read, ValueOrLease(data, None), options)
+            asks = options.ttl is not None or self._rules.asks_life(key)
+            data, stale, life = await self._tier.read_or_stale(key, life=asks)
+            found = self._usable(key, read, ValueOrLease(data, None, life), options)
             if found is None and stale is not None and freshness.attached:
                 return ReadResult(stale, Origin.STALE)
             return found
@@ -223,12 +223,17 @@ class ReadPath:
         data = acquired.found
         if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
             return None
-        if acquired.life is not None and not self._rules.owns(key):
-            seconds = acquired.life
-        else:
-            seconds = options.ttl if options.ttl is not None else self._rules.ttl(key)
+        life, rules = acquired.life, self._rules
+        if life is None:
+            if rules.asks_life(key) or codec.hides_its_life(data):
+                rules.lives_shorter(key)  # it is not kept; the next read asks for how long
+                return ReadResult(data, Origin.REDIS)
+            life = rules.near_ttl(key)
+        elif life == inf:
+            life = rules.ttl(key)
+        seconds = life if options.ttl is None else min(life, options.ttl)
         if codec.is_nothing(data):
-            seconds = self._rules.bounded(seconds, options.negative_ttl)
+            seconds = rules.bounded(seconds, options.negative_ttl)
         self._keep(read, data, seconds)
         return ReadResult(data, Origin.REDIS)
 
@@ -265,7 +270,8 @@ class ReadPath:
             if flight.forced:
                 acquired = await self._tier.replace(key, seconds=self._lease_ttl)
             elif acquired is None:
-                acquired = await self._acquire(key, soft=False, limits=limits)
+                life = flight.options.ttl is not None
+                acquired = await self._acquire(key, soft=False, limits=limits, life=life)
             if acquired.found is not None and codec.is_soft_lease(acquired.found):
                 acquired = await self._tier.take_over(key, seconds=self._lease_ttl)
             if acquired.lease is not None:
@@ -297,7 +303,8 @@ class ReadPath:
             self._local.near.drop(flight.key)
         return data
 
-    def _seconds(self, flight: Flight, data: bytes) -> float:
+    def _asked(self, flight: Flight, data: bytes) -> float:
+        """Return the TTL that the caller or the rules ask for."""
         options = flight.options
         return self._rules.ttl_of_load(
             flight.key, options.ttl, options.negative_ttl, negative=codec.is_nothing(data)
@@ -313,7 +320,9 @@ class ReadPath:
                 data = await self._load(flight, load)
             if failpoints.on:
                 await failpoints.reach("reader.before_fill")
-            seconds = self._seconds(flight, data)
+            asked = self._asked(flight, data)
+            seconds = self._rules.shortened(asked)
+            data = self._rules.marked(key, data, asked)
             stored = await self.fill(key, lease, data, seconds=seconds)
             if stored:
                 if failpoints.on:
@@ -342,7 +351,7 @@ class ReadPath:
             return held
         flight.restart()
         data = await self._load(flight, Load.of(flight.key, PRIMARY))
-        seconds = self._seconds(flight, data)
+        seconds = self._rules.shortened(self._asked(flight, data))
         if not self._freshness.attached:
             local.keep_offline(flight.read, data, seconds=min(seconds, self._detached_ttl))
         elif not self._tier.shared:

@@ -2,8 +2,9 @@
 
 import asyncio
 import itertools
+import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -27,16 +28,18 @@ class AcquireBatch:
         soft: True if the lease is that of a missed ``get``.
         ms: Life of the lease in milliseconds.
         limits: True if a caller also asks for the `ReplicaLimits`.
+        lives: Keys of which a caller also asks how long their value lives.
         waiting: The callers for each key.
         lease: The lease, once the batch is packed.
     """
 
-    __slots__ = ("lease", "limits", "ms", "soft", "waiting")
+    __slots__ = ("lease", "limits", "lives", "ms", "soft", "waiting")
 
     def __init__(self, *, soft: bool, ms: int, waiting: Waiting) -> None:
         self.soft = soft
         self.ms = ms
         self.limits = False
+        self.lives: list[str] = []
         self.waiting = waiting
         self.lease = b""
 
@@ -71,7 +74,14 @@ class Acquires:
         return bool(self._batches)
 
     def add(
-        self, key: str, ms: int, *, soft: bool, limits: bool, future: asyncio.Future[ValueOrLease]
+        self,
+        key: str,
+        ms: int,
+        *,
+        soft: bool,
+        limits: bool,
+        life: bool,
+        future: asyncio.Future[ValueOrLease],
     ) -> None:
         """Queue a request for ``key``; the reply resolves ``future``."""
         batch = self._batches.get((soft, ms))
@@ -79,6 +89,8 @@ class Acquires:
             batch = self._batches[soft, ms] = AcquireBatch(soft=soft, ms=ms, waiting={})
         if limits:
             batch.limits = True
+        if life and key not in batch.lives:
+            batch.lives.append(key)
         waiting = batch.waiting.get(key)
         if waiting is None:
             batch.waiting[key] = [future]
@@ -96,6 +108,8 @@ class Acquires:
                     soft=batch.soft, ms=batch.ms, waiting={key: batch.waiting.pop(key) for key in keys[most:]}
                 )
                 later.limits = batch.limits
+                later.lives = [key for key in batch.lives if key in later.waiting]
+                batch.lives = [key for key in batch.lives if key in batch.waiting]
                 self._put_back(later)
         return batches
 
@@ -108,16 +122,27 @@ class Acquires:
         return codec.lease(f"{self._process}{next(self._leases):x}", soft=soft)
 
     def pack(self, batch: AcquireBatch) -> bytes:
-        """Encode the commands: a SET for one key, which is as cheap as a GET, or a script for several."""
+        """Encode the commands: a SET for one key, which is as cheap as a GET, or a script for several.
+
+        How long values live is asked before, so that it is never that of a value which came later.
+        """
         lease = batch.lease = self.new_lease(soft=batch.soft)
         if len(batch.waiting) == 1:
             packed = pack_command(("SET", *batch.waiting, lease, "NX", "PX", batch.ms, "GET"))
         else:
             name, script = ("EVALSHA", ACQUIRE.sha) if self._script_known else ("EVAL", ACQUIRE.text)
             packed = pack_command((name, script, len(batch.waiting), *batch.waiting, lease, batch.ms))
+        if batch.lives:
+            packed = b"".join(pack_command(("PTTL", key)) for key in batch.lives) + packed
         return packed + pack_command(self._limits) if batch.limits else packed
 
-    def replied(self, batch: AcquireBatch, reply: Any, limits: Sequence[bytes | None] | None) -> None:
+    def replied(
+        self,
+        batch: AcquireBatch,
+        reply: Any,
+        limits: Sequence[bytes | None] | None,
+        lives: Mapping[str, float] | None,
+    ) -> None:
         """Deliver the replies to the callers."""
         lease, decoded = batch.lease, None
         if len(batch.waiting) == 1:
@@ -133,7 +158,7 @@ class Acquires:
                 if not waiting:
                     self._orphaned(key, lease)
             else:
-                result = ValueOrLease(found, None)
+                result = ValueOrLease(found, None, None if lives is None else lives.get(key))
             for future in waiting:
                 future.set_result(result)
 
@@ -159,11 +184,19 @@ class Acquires:
         later = self._batches.setdefault((batch.soft, batch.ms), batch)
         if later is not batch:
             later.limits = later.limits or batch.limits
+            later.lives += [key for key in batch.lives if key not in later.lives]
             for key, futures in batch.waiting.items():
                 later.waiting.setdefault(key, []).extend(futures)
 
 
-def pass_on(futures: "list[asyncio.Future[ValueOrLease]]", read: "asyncio.Future[bytes | None]") -> None:
+def seconds_left(pttl: Any) -> float:
+    """Return the reply to a PTTL in seconds: 0 for a missing key or an error, infinite for "never"."""
+    return math.inf if pttl == -1 else max(pttl, 0) / 1000 if isinstance(pttl, int) else 0.0
+
+
+def pass_on(
+    futures: "list[asyncio.Future[ValueOrLease]]", life: float | None, read: "asyncio.Future[bytes | None]"
+) -> None:
     """Deliver the result of a plain read to callers that also asked for a lease."""
     error = None if read.cancelled() else read.exception()
     for future in futures:
@@ -174,4 +207,4 @@ def pass_on(futures: "list[asyncio.Future[ValueOrLease]]", read: "asyncio.Future
         elif error is not None:
             future.set_exception(error)
         else:
-            future.set_result(ValueOrLease(read.result(), None))
+            future.set_result(ValueOrLease(read.result(), None, life))

@@ -21,7 +21,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.protocol.lease import ValueOrLease
-from unstale.redis_tier.acquires import AcquireBatch, Acquires, pass_on
+from unstale.redis_tier.acquires import AcquireBatch, Acquires, pass_on, seconds_left
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.error_replies import reason, refused, refuses_writes
 from unstale.redis_tier.scripts import pack_command
@@ -95,7 +95,7 @@ class Multiplexer:
         return future
 
     def acquire(
-        self, key: str, ms: int, *, soft: bool, limits: bool = False
+        self, key: str, ms: int, *, soft: bool, limits: bool = False, life: bool = False
     ) -> "asyncio.Future[ValueOrLease]":
         """Read ``key``, or acquire its lease for ``ms`` if it is missing: one atomic round trip.
 
@@ -103,7 +103,7 @@ class Multiplexer:
         value, the key is only read. The future raises `RedisUnavailable`.
         """
         future: asyncio.Future[ValueOrLease] = self._future()
-        self._acquires.add(key, ms, soft=soft, limits=limits, future=future)
+        self._acquires.add(key, ms, soft=soft, limits=limits, life=life, future=future)
         self._stir()
         return future
 
@@ -281,17 +281,21 @@ class Multiplexer:
                     future.set_result(value)
 
     async def _read_acquired(self, connection: RedisConnection, batch: AcquireBatch) -> None:
+        lives = None
+        if batch.lives:
+            lives = {key: seconds_left(await self._reply(connection)) for key in batch.lives}
         reply = await self._reply(connection)
         limits = await self._reply(connection) if batch.limits else None
         if refuses_writes(reply):  # read the keys in the next batch, without a lease
             for key, futures in batch.waiting.items():
                 read = self._new_future()
                 self._reads.setdefault(key, []).append(read)
-                read.add_done_callback(partial(pass_on, futures))
+                read.add_done_callback(partial(pass_on, futures, None if lives is None else lives.get(key)))
         elif isinstance(reply, ResponseError):
             self._acquires.refused(batch, reply, refused(reply))
         else:
-            self._acquires.replied(batch, reply, None if isinstance(limits, ResponseError) else limits)
+            known = None if isinstance(limits, ResponseError) else limits
+            self._acquires.replied(batch, reply, known, lives)
 
     async def _reply(self, connection: RedisConnection) -> Any:
         """Return a reply, or the error that Redis answered with."""

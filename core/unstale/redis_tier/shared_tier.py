@@ -36,12 +36,17 @@ class SharedTier(Protocol):
     def read(self, key: str) -> Awaitable[bytes | None]:
         """Return the content of ``key``: a value or a lease (see `codec.is_value`)."""
 
-    async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """Return the content of ``key`` and the stale value kept for it, read at the same moment."""
+    async def read_or_stale(
+        self, key: str, *, life: bool = False
+    ) -> tuple[bytes | None, bytes | None, float | None]:
+        """Return the content of ``key``, its stale value, and if asked, how long the first lives.
+
+        Both contents are read at the same moment.
+        """
         ...
 
-    async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
-        """Return the content of ``key``, and the seconds until it expires (None: never)."""
+    async def read_with_life(self, key: str) -> tuple[bytes | None, float]:
+        """Return the content of ``key``, and the seconds until it expires (infinite: never)."""
         ...
 
     def acquire(
@@ -140,13 +145,15 @@ class NoSharedTier:
         """Return None."""
         return _done(None)
 
-    async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """Return None twice."""
-        return None, None
+    async def read_or_stale(
+        self, key: str, *, life: bool = False
+    ) -> tuple[bytes | None, bytes | None, float | None]:
+        """Return None three times."""
+        return None, None, None
 
-    async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
-        """Return None twice."""
-        return None, None
+    async def read_with_life(self, key: str) -> tuple[bytes | None, float]:
+        """Return None and 0."""
+        return None, 0.0
 
     def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from unstale.errors import MessageError, UnstaleError
 from unstale.protocol import codec
 from unstale.protocol.lease import ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
+from unstale.redis_tier.acquires import seconds_left
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.error_replies import refused
 from unstale.redis_tier.multiplexer import Multiplexer
@@ -78,17 +79,22 @@ class RedisTier:
         """Return a future of the content of ``key``: a value or a lease (see `codec.is_value`)."""
         return self.multiplexer.get(key)
 
-    async def read_or_stale(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """Return the content of ``key`` and the stale value kept for it, read together by one command."""
+    async def read_or_stale(
+        self, key: str, *, life: bool = False
+    ) -> tuple[bytes | None, bytes | None, float | None]:
+        """Return the content of ``key``, its stale value, and if asked, how long the first lives."""
+        if life:
+            left, (data, stale) = await self._several(("PTTL", key), ("MGET", key, self.names.stale(key)))
+            return data, stale, seconds_left(left)
         data, stale = await asyncio.gather(
             self.multiplexer.get(key), self.multiplexer.get(self.names.stale(key))
         )
-        return data, stale
+        return data, stale, None
 
-    async def read_with_life(self, key: str) -> tuple[bytes | None, float | None]:
-        """Return the content of ``key``, and the seconds until it expires (None: never)."""
-        data, life = await self._several(("GET", key), ("PTTL", key))
-        return data, _seconds(life)
+    async def read_with_life(self, key: str) -> tuple[bytes | None, float]:
+        """Return the content of ``key``, and the seconds until it expires (infinite: never)."""
+        life, data = await self._several(("PTTL", key), ("GET", key))
+        return data, seconds_left(life)
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -99,23 +105,7 @@ class RedisTier:
 
         This is not a coroutine: it is called for every read of Redis.
         """
-        asked = self.multiplexer.acquire(key, _ms(seconds), soft=soft, limits=limits)
-        if not life:
-            return asked
-        left = self.multiplexer.request("PTTL", key)  # in the same batch, behind it
-        return asyncio.ensure_future(self._with_life(key, asked, left))
-
-    async def _with_life(
-        self, key: str, asked: "asyncio.Future[ValueOrLease]", left: "asyncio.Future[int]"
-    ) -> ValueOrLease:
-        try:
-            acquired, remaining = await asyncio.gather(asked, left)
-        except ResponseError as error:
-            raise refused(error) from error
-        except asyncio.CancelledError:
-            self.abandon(key, asked)
-            raise
-        return acquired if acquired.lease is not None else acquired._replace(life=_seconds(remaining))
+        return self.multiplexer.acquire(key, _ms(seconds), soft=soft, limits=limits, life=life)
 
     def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
         """Give up the lease of a caller that was cancelled after the reply had arrived, but before it ran."""
@@ -146,8 +136,8 @@ class RedisTier:
                 [lease, _ms(seconds), suffix, "" if margin is None else _ms(margin)],
             )
         if not taken:
-            return ValueOrLease(found, None, _seconds(life))
-        return ValueOrLease(None, found, _seconds(life), ReplicaLimits.decode(known))
+            return ValueOrLease(found, None, seconds_left(life))
+        return ValueOrLease(None, found, seconds_left(life), ReplicaLimits.decode(known))
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
         """Extend a lease; return False if it is lost."""
@@ -304,11 +294,6 @@ def _chunks(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _seconds(pttl: int) -> float | None:
-    """Return a PTTL in seconds: None for a key that never expires, 0 for one that has just expired."""
-    return None if pttl == -1 else max(pttl, 0) / 1000
 
 
 def _text(data: bytes) -> str:

@@ -94,6 +94,7 @@ class Writer:
             if self._freshness.trust is Trust.DETACHED:
                 self._keep_here(key, data, seconds, miss)
                 return False
+            data = self._rules.marked(key, data, seconds)
             return miss.lease is not None and await self._path.fill(key, miss.lease, data, seconds=seconds)
         except RedisUnavailable:
             self._keep_here(key, data, seconds, miss)

@@ -222,8 +222,8 @@ async def test_detached_while_redis_answers(
     assert tier is not None
     ask = tier.read_or_stale
 
-    async def slow(key: str) -> tuple[bytes | None, bytes | None]:
-        found = await ask(key)
+    async def slow(key: str, *, life: bool) -> tuple[bytes | None, bytes | None, float | None]:
+        found = await ask(key, life=life)
         agent.inspect().freshness.trusted_until = agent._now()
         agent.inspect().freshness._muted_until = float("inf")
         return found

@@ -41,7 +41,7 @@ async def test_a_hit_late_in_its_life_is_answered_at_once_and_made_new(
     loader.gate.set()
     await eventually(lambda: not cache.inspect().early.running)
     assert await cache.get_or_load(KEY, loader, ttl=100, refresh_ahead=0.2) == "new"
-    assert await double.redis.get(KEY) == b'"new"'
+    assert orjson.loads(await double.redis.get(KEY) or b"") == "new"
     assert await double.redis.pttl(KEY) > 50_000
     assert loader.calls == 1
 
@@ -69,7 +69,7 @@ async def test_an_invalidation_meanwhile_wins(cache: Cache, double: WorkerDouble
         assert await cache.get_or_load(KEY, lambda: "old", ttl=100) == "old"
     loader.gate.set()
     await eventually(lambda: not cache.inspect().early.running)
-    expected = b'"old"' if back else None
+    expected = b'"old" ' if back else None  # the space: it lives shorter than its rule says
     assert await double.redis.get(KEY) == expected
     assert await cache.get_or_load(KEY, lambda: "newest") == ("old" if back else "newest")
 
@@ -168,7 +168,8 @@ async def test_not_found_lives_as_long_as_it_may(cache: Cache, double: WorkerDou
 async def test_the_settings_bound_holds_for_what_others_stored(cache: Cache, valkey: EmbeddedValkey) -> None:
     assert await cache.get_or_load(KEY, lambda: None) is None
     async with attached_cache(valkey.url, negative_ttl=5) as other:
-        assert await other.get_or_load(KEY, lambda: "unused") is None
+        for _ in range(2):  # the white space of the lease hides how long it lives, so the second read asks
+            assert await other.get_or_load(KEY, lambda: "unused") is None
         entry = other.inspect().local.near.peek(KEY)
         assert entry is not None
         assert entry.expires - other._now() <= 5
@@ -195,7 +196,8 @@ async def test_not_found_that_is_being_made_new_is_still_not_found(
 ) -> None:
     await double.redis.set(KEY, b"null" + codec.lease_suffix(7), ex=100)
     async with attached_cache(valkey.url, negative_ttl=5) as other:
-        assert await other.get_or_load(KEY, lambda: "unused") is None
+        for _ in range(2):  # the white space of the lease hides how long it lives, so the second read asks
+            assert await other.get_or_load(KEY, lambda: "unused") is None
         entry = other.inspect().local.near.peek(KEY)
         assert entry is not None
         assert entry.expires - other._now() <= 5

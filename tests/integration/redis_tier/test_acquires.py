@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from servers import eventually
 from unstale.protocol.codec import is_soft_lease
 from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.names import Names
-from unstale.redis_tier.acquires import Acquires
+from unstale.redis_tier.acquires import AcquireBatch, Acquires
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.tier import RedisTier
 from unstale.runtime import clock
@@ -93,21 +94,28 @@ async def test_a_key_of_another_type_is_its_own_callers_only(tier: RedisTier, si
     assert free.lease is not None
 
 
-async def test_a_key_that_expires_between_its_value_and_its_life_has_none_left(
-    tier: RedisTier, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("keys", [1, 2])
+async def test_a_life_is_never_that_of_a_later_value(
+    tier: RedisTier, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch, keys: int
 ) -> None:
-    """Else it would be kept near for the TTL that is used where none is known."""
+    """Else a value would be kept near for as long as the one that replaced it lives."""
     await silent.redis.set("user:1", b"1", ex=60)
-    request = tier.multiplexer.request
+    await silent.redis.set("user:2", b"2")
+    pack, sent = Acquires.pack, []
 
-    def later(*parts: Any) -> "asyncio.Future[Any]":
-        if parts[0] == "PTTL":
-            request("UNLINK", "user:1")
-        return request(*parts)
+    def remember(self: Acquires, batch: AcquireBatch) -> bytes:
+        sent.append(pack(self, batch))
+        return sent[-1]
 
-    monkeypatch.setattr(tier.multiplexer, "request", later)
-    acquired = await tier.acquire("user:1", soft=False, seconds=60, life=True)
-    assert acquired == ValueOrLease(b"1", None, 0.0)
+    monkeypatch.setattr(Acquires, "pack", remember)
+    asked = [tier.acquire(f"user:{n}", soft=False, seconds=60, life=True) for n in range(1, keys + 1)]
+    first, *more = await asyncio.gather(*asked)
+    assert first.found == b"1"
+    assert first.life is not None
+    assert 0 < first.life <= 60
+    assert more == [ValueOrLease(b"2", None, inf)] * (keys - 1)
+    await silent.redis.unlink("user:2")
+    assert sent[0].index(b"PTTL") < min(sent[0].find(word) % 10_000 for word in (b"SET", b"EVAL"))
 
 
 # --- cancelled callers ------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Outcomes:
 
     async def fill(self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes) -> None:
         """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""
-        timed = [(key, value, self.ttls.seconds(key, spec, value)) for key, value in values.items()]
+        timed = [(key, *self.ttls.stored(key, spec, value)) for key, value in values.items()]
         stored = await self.leases.fill(timed, lease, again=spec.debounce)
         self.tally.filled += stored
         self.tally.overtaken += len(timed) - stored

@@ -31,11 +31,16 @@ class Ttls:
         """Return the TTLs of these rules and settings."""
         return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter, settings.negative_ttl)
 
-    def seconds(self, key: str, spec: RefreshSpec, value: bytes) -> float:
-        """Return the TTL of ``value`` of ``key``, shortened at random: values must not expire together."""
-        ttl = spec.ttl
-        if ttl is None:
-            ttl = next((seconds for pattern, seconds in self.ttl if matches(pattern, key)), self.default)
+    def stored(self, key: str, spec: RefreshSpec, value: bytes) -> tuple[bytes, float]:
+        """Return ``value`` as it is stored, and its TTL.
+
+        The TTL is shortened at random, so that values do not expire together. A value that lives shorter than
+        agents expect is marked, so that they do not keep it longer in memory.
+        """
+        published = next((seconds for pattern, seconds in self.ttl if matches(pattern, key)), None)
+        ttl = spec.ttl or (self.default if published is None else published)
         if self.negative is not None and codec.is_nothing(value):
             ttl = min(ttl, self.negative)
-        return ttl * (1 - self.jitter * random.random())
+        if ttl < (codec.UNPUBLISHED_TTL if published is None else published):
+            value = codec.shorter_lived(value)
+        return value, ttl * (1 - self.jitter * random.random())
