@@ -72,6 +72,7 @@ create table if not exists unstale.watched (
     columns       text[],
     column_numbers smallint[],
     problem       text,
+    bodies        jsonb,
     changed_at    timestamptz not null default pg_catalog.clock_timestamp(),
     constraint watched_pkey primary key (id),
     constraint watched_relation_key unique (relation),
@@ -80,6 +81,18 @@ create table if not exists unstale.watched (
 comment on table unstale.watched is 'One row per table that is or was watched. Change it with unstale.watch() only.';
 comment on column unstale.watched.table_name is 'The name at the time of unstale.watch(): what rules call the table.';
 comment on column unstale.watched.key_numbers is 'attnum of each key column: a renamed column keeps feeding its rule.';
+do $$
+begin
+    -- Only where it is missing: the command takes an exclusive lock.
+    if not exists (
+        select from pg_catalog.pg_attribute as a
+        where a.attrelid = 'unstale.watched'::regclass and a.attname = 'bodies' and not a.attisdropped
+    ) then
+        alter table unstale.watched add column bodies jsonb;
+    end if;
+end
+$$;
+comment on column unstale.watched.bodies is 'MD5 of the body of each capture, by operation: another body was not written by unstale.';
 comment on column unstale.watched.problem is 'Why the captures write whole-table entries, or lack the column filter.';
 
 create table if not exists unstale.versions (

@@ -111,7 +111,11 @@ begin
     -- With those beside it: one that goes may end a problem.
     insert into unstale.captured (watch, relation)
     select w.id, f.member from unstale.watched as w, unstale.family(w.relation) as f where w.id = watch_id;
-    update unstale.watched as w set problem = wanted.problem where w.id = watch_id;
+    update unstale.watched as w
+    set problem = wanted.problem,
+        bodies = (select pg_catalog.jsonb_object_agg(b.key, pg_catalog.md5(b.value))
+                  from pg_catalog.jsonb_each_text(wanted.bodies) as b)
+    where w.id = watch_id;
 end
 $$;
 comment on function unstale.generate(integer, boolean) is

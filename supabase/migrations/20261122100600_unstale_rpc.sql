@@ -1,13 +1,13 @@
--- The worker's way in over HTTPS: five functions in `public`, which the Data API offers as POST /rest/v1/rpc/<name>.
+-- The worker's way in over HTTPS: six functions in `public`, which the Data API offers as POST /rest/v1/rpc/<name>.
 --
--- What:   unstale_read, unstale_watches, unstale_purge, unstale_fanout, unstale_check. Each returns one value, because the
+-- What:   unstale_read, unstale_watches, unstale_watch_states, unstale_purge, unstale_fanout, unstale_check. Each returns one value, because the
 --         API cuts sets at a number of rows without an error. Each may be called again whenever an answer got lost.
 -- Rights: SECURITY INVOKER, and only service_role may execute them; what that role needs below is granted here.
 --         On a server without Supabase's roles, nobody but the owner may.
 -- Limits: the API ends a statement after 8 seconds and refuses an UPDATE or DELETE without WHERE; all of it fits.
 -- Locks:  none. Re-running replaces the functions.
 -- Undo:   drop function public.unstale_read, public.unstale_watches, public.unstale_purge, public.unstale_fanout,
---         public.unstale_check; drop function unstale.run_query;
+--         public.unstale_watch_states, public.unstale_check; drop function unstale.run_query;
 
 create or replace function public.unstale_read(
     after        text    default null,
@@ -59,6 +59,16 @@ as $$
     from unstale.watch_versions as v
 $$;
 comment on function public.unstale_watches() is 'unstale.watch_versions as one JSON array.';
+
+create or replace function public.unstale_watch_states(described integer[] default '{}') returns jsonb
+language sql stable security invoker set search_path = ''
+as $$
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
+        s.watch, s."current", s.table_schema, s.table_name, s.key_columns, s.columns, s.broken, s.coarse
+    ) order by s.watch), '[]')
+    from unstale.watch_states(described) as s
+$$;
+comment on function public.unstale_watch_states(integer[]) is 'unstale.watch_states() as one JSON array.';
 
 create or replace function public.unstale_purge(
     max_rows integer default 5000, retention double precision default null, max_outbox_rows bigint default null
@@ -191,6 +201,7 @@ revoke all on function
     unstale.run_query(text, text, text[], text[], text, jsonb, integer),
     public.unstale_read(text, text, text, bigint, integer, integer, boolean),
     public.unstale_watches(),
+    public.unstale_watch_states(integer[]),
     public.unstale_purge(integer, double precision, bigint),
     public.unstale_fanout(text, jsonb, integer),
     public.unstale_check()
@@ -209,7 +220,7 @@ begin
             select f.oid::pg_catalog.regprocedure::text from pg_catalog.pg_proc as f
             where f.pronamespace = 'public'::pg_catalog.regnamespace
                 and f.proname in (
-                    'unstale_read', 'unstale_watches', 'unstale_purge', 'unstale_fanout', 'unstale_check')
+                    'unstale_read', 'unstale_watches', 'unstale_watch_states', 'unstale_purge', 'unstale_fanout', 'unstale_check')
         loop
             if api_role = 'service_role' then
                 execute pg_catalog.format('grant execute on function %s to service_role', called);
@@ -226,6 +237,7 @@ begin
                 unstale.run_query(text, text, text[], text[], text, jsonb, integer),
                 unstale.want_wakeups(),
                 unstale.purge_wakeups(),
+                unstale.watch_states(integer[]),
                 unstale.check()
             to service_role;
         end if;

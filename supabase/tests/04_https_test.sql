@@ -2,7 +2,7 @@
 begin;
 create extension if not exists pgtap with schema extensions;
 set local search_path = extensions, public, pg_catalog;
-select plan(14);
+select plan(15);
 
 create table public.watched_there (id bigint primary key, name text);
 select unstale.watch('public.watched_there', '{id}');
@@ -10,6 +10,8 @@ select unstale.watch('public.watched_there', '{id}');
 select function_privs_are('public', 'unstale_read', '{text,text,text,bigint,integer,integer,boolean}', 'service_role',
     '{EXECUTE}', 'service_role may read the outbox');
 select function_privs_are('public', 'unstale_watches', '{}', 'service_role', '{EXECUTE}', 'service_role may see the watches');
+select function_privs_are('public', 'unstale_watch_states', '{integer[]}', 'service_role', '{EXECUTE}',
+    'service_role may see the state of the captures');
 select function_privs_are('public', 'unstale_purge', '{integer,"double precision",bigint}', 'service_role', '{EXECUTE}',
     'service_role may purge');
 select function_privs_are('public', 'unstale_fanout', '{text,jsonb,integer}', 'service_role', '{EXECUTE}',

@@ -234,7 +234,16 @@ async def test_nothing_is_open_to_the_api_roles(database: Database) -> None:
             assert not await connection.fetchval(
                 "select has_schema_privilege($1::name, 'unstale', 'usage')", role
             )
-        service = ("check", "purge", "purge_wakeups", "read", "run_query", "token", "want_wakeups")
+        service = (
+            "check",
+            "purge",
+            "purge_wakeups",
+            "read",
+            "run_query",
+            "token",
+            "want_wakeups",
+            "watch_states",
+        )
         for role in ("anon", "authenticated", "service_role"):
             tables = await connection.fetch(
                 "select relname from pg_class "

@@ -14,6 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from servers import Database
+from servers.both_sources import push
 from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
 from unstale_worker.dev_servers.installs import RedisProgram
@@ -456,3 +457,29 @@ async def test_the_command_exits_1_on_an_error_and_speaks_json(
         plain = await asyncio.to_thread(run, "doctor", cwd=tmp_path, settings=settings)
     assert plain.code == 0, plain.out
     assert "captures: all tables are watched as the rules need: public.profiles" in plain.out
+
+
+async def test_a_table_that_is_gone_is_never_called_captured(
+    tmp_path: Path, plain_database: Database
+) -> None:
+    """Where no event trigger follows DDL, nothing has told unstale."""
+    await execute(plain_database, SCHEMA + "create table other (id int primary key);")
+    await execute(plain_database, "select unstale.watch('other', '{id}'); drop table profiles;")
+    other = '[[watch]]\ntable = "public.other"\nkeys = ["other:{id}"]\n'
+    findings = await examine(settings_of(tmp_path, plain_database, "redis://127.0.0.1:1/0", PROFILES + other))
+
+    assert not [found for found in findings if "the check failed" in found.finding]
+    captures = [found for found in about(findings, "captures") if found.severity is Severity.OK]
+    assert [found.finding for found in captures] == ["watched as the rules need: public.other"]
+    gone = worst(findings, "public.profiles")
+    assert gone.severity is Severity.ERROR
+    assert "gone" in gone.finding
+
+
+async def test_the_remedy_is_all_where_the_files_say_so_already(tmp_path: Path, database: Database) -> None:
+    await execute(database, "create table profiles (id bigint primary key, name text)")
+    await push(database, PROFILES, tmp_path / "supabase" / "migrations")
+    await execute(database, "drop table profiles; create table profiles (id bigint primary key, name text)")
+    findings = await examine(settings_of(tmp_path, database, "redis://127.0.0.1:1/0"))
+    assert "unstale migration --all" in worst(findings, "captures").remedy
+    assert "unstale migration --all" in worst(findings, "public.profiles").remedy

@@ -93,6 +93,7 @@ async def test_nobody_else_may_call_them_or_see_the_wake_ups(database: Database,
         for statement in (
             "select public.unstale_read()",
             "select public.unstale_watches()",
+            "select public.unstale_watch_states()",
             "select public.unstale_purge()",
             f"select public.unstale_fanout('{HASH}', '[]')",
             "select public.unstale_check()",

@@ -1,15 +1,22 @@
 """Check unstale's schema through a source, with the same findings for both kinds of source."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from unstale.errors import MigrationMissing
+from unstale_worker.captures.coverage import coverage
 from unstale_worker.doctor.findings import Check, Finding, Severity, error, ok
+from unstale_worker.migration.folder import Folder
 from unstale_worker.observe.preflight import check_watches
-from unstale_worker.rules import Rules
+from unstale_worker.rules import Rules, TableName
 from unstale_worker.sources import Source
 
 PUSH: Final = "Run `unstale migration` and push the files it writes: `supabase db push`."
+PUSH_ALL: Final = (
+    "The files in supabase/migrations say so already, so the database has lost what they made: run `unstale "
+    "migration --all` and push: `supabase db push`."
+)
 
 
 class SchemaChecks:
@@ -50,9 +57,15 @@ class SchemaChecks:
         if self._rules is None:
             return
         versions = (await self._source.watch_versions()).values()
-        check_watches(self._rules, versions)
-        tables = ", ".join(f"{schema}.{table}" for schema, table in self._rules.tables)
-        yield ok("captures", f"all tables are watched as the rules need: {tables}")
+        try:
+            check_watches(self._rules, versions)
+        except MigrationMissing as missing:
+            yield error("captures", str(missing), PUSH_ALL if _written(self._rules) else PUSH)
+        broken = coverage(self._rules, await self._source.watch_states()).broken
+        good = [str(table) for each in self._rules.tables if (table := TableName(*each)) not in broken]
+        if good:
+            which = "watched" if broken else "all tables are watched"
+            yield ok("captures", f"{which} as the rules need: {', '.join(good)}")
         if unused := sorted(
             {(each.schema, each.table) for each in versions if each.current} - {*self._rules.tables}
         ):
@@ -82,6 +95,13 @@ class SchemaChecks:
         queries = [watch for watch in self._rules.watches if watch.query is not None]
         if queries and not failures:
             yield ok("fan-out queries", f"{len(queries)} {self._queries_run}")
+
+
+def _written(rules: Rules) -> bool:
+    """Return True if the migrations beside the rules file watch every table as the rules need already."""
+    folder = Path(rules.file).parent / "supabase" / "migrations"
+    watched = Folder(folder).state().watched
+    return all(watched.get(TableName(*table)) == needs for table, needs in rules.tables.items())
 
 
 def _with_push_remedy(subject: str, check: Check) -> Check:

@@ -15,6 +15,8 @@ from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.protocol.messages import PublishedRules
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import AgentSettings
+from unstale_worker.captures.coverage import Coverage
+from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.observe.preflight import check_watches
@@ -46,6 +48,7 @@ class OutboxFollower:
     position is still valid, and the missed changes are read.
 
     Attributes:
+        coverage: How far the rules' tables are captured, as of the last check.
         reads: Number of reads of the outbox.
         restarts: Number of new positions, including the first.
         failures: Number of failures after which following was retried.
@@ -60,6 +63,8 @@ class OutboxFollower:
         self._source: Source | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._hinted = asyncio.Event()
+        self._captures: CaptureMonitor | None = None
+        self.coverage = Coverage()
         self.tried = asyncio.Event()
         self.refused: ConfigurationError | None = None
         self.reads = 0
@@ -101,6 +106,9 @@ class OutboxFollower:
     async def _follow(self) -> None:
         """Read in a loop until an error is raised."""
         source = self._source = self._source or await self._open()
+        captures = self._captures = CaptureMonitor(
+            source, self._rules, logger=log, known=self.coverage, report=self._covered
+        )
         policy = PollPolicy(
             poll_min=max(SHORTEST_PAUSE, self._settings.poll_min, source.least_pause),
             poll_max=max(SHORTEST_PAUSE, self._settings.poll_max, 10 * source.least_pause),
@@ -111,6 +119,8 @@ class OutboxFollower:
                 self._hinted.clear()
                 found = await self.cycle(source)
                 self.tried.set()
+                if self._place is not None and (patterns := await captures.check_if_due()):
+                    self._feed.drop((), sorted(patterns))
                 policy.note(found or hinted, now=self._feed.now())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(policy.pause):
@@ -123,6 +133,7 @@ class OutboxFollower:
         source = await open_source(self._settings, session=SESSION)
         try:
             check_watches(self._rules, (await source.watch_versions()).values())
+            await source.watch_states()  # called later again and again: say now if it is missing
             for failure in await source.check_queries(self._rules):
                 logger.error("a fan-out query fails; changes invalidate its patterns instead: %s", failure)
         except BaseException:
@@ -167,6 +178,8 @@ class OutboxFollower:
     async def _apply(self, source: Source, page: Page) -> None:
         if not page.entries:
             return
+        if self._captures is not None:
+            self._captures.noticed(page)
         plan = await plan_page(page, self._rules, source)
         if plan.queries:
             for failure in await source.run_queries(self._rules, plan):
@@ -203,6 +216,9 @@ class OutboxFollower:
                 logger.debug("the purge failed and will be retried: %s", error)
             finally:
                 await source.close()
+
+    def _covered(self, coverage: Coverage) -> None:
+        self.coverage = coverage
 
     def _note(self, error: Exception) -> None:
         self.failures += 1

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, assert_never
 
 import structlog
@@ -10,6 +10,8 @@ import structlog
 from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
 from unstale.settings import WorkerSettings
+from unstale_worker.captures.coverage import Coverage
+from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.leader.watermarks import Watermarks
@@ -62,6 +64,9 @@ class Pipeline:
             poll_max=max(settings.poll_max, 10 * source.least_pause),
         )
         self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
+        self._captures = CaptureMonitor(
+            source, rules, logger=log, known=health.coverage, report=self._covered
+        )
         self._state: StoredState | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -93,6 +98,7 @@ class Pipeline:
         try:
             while True:
                 found += len(page.entries)
+                self._captures.noticed(page)
                 seen = None
                 if page.more:
                     assert page.cursor is not None
@@ -115,8 +121,20 @@ class Pipeline:
         self._watermarks.seen = seen
         self._counters.caught_up(began)
         await self._watermarks.publish_if_due(state)
+        if patterns := await self._captures.check_if_due():
+            await self._invalidate(state, page, patterns)
         self._state = state
         return found
+
+    async def _invalidate(self, state: StoredState, page: Page, patterns: Collection[str]) -> None:
+        """Invalidate patterns without a change that asks for it; the position does not move."""
+        stale = self._rules.serves_stale
+        await self._applier.apply(state, page, keys=(), patterns=sorted(patterns), store=False, stale=stale)
+        self._watermarks.change_applied()
+        self._counters.patterns += len(patterns)
+
+    def _covered(self, coverage: Coverage) -> None:
+        self._health.coverage = coverage
 
     async def _begin(self) -> StoredState:
         """Read the state, and settle what Redis alone can tell until changes can be applied."""

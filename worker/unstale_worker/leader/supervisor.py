@@ -97,6 +97,7 @@ class Worker:
         source = await open_source(self._settings)
         try:
             check_watches(self._rules, (await source.watch_versions()).values())
+            await source.watch_states()  # the leader calls it later: say now if it is missing
             self._health.database = True
             for failure in await source.check_queries(self._rules):
                 self._health.counters.failed(str(failure))

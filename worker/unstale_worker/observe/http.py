@@ -50,7 +50,13 @@ def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.A
     async def readyz(_: web.Request) -> web.Response:
         now = status()
         return _json(
-            {"ready": now.ready, "why": why(now), "source": now.source}, code=200 if now.ready else 503
+            {
+                "ready": now.ready,
+                "why": why(now),
+                "source": now.source,
+                "not_captured": dict(now.not_captured),
+            },
+            code=200 if now.ready else 503,
         )
 
     async def scrape(_: web.Request) -> web.Response:
@@ -72,6 +78,8 @@ def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.A
 
 def why(status: Status) -> str:
     """Explain readiness in words."""
+    if status.ready and status.not_captured:
+        return f"{status.role}, but changes may go unreported of {', '.join(status.not_captured)}"
     if status.ready:
         return str(status.role)
     if status.role is Role.LEADING:

@@ -81,6 +81,18 @@ DEFINITIONS: Final = (
         lambda status: float(status.database),
     ),
     Definition(
+        "unstale_worker_captures_broken",
+        "gauge",
+        "Tables of which changes may go unreported; their keys are invalidated every 15 s.",
+        lambda status: float(len(status.not_captured)),
+    ),
+    Definition(
+        "unstale_worker_captures_coarse",
+        "gauge",
+        "Tables of which each change invalidates more keys than it concerns.",
+        lambda status: float(len(status.coarsely_captured)),
+    ),
+    Definition(
         "unstale_worker_entries_total",
         "counter",
         "Outbox entries applied; one carries many rows of a bulk statement.",

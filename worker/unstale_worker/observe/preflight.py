@@ -16,6 +16,7 @@ from redis.exceptions import (
 )
 
 from unstale.errors import MigrationMissing, UnsupportedServer
+from unstale_worker.captures.coverage import missing_columns, narrower_filter
 from unstale_worker.redis.applier import STATE, unavailable
 from unstale_worker.rules import Rules
 from unstale_worker.sources import WatchVersion
@@ -85,15 +86,13 @@ def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:
         watched = current.get((schema, table))
         if watched is None:
             missing.append(f"{schema}.{table} is not watched")
-        elif lacking := sorted(set(needs.keys) - set(watched.key_columns)):
+        elif lacking := missing_columns(needs, watched.key_columns):
             missing.append(f"the capture of {schema}.{table} lacks {', '.join(lacking)}")
-        elif watched.columns is not None and (
-            needs.columns is None or not set(needs.columns) <= {*watched.columns, *watched.key_columns}
-        ):
-            shown = ", ".join(watched.columns)
-            missing.append(f"the capture of {schema}.{table} only captures changes of {shown}")
+        elif narrower := narrower_filter(needs, watched.key_columns, watched.columns):
+            missing.append(f"the capture of {schema}.{table} {narrower}")
     if missing:
         raise MigrationMissing(
             f"The database lacks what {rules.file} needs: {'; '.join(missing)}. "
-            "Run `unstale migration` and push the file it writes (`supabase db push`)"
+            "Run `unstale migration` and push the file it writes (`supabase db push`). If nothing changed "
+            "since an earlier file, the database has lost what it made: run `unstale migration --all`"
         )

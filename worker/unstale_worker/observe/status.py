@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -62,6 +63,9 @@ class Status:
         redis: True if Redis answered last time.
         database: True if Postgres answered last time.
         problem: The newest error as a sentence, while it lasts.
+        not_captured: Tables of which changes may go unreported, each with the reason and the remedy. Their
+            keys are invalidated again and again. Only the leader checks.
+        coarsely_captured: Tables of which a change invalidates more keys than it concerns, with the reason.
         counters: Totals since the start.
         refreshed: Totals of the refreshes of this process.
     """
@@ -77,6 +81,8 @@ class Status:
     problem: str
     counters: WorkerCounters
     refreshed: RefreshCounters = field(default_factory=RefreshCounters)
+    not_captured: Mapping[str, str] = field(default_factory=dict)
+    coarsely_captured: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:

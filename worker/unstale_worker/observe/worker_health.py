@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
+from unstale_worker.captures.coverage import Coverage
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters, seconds_since
 
@@ -18,6 +19,7 @@ class WorkerHealth:
         database: The database answered last time.
         problem: The newest error as a sentence, while it lasts.
         first_start: No worker, and no cycle of this one, has been seen to work on this Redis yet.
+        coverage: How far the rules' tables are captured, as of the last check.
         counters: Totals of leading.
         refreshed: Totals of refreshing.
     """
@@ -28,6 +30,7 @@ class WorkerHealth:
     database: bool = False
     problem: str = ""
     first_start: bool = True
+    coverage: Coverage = field(default_factory=Coverage)
     counters: WorkerCounters = field(default_factory=WorkerCounters)
     refreshed: RefreshCounters = field(default_factory=RefreshCounters)
 
@@ -58,6 +61,8 @@ class WorkerHealth:
             redis=self.redis,
             database=self.database,
             problem=self.problem,
+            not_captured={str(table): why for table, why in self.coverage.broken.items()},
+            coarsely_captured={str(table): why for table, why in self.coverage.coarse.items()},
             counters=replace(self.counters),
             refreshed=replace(self.refreshed),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from unstale.protocol.messages import Snapshot
 from unstale_worker.fanout.failure import FanoutFailure
@@ -43,6 +43,37 @@ class WatchVersion:
     key_columns: tuple[str, ...]
     current: bool = True
     columns: tuple[str, ...] | None = None
+
+
+class WatchState(NamedTuple):
+    """The state of one watch and of its captures now.
+
+    Attributes:
+        watch: Number of the watch.
+        current: True if the table is watched now, False if it was.
+        schema: Schema of the table, as the rules name it.
+        table: Name of the table.
+        key_columns: The columns that captures write.
+        columns: The column filter; see `WatchVersion.columns`.
+        broken: Why changes may go unreported, with the remedy; None if no reason is known.
+        coarse: Why changes invalidate more keys than they concern, with the remedy; None if they do not.
+    """
+
+    watch: int
+    current: bool
+    schema: str
+    table: str
+    key_columns: tuple[str, ...]
+    columns: tuple[str, ...] | None
+    broken: str | None
+    coarse: str | None
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "WatchState":
+        """Build it from a row of ``unstale.watch_states``."""
+        watch, current, schema, table, keys, columns, broken, coarse = row
+        filtered = None if columns is None else tuple(columns)
+        return cls(int(watch), bool(current), schema, table, tuple(keys), filtered, broken, coarse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +152,14 @@ class Source(Protocol):
 
     async def watch_versions(self) -> Mapping[tuple[int, int], WatchVersion]:
         """Return every version of every watch."""
+        ...
+
+    async def watch_states(self, described: Sequence[int] = ()) -> list[WatchState]:
+        """Return the state of every watch now.
+
+        The captures of the watches in ``described`` are also compared with what their table needs, which
+        takes 5 to 15 ms each; the rest takes some milliseconds for all.
+        """
         ...
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:

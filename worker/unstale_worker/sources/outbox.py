@@ -15,7 +15,7 @@ from unstale_worker.fanout import queries
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS, translate_errors
-from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchVersion
+from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
 from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.sources.postgres_connections import (
     PostgresConnections,
@@ -112,6 +112,12 @@ class OutboxSource:
             for watch, version, schema, table, keys, current, columns in rows
         }
         return self._versions
+
+    async def watch_states(self, described: Sequence[int] = ()) -> list[WatchState]:
+        """See `Source.watch_states`."""
+        async with self._use() as connection:
+            rows = await connection.fetch(statement("watch_states"), list(described))
+        return [WatchState.of(tuple(row)) for row in rows]
 
     async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
         """See `Source.purge`."""

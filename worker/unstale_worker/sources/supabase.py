@@ -1,14 +1,14 @@
 """Read the outbox over HTTPS: one function call per page, with wake-ups from Supabase Realtime."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from unstale.errors import DatabaseUnavailable
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.logs import get_logger
-from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchVersion
+from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
 from unstale_worker.sources.rpc import TIMED_OUT, Project, Refused, Rpc
 from unstale_worker.sources.rpc_queries import check_queries, run_queries
 from unstale_worker.sources.supabase_wakeups import SupabaseWakeUps
@@ -101,6 +101,14 @@ class SupabaseSource:
         except (TypeError, ValueError) as error:
             raise unreadable("unstale_watches") from error
         return self._versions
+
+    async def watch_states(self, described: Sequence[int] = ()) -> list[WatchState]:
+        """See `Source.watch_states`."""
+        answer = await self._rpc.call("unstale_watch_states", described=list(described))
+        try:
+            return [WatchState.of(row) for row in answer]
+        except (TypeError, ValueError) as error:
+            raise unreadable("unstale_watch_states") from error
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
         """See `Source.run_queries`; each query is a function that `unstale migration` wrote."""
