@@ -89,7 +89,11 @@ async def test_a_new_term_checks_before_anything_else(plain_database: Database, 
         await redis.set(KEY, '"old"', ex=600)
         async with running_worker(plain_database.worker_dsn, redis_url) as worker:
             await eventually(lambda: TABLE in worker.status().not_captured)
-            assert await redis.get(KEY) is None
+
+            async def gone() -> bool:
+                return await redis.get(KEY) is None
+
+            await eventually(gone)
 
 
 async def test_where_no_event_trigger_follows_a_renamed_key_column_is_said_once(
