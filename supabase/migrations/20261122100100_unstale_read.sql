@@ -114,7 +114,6 @@ declare
     next_xid     xid8;
     frontier     xid8;
 begin
-    result.database := unstale.database();
     result.current_xmax := pg_catalog.pg_snapshot_xmax(snapshot_now);
     result.snapshot := coalesce(upto, snapshot_now);
     result.more := false;
@@ -126,7 +125,7 @@ begin
     -- A horizon that came with a dump from another server is about other transactions.
     select h.snapshot into horizon
     from unstale.horizon as h
-    where h.system_identifier::text = pg_catalog.split_part(result.database, ':', 1);
+    join pg_catalog.pg_control_system() as c on c.system_identifier = h.system_identifier;
     horizon := coalesce(horizon, '1:1:');
 
     if after is null then
@@ -145,6 +144,7 @@ begin
         result.last_id := null;
         result.insert_lsn := pg_catalog.pg_current_wal_insert_lsn();
         result.flushed_lsn := pg_catalog.pg_current_wal_flush_lsn();
+        result.database := unstale.database();
         return result;
     end if;
 
@@ -157,6 +157,7 @@ begin
     then
         result.insert_lsn := pg_catalog.pg_current_wal_insert_lsn();
         result.flushed_lsn := pg_catalog.pg_current_wal_flush_lsn();
+        result.database := unstale.database();
         return result;
     end if;
 
@@ -254,6 +255,9 @@ begin
     -- After the entries: a loader that waits for this LSN sees every one of them.
     result.insert_lsn := pg_catalog.pg_current_wal_insert_lsn();
     result.flushed_lsn := pg_catalog.pg_current_wal_flush_lsn();
+    -- Likewise after the entries: a dump restored while this call waited for a lock may have replaced the outbox, and
+    -- an old name would then vouch for the new one's entries.
+    result.database := unstale.database();
     return result;
 end
 $$;

@@ -176,11 +176,15 @@ async def test_a_server_that_is_no_standby_of_this_database_is_not_read(
 ) -> None:
     async with played(own_postgres, redis_url) as scene:
         await scene.replica_will_do()
-        system, timeline = (await state_of(scene.redis))["database"].split(":")
+        ours = (await state_of(scene.redis))["database"]
+        system, timeline, database_oid, outbox = map(int, ours.split(":"))
         for database, in_recovery in (
-            (f"{system}:{timeline}", True),
-            (f"{system}:{int(timeline) + 1}", False),  # the primary failed over; this one follows the old one
-            (f"{int(system) + 1}:{timeline}", False),
+            (ours, True),
+            (f"{system}:{timeline + 1}:{database_oid}:{outbox}", False),  # the primary failed over
+            (f"{system + 1}:{timeline}:{database_oid}:{outbox}", False),
+            (f"{system}:{timeline}:{database_oid + 1}:{outbox}", False),  # another database of that server
+            (f"{system}:{timeline}:{database_oid}:{outbox + 1}", False),  # a dump was restored meanwhile
+            (f"{system}:{timeline}", False),  # as older versions wrote it
             (None, False),
         ):
             load = Load("key", "0/1", primary=False, database=database)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .checker import Move
 from .defences import Defence
-from .world import ROLLED_BACK, RUNNING, Config, Database, Mask, Page, Told, Versions, World
+from .world import LOST, ROLLED_BACK, RUNNING, Config, Database, Mask, Page, Told, Versions, World
 
 
 def committed(database: Database) -> Mask:
@@ -18,8 +18,13 @@ def snapshot(database: Database) -> Mask:
 
 
 def lsn(database: Database) -> int:
-    """The WAL position now: the number of commits in this history."""
-    return sum(made > 0 for made in database.xids)
+    """The WAL position now: the number of commits on this timeline."""
+    return sum(made > 0 or made == LOST for made in database.xids)
+
+
+def history(database: Database) -> int:
+    """The history of the database: each restore begins another one."""
+    return database.timeline + database.dumps
 
 
 def concerns(kind: str, key: int) -> bool:
@@ -116,6 +121,10 @@ class DatabaseSteps:
                 else:
                     more = more._replace(timeline=database.timeline + 1)
                 yield f"Postgres goes back by {lost} commits", _with(world, more), None
+        if database.dumps < config.dumps:
+            for kept in range(committed(database).bit_count()):
+                more = _replaced(database, kept)._replace(dumps=database.dumps + 1)
+                yield f"a dump of the first {kept} commits is restored in place", _with(world, more), None
 
     def read(self, database: Database, after: Mask, *, upto: Mask | None = None, beyond: int = -1) -> Page:
         """``unstale.read(after)``, or with ``upto`` and ``beyond`` the next page of a batch."""
@@ -136,7 +145,7 @@ class DatabaseSteps:
             whole="*" in kinds,
             others="o" in kinds,
             lsn=self._lsn(database),
-            database=database.timeline,
+            database=self._identity(database),
             last_xid=last if more else -1,
             more=more,
             told=self._told(database, fixed),
@@ -158,19 +167,23 @@ class DatabaseSteps:
         top = max(committed(database).bit_length(), database.purged.bit_length())
         position = fixed if Defence.RECOVER_CUT in self._off else fixed & ((1 << top) - 1)
         told = self._told(database, fixed)
-        return Page(0, position, 0, False, False, self._lsn(database), database.timeline, told=told)
+        return Page(0, position, 0, False, False, self._lsn(database), self._identity(database), told=told)
 
     def _told(self, database: Database, fixed: Mask) -> Told | None:
-        return Told(fixed, lsn(database), database.timeline) if self._config.tokens else None
+        return Told(fixed, lsn(database), self._identity(database)) if self._config.tokens else None
 
     def _lsn(self, database: Database) -> int:
         """Where no rule looks at it, it must not tell states apart."""
         config = self._config
-        return lsn(database) if config.replica or config.restores or config.tokens else 0
+        return lsn(database) if config.replica or config.restores or config.dumps or config.tokens else 0
+
+    def _identity(self, database: Database) -> int:
+        """``unstale.database()``."""
+        return database.timeline if Defence.OWN_OBJECTS in self._off else history(database)
 
     def counts(self, database: Database, position: Mask, of: int, flushed: int) -> bool:
-        """`standing_after_read`: whether a position of timeline ``of`` is still one."""
-        if of != database.timeline and Defence.TIMELINE not in self._off:
+        """`standing_after_read`: whether a position of the history ``of`` is still one."""
+        if of != self._identity(database) and Defence.IDENTITY not in self._off:
             return False
         if position.bit_length() > len(database.xids) or lsn(database) < flushed:
             return False
@@ -184,6 +197,17 @@ def _with(world: World, database: Database) -> World:
 def _finished(database: Database, xid: int, made: int, count: int) -> Database:
     xids = (*database.xids[:xid], made, *database.xids[xid + 1 :])
     return database._replace(xids=xids, versions=count)
+
+
+def _replaced(database: Database, kept: int) -> Database:
+    """Only the first ``kept`` commits are in the dump. The server goes on: no xid and no LSN comes back."""
+    order = sorted((made, xid) for xid, made in enumerate(database.xids) if made > 0)[:kept]
+    there = {xid for _, xid in order}
+    xids = tuple(
+        made if xid in there else LOST if made > 0 or made == LOST else ROLLED_BACK
+        for xid, made in enumerate(database.xids)
+    )
+    return database._replace(xids=xids, purged=database.purged & sum(1 << xid for xid in there))
 
 
 def _restarted(database: Database, kept: int) -> Database:

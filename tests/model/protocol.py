@@ -71,7 +71,7 @@ class Protocol:
         redis, database = world.redis, world.database
         if (
             redis.position is None
-            or redis.database != database.timeline
+            or redis.database != postgres.history(database)
             or (database.crashes and self._copied)
         ):
             return None
@@ -89,7 +89,7 @@ class Protocol:
         redis, database = world.redis, world.database
         if redis.owed & ~redis.queue:
             return REFRESH
-        if redis.position is None or redis.database != database.timeline:
+        if redis.position is None or redis.database != postgres.history(database):
             return None
         for key, stale in enumerate(redis.stale):
             if stale is not None and stale.version < postgres.purges(database, redis.position, key):
@@ -102,12 +102,12 @@ class Protocol:
 
     def _near(self, world: World) -> str | None:
         redis = world.redis
-        timeline = world.database.timeline
-        calm = not (world.failovers or world.flushes or world.evictions or timeline)
+        history = postgres.history(world.database)
+        calm = not (world.failovers or world.flushes or world.evictions or history)
         for agent in world.agents:
             if not agent.attached:
                 continue
-            current = (agent.epoch, redis.run, redis.database) == (redis.epoch, run(world), timeline)
+            current = (agent.epoch, redis.run, redis.database) == (redis.epoch, run(world), history)
             for key, version in enumerate(agent.near):
                 if version is None:
                     continue
@@ -126,7 +126,7 @@ class Protocol:
             return False
         mask = told.snapshot
         if Defence.TOKEN_DURABLE not in self.off:
-            if told.database != database.timeline:
+            if told.database != postgres.history(database):
                 return False
             mask = sum(
                 1 << xid

@@ -319,7 +319,7 @@ class ReadSteps:
 
     def _believed(self, world: World, version: int, place: Reads, agent: Agent | None) -> str | None:
         """Whether an agent answers with older data of a Redis that it must have noticed to be another."""
-        if agent is None or world.database.timeline or world.database.crashes:
+        if agent is None or postgres.history(world.database) or world.database.crashes:
             return None
         noticed = agent.link == "away" or agent.met == run(world)
         return ANSWER if noticed and version < agent.processed[place.key] else None

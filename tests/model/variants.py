@@ -52,6 +52,9 @@ CRASH_FLUSHED = Config("aa", reads=ONE, crashes=1, begun=1, rollbacks=True, flus
 RESTORE = Config("aa", reads=ONE, restores=1, begun=1)
 RESTORE_PAGES = Config("aaa", reads=ONE, restores=1, begun=2, pages=True)
 COPY = replace(RESTORE, same_timeline=True)
+DUMP = replace(RESTORE, restores=0, dumps=1)
+DUMP_PAGES = replace(RESTORE_PAGES, restores=0, dumps=1)
+DUMP_PURGE = replace(DUMP, purges=True)
 REPLICA = Config("ao", reads=ONE, replica=True)
 REPLICA_LONG = Config("aao", reads=TWO, replica=True)
 
@@ -86,6 +89,7 @@ TOKENS = Config("oa", agents=1, reads=AGENT, crashes=1, begun=1, rollbacks=True,
                 log_max=1, inbox=1, kills=0, silent=False)  # fmt: skip
 TOKENS_LONG = replace(TOKENS, kills=None, silent=True)
 TOKENS_RESTORE = replace(TOKENS, silent=True, changes="aa", crashes=0, rollbacks=False, restores=1)
+TOKENS_DUMP = replace(TOKENS_RESTORE, restores=0, dumps=1)
 TOKENS_PAGES = Config("ab", keys=2, agents=1, reads=(Reads(agent=0, key=1),), purges=True, pages=True,
                       tokens=True, log_max=1, inbox=1)  # fmt: skip
 
@@ -128,6 +132,9 @@ HOLDS = (
     Variant("the same around a first read", CRASH_FLUSHED),
     Variant("Postgres goes back on another timeline", RESTORE),
     Variant("the same between two pages of a batch", RESTORE_PAGES),
+    Variant("a dump restored in place", DUMP),
+    Variant("a dump restored between two pages of a batch", DUMP_PAGES),
+    Variant("a dump restored, and the purge", DUMP_PURGE),
     Variant("a replica", REPLICA),
     Variant("a near cache", NEAR),
     Variant("a near cache and a pattern", NEAR_PATTERN),
@@ -157,6 +164,7 @@ HOLDS = (
     Variant("tokens and a crash of Postgres", TOKENS),
     Variant("tokens, killed workers and a crash of Postgres", TOKENS_LONG, long=True),
     Variant("tokens and Postgres going back", TOKENS_RESTORE, long=True),
+    Variant("tokens and a dump restored in place", TOKENS_DUMP, long=True),
     Variant("two readers, three transactions", TIER_LONG, long=True),
     Variant("a replica, two readers, three transactions", REPLICA_LONG, long=True),
     Variant("two reads of one agent", TWO_READS, long=True),
@@ -196,8 +204,11 @@ CAUGHT = (
     Variant("a run that comes back", NEAR_FAILOVERS, (D.RUN_UNIQUE,), long=True),
     Variant("epochs that are counted", NEAR_FLUSHED, (D.EPOCH_RANDOM,)),
     Variant("the horizon not looked at", PURGE, (D.HORIZON,)),
-    Variant("the timeline not looked at", RESTORE, (D.TIMELINE,)),
+    Variant("the identity not looked at: another timeline", RESTORE, (D.IDENTITY,)),
+    Variant("the identity not looked at: a dump restored", DUMP, (D.IDENTITY,)),
+    Variant("only server and timeline compared: a dump restored", DUMP, (D.OWN_OBJECTS,)),
     Variant("later pages not judged: another timeline", RESTORE_PAGES, (D.LATER_PAGES,)),
+    Variant("later pages not judged: a dump restored", DUMP_PAGES, (D.LATER_PAGES,)),
     Variant("later pages not judged: the purge", TOKENS_PAGES, (D.LATER_PAGES,)),
     Variant("recovery without drops", STATELESS, (D.RECOVER_DROPS,)),
     Variant("recovery drops, then takes its snapshot", STATELESS, (D.RECOVER_SNAPSHOT_FIRST,)),

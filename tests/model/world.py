@@ -13,7 +13,8 @@ Mask: TypeAlias = int
 Versions: TypeAlias = tuple[int, ...]
 """One version for each key."""
 
-RUNNING, ROLLED_BACK = 0, -1
+RUNNING, ROLLED_BACK, LOST = 0, -1, -2
+"""Lost: it committed, and the dump that was restored since is older. Its xid and its WAL stay used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Config:
         crashes: Times Postgres crashes.
         restores: Times Postgres continues without its newest commits, on another timeline.
         same_timeline: Such a restore keeps the timeline (a copied data folder).
+        dumps: Times an older dump is restored into the running server: xids and WAL go on.
         purges: Whether committed entries may be purged, read or not.
         failovers: Times a Redis promotion goes back by one or two writes.
         flushes: Times Redis is emptied without being restarted (FLUSHALL).
@@ -87,6 +89,7 @@ class Config:
     crashes: int = 0
     restores: int = 0
     same_timeline: bool = False
+    dumps: int = 0
     purges: bool = False
     failovers: int = 0
     flushes: int = 0
@@ -112,6 +115,7 @@ class Database(NamedTuple):
     begun: int  # how many of the configured changes have got an xid
     versions: int  # versions made so far, in any history
     timeline: int = 0
+    dumps: int = 0  # dumps restored
     replayed: int = 0  # LSN up to which the replica is
     purged: Mask = 0  # committed transactions that the horizon contains
     crashes: int = 0

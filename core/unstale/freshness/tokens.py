@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,16 +11,16 @@ from unstale.freshness.trust import Freshness
 from unstale.protocol.messages import lsn
 
 _TOKEN: Final = re.compile(
-    r"(?P<database>[0-9]{1,20}:[0-9]{1,10}):(?P<xid>[0-9]{1,20}):(?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8})"
+    r"(?P<database>[0-9]{1,20}(?::[0-9]{1,10}){1,3}):(?P<xid>[0-9]{1,20}):(?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8})"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A transaction token, as returned by ``unstale.token()``: ``system_identifier:timeline:xid:lsn``.
+    """A transaction token, as returned by ``unstale.token()``: ``<database identity>:xid:lsn``.
 
     Attributes:
-        database: System identifier and timeline.
+        database: Database identity: ``server:timeline:database:outbox``, as numbers.
         xid: Id of the transaction.
         lsn: End of the WAL when the token was created, before the commit.
     """
@@ -38,12 +39,16 @@ class Token:
 
     def expect(self, database: str | None) -> None:
         """Raise ValueError if ``database``, which the worker follows, is another database."""
-        own = self.database.partition(":")[0]
-        if database is not None and database.partition(":")[0] != own:
+        if database is not None and not _same_place(self.database.split(":"), database.split(":")):
             raise ValueError(
-                f"the token is from database {own}, but the worker follows {database}; "
+                f"the token is from database {self.database}, but the worker follows {database}; "
                 "get the token from the database that the worker follows"
             )
+
+
+def _same_place(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return True if two identities name one database of one server, in whatever history."""
+    return one[0] == other[0] and all(a == b for a, b in zip(one[2:3], other[2:3], strict=False))
 
 
 class TokenWaits:
@@ -86,7 +91,7 @@ class TokenWaits:
     def _done(self, token: Token) -> bool:
         """Return True if a processed watermark includes this transaction, not another one with its id.
 
-        A promotion or a restore starts another timeline, which the token names. After a crash, Postgres may
+        A promotion or a restore begins another history, which the token names. After a crash, Postgres may
         give the id of a lost transaction to a new one. But a transaction that lies before the flushed
         position of the watermark cannot be lost.
         """

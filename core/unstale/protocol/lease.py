@@ -15,7 +15,7 @@ class ReplicaLimits:
     Attributes:
         need_lsn: A replica may be read only if it has replayed this WAL position.
         primary: True if the loader must read the primary.
-        database: ``system_identifier:timeline`` of the database that ``need_lsn`` refers to.
+        database: Identity of the database that ``need_lsn`` refers to.
     """
 
     need_lsn: str | None

@@ -84,7 +84,7 @@ class Watermark:
         rules: Hash of the rules in force.
         age_ms: Milliseconds since the worker *began* the read of ``seen``, by the worker's clock.
         flushed: WAL position that was on disk at that time; no crash can undo what lies before it.
-        database: System identifier and timeline of the database that was read.
+        database: Identity of the database that was read, as ``unstale.database()`` returns it.
     """
 
     epoch: Epoch

@@ -25,7 +25,7 @@ class Load:
         key: The key that is being loaded.
         need_lsn: A replica may be read only if it had replayed this WAL position when the read began.
         primary: True if the primary must be read.
-        database: ``system_identifier:timeline`` of the database that ``need_lsn`` refers to.
+        database: Identity of the database that ``need_lsn`` refers to.
     """
 
     key: str

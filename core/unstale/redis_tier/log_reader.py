@@ -68,7 +68,7 @@ class LogReader:
         return Replay(known, LogId(last), bool(complete), decoded, bool(stands))
 
     async def database(self) -> str | None:
-        """Return ``system_identifier:timeline`` of the database that the position refers to, or None."""
+        """Return the identity of the database that the position refers to, or None."""
         try:
             data = await self.multiplexer.execute_command("HGET", self.names.state, "database")
         except RedisError as error:

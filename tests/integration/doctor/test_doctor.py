@@ -74,6 +74,20 @@ async def test_all_is_well_where_a_worker_leads(tmp_path: Path, database: Databa
     assert all(not finding.remedy for finding in findings)
 
 
+async def test_a_position_of_another_database(tmp_path: Path, database: Database, redis_url: str) -> None:
+    await execute(database, SCHEMA)
+    async with running_worker(database.worker_dsn, redis_url):
+        pass
+    settings = settings_of(tmp_path, database, redis_url)
+    assert worst(await examine(settings), "database identity").severity is Severity.OK
+
+    await execute(database, "truncate unstale.outbox")
+
+    finding = worst(await examine(settings), "database identity")
+    assert finding.severity is Severity.WARNING
+    assert "drops every owned key" in finding.remedy
+
+
 async def test_every_other_finding_has_a_remedy(tmp_path: Path, empty_database: Database) -> None:
     findings = await examine(settings_of(tmp_path, empty_database, "redis://127.0.0.1:1/0", "[[watch]]"))
 

@@ -23,7 +23,7 @@ from unstale_worker.in_process import outbox_follower
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.sources.outbox import OutboxSource
-from workers import PROFILES, SCHEMA, connected
+from workers import PROFILES, SCHEMA, connected, seams
 from workers.no_redis import NOWHERE, alone, follower_of
 
 KEY = "user:1:profile"
@@ -101,11 +101,31 @@ async def test_a_token_of_another_database_is_refused_and_one_of_the_future_time
     cache: Cache, db: asyncpg.Connection
 ) -> None:
     token = await change(db)
-    with pytest.raises(ValueError, match="the token is from database 1, but the worker follows"):
+    with pytest.raises(ValueError, match="the token is from database 1:1, but the worker follows"):
         await cache.wait_for("1:1:1:0/1")
-    system, timeline, xid, lsn = token.split(":")
+    identity, xid, lsn = token.rsplit(":", 2)
     with pytest.raises(WaitTimeout):
-        await cache.wait_for(f"{system}:{timeline}:{int(xid) + 1000}:{lsn}", timeout=0.2)
+        await cache.wait_for(f"{identity}:{int(xid) + 1000}:{lsn}", timeout=0.2)
+    system, timeline, number, outbox = identity.split(":")
+    with pytest.raises(ValueError, match="the token is from database"):
+        await cache.wait_for(f"{system}:{timeline}:{int(number) + 1}:{outbox}:{xid}:{lsn}")
+
+
+async def test_a_cut_off_outbox_is_another_history(cache: Cache, db: asyncpg.Connection) -> None:
+    """As after a restore in place: the entry is gone before it was read."""
+    load = Loads(db)
+    assert await cache.get_or_load(KEY, load) == 1
+    with seams.before(OutboxSource, "read", hold=True) as point:
+        await point.wait()
+        await change(db)
+        await db.execute("truncate unstale.outbox")
+        point.release()
+
+    async def dropped() -> bool:
+        version: int | None = await cache.get_or_load(KEY, load)
+        return version == 2
+
+    await eventually(dropped, message="the near cache is dropped")
 
 
 async def test_whoever_waits_for_a_token_does_not_wait_for_the_timer(

@@ -50,6 +50,21 @@ async def test_a_committed_change_removes_its_keys_and_is_announced(
         await redis.delete("user:2:profile", "other")
 
 
+async def test_a_cut_off_outbox_is_another_history(there: Way, database: Database, redis_url: str) -> None:
+    """As after a restore in place: the server's transaction ids go on, and all owned keys are dropped."""
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with there.worker(redis_url):
+            await redis.set("user:1:profile", "{}", ex=60)
+            await db.execute("truncate unstale.outbox")
+
+            async def gone() -> bool:
+                return not await redis.exists("user:1:profile")
+
+            await eventually(gone, message="owned keys are dropped")
+            assert (await state_of(redis))["database"] == await db.fetchval("select unstale.database()")
+
+
 async def test_a_rolled_back_change_removes_nothing(there: Way, database: Database, redis_url: str) -> None:
     async with connected(database.dsn) as db, redis_at(redis_url) as redis, Listener(redis_url) as heard:
         await db.execute(SCHEMA)

@@ -8,7 +8,7 @@ from pathlib import Path
 from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import WorkerSettings
 from unstale.settings.variables import unknown_variables, variables
-from unstale_worker.doctor import refresh_checks
+from unstale_worker.doctor import history_check, refresh_checks
 from unstale_worker.doctor.database_checks import DatabaseChecks
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
 from unstale_worker.doctor.redis_checks import RedisChecks
@@ -27,6 +27,11 @@ async def examine(settings: WorkerSettings) -> list[Finding]:
         )
     findings += await _database(settings, rules)
     findings += await _redis(settings, rules)
+    findings += await collected(
+        history_check.SUBJECT,
+        lambda: history_check.same_history(settings),
+        remedy="Correct the settings of the database and of Redis first.",
+    )
     return findings
 
 

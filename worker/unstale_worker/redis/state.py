@@ -26,7 +26,7 @@ class StoredState:
         epoch: The current history of the log.
         run: The run that the epoch belongs to.
         position: The transactions already applied, as a ``pg_snapshot``.
-        database: System identifier and timeline of the database that the position is of.
+        database: Identity of the database that the position is of.
         flushed: WAL position that was on disk when the position was taken.
         fence: The fence of the newest leader.
         rules: Hash of the rules in force.
@@ -75,7 +75,7 @@ class Seen:
         began: When the read began, in seconds of the worker's monotonic clock.
         primary_until: Value in the state before that read.
         flushed: WAL position that was on disk when it was read.
-        database: System identifier and timeline.
+        database: Identity of the database that was read.
         began_there: When the read began by Redis' clock, in milliseconds, at the earliest; '' if unknown.
     """
 

@@ -96,7 +96,7 @@ class Page:
     """One read of the outbox.
 
     Attributes:
-        database: System identifier and timeline; a different value means a different database.
+        database: Database identity, as ``unstale.database()`` returns it; another one is another history.
         snapshot: Snapshot of the read, not cut at the last entry; the same for all pages of a batch.
         position: The position after this page (and the pages before it) is applied.
         more: True if the batch continues at `cursor`.

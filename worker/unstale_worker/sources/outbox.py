@@ -47,6 +47,7 @@ class OutboxSource:
         self._read_entries = read_entries
         self._connection: asyncpg.Connection | None = None
         self._versions: dict[tuple[int, int], WatchVersion] = {}
+        self._database = ""
         self._name = self._first_name = session
         self._lock = asyncio.Lock()
         self.reads = 0
@@ -77,6 +78,8 @@ class OutboxSource:
             )
         assert row is not None
         self.reads += 1
+        if row[0] != self._database:  # a restored database may give known numbers to other watches
+            self._database, self._versions = row[0], {}
         entries: Sequence[OutboxEntry] = [OutboxEntry._make(entry) for entry in row[10] or ()]
         snapshot: str = row[1]
         return Page(
@@ -94,7 +97,7 @@ class OutboxSource:
         )
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
-        """See `Source.watch_version`; cached, since a version never changes."""
+        """See `Source.watch_version`; cached, since a version never changes within one history."""
         known = self._versions.get((watch, version))
         if known is None:
             await self.watch_versions()

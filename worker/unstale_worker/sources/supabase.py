@@ -45,6 +45,7 @@ class SupabaseSource:
         self._project, self._read_entries = project, read_entries
         self._rpc = Rpc(project)
         self._versions: dict[tuple[int, int], WatchVersion] = {}
+        self._database = ""
         self._wakeups: SupabaseWakeUps | None = None
         self._entries, self._good = read_entries, 0
         self.reads = 0
@@ -76,6 +77,8 @@ class SupabaseSource:
                     "a page exceeded the API's time limit; reading smaller pages", entries=self._entries
                 )
         page = page_of(answer, began=began)
+        if page.database != self._database:  # a restored database may give known numbers to other watches
+            self._database, self._versions = page.database, {}
         self.reads += 1
         self._good += 1
         if self._good >= GROW_AFTER and self._entries < self._read_entries:
@@ -83,7 +86,7 @@ class SupabaseSource:
         return page
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
-        """See `Source.watch_version`; cached, since a version never changes."""
+        """See `Source.watch_version`; cached, since a version never changes within one history."""
         if (watch, version) not in self._versions:
             await self.watch_versions()
         return self._versions.get((watch, version))
