@@ -11,12 +11,10 @@ import pytest
 
 import refresh_loaders
 from servers import Database, eventually
-from unstale import ConnectionPool
-from unstale.errors import RuleError
 from unstale.runtime.cancellation import cancelled
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.outcomes import Outcomes
-from unstale_worker.refresh.python.find_loaders import resolve
+from unstale_worker.refresh.python.loader_calls import LoaderCalls, mistakes
 from unstale_worker.refresh.python.python_refresher import PythonRefresher
 from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
 from unstale_worker.refresh.redis.leases import Acquired, new_lease
@@ -214,12 +212,11 @@ async def a_process(
     async with (
         redis_at(redis_url) as redis,
         open_store(settings, given) as store,
-        ConnectionPool(settings) as pool,
+        LoaderCalls(settings, given) as calls,
     ):
         await redis.hset(NAMES.state, mapping={"rules": given.hash, "epoch": "e"})
         outcomes = Outcomes.of(settings, given, store.leases, RefreshCounters())
-        loaders = {spec.template.text: refresh_loaders.greeting}
-        yield PythonRefresher(outcomes, store.reservations, loaders, pool), store, spec, outcomes
+        yield PythonRefresher(outcomes, store.reservations, calls), store, spec, outcomes
 
 
 async def test_a_refresh_that_comes_back_fills_nothing_twice(database: Database, redis_url: str) -> None:
@@ -387,11 +384,10 @@ async def test_keys_of_a_batch_that_is_cancelled_are_not_forgotten() -> None:
         ("refresh_loaders:no_argument", "cannot be called with one argument"),
     ],
 )
-def test_a_loader_that_is_none_is_named_with_its_line(loader: str, problem: str) -> None:
-    given = Rules.parse(rules(loader=loader))
-    with pytest.raises(RuleError) as caught:
-        resolve(given.refreshes[0], file="unstale.toml")
-    assert caught.value.line == 6
-    assert caught.value.field == 'refresh."user:{user_id}:greeting".loader'
-    assert problem in str(caught.value)
-    assert loader in str(caught.value)
+async def test_a_loader_that_is_none_is_named_with_its_line(loader: str, problem: str) -> None:
+    (mistake,) = await mistakes(settings_for(None, "redis://nowhere"), Rules.parse(rules(loader=loader)))
+    assert mistake.error.line == 6
+    assert mistake.error.field == 'refresh."user:{user_id}:greeting".loader'
+    assert problem in str(mistake.error)
+    assert loader in str(mistake.error)
+    assert mistake.missing

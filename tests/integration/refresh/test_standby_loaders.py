@@ -9,9 +9,9 @@ import structlog
 from servers import Database, eventually
 from unstale.protocol.names import Names
 from unstale_worker.observe.status import Role
-from unstale_worker.refresh.python.find_loaders import mistakes
+from unstale_worker.refresh.python.loader_calls import mistakes
 from unstale_worker.rules import Rules
-from workers import PROFILES, SCHEMA, connected, redis_at, running_worker, worker_process
+from workers import PROFILES, SCHEMA, connected, redis_at, running_worker, settings_for, worker_process
 
 LOADERS = """
 [refresh."user:{user_id}:profile"]
@@ -69,11 +69,21 @@ async def test_an_import_that_never_ends_does_not_keep_a_worker_from_ending(
             assert process.returncode == 0
 
 
-def test_a_module_that_ends_the_process_is_a_mistake_of_the_rules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "problem", "missing"),
+    [
+        ("import sys\nsys.exit(2)\n", "the module cannot be imported (SystemExit: 2)", True),
+        ("raise KeyboardInterrupt\n", "the module cannot be imported (KeyboardInterrupt: )", True),
+        ("import os\nos._exit(3)\n", "it ended its process (exit code 3)", False),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "signal 11 ended it", False),
+    ],
+)
+async def test_a_module_that_ends_the_process_is_a_mistake_of_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str, missing: bool
 ) -> None:
-    """A script without a guard: it would take the worker that imports it along."""
-    (tmp_path / "ending_loaders.py").write_text("import sys\nsys.exit(2)\n")
+    """A script without a guard would take the worker that imports it along."""
+    (tmp_path / "ending_loaders.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    (mistake,) = mistakes(Rules.parse(naming("ending_loaders")))
-    assert "the module cannot be imported (SystemExit: 2)" in str(mistake)
+    (mistake,) = await mistakes(settings_for(None, "redis://nowhere"), Rules.parse(naming("ending_loaders")))
+    assert problem in str(mistake.error)
+    assert mistake.missing is missing

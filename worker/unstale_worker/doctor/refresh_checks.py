@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 
+from unstale.settings import WorkerSettings
 from unstale_worker.doctor.findings import Finding, error, ok, warning
-from unstale_worker.refresh.python.find_loaders import mistakes
+from unstale_worker.refresh.python.loader_calls import mistakes
 from unstale_worker.refresh.sql.sql_loading import check
 from unstale_worker.refresh.sql.sql_sessions import Sessions
 from unstale_worker.rules import Rules
@@ -13,12 +14,12 @@ from unstale_worker.sources.postgres_connections import PostgresConnections
 SUBJECT = "refreshes"
 
 
-async def functions(rules: Rules) -> AsyncIterator[Finding]:
+async def functions(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Finding]:
     """Check that the Python loaders can be imported here; the leader calls them if no refresh worker does."""
-    missing = mistakes(rules)
+    missing = await mistakes(settings, rules)
     for mistake in missing:
         yield warning(
-            SUBJECT, str(mistake), "Or run `unstale worker --role refresh` where it can be imported."
+            SUBJECT, str(mistake.error), "Or run `unstale worker --role refresh` where it can be imported."
         )
     specs = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]
     if specs and not missing:

@@ -23,7 +23,9 @@ async def examine(settings: WorkerSettings) -> list[Finding]:
     findings[:0] = _misspelt()
     if rules is not None:
         findings += await collected(
-            refresh_checks.SUBJECT, lambda: refresh_checks.functions(rules), remedy="See docs/refresh.md."
+            refresh_checks.SUBJECT,
+            lambda: refresh_checks.functions(settings, rules),
+            remedy="See docs/refresh.md.",
         )
     findings += await _database(settings, rules)
     findings += await _redis(settings, rules)

@@ -139,7 +139,7 @@ class Worker:
 
     async def _look_for_loaders(self) -> None:
         await self._stood_by.wait()
-        await look_for_loaders(self._rules)
+        await look_for_loaders(self._settings, self._rules)
 
 
 async def _hint_on_stop(stop: asyncio.Event, wakeups: WakeUps) -> None:

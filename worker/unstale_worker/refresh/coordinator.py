@@ -1,9 +1,9 @@
 """The leader's side of refreshes: claims keys that are due and hands each to its loader."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -11,17 +11,15 @@ from unstale.runtime import failpoints
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.outcomes import Outcomes
+from unstale_worker.refresh.python.loader_worker import LoaderWorker
 from unstale_worker.refresh.python.stand_in import StandIn
 from unstale_worker.refresh.redis.refresh_set import CLAIM_MOST, Claimed
 from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.refresh.sql.pending_keys import PendingKeys
 from unstale_worker.refresh.sql.sql_worker import SqlWorker
 from unstale_worker.rules import Rules
-from unstale_worker.rules.refresh import PythonLoader
+from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
 from unstale_worker.runtime.retry import retry
-
-if TYPE_CHECKING:
-    from unstale_worker.refresh.python.loader_worker import LoaderWorker
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -33,7 +31,7 @@ class Refresher:
     """Refreshes keys while its worker leads. Everything that matters is in Redis.
 
     Keys of ``row`` and ``sql`` loaders are refreshed here. Keys of Python loaders are made ready for the
-    refresh workers. While there is none, this process calls the loaders itself.
+    refresh workers. While there is none, a child process calls the loaders.
 
     Example:
         >>> refresher = Refresher(settings, rules, counters, session="4f2a:7", failed=print)
@@ -55,8 +53,9 @@ class Refresher:
         self._python = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]
         self._sql = [spec for spec in rules.refreshes if not isinstance(spec.loader, PythonLoader)]
         self._pending = {spec.template.text: PendingKeys() for spec in self._sql}
-        self._stand_in = StandIn(self._loader_worker)
+        self._stand_in = StandIn(settings, rules, self._loader_worker)
         self._lost: set[str] = set()
+        self._suspects: set[str] = set()
         self._hinted = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -86,15 +85,18 @@ class Refresher:
     async def _refresh_sql(self, store: RefreshStore) -> None:
         outcomes = Outcomes.of(self._settings, self._rules, store.leases, self._tally)
         worker = SqlWorker(
-            self._settings, self._sql, self._pending, self._session, self._lost.update, self._failed
+            self._settings,
+            self._sql,
+            self._pending,
+            self._session,
+            self._lost.update,
+            self._failed,
+            self._suspects,
         )
         await worker.run(outcomes)
 
-    def _loader_worker(self) -> "LoaderWorker":
-        # Only here: the clients of Python loaders take a second to import.
-        from unstale_worker.refresh.python.loader_worker import LoaderWorker
-
-        return LoaderWorker(self._settings, self._rules, self._python, self._tally, failed=self._note)
+    def _loader_worker(self, specs: Sequence[RefreshSpec]) -> LoaderWorker:
+        return LoaderWorker(self._settings, self._rules, specs, self._tally, failed=self._note)
 
     # --- claiming -------------------------------------------------------------------------------
 

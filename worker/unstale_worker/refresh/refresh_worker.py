@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 
-from unstale.errors import ConfigurationError, RedisUnavailable, UnsupportedServer
+from unstale.errors import ConfigurationError, RedisUnavailable, RuleErrors, UnsupportedServer
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.http import serving
@@ -16,6 +16,7 @@ from unstale_worker.observe.preflight import check_redis
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters
 from unstale_worker.redis.client import open_redis
+from unstale_worker.refresh.python.loader_calls import mistakes
 from unstale_worker.refresh.python.loader_worker import LoaderWorker
 from unstale_worker.refresh.redis.presence import ANNOUNCE_EVERY
 from unstale_worker.refresh.redis.store import RefreshStore, open_store
@@ -81,8 +82,11 @@ class RefreshWorker:
     async def run(self, *, stop: asyncio.Event) -> None:
         """Call loaders until ``stop`` is set; `LoaderWorker.run` says what becomes of those that run then.
 
-        Raises `UnsupportedServer` at the start; every other error is retried.
+        Raises `UnsupportedServer` and, for loaders that cannot be called, `RuleErrors` at the start; every
+        other error is retried.
         """
+        if not await self._loaders_found(stop):
+            return
         unsupported = (UnsupportedServer,)
         await retry(self._check, stop=stop, fatal=unsupported, failed=self._note, logger=log)
         async with open_store(self._settings, self._rules) as store:
@@ -98,6 +102,21 @@ class RefreshWorker:
                 if stop.is_set():
                     await asyncio.wait([stopping], timeout=WITHDRAW_SECONDS)
                 await cancelled(stopping)
+
+    async def _loaders_found(self, stop: asyncio.Event) -> bool:
+        """Raise `RuleErrors` for loaders that cannot be called; return False if ``stop`` is set meanwhile."""
+        looking = asyncio.create_task(mistakes(self._settings, self._rules))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([looking, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not looking.done():
+                return False
+            if wrong := looking.result():
+                raise RuleErrors([mistake.error for mistake in wrong])
+            return True
+        finally:
+            await cancelled(stopping)
+            await cancelled(looking)
 
     async def _call_loaders(self, store: RefreshStore, stop: asyncio.Event) -> None:
         def started() -> None:

@@ -1,4 +1,4 @@
-"""Calls Python loaders in this process: reserves ready keys and refreshes each in a task of its own."""
+"""Reserves ready keys of Python loaders, and refreshes each in a task of its own."""
 
 import asyncio
 import os
@@ -10,14 +10,14 @@ from typing import Final
 
 import structlog
 
-from unstale.companion.pools import ConnectionPool
 from unstale.errors import RedisUnavailable, UnstaleError
 from unstale.runtime import failpoints
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.outcomes import Outcomes
-from unstale_worker.refresh.python.find_loaders import make_importable, resolve
+from unstale_worker.refresh.python.loader_calls import LoaderCalls
+from unstale_worker.refresh.python.loader_process import LoaderFailed
 from unstale_worker.refresh.python.python_refresher import PythonRefresher
 from unstale_worker.refresh.redis.reservations import RESERVE_MOST, Reservation
 from unstale_worker.refresh.redis.store import RefreshStore
@@ -37,7 +37,7 @@ LOG_EVERY: Final = 30.0
 
 
 class LoaderWorker:
-    """The Python loaders of one process; raises `RuleError` for a loader that it cannot find.
+    """The Python loaders that one process reserves keys for; a child process calls them.
 
     Args:
         settings: How many loaders run at the same time, and where their clients connect.
@@ -61,9 +61,8 @@ class LoaderWorker:
         *,
         failed: Callable[[Exception], object],
     ) -> None:
-        make_importable(rules)
         self._settings, self._rules, self._tally, self._failed = settings, rules, tally, failed
-        self._loaders = {spec.template.text: resolve(spec, file=rules.file) for spec in specs}
+        self._specs = frozenset(spec.template.text for spec in specs)
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -88,11 +87,11 @@ class LoaderWorker:
         of the others are due again at once. ``started`` is called when the first key can be reserved.
         """
         self._stopping = False
-        async with ConnectionPool(self._settings) as pool:
-            # Importing a client library takes a second of a core: now, and not at the first change.
-            await pool.warm()
+        async with LoaderCalls(self._settings, self._rules) as calls:
+            with suppress(LoaderFailed):  # each call tries again, and tells
+                await calls.start()
             outcomes = Outcomes.of(self._settings, self._rules, store.leases, self._tally)
-            refresher = PythonRefresher(outcomes, store.reservations, self._loaders, pool)
+            refresher = PythonRefresher(outcomes, store.reservations, calls)
             reserving = asyncio.create_task(
                 retry(lambda: self._reserve(store, refresher), failed=self._failed, logger=log),
                 name="refresh reservations",
@@ -121,7 +120,7 @@ class LoaderWorker:
             pass_on_cancellation()
             self._wake.clear()
             free = min(self._settings.refresh_concurrency - len(self._running), RESERVE_MOST)
-            reserved = await store.reservations.reserve(free) if free > 0 else []
+            reserved = await store.reservations.reserve(free, of=self._specs) if free > 0 else []
             if reserved and failpoints.on:
                 await failpoints.reach("loader_worker.after_reserve")
             for reservation in reserved:
@@ -177,4 +176,4 @@ class LoaderWorker:
             await cancelled(task)
 
     def __repr__(self) -> str:
-        return f"<LoaderWorker {self.name} loaders={len(self._loaders)} running={len(self._running)}>"
+        return f"<LoaderWorker {self.name} loaders={len(self._specs)} running={len(self._running)}>"

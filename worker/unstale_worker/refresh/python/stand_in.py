@@ -1,18 +1,18 @@
 """Calls Python loaders in the leader for as long as there is no refresh worker."""
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
-from unstale.errors import RuleError
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
+from unstale.settings import WorkerSettings
+from unstale_worker.refresh.python.loader_calls import mistakes
+from unstale_worker.refresh.python.loader_worker import LoaderWorker
 from unstale_worker.refresh.redis.store import RefreshStore
-from unstale_worker.runtime.daemon_call import call_in_daemon_thread
-
-if TYPE_CHECKING:
-    from unstale_worker.refresh.python.loader_worker import LoaderWorker
+from unstale_worker.rules import Rules
+from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -26,11 +26,13 @@ class StandIn:
     """The leader's own loader worker, which runs only while no refresh worker is heard of.
 
     Args:
-        make: Finds the loaders; runs in a thread, as it imports modules.
+        make: Builds the loader worker for the refreshes whose loaders are there.
     """
 
-    def __init__(self, make: Callable[[], "LoaderWorker"]) -> None:
-        self._make = make
+    def __init__(
+        self, settings: WorkerSettings, rules: Rules, make: Callable[[Sequence[RefreshSpec]], LoaderWorker]
+    ) -> None:
+        self._settings, self._rules, self._make = settings, rules, make
         self._worker: LoaderWorker | None = None
 
     def hint(self) -> None:
@@ -39,13 +41,24 @@ class StandIn:
             self._worker.hint()
 
     async def run(self, store: RefreshStore) -> None:
-        """Stand in until cancelled; returns at once if this process cannot find the loaders."""
+        """Stand in until cancelled; returns at once if this machine has none of the loaders."""
         if self._worker is None:
-            try:
-                self._worker = await call_in_daemon_thread(self._make, name="unstale-loaders")
-            except RuleError as error:
-                log.warning("Python loaders run only in `unstale worker --role refresh`", problem=str(error))
+            wrong = await mistakes(self._settings, self._rules)
+            for mistake in wrong:
+                log.warning("a loader cannot be called by this leader", problem=str(mistake.error))
+            # A module that ends or blocks its process does so in every one: its keys become dead letters.
+            missing = {mistake.spec.template.text for mistake in wrong if mistake.missing}
+            specs = [spec for spec in self._rules.refreshes if isinstance(spec.loader, PythonLoader)]
+            there = [spec for spec in specs if spec.template.text not in missing]
+            if missing:
+                log.warning(
+                    "only `unstale worker --role refresh` may have these loaders; until then their keys are "
+                    "only invalidated",
+                    refreshes=sorted(missing),
+                )
+            if not there:
                 return
+            self._worker = self._make(there)
         while True:
             while await store.presence.any():
                 pass_on_cancellation()

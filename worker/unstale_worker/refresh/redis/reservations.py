@@ -1,7 +1,7 @@
 """Ready keys of Python loaders: which process may call which loader now."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,9 +83,14 @@ class Reservations(RedisCalls):
                 members += (score, key)
             await self._command("ZADD", self._names.refresh, "XX", *members)
 
-    async def reserve(self, most: int) -> list[Reservation]:
-        """Reserve up to ``most`` ready keys, as many as their loaders' limits allow; one atomic step."""
+    async def reserve(self, most: int, *, of: Collection[str] | None = None) -> list[Reservation]:
+        """Reserve up to ``most`` ready keys, as many as their loaders' limits allow; one atomic step.
+
+        ``of`` names the refreshes whose loaders can be called here, by their template; None: all.
+        """
         specs = self._specs[self._turn :] + self._specs[: self._turn]
+        if of is not None:
+            specs = [spec for spec in specs if spec.template.text in of]
         self._turn = (self._turn + 1) % max(1, len(self._specs))
         token = secrets.token_hex(12) + "."
         keys = [self._names.refresh, self._names.state]
