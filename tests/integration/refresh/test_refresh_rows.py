@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from servers import Database, eventually
 from servers.pooler import pooled
+from unstale_worker.refresh.redis.dead_letters import list_dead
 from workers import connected, redis_at, running_worker
 from workers.refresh_stage import NAMES, counts, due, filled, settled
 
@@ -213,3 +214,99 @@ async def test_behind_a_transaction_pooler(database: Database, redis_url: str) -
                 assert json.loads(await filled(redis, "user:1:profile"))["tags"] == ["math", "engines"]
                 assert json.loads(await filled(redis, "user:2:friends")) == ['Ada "the first"']
                 await filled(redis, f"user:{number}:whole")
+
+
+RISKY = """
+[[watch]]
+table = "public.profiles"
+keys = ["risky:{id}", "broken:{id}"]
+
+[refresh."risky:{user_id}"]
+loader = "sql"
+query = "select public.risky({user_id}::int) as value"
+timeout = "700ms"
+
+[refresh."broken:{user_id}"]
+loader = "sql"
+query = "select n.x::uuid as value from (select 'no uuid'::text as x) n where {user_id}::int > 0"
+"""
+ALTERED = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:whole", "user:{id}:name"]
+
+[refresh."user:{user_id}:whole"]
+loader = "row"
+table = "public.profiles"
+key = "id"
+
+[refresh."user:{user_id}:name"]
+loader = "sql"
+query = "select * from public.profiles where id::text = {user_id}"
+"""
+RAISES = """
+create function public.risky(id int) returns int language plpgsql volatile as $$
+begin
+    if id = 7 then %s; end if;
+    return id;
+end $$
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "raise exception 'no'",
+        "raise exception 'no' using errcode = '40001'",
+        "raise exception 'no' using errcode = '53400'",
+        "raise exception 'no' using errcode = '57014'",
+        "raise exception 'no' using errcode = 'XX000'",
+        "perform 1 / 0",
+        "perform (select 1 from generate_series(1, 2))",
+        "execute 'select no_such_column'",
+        "perform pg_sleep(60)",
+        "perform pg_terminate_backend(pg_backend_pid())",
+    ],
+)
+async def test_a_key_that_postgres_refuses_fails_alone(
+    database: Database, redis_url: str, statement: str
+) -> None:
+    """Beside it: the other keys of its batch, and a loader whose every plan is refused."""
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        await db.execute(RAISES % statement)
+        async with running_worker(
+            database.dsn, redis_url, rules=RISKY, refresh_attempts=1, refresh_connections=1
+        ) as worker:
+            await due(redis, *(f"risky:{n}" for n in range(1, 21)), "broken:1")
+            for n in range(1, 21):
+                if n != 7:
+                    assert await filled(redis, f"risky:{n}", timeout=60) == str(n).encode()
+            await settled(redis, timeout=60)
+            letters = {letter.key: letter.error for letter in await list_dead(redis, NAMES)}
+            assert set(letters) == {"risky:7", "broken:1"}
+            assert letters["risky:7"].startswith(("for this key: ", "Postgres cannot read a field"))
+            assert letters["broken:1"].startswith("Postgres refused it (InvalidTextRepresentationError)")
+            assert worker.status().ready
+
+
+async def test_a_table_that_is_altered_costs_no_failure(database: Database, redis_url: str) -> None:
+    """Statements that Postgres keeps are refused once: their result has other columns, or other types."""
+    changes = [
+        "alter table public.profiles add column more int",
+        "alter table public.profiles alter column id type text",
+        "alter table public.profiles alter column name type varchar(40)",
+        "alter table public.profiles rename to old; create table public.profiles as table public.old",
+        "drop table public.old; alter table public.profiles drop column tags",
+    ]
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url, rules=ALTERED):
+            for change in ["select 1", *changes]:
+                await db.execute(change)
+                for _ in range(2):
+                    await due(redis, "user:1:whole", "user:1:name")
+                    await settled(redis)
+                    assert json.loads(await filled(redis, "user:1:whole"))["name"] == 'Ada "the first"'
+                    assert json.loads(await filled(redis, "user:1:name"))["name"] == 'Ada "the first"'
+            assert "failed" not in await counts(redis)

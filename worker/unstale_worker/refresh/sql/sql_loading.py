@@ -17,6 +17,9 @@ from unstale_worker.sql import statement
 NOT_FOUND: Final = b"null"
 """Value of a key without a row: the same as of a loader that returns None."""
 
+SLOW_MOST: Final = 12
+"""Loads of one batch that may take too long: enough to find one slow key among 500 by halving."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -41,6 +44,7 @@ class Statements:
     def __init__(self, *, pooled: bool) -> None:
         self._pooled = pooled
         self._known: dict[str, Statement] = {}
+        self._fresh = 0
 
     async def begin(self, connection: Connection) -> None:
         """Set up a fresh session for loaders."""
@@ -63,12 +67,17 @@ class Statements:
         """Return the statement of ``spec``; see `statement_for`."""
         known = self._known.get(spec.template.text)
         if known is None:
-            known = self._known[spec.template.text] = await statement_for(connection, spec)
+            built = await statement_for(connection, spec)
+            # A text of its own: asyncpg and Postgres keep nothing of a statement that was refused.
+            own = f"\n-- {self._fresh}" if self._fresh else ""
+            known = Statement(built.sql + own, built.plain + own, built.fields)
+            self._known[spec.template.text] = known
         return known
 
     def forget(self, spec: RefreshSpec) -> None:
-        """Build the statement again next time."""
-        self._known.pop(spec.template.text, None)
+        """Build and prepare the statement anew next time."""
+        if self._known.pop(spec.template.text, None) is not None:
+            self._fresh += 1
 
 
 async def load(
@@ -76,51 +85,84 @@ async def load(
 ) -> Loaded:
     """Load ``keys`` from the primary, read only, with snapshots taken after this call.
 
-    A key with a mistake (a segment that is not a number, two rows) fails alone. A mistake in the query or the
-    table fails all keys.
+    A key that Postgres refuses fails alone (a segment that is not a number, two rows, an error that a
+    function raises for it). A mistake in the query or the table fails all keys. Keys that are in neither
+    result were not tried: many of the others took too long.
 
     Raises:
         asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: The session is broken.
         DatabaseUnavailable: A pooler led to a standby.
     """
     loaded = Loaded({}, {})
-    try:
-        await _load(connection, statements, spec, keys, loaded)
-    except LoaderProblem as problem:
-        statements.forget(spec)
-        loaded.failures.update((key, str(problem)) for key in keys if key not in loaded.values)
+    problem = await _refused(connection, statements, spec, keys, loaded)
+    if problem is not None and not problem.slow:
+        # A fresh statement tells an altered table from a mistake.
+        problem = await _refused(connection, statements, spec, keys, loaded)
+    if problem is None:
+        return loaded
+    # A run without a key tells a mistake of the loader from that of a key.
+    whole = await _refused(connection, statements, spec, [], loaded)
+    if whole is not None:
+        loaded.failures.update((key, str(whole)) for key in keys)
+    elif len(keys) == 1:
+        loaded.failures[keys[0]] = problem.of_key
+    else:
+        await _halve(connection, statements, spec, keys, loaded, _Patience(problem.slow))
     return loaded
 
 
 async def check(connection: Connection, statements: Statements, spec: RefreshSpec) -> str | None:
     """Run a loader for no key; returns what is wrong with it, or None. Raises what `load` raises."""
+    problem = await _refused(connection, statements, spec, [], Loaded({}, {}))
+    return None if problem is None else f"line {spec.line}, refresh of {spec.template.text}: {problem}"
+
+
+async def _refused(
+    connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str], into: Loaded
+) -> LoaderProblem | None:
+    """Load all keys together; return what is wrong if that is refused. The statement is then built again."""
     try:
-        await _attempt(connection, statements, spec, [], Loaded({}, {}))
+        await _attempt(connection, statements, spec, keys, into)
     except LoaderProblem as problem:
         statements.forget(spec)
-        return f"line {spec.line}, refresh of {spec.template.text}: {problem}"
+        return problem
     return None
 
 
-async def _load(
-    connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str], into: Loaded
+@dataclass(slots=True)
+class _Patience:
+    """How many loads of one batch took too long."""
+
+    slow: int
+
+
+async def _halve(
+    connection: Connection,
+    statements: Statements,
+    spec: RefreshSpec,
+    keys: Sequence[str],
+    into: Loaded,
+    patience: _Patience,
 ) -> None:
-    """Load all keys together; if Postgres refuses a value among them, load halves until it is found."""
-    try:
-        await _attempt(connection, statements, spec, keys, into)
-    except asyncpg.DataError as error:  # class 22: a field is not a value of the column's type
-        if len(keys) == 1:
-            problem = f"Postgres cannot read a field of the key ({type(error).__name__})"
-            into.failures[keys[0]] = f"{problem}. Drop its dead letter: it is not a key of this refresh."
+    """Load the halves of keys that failed together, down to the single ones that are to blame."""
+    middle = len(keys) // 2
+    for half in (keys[:middle], keys[middle:]):
+        if patience.slow >= SLOW_MOST:
             return
-        middle = len(keys) // 2
-        await _load(connection, statements, spec, keys[:middle], into)
-        await _load(connection, statements, spec, keys[middle:], into)
+        problem = await _refused(connection, statements, spec, half, into)
+        if problem is None:
+            continue
+        patience.slow += problem.slow
+        if len(half) == 1:
+            into.failures[half[0]] = problem.of_key
+        else:
+            await _halve(connection, statements, spec, half, into, patience)
 
 
 async def _attempt(
     connection: Connection, statements: Statements, spec: RefreshSpec, keys: Sequence[str], into: Loaded
 ) -> None:
+    """Load all keys together; raises `LoaderProblem` if that is refused."""
     try:
         async with asyncio.timeout(spec.timeout):
             records = await _fetch(connection, statements, spec, keys)
@@ -128,14 +170,21 @@ async def _attempt(
         if connection.is_closed():
             raise
         raise LoaderProblem(
-            f"it took longer than {spec.timeout:g} s", "Add an index for it, or raise the refresh's timeout."
+            f"it took longer than {spec.timeout:g} s",
+            "Add an index for it, or raise the refresh's timeout.",
+            slow=True,
         ) from None
-    except asyncpg.DataError:
+    except (LoaderProblem, DatabaseUnavailable, OSError):
         raise
     except asyncpg.PostgresError as error:
         if ends_session(error) or connection.is_closed():
             raise
         raise _problem(error) from error
+    except Exception as error:  # asyncpg cannot send a field, or cannot read a result
+        if connection.is_closed():
+            raise
+        problem = f"its fields or its result cannot be converted ({type(error).__name__})"
+        raise LoaderProblem(problem, "Cast them in the query: x::text.") from error
     found: dict[str, bytes] = {}
     several: set[str] = set()
     for number, value in records:
@@ -177,7 +226,12 @@ def _problem(error: asyncpg.PostgresError) -> LoaderProblem:
         return LoaderProblem(_first_line(error), remedy)
     if code.startswith("42"):  # names and syntax; other classes quote row values
         return LoaderProblem(_first_line(error), "Correct the refresh's query, or create what it names.")
-    return LoaderProblem(f"Postgres refused it ({type(error).__name__})", "Run it by hand to see why.")
+    of_key = ""
+    if isinstance(error, asyncpg.DataError):
+        of_key = f"Postgres cannot read a field of the key ({type(error).__name__}). "
+        of_key += "Drop its dead letter: it is not a key of this refresh."
+    problem = f"Postgres refused it ({type(error).__name__})"
+    return LoaderProblem(problem, "Run it by hand to see why.", of_key=of_key)
 
 
 def _first_line(error: asyncpg.PostgresError) -> str:

@@ -21,16 +21,19 @@ SOLE_COLUMN: Final = "value"
 
 
 class LoaderProblem(Exception):
-    """A loader's statement cannot be built or run, whatever the key.
+    """A loader's statement cannot be built, or not be run for the keys that it was given.
 
     Attributes:
         problem: What is wrong, without row values, as a sentence without its full stop.
         remedy: What to do about it, as a sentence.
+        slow: True if it took too long.
+        of_key: Both in the case that a single key is to blame.
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        self.problem, self.remedy = problem, remedy
+    def __init__(self, problem: str, remedy: str, *, slow: bool = False, of_key: str = "") -> None:
+        self.problem, self.remedy, self.slow = problem, remedy, slow
         super().__init__(f"{problem}. {remedy}")
+        self.of_key = of_key or f"for this key: {self}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class SqlWorker:
         session: Name of the Postgres sessions, as the leader's own.
         lost: Takes keys of batches that were not finished.
         failed: Takes the problem of a loader that does not run at all.
+        suspects: Keys of loads that Postgres ended the session of; kept over the runs of a term.
     """
 
     settings: WorkerSettings
@@ -48,6 +49,7 @@ class SqlWorker:
     session: str
     lost: Lost
     failed: Callable[[str], None]
+    suspects: set[str]
 
     async def run(self, outcomes: Outcomes) -> None:
         """Refresh until cancelled; raises `Unavailable` when a server does not answer."""
@@ -64,7 +66,7 @@ class SqlWorker:
         sessions = Sessions(connections, name=self.session, most=settings.refresh_connections)
         try:
             await _check(sessions, self.specs, self.failed)
-            refresher = SqlRefresher(outcomes, sessions)
+            refresher = SqlRefresher(outcomes, sessions, self.suspects)
             async with asyncio.TaskGroup() as group:
                 for spec in self.specs:
                     pending = self.pending[spec.template.text]
