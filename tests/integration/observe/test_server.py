@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import pytest
@@ -14,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
+from unstale_worker.observe import http
 from unstale_worker.observe.http import serving
+from unstale_worker.observe.http_guard import Guard
 from unstale_worker.observe.metrics import DEFINITIONS
 from unstale_worker.observe.status import Role, Status, WorkerCounters
 
@@ -128,3 +132,95 @@ async def test_a_taken_port_is_named_with_its_setting() -> None:
         with pytest.raises(UnstaleError, match=f"{port}.*UNSTALE_HTTP_PORT"):
             async with serving(WorkerSettings.from_env(env_file=None, http_port=port), lambda: LEADING):
                 pass
+
+
+SILENT = {
+    "says nothing": b"",
+    "half a header": b"GET /healthz HTTP/1.1\r\nHost: loc",
+    "a body that does not come": b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n",
+    "kept alive": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01",
+}
+
+
+@pytest.mark.parametrize("said", SILENT)
+async def test_a_client_that_goes_silent_is_closed(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr(http, "Guard", partial(Guard, silent_seconds=0.3))
+    async with served(lambda: LEADING) as (_, url):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(SILENT[said])
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(4096):
+                    pass
+        writer.close()
+
+
+async def test_a_client_that_trickles_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "Guard", partial(Guard, silent_seconds=0.3))
+    async with served(lambda: LEADING) as (_, url), asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        while not reader.at_eof():
+            writer.write(b"X: 1\r\n")
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.05):
+                    await reader.read(1)
+        writer.close()
+
+
+async def test_silent_clients_do_not_use_up_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are ended in the order in which they came; whoever asks is answered meanwhile."""
+    guards: list[Guard] = []
+
+    def guard() -> Guard:
+        guards.append(Guard(most=8))
+        return guards[0]
+
+    monkeypatch.setattr(http, "Guard", guard)
+    async with served(lambda: LEADING) as (session, url):
+        port = int(url.rpartition(":")[2])
+        clients = []
+        for _ in range(40):
+            clients.append(await asyncio.open_connection("127.0.0.1", port))
+            clients[-1][1].write(SILENT["half a header"])
+            async with session.get(f"{url}/healthz") as response:
+                assert response.status == 200
+            assert len(guards[0]) <= 9
+        for _, writer in clients:
+            writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/readyz", "/healthz"])
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("rebound.example", 421),
+        ("rebound.example:8787", 421),
+        ("localhost.rebound.example", 421),
+        ("127.0.0.1.rebound.example", 421),
+        ("192.168.1.7", 421),
+        ("[fe80::1]:8787", 421),
+        ("localhost:8787", 200),
+        ("LOCALHOST.", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8787", 200),
+    ],
+)
+async def test_a_name_that_another_page_leads_here_is_refused(host: str, code: int, path: str) -> None:
+    async with (
+        served(lambda: LEADING) as (session, url),
+        session.get(url + path, headers={"Host": host}) as response,
+    ):
+        assert response.status == code
+        assert ("fence" in await response.text()) is (code == 200 and path in ("/", "/metrics"))
+
+
+async def test_with_a_token_any_name_may_be_used() -> None:
+    """No page of another site knows it; a proxy passes on its own name."""
+    headers = {"Host": "unstale.example", "Authorization": "Bearer secret"}
+    async with (
+        served(lambda: LEADING, token="secret") as (session, url),
+        session.get(f"{url}/", headers=headers) as response,
+    ):
+        assert response.status == 200

@@ -1,5 +1,6 @@
 """The worker's HTTP server: health, readiness, metrics and a plain status page."""
 
+import asyncio
 import hmac
 import math
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
+from unstale_worker.observe.http_guard import Guard, own_hosts_only
 from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
 from unstale_worker.observe.status import READY_LAG, Role, Status
 
@@ -23,24 +25,30 @@ OPEN_PATHS: Final = frozenset({"/healthz"})
 @asynccontextmanager
 async def serving(settings: WorkerSettings, status: Callable[[], Status]) -> AsyncIterator[str]:
     """Serve inside the body; yields the URL. Raises `UnstaleError` if the port is taken."""
-    runner = web.AppRunner(application(settings, status), access_log=None, shutdown_timeout=1.0)
+    guard = Guard()
+    runner = web.AppRunner(application(settings, status, guard), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
+    server: asyncio.Server | None = None
     try:
-        site = web.TCPSite(runner, settings.http_host, settings.http_port)
+        assert runner.server is not None
+        factory = guard.protocols(runner.server)
+        loop = asyncio.get_running_loop()
         try:
-            await site.start()
+            server = await loop.create_server(factory, settings.http_host, settings.http_port)
         except OSError as error:
             raise UnstaleError(
                 f"HTTP cannot listen on {settings.http_host}:{settings.http_port} ({error.strerror}); "
                 "another worker? Set UNSTALE_HTTP_PORT to a free port, or to 0 for any"
             ) from error
-        host, port = runner.addresses[0][:2]
+        host, port = server.sockets[0].getsockname()[:2]
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        if server is not None:
+            server.close()
         await runner.cleanup()
 
 
-def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.Application:
+def application(settings: WorkerSettings, status: Callable[[], Status], guard: Guard) -> web.Application:
     """Build the routes; every request calls ``status``."""
     metrics = Metrics(status)
 
@@ -65,9 +73,9 @@ def application(settings: WorkerSettings, status: Callable[[], Status]) -> web.A
     async def page(_: web.Request) -> web.Response:
         return _json(as_dict(status()))
 
-    middlewares = []
-    if settings.http_token is not None:
-        middlewares.append(_bearer(settings.http_token.get_secret_value()))
+    token = settings.http_token
+    access = own_hosts_only() if token is None else _bearer(token.get_secret_value())
+    middlewares: list[Middleware] = [guard.middleware, access]
     app = web.Application(middlewares=middlewares)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
