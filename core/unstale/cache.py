@@ -438,6 +438,7 @@ class Cache:
         """
         check_glob(pattern)
         self._check_open()
+        self._parts.rules.check_pattern(pattern)
         return await self._parts.writer.invalidate_pattern(pattern)
 
     def lock(self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0) -> Lock:
@@ -520,6 +521,7 @@ class Cache:
     def _check(self, key: str, model: Model | None, shared: bool) -> None:
         self._check_open()
         codec.check_key(key, own=self._tag)
+        self._parts.rules.check(key)
         if shared and model is not None:
             raise TypeError("shared=True returns plain frozen JSON: it cannot be combined with model=")
 

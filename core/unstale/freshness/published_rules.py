@@ -61,6 +61,20 @@ class KnownRules:
         self._rules, self.loaded = rules, True
         self._known.clear()
 
+    def check(self, key: str) -> None:
+        """Raise ValueError if a rule owns ``key``, but changes would remove another spelling of it."""
+        if self._rules.forms and key not in self._known:
+            self._look_up(key)
+
+    def check_pattern(self, pattern: str) -> None:
+        """Raise ValueError if ``pattern`` begins like keys of a rule, in another spelling of their value."""
+        rights = [right for form in self._rules.forms if (right := form.right_beginning(pattern))]
+        if rights and pattern not in rights:
+            raise ValueError(
+                f"pattern {pattern!r} matches no key that a rule owns, because changes write the value "
+                f"differently; use {rights[0]!r}"
+            )
+
     def owns(self, key: str) -> bool:
         """Return True if a rule owns ``key``."""
         return self._look_up(key)[0]
@@ -154,10 +168,30 @@ class KnownRules:
             self._warned.add(shape)
             logger.warning(sentence, *args)
 
+    def _can_change(self, key: str) -> bool:
+        """Return True if changes remove ``key``, which a pattern matches, and False if no row can have it.
+
+        Raises ValueError if they would remove another spelling of it.
+        """
+        right = self._rules.right_key(key) if self._rules.forms else key
+        if right is None:
+            self.warn_once(
+                key,
+                "%r looks like a key of a rule, but no row can have it, as the columns have other types: no "
+                "change removes it, so it is cached like a key that no rule owns",
+                key,
+            )
+        elif right != key:
+            raise ValueError(
+                f"cache key {key!r} is owned by a rule, but a change would remove it only as {right!r}; use "
+                "that spelling, which str() gives of the column's value"
+            )
+        return right is not None
+
     def _look_up(self, key: str) -> tuple[bool, float | None, float | None, bool]:
         known = self._known.get(key)
         if known is None:
-            owned = self._rules.owns(key)
+            owned = self._rules.owns(key) and self._can_change(key)
             known = self._known[key] = (
                 owned,
                 self._rules.ttl_of(key),

@@ -11,6 +11,7 @@ import orjson
 
 from unstale.errors import MessageError
 from unstale.protocol.globs import glob_regex
+from unstale.protocol.key_forms import KINDS, KeyForm, right_key, usable
 from unstale.protocol.names import Epoch, LogId
 
 VERSION: Final = 1
@@ -154,12 +155,15 @@ class PublishedRules:
         ttl: Pattern and seconds, in file order; the first match counts.
         refresh: For keys that are refreshed when they change: pattern, and seconds for which the old value
             may be served after a change (0: not at all). A glob may also match keys of another refresh.
+        forms: The spelling of the keys of each template whose columns' types tell. A pattern without a form
+            matches keys in any spelling.
     """
 
     hash: str = ""
     patterns: tuple[str, ...] = ()
     ttl: tuple[tuple[str, float], ...] = ()
     refresh: tuple[tuple[str, float], ...] = ()
+    forms: tuple[KeyForm, ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON that is stored under ``{unstale:0}:rules``."""
@@ -171,6 +175,8 @@ class PublishedRules:
         }
         if self.refresh:
             data["refresh"] = [list(pair) for pair in self.refresh]
+        if self.forms:
+            data["forms"] = [list(form) for form in self.forms]
         return orjson.dumps(data)
 
     @classmethod
@@ -184,12 +190,27 @@ class PublishedRules:
             _strings(data, "patterns"),
             _pairs(data, "ttl", zero=False),
             _pairs(data, "refresh", zero=True) if "refresh" in data else (),
+            _forms(data),
         )
 
     def owns(self, key: str) -> bool:
         """Return True if a rule owns ``key``, so that changes in the database invalidate it."""
         data = key.encode("utf-8", "surrogatepass")
         return any(glob_regex(pattern).match(data) for pattern in self.patterns)
+
+    def right_key(self, key: str) -> str | None:
+        """Return the spelling in which changes remove ``key``, which a pattern matches.
+
+        None means that no row can have such a key, so that no change ever removes it.
+        """
+        data, forms = key.encode("utf-8", "surrogatepass"), list[KeyForm]()
+        for pattern in self.patterns:
+            if glob_regex(pattern).match(data):
+                own = [form for form in self.forms if form.pattern == pattern]
+                if not own:
+                    return key
+                forms += own
+        return right_key(forms, key)
 
     def ttl_of(self, key: str) -> float | None:
         """Return the seconds of the first matching ``[ttl]`` pattern, or None."""
@@ -245,6 +266,23 @@ def _pairs(data: dict[str, object], name: str, *, zero: bool) -> tuple[tuple[str
             case _:
                 raise MessageError(f"the published rules' {name} is not made of [pattern, seconds]")
     return tuple(found)
+
+
+def _forms(data: dict[str, object]) -> tuple[KeyForm, ...]:
+    forms = data.get("forms", [])
+    if not isinstance(forms, list):
+        raise MessageError("the published rules' forms is not a list")
+    found: list[KeyForm] = []
+    for form in forms:
+        match form:
+            case [str() as pattern, [*literals], [*kinds]] if len(literals) == len(kinds) + 1 and all(
+                isinstance(text, str) for text in (*literals, *kinds)
+            ):
+                known = tuple(kind if kind in KINDS.values() else "" for kind in kinds)
+                found.append(KeyForm(pattern, tuple(literals), known))
+            case _:
+                raise MessageError("the published rules' forms is not made of [pattern, literals, kinds]")
+    return tuple(usable(found))
 
 
 def _optional(data: dict[str, object], name: str, *, limit: int) -> str:

@@ -1,9 +1,13 @@
 """Failures of a rule's fan-out query, for the log and for ``doctor``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from unstale_worker.rules import Watch
+
+ColumnTypes: TypeAlias = dict[Watch, Mapping[str, str]]
+"""The built-in types of the columns that fill a rule's templates; '' for any other type."""
 
 CAST_REMEDY: Final = "Return integers, text, uuid, bool or enums; cast the rest in the query: x::text."
 

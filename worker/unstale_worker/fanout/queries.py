@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from unstale_worker.fanout.failure import CAST_REMEDY, FanoutFailure, QueryFailed
+from unstale_worker.fanout.failure import CAST_REMEDY, ColumnTypes, FanoutFailure, QueryFailed
 from unstale_worker.fanout.statement import Connection, check_columns, failure_of, statement_for, values_of
 from unstale_worker.rules import Plan, Rules, Watch
 from unstale_worker.runtime.postgres_errors import ends_session
@@ -72,7 +72,11 @@ async def run_queries(
 
 
 async def check_queries(
-    connection: Connection, rules: Rules, *, timeout: float = TIMEOUT_SECONDS
+    connection: Connection,
+    rules: Rules,
+    types: ColumnTypes | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> list[FanoutFailure]:
     """Prepare every query and run it without a row, to find wrong SQL, missing rights and hiding policies.
 
@@ -83,9 +87,12 @@ async def check_queries(
         if watch.query is None:
             continue
         try:
-            await _check(connection, watch, timeout)
+            found = await _check(connection, watch, timeout)
         except QueryFailed as failed:
             failures.append(failed.failure)
+        else:
+            if types is not None:
+                types[watch] = found
     return failures
 
 
@@ -111,15 +118,17 @@ async def _run(connection: Connection, watch: Watch, plan: Plan, *, max_rows: in
             return
 
 
-async def _check(connection: Connection, watch: Watch, timeout: float) -> None:
+async def _check(connection: Connection, watch: Watch, timeout: float) -> dict[str, str]:
     """Prepare the query of one rule and run it without a row; raises `QueryFailed`."""
+    types: dict[str, str] = {}
 
     async def run() -> None:
         prepared = await connection.prepare(await statement_for(connection, watch))
-        check_columns(watch, prepared.get_attributes())
+        types.update(check_columns(watch, prepared.get_attributes()))
         await prepared.fetch([], *([] for _ in watch.row_columns))
 
     await _without_hidden_rows(connection, watch, timeout, run)
+    return types
 
 
 async def _without_hidden_rows(

@@ -85,13 +85,19 @@ def _places(watch: Watch, names: Sequence[str]) -> dict[str, int]:
     return {column: places[column] for column in wanted}
 
 
-def check_columns(watch: Watch, attributes: Sequence[asyncpg.Attribute]) -> None:
-    """Raise `QueryFailed` for a missing column, or a column whose type cannot be part of a key."""
+def check_columns(watch: Watch, attributes: Sequence[asyncpg.Attribute]) -> dict[str, str]:
+    """Return the types of the columns for the templates; '' for a type that is not built in.
+
+    Raises `QueryFailed` for a missing column, or a column whose type cannot be part of a key.
+    """
+    types: dict[str, str] = {}
     for column, place in _places(watch, [attribute.name for attribute in attributes]).items():
         kind = attributes[place].type
         if kind.kind != "scalar" or (kind.schema == "pg_catalog" and kind.name not in KEY_TYPES):
             problem = f"{display(column)} has the type {kind.name}, which cannot be part of a key"
             raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
+        types[column] = kind.name if kind.schema == "pg_catalog" else ""
+    return types
 
 
 def failure_of(watch: Watch, error: asyncpg.PostgresError) -> FanoutFailure:

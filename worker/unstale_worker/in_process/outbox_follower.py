@@ -17,9 +17,10 @@ from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import AgentSettings
 from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
+from unstale_worker.fanout.failure import ColumnTypes
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import PollPolicy
-from unstale_worker.observe.preflight import check_watches
+from unstale_worker.observe.preflight import check_watches, typed
 from unstale_worker.redis.state import Standing, StoredState, standing_after_read
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.logs import get_logger
@@ -132,10 +133,13 @@ class OutboxFollower:
         """Open the source and check that the captures report what the rules need."""
         source = await open_source(self._settings, session=SESSION)
         try:
-            check_watches(self._rules, (await source.watch_versions()).values())
+            versions = (await source.watch_versions()).values()
+            check_watches(self._rules, versions)
             await source.watch_states()  # called later again and again: say now if it is missing
-            for failure in await source.check_queries(self._rules):
+            types: ColumnTypes = {}
+            for failure in await source.check_queries(self._rules, types):
                 logger.error("a fan-out query fails; changes invalidate its patterns instead: %s", failure)
+            self._published = PublishedRules.decode(typed(self._rules, versions, types).published())
         except BaseException:
             await source.close()
             raise

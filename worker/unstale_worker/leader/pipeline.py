@@ -144,7 +144,13 @@ class Pipeline:
             verdict = standing(state, rules=self._rules.hash)
             match verdict:
                 case Standing.READY:
-                    return state
+                    published = self._rules.published()
+                    if await self._applier.published() == published:
+                        return state
+                    # The rules are the same, but the key is gone, or the types of columns have changed.
+                    log.info("publishing the rules again; new epoch")
+                    await self._applier.new_epoch(state, published=published)
+                    self._counters.epochs += 1
                 case Standing.OTHER_RUN:
                     log.warning("Redis is another server than before; new epoch", position=state.position)
                     await self._applier.new_epoch(state)

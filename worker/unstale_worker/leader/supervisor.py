@@ -12,9 +12,10 @@ from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.runtime.cancellation import background
 from unstale.settings import WorkerSettings
+from unstale_worker.fanout.failure import ColumnTypes
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.leader.term import Ends, Term
-from unstale_worker.observe.preflight import check_redis, check_watches
+from unstale_worker.observe.preflight import check_redis, check_watches, typed
 from unstale_worker.observe.status import Role, Status
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.client import open_redis
@@ -96,12 +97,15 @@ class Worker:
         self._health.redis = True
         source = await open_source(self._settings)
         try:
-            check_watches(self._rules, (await source.watch_versions()).values())
+            versions = (await source.watch_versions()).values()
+            check_watches(self._rules, versions)
             await source.watch_states()  # the leader calls it later: say now if it is missing
             self._health.database = True
-            for failure in await source.check_queries(self._rules):
+            types: ColumnTypes = {}
+            for failure in await source.check_queries(self._rules, types):
                 self._health.counters.failed(str(failure))
                 log.error("a fan-out query does not run", problem=str(failure))
+            self._rules = typed(self._rules, versions, types)
         finally:
             await source.close()
         log.info("servers checked", redis=server, source=source.kind, rules=self._rules.hash[:8])

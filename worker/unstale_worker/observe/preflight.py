@@ -17,6 +17,7 @@ from redis.exceptions import (
 
 from unstale.errors import MigrationMissing, UnsupportedServer
 from unstale_worker.captures.coverage import missing_columns, narrower_filter
+from unstale_worker.fanout.failure import ColumnTypes
 from unstale_worker.redis.applier import STATE, unavailable
 from unstale_worker.rules import Rules
 from unstale_worker.sources import WatchVersion
@@ -76,6 +77,16 @@ def server_version(server: Mapping[str, object]) -> tuple[str, tuple[int, ...]]:
     own = server.get("valkey_version")
     text = str(own or server.get("redis_version") or "0")
     return ("Valkey" if own else "Redis"), tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def typed(rules: Rules, versions: Iterable[WatchVersion], queries: ColumnTypes) -> Rules:
+    """Return the rules with the spelling of their keys, from the types of the database's columns."""
+    tables = {
+        (version.schema, version.table): dict(zip(version.key_columns, version.key_types, strict=False))
+        for version in versions
+        if version.current
+    }
+    return rules.typed(tables, queries)
 
 
 def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:

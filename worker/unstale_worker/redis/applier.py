@@ -178,15 +178,19 @@ class Applier:
         self._set_clock(reply[2])
         return bytes(reply[1]).decode()
 
-    async def new_epoch(self, state: StoredState) -> None:
-        """Begin a new epoch on another run, from the stored position."""
+    async def new_epoch(self, state: StoredState, *, published: bytes | None = None) -> None:
+        """Begin a new epoch from the stored position: on another run, or to let agents read ``published``."""
         header = script_header(
             channel=self._names.channel,
             fence=self._fence,
             position=state.position,
             new_epoch=secrets.token_hex(16),
         )
-        accepted(await self._run(NEW_EPOCH, [self._names.state, self._names.log], [header]))
+        keys, args = [self._names.state, self._names.log], [header]
+        if published is not None:
+            keys.append(self._names.rules)
+            args.append(published)
+        accepted(await self._run(NEW_EPOCH, keys, args))
 
     async def recover(
         self,

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from unstale.errors import RuleError, RuleErrors
+from unstale.protocol.key_forms import KINDS, KeyForm, usable
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import discovery, toml_lines
 from unstale_worker.rules.parse import RulesParser
@@ -43,6 +44,7 @@ class Rules:
             and comments do not change it. A different hash means that every owned key must be dropped.
         patterns: One Redis glob per template, sorted and unique: the keys that the rules own.
         refreshes: One per ``[refresh."..."]`` table, in file order; the first that matches a key counts.
+        forms: The spelling of keys, once the types of the columns are known; see `typed`.
 
     Example:
         >>> rules = Rules.parse('[[watch]]\\ntable = "profiles"\\nkeys = ["user:{id}:profile"]')
@@ -59,6 +61,7 @@ class Rules:
     hash: str
     patterns: tuple[str, ...]
     refreshes: tuple[RefreshSpec, ...] = ()
+    forms: tuple[KeyForm, ...] = ()
     _steps: dict[tuple[str, str, tuple[str, ...]], tuple[Step, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -105,7 +108,29 @@ class Rules:
     def published(self) -> bytes:
         """Return what agents need to know, as the JSON that is stored in Redis."""
         refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
-        return PublishedRules(hash=self.hash, patterns=self.patterns, ttl=self.ttl, refresh=refresh).encode()
+        return PublishedRules(self.hash, self.patterns, self.ttl, refresh, self.forms).encode()
+
+    def typed(
+        self,
+        tables: Mapping[tuple[str, str], Mapping[str, str]],
+        queries: Mapping[Watch, Mapping[str, str]],
+    ) -> "Rules":
+        """Return these rules with the `forms` of their keys. The hash stays: no cached value depends on them.
+
+        Args:
+            tables: The types of the columns of each table, by (schema, name) and column.
+            queries: The types of the columns that fill the templates of a rule with a query.
+        """
+        forms: list[KeyForm] = []
+        for watch in self.watches:
+            if watch.query is None:
+                types = tables.get((watch.table.schema, watch.table.name), {})
+            else:
+                types = queries.get(watch, {})
+            for template in watch.keys:
+                kinds = tuple(KINDS.get(types.get(column, ""), "") for column in template.columns)
+                forms.append(KeyForm(template.pattern, template.literals, kinds))
+        return replace(self, forms=tuple(usable(forms)))
 
     def refresh_of(self, key: str) -> RefreshSpec | None:
         """Return the first refresh in file order that matches ``key``, or None."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from unstale.protocol.messages import Snapshot
-from unstale_worker.fanout.failure import FanoutFailure
+from unstale_worker.fanout.failure import ColumnTypes, FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.sources.wakeups import WakeUps
 
@@ -36,6 +36,7 @@ class WatchVersion:
         current: True if captures write this version now.
         columns: Column filter of the current version: only changes of these columns (or of a key column)
             are written. None: all changes.
+        key_types: The built-in types of the key columns, in order; '' for any other type.
     """
 
     schema: str
@@ -43,6 +44,7 @@ class WatchVersion:
     key_columns: tuple[str, ...]
     current: bool = True
     columns: tuple[str, ...] | None = None
+    key_types: tuple[str, ...] = ()
 
 
 class WatchState(NamedTuple):
@@ -169,8 +171,11 @@ class Source(Protocol):
         """
         ...
 
-    async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
-        """Run every query of the rules without a row and return the failures. Changes nothing."""
+    async def check_queries(self, rules: Rules, types: ColumnTypes | None = None) -> list[FanoutFailure]:
+        """Run every query of the rules without a row and return the failures. Changes nothing.
+
+        ``types`` receives the types of the columns that fill the templates.
+        """
         ...
 
     async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:

@@ -12,7 +12,7 @@ import asyncpg
 from unstale.errors import DatabaseUnavailable, UnstaleError
 from unstale.protocol.names import APPLICATION_NAME
 from unstale_worker.fanout import queries
-from unstale_worker.fanout.failure import FanoutFailure
+from unstale_worker.fanout.failure import ColumnTypes, FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS, translate_errors
 from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
@@ -110,9 +110,14 @@ class OutboxSource:
             rows = await connection.fetch(statement("watch_versions"))
         self._versions = {
             (watch, version): WatchVersion(
-                schema, table, tuple(keys), bool(current), None if columns is None else tuple(columns)
+                schema,
+                table,
+                tuple(keys),
+                bool(current),
+                None if columns is None else tuple(columns),
+                tuple(types),
             )
-            for watch, version, schema, table, keys, current, columns in rows
+            for watch, version, schema, table, keys, current, columns, types in rows
         }
         return self._versions
 
@@ -132,10 +137,10 @@ class OutboxSource:
         async with self._query_connection() as connection:
             return await queries.run_queries(connection, rules, plan)
 
-    async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
+    async def check_queries(self, rules: Rules, types: ColumnTypes | None = None) -> list[FanoutFailure]:
         """See `Source.check_queries`."""
         async with self._query_connection() as connection:
-            return await queries.check_queries(connection, rules)
+            return await queries.check_queries(connection, rules, types)
 
     async def begin_term(self, consumer: str, fence: int) -> int:
         """Name the session after the term, and end the sessions of leaders with a lower fence."""

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from unstale.errors import DatabaseUnavailable, MigrationMissing
-from unstale_worker.fanout.failure import CAST_REMEDY, FanoutFailure, QueryFailed
+from unstale_worker.fanout.failure import CAST_REMEDY, ColumnTypes, FanoutFailure, QueryFailed
 from unstale_worker.fanout.queries import ARGUMENTS_A_RUN, MAX_ROWS
 from unstale_worker.fanout.statement import KEY_TYPES
 from unstale_worker.migration.query_function import query_hash
@@ -34,7 +34,7 @@ async def run_queries(rpc: Rpc, rules: Rules, plan: Plan, *, max_rows: int = MAX
     return failures
 
 
-async def check_queries(rpc: Rpc, rules: Rules) -> list[FanoutFailure]:
+async def check_queries(rpc: Rpc, rules: Rules, found: ColumnTypes | None = None) -> list[FanoutFailure]:
     """Run every query without a row and return the failures. Changes nothing.
 
     Raises `DatabaseUnavailable`, and `MigrationMissing` with the queries for whose current text the database
@@ -46,7 +46,7 @@ async def check_queries(rpc: Rpc, rules: Rules) -> list[FanoutFailure]:
         if watch.query is None:
             continue
         try:
-            await _ask(rpc, watch, [], most=1)
+            await _ask(rpc, watch, [], most=1, found=found)
         except QueryFailed as failed:
             if failed.failure.code == NO_SUCH_QUERY:
                 missing.append(f"line {watch.line} (query for {watch.table})")
@@ -77,10 +77,12 @@ async def _run(rpc: Rpc, watch: Watch, plan: Plan, *, max_rows: int) -> None:
             watch.expand(dict(zip(columns_of(watch.keys), texts, strict=False)), plan)
 
 
-async def _ask(rpc: Rpc, watch: Watch, given: list[Any], *, most: int) -> list[list[Any]]:
+async def _ask(
+    rpc: Rpc, watch: Watch, given: list[Any], *, most: int, found: ColumnTypes | None = None
+) -> list[list[Any]]:
     """Run a query for the ``given`` changed rows and return the columns the keys need.
 
-    Raises `QueryFailed`.
+    ``found`` receives their types. Raises `QueryFailed`.
     """
     try:
         answer = await rpc.ask(
@@ -95,6 +97,11 @@ async def _ask(rpc: Rpc, watch: Watch, given: list[Any], *, most: int) -> list[l
             if (schema == "pg_catalog" and name not in KEY_TYPES) or kind not in ("b", "e", "d"):
                 problem = f"{display(column)} has the type {name}, which cannot be part of a key"
                 raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))
+        if found is not None:
+            found[watch] = {
+                column: name if schema == "pg_catalog" else ""
+                for column, (schema, name, _) in zip(wanted, types, strict=False)
+            }
         if wanted and not all(isinstance(value, str | int | None) for row in rows for value in row):
             problem = "a column has a type that cannot be part of a key"
             raise QueryFailed(FanoutFailure(watch, problem, CAST_REMEDY))

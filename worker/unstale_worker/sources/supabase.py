@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from unstale.errors import DatabaseUnavailable
-from unstale_worker.fanout.failure import FanoutFailure
+from unstale_worker.fanout.failure import ColumnTypes, FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
@@ -97,9 +97,14 @@ class SupabaseSource:
         try:
             self._versions = {
                 (int(watch), int(version)): WatchVersion(
-                    schema, table, tuple(keys), bool(current), None if columns is None else tuple(columns)
+                    schema,
+                    table,
+                    tuple(keys),
+                    bool(current),
+                    None if columns is None else tuple(columns),
+                    tuple(*types),
                 )
-                for watch, version, schema, table, keys, current, columns in answer
+                for watch, version, schema, table, keys, current, columns, *types in answer
             }
         except (TypeError, ValueError) as error:
             raise unreadable("unstale_watches") from error
@@ -117,9 +122,9 @@ class SupabaseSource:
         """See `Source.run_queries`; each query is a function that `unstale migration` wrote."""
         return await run_queries(self._rpc, rules, plan)
 
-    async def check_queries(self, rules: Rules) -> list[FanoutFailure]:
+    async def check_queries(self, rules: Rules, types: ColumnTypes | None = None) -> list[FanoutFailure]:
         """See `Source.check_queries`; raises `MigrationMissing` if the function of a query is missing."""
-        return await check_queries(self._rpc, rules)
+        return await check_queries(self._rpc, rules, types)
 
     async def purge(self, *, rows: int, retention: float | None, outbox_max_rows: int | None) -> int:
         """See `Source.purge`."""

@@ -214,6 +214,9 @@ class Tools:
             raise
         except RedisUnavailable as error:
             raise ToolError("Redis does not answer at the moment. Try again later.") from error
+        except ValueError as error:  # the user's id is spelled as no key of a rule is
+            logger.warning("the tool %s failed: %s", name, error)
+            raise ToolError(f"{name} was refused: {error}.") from error
         except (CacheClosed, PoolClosed) as error:
             raise ToolError("The agent is shutting down; its cache and connections are closed.") from error
         except Exception as error:
