@@ -316,3 +316,50 @@ async def test_a_broken_connection_is_raised_not_blamed_on_the_query(
     assert plan.queries
     assert not plan.patterns
     await other.close()
+
+
+ALTERED = {
+    "a type": "alter table public.members alter column user_id type text",
+    "a type of what is compared": "alter table public.members alter column org_id type int",
+    "a column more": "alter table public.members add column more int",
+    "a column less": "alter table public.members drop column note",
+    "another table of the name": (
+        "alter table public.members rename to old; create table public.members as table public.old"
+    ),
+    "a view of the name": (
+        "alter table public.members rename to old; create view public.members as "
+        "select org_id::int, user_id::text from public.old"
+    ),
+    "the argument's type": "alter table public.organizations alter column id type int",
+    "statements gone, as behind a pooler": "deallocate all",
+}
+
+
+@pytest.mark.parametrize("change", ALTERED)
+@pytest.mark.parametrize("query", [MEMBERS, "select * from public.members where org_id = {id}"])
+async def test_a_table_that_is_altered_costs_no_pattern(
+    connection: Connection, empty_database: Database, change: str, query: str
+) -> None:
+    """Postgres refuses what it has kept: "cached plan must not change result type" and the like."""
+    given = rules(query)
+    for _ in range(7):  # from the sixth run on, Postgres keeps a plan of a prepared statement
+        await planned(connection, given, ("1",))
+    if change.startswith("statements"):
+        await connection.execute(ALTERED[change])
+    else:
+        other = await asyncpg.connect(empty_database.superuser_dsn)
+        await other.execute(ALTERED[change])
+        await other.close()
+    plan = await planned(connection, given, ("1",))
+    assert set(plan.keys) == {"user:11:settings", "user:12:settings"}
+    assert plan.patterns == set()
+
+
+async def test_a_query_that_is_refused_twice_has_failed(connection: Connection) -> None:
+    given = rules(MEMBERS)
+    await planned(connection, given, ("1",))
+    await connection.execute("drop table public.members")
+    plan = plan_of(given, ("1",))
+    (failure,) = await run_queries(connection, given, plan)
+    assert failure.code == "42P01"
+    assert plan.patterns == {"user:*:settings"}

@@ -44,7 +44,8 @@ async def run_queries(
     """Run the pending queries of ``plan`` and add their keys and patterns to it.
 
     Each query runs once for up to `ARGUMENTS_A_RUN` changed rows, in a separate read-only transaction, so it
-    sees at least the changes of the batch. Afterwards ``plan.queries`` is empty.
+    sees at least the changes of the batch. One that Postgres refuses is run again as a fresh statement, and
+    fails if that is refused too. Afterwards ``plan.queries`` is empty.
 
     Args:
         connection: A session without an open transaction.
@@ -63,7 +64,14 @@ async def run_queries(
     failures: list[FanoutFailure] = []
     for watch in [watch for watch in rules.watches if watch in plan.queries]:
         try:
-            await _run(connection, watch, plan, max_rows=max_rows, timeout=timeout)
+            try:
+                await _run(connection, watch, plan, max_rows=max_rows, timeout=timeout)
+            except QueryFailed as failed:
+                if failed.failure.code is None:  # too slow, or a result of a wrong type
+                    raise
+                # A table that was altered refuses the statements that asyncpg and Postgres have kept, once.
+                await connection.reload_schema_state()
+                await _run(connection, watch, plan, max_rows=max_rows, timeout=timeout)
         except QueryFailed as failed:
             plan.patterns.update(watch.patterns)
             failures.append(failed.failure)

@@ -26,7 +26,13 @@ async def run_queries(rpc: Rpc, rules: Rules, plan: Plan, *, max_rows: int = MAX
     failures: list[FanoutFailure] = []
     for watch in [watch for watch in rules.watches if watch in plan.queries]:
         try:
-            await _run(rpc, watch, plan, max_rows=max_rows)
+            try:
+                await _run(rpc, watch, plan, max_rows=max_rows)
+            except QueryFailed as failed:
+                if failed.failure.code in (None, TIMED_OUT, NO_SUCH_QUERY):
+                    raise
+                # A table that was altered refuses the statements that Postgres has kept, once a session.
+                await _run(rpc, watch, plan, max_rows=max_rows)
         except QueryFailed as failed:
             plan.patterns.update(watch.patterns)
             failures.append(failed.failure)

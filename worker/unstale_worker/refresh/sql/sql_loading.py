@@ -44,7 +44,6 @@ class Statements:
     def __init__(self, *, pooled: bool) -> None:
         self._pooled = pooled
         self._known: dict[str, Statement] = {}
-        self._fresh = 0
 
     async def begin(self, connection: Connection) -> None:
         """Set up a fresh session for loaders."""
@@ -67,17 +66,13 @@ class Statements:
         """Return the statement of ``spec``; see `statement_for`."""
         known = self._known.get(spec.template.text)
         if known is None:
-            built = await statement_for(connection, spec)
-            # A text of its own: asyncpg and Postgres keep nothing of a statement that was refused.
-            own = f"\n-- {self._fresh}" if self._fresh else ""
-            known = Statement(built.sql + own, built.plain + own, built.fields)
-            self._known[spec.template.text] = known
+            known = self._known[spec.template.text] = await statement_for(connection, spec)
         return known
 
-    def forget(self, spec: RefreshSpec) -> None:
+    async def forget(self, connection: Connection, spec: RefreshSpec) -> None:
         """Build and prepare the statement anew next time."""
-        if self._known.pop(spec.template.text, None) is not None:
-            self._fresh += 1
+        self._known.pop(spec.template.text, None)
+        await connection.reload_schema_state()  # drops what asyncpg has prepared, too
 
 
 async def load(
@@ -124,7 +119,7 @@ async def _refused(
     try:
         await _attempt(connection, statements, spec, keys, into)
     except LoaderProblem as problem:
-        statements.forget(spec)
+        await statements.forget(connection, spec)
         return problem
     return None
 
