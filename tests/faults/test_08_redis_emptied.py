@@ -7,6 +7,8 @@ another epoch (`Freshness.adopt`) and on a log behind what they have seen.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 from redis.asyncio import Redis
@@ -16,7 +18,7 @@ from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale import Cache
 from unstale.freshness.trust import Freshness
-from unstale.protocol.names import Epoch, LogId
+from unstale.protocol.names import Epoch, LogId, Names
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, StoredState
@@ -129,6 +131,117 @@ async def test_any_of_its_own_keys_may_be_evicted(
             await stage.write(user)
         await stage.settled(redis)
         assert await stage.read(1) == 2
+        await stage.settled(redis)
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("lost", ["delete", "overwrite", "another type"])
+async def test_rules_that_redis_lost_are_published_again(
+    database: Database, redis_url: str, lost: str, away: bool
+) -> None:
+    """An agent that starts afterwards knows the rules: while the worker runs, or after its next start."""
+    async with staged(database.dsn, redis_url) as (stage, redis), AsyncExitStack() as workers:
+        await workers.enter_async_context(running_worker(database.worker_dsn, redis_url))
+        await stage.open_agent()
+        await stage.warm()
+        before = await redis.get("{unstale:0}:rules")
+        if away:
+            await workers.aclose()
+        if lost == "overwrite":
+            await redis.set("{unstale:0}:rules", b"{}")
+        else:
+            await redis.delete("{unstale:0}:rules")
+        if lost == "another type":
+            await redis.rpush("{unstale:0}:rules", b"x")
+        if away:
+            await workers.enter_async_context(running_worker(database.worker_dsn, redis_url))
+
+        async def back() -> bool:
+            return await redis.type("{unstale:0}:rules") == b"string" and (
+                await redis.get("{unstale:0}:rules") == before
+            )
+
+        await eventually(back, message="the rules are published")
+        new = await stage.open_agent()
+        await eventually(lambda: new.inspect().rules.owns(key_of(1)), message="the new agent knows the rules")
+        assert await stage.read(1, agent=1) == 1
+        await stage.write(1)
+        await stage.settled(redis)
+
+
+REFRESHED = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile"]
+
+[refresh."user:{user_id}:profile"]
+loader = "sql"
+query = "select version as value from public.profiles where id = {user_id}"
+debounce = "%s"
+serve_stale = "2s"
+"""
+OWN = ("state", "rules", "log", "leader", "refresh", "dead", "refreshed", "refresh-workers", "locks")
+"""Every key of unstale's own without a key of the user's or a pattern in its name; all others have a TTL."""
+
+
+def test_no_own_key_is_forgotten_here() -> None:
+    names = Names()
+    own = {getattr(names, name) for name in dir(Names) if isinstance(getattr(Names, name), property)}
+    keys = {name for name in own if isinstance(name, str)} - {names.tag, names.channel}
+    assert keys == {f"{names.tag}:{name}" for name in OWN}
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("name", OWN)
+async def test_each_of_its_own_keys_may_vanish_alone(
+    database: Database, redis_url: str, name: str, away: bool
+) -> None:
+    """While all runs, and between two workers; afterwards new and old agents agree with the database."""
+    async with staged(database.dsn, redis_url) as (stage, redis), AsyncExitStack() as workers:
+        await stage.db.execute("grant select on profiles to unstale_worker")
+        start = partial(running_worker, database.worker_dsn, redis_url, rules=REFRESHED % "50ms")
+        await workers.enter_async_context(start())
+        await stage.open_agent()
+        await stage.warm()
+        async with stage.agents[0].lock("some") as lock:
+            before = lock.fence
+        if away:
+            await workers.aclose()
+        await stage.write(1)
+        await redis.delete(f"{{unstale:0}}:{name}")
+        await stage.write(2)
+        if away:
+            await workers.enter_async_context(start())
+        await stage.settled(redis)
+        await stage.open_agent()
+        for agent in (0, 1):
+            assert [await stage.read(user, agent) for user in (1, 2)] == [2, 2]
+            async with stage.agents[agent].lock("some") as lock:
+                assert before is not None
+                assert lock.fence is not None
+                assert lock.fence > before
+        await stage.write(1)
+        await stage.settled(redis)
+        kept = [f"{{unstale:0}}:{kept}" for kept in ("state", "rules", "log", "leader")]
+        assert await redis.exists(*kept) == len(kept)
+
+
+async def test_a_lost_refresh_set_costs_no_more_than_the_bound(database: Database, redis_url: str) -> None:
+    """Nothing refreshes the key any more; its old value ends with `serve_stale`, and a reader loads it."""
+    async with (
+        staged(database.dsn, redis_url) as (stage, redis),
+        running_worker(database.dsn, redis_url, rules=REFRESHED % "1h"),
+    ):
+        await stage.open_agent()
+        await stage.warm()
+        await stage.write(1)
+        await stage.applied(redis)
+        await redis.delete("{unstale:0}:refresh")
+
+        async def fresh() -> bool:
+            return await stage.read(1) == 2
+
+        await eventually(fresh, message="a reader loads the key")
         await stage.settled(redis)
 
 

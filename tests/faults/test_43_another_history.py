@@ -18,6 +18,7 @@ from faults.stage import Stage, staged
 from servers import Database, eventually
 from servers.dumps import dump, restore
 from unstale import WaitTimeout
+from unstale_worker.captures import monitor
 from unstale_worker.sources.outbox import OutboxSource
 from workers import SCHEMA, connected, running_worker, seams, state_of
 
@@ -142,6 +143,37 @@ async def test_an_older_state_comes_back_while_the_worker_runs(
             assert await stage.read(2) == 2
             with pytest.raises((WaitTimeout, ValueError)):  # the transaction never happened
                 await stage.agents[0].wait_for(token, timeout=0.1)
+
+
+async def test_a_worker_with_the_owners_rights_meets_half_a_restore(
+    database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could take its position before the data is there, and no capture reports how the data comes."""
+    monkeypatch.setattr(monitor, "REPEAT_EVERY", 0.1)
+    async with connected(database.dsn) as db:
+        await db.execute(SCHEMA)
+        await db.execute("insert into profiles select g, 'x', 1 from generate_series(1, 20) g")
+    async with (
+        older_copies(database, tmp_path) as file,
+        staged(database.dsn, redis_url, schema=False) as (stage, redis),
+        running_worker(database.superuser_dsn, redis_url),
+    ):
+        await stage.open_agent()
+        async with connected(database.superuser_dsn) as db:
+            await db.execute("drop schema unstale cascade; drop table profiles")
+        await restore(database, file, "--section=pre-data", errors=True)
+        async with reconnected(stage, database):
+            await follows_this_history(database, redis)
+            await stage.warm()
+            assert await stage.read(1) is None
+            await restore(database, file, "--section=data", errors=True)
+            await restore(database, file, "--section=post-data", errors=True)
+
+            async def fresh() -> bool:
+                return await stage.read(1) == 1
+
+            await eventually(fresh, message="the keys are invalidated once more")
+            await stage.settled(redis)
 
 
 async def test_another_database_of_the_same_server(

@@ -72,6 +72,15 @@ class CaptureMonitor:
             self._unread |= whole
             self._due = min(self._due, self._checked + LEAST_PAUSE)
 
+    async def restored(self) -> None:
+        """Check the captures of a database that was restored or exchanged; call it before the first read.
+
+        A restore may not be complete, and creates triggers after the data. Until the captures are whole,
+        `check_if_due` asks for their patterns again and again.
+        """
+        self._unread.clear()
+        await self.check()
+
     async def check_if_due(self) -> frozenset[str]:
         """Check if it is time, see `check`; else return nothing."""
         return await self.check() if self.due_in() == 0 else frozenset()

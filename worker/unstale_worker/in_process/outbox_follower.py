@@ -168,6 +168,8 @@ class OutboxFollower:
                 )
                 self._place = None
                 self._feed.lost()
+                if self._captures is not None and standing is not Standing.PURGED:
+                    await self._captures.restored()
                 return found
             await self._apply(source, page)
             # Only now: after an error before this line, the page is read again.

@@ -67,6 +67,7 @@ class Pipeline:
         self._captures = CaptureMonitor(
             source, rules, logger=log, known=health.coverage, report=self._covered
         )
+        self._publish_rules_at = 0.0
         self._state: StoredState | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -121,10 +122,20 @@ class Pipeline:
         self._watermarks.seen = seen
         self._counters.caught_up(began)
         await self._watermarks.publish_if_due(state)
+        await self._keep_published(state)
         if patterns := await self._captures.check_if_due():
             await self._invalidate(state, page, patterns)
         self._state = state
         return found
+
+    async def _keep_published(self, state: StoredState) -> None:
+        """Publish the rules again if Redis lost them; looked at as often as a watermark is due."""
+        now = time.monotonic()
+        if now < self._publish_rules_at:
+            return
+        self._publish_rules_at = now + self._watermarks.interval
+        if await self._applier.keep_published(state, self._rules.published()):
+            log.warning("Redis had lost the published rules; they are published again")
 
     async def _invalidate(self, state: StoredState, page: Page, patterns: Collection[str]) -> None:
         """Invalidate patterns without a change that asks for it; the position does not move."""
@@ -183,6 +194,10 @@ class Pipeline:
         else:
             log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
         self._health.first_start = False
+        if why in (Standing.OTHER_DATABASE, Standing.WENT_BACK):
+            await (
+                self._captures.restored()
+            )  # before the snapshot: later changes are captured, or said not to be
         self._watermarks.seen = await self._applier.recover(
             state,
             rules=self._rules.hash,

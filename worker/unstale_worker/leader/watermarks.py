@@ -15,6 +15,7 @@ class Watermarks:
     """Publishes soon after a change was applied, and otherwise at a steady interval.
 
     Attributes:
+        interval: Seconds between two watermarks while nothing changes.
         seen: The newest read that is applied as a whole; None before the first.
         primary_until: What stood in the state at Redis' newest reply.
 
@@ -25,7 +26,7 @@ class Watermarks:
     """
 
     def __init__(self, applier: Applier, counters: WorkerCounters, *, interval: float) -> None:
-        self._applier, self._counters, self._interval = applier, counters, interval
+        self._applier, self._counters, self.interval = applier, counters, interval
         self._published_at = 0.0
         self._change_pending = False
         self.seen: Seen | None = None
@@ -36,7 +37,7 @@ class Watermarks:
 
     def due_in(self) -> float:
         """Return the seconds until the next watermark is due."""
-        spacing = SPACING if self._change_pending else self._interval
+        spacing = SPACING if self._change_pending else self.interval
         return max(0.0, self._published_at + spacing - time.monotonic())
 
     def may_join(self) -> bool:
@@ -59,7 +60,7 @@ class Watermarks:
 
     async def publish_between_pages(self, state: StoredState) -> None:
         """Repeat the watermark of the last batch while a long one goes on, so that agents stay attached."""
-        if time.monotonic() - self._published_at >= self._interval:
+        if time.monotonic() - self._published_at >= self.interval:
             await self._publish(state)
 
     async def _publish(self, state: StoredState) -> None:

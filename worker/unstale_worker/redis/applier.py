@@ -5,6 +5,7 @@ or its reply is lost, the worker reads the state and starts again. Only the last
 position, and it is sent only after all others were acknowledged.
 """
 
+import hashlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -38,6 +39,7 @@ DROP: Final = Script("unstale_worker.redis", "drop")
 RECOVER: Final = Script("unstale_worker.redis", "recover")
 NEW_EPOCH: Final = Script("unstale_worker.redis", "new_epoch")
 WATERMARK: Final = Script("unstale_worker.redis", "watermark")
+RULES: Final = Script("unstale_worker.redis", "rules")
 
 PIPELINED: Final = 16
 """Scripts sent before their replies are awaited: hides the round trip, and Redis serves others in between."""
@@ -228,6 +230,18 @@ class Applier:
         keys = [self._names.state, self._names.log, self._names.rules]
         accepted(await self._run(RECOVER, keys, [header, published]))
         return seen
+
+    async def keep_published(self, state: StoredState, published: bytes) -> bool:
+        """Publish the rules again if Redis lost them; return True if it had."""
+        keys = [self._names.state, self._names.log, self._names.rules]
+        header = script_header(fence=self._fence, epoch=state.epoch, position=state.position)
+        arguments: list[Argument] = [header, hashlib.sha1(published, usedforsecurity=False).hexdigest()]
+        reply = await self._run(RULES, keys, [*arguments, b""])
+        accepted(reply)
+        if reply[1]:
+            return False
+        accepted(await self._run(RULES, keys, [*arguments, published]))
+        return True
 
     async def published(self) -> bytes | None:
         """Return the rules that are published now."""
