@@ -108,9 +108,23 @@ comment on table unstale.versions is 'What each (watch, version) meant. Never de
 create table if not exists unstale.captured (
     watch    integer  not null,
     relation regclass not null,
+    carries  boolean  not null default true,
     constraint captured_pkey primary key (watch, relation)
 );
 comment on table unstale.captured is 'The tables whose DDL concerns a watch: see unstale.family().';
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_attribute as a
+        where a.attrelid = 'unstale.captured'::regclass and a.attname = 'carries' and not a.attisdropped
+    ) then
+        -- A database that was migrated before there was this column.
+        alter table unstale.captured add column carries boolean not null default true;
+    end if;
+end
+$$;
+comment on column unstale.captured.carries is 'True if the table carries the captures of the watch.';
+create index if not exists captured_relation_idx on unstale.captured (relation);
 
 create table if not exists unstale.horizon (
     only_row boolean not null default true,

@@ -9,6 +9,18 @@
 -- Locks:  none. Re-running replaces the functions.
 -- Undo:   drop the functions created below, after those of unstale_watch.
 
+do $$
+begin
+    -- Of an earlier state, and called by nothing now.
+    if pg_catalog.to_regprocedure('unstale.compare_expression(text, oid)') is not null then
+        drop function unstale.compare_expression(text, oid);
+    end if;
+    if pg_catalog.to_regprocedure('unstale.describe(integer)') is not null then
+        drop function unstale.describe(integer);
+    end if;
+end
+$$;
+
 create or replace function unstale.base_type(type oid) returns oid
 language sql stable set search_path = ''
 as $$
@@ -65,8 +77,6 @@ as $$
 $$;
 comment on function unstale.key_bytes(oid) is 'About how many bytes a key element of this type takes in an entry.';
 
-drop function if exists unstale.compare_expression(text, oid);
-
 create or replace function unstale.match_expression(column_name text, type oid) returns text
 language sql stable set search_path = ''
 as $$
@@ -86,31 +96,50 @@ $$;
 comment on function unstale.match_expression(text, oid) is 'SQL for a primary key column of row r, to match old and new rows.';
 
 create or replace function unstale.family(relation oid) returns table (member oid, kind "char", place text)
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
+declare
     -- A statement fires the statement triggers of the table it names and of no other. So partitions of every level and
     -- tables that inherit need captures of their own, and so does every table through which one of them can be written:
     -- a parent that nobody watches, of a partition that somebody does.
-    with recursive below as (
-        select relation as member
-        union
-        select i.inhrelid from below as t join pg_catalog.pg_inherits as i on i.inhparent = t.member
-    ), above as (
-        select b.member from below as b
-        union
-        select i.inhparent from above as t join pg_catalog.pg_inherits as i on i.inhrelid = t.member
-    ), whole as (
-        select a.member from above as a
-        union
-        select i.inhrelid from whole as t join pg_catalog.pg_inherits as i on i.inhparent = t.member
-    )
-    select t.member, c.relkind, case
-        when t.member in (select b.member from below as b) then 'below'
-        when t.member in (select a.member from above as a) then 'above'
-        else 'beside'
-    end
-    -- Temporary children: only their own session sees them, and nobody else may create triggers on them.
-    from whole as t join pg_catalog.pg_class as c on c.oid = t.member and c.relpersistence <> 't'
+    below  oid[] := array[relation];
+    above  oid[] := '{}';
+    beside oid[] := '{}';
+    level  oid[] := below;
+begin
+    -- Level by level: with a recursive query the planner expects billions of rows, and reads all of pg_inherits.
+    loop
+        level := array(
+            select i.inhrelid from pg_catalog.pg_inherits as i where i.inhparent = any (level)
+            except select b from pg_catalog.unnest(below) as b);
+        exit when level = '{}';
+        below := below || level;
+    end loop;
+    level := below;
+    loop
+        level := array(
+            select i.inhparent from pg_catalog.pg_inherits as i where i.inhrelid = any (level)
+            except select b from pg_catalog.unnest(below || above) as b);
+        exit when level = '{}';
+        above := above || level;
+    end loop;
+    level := above;
+    while level <> '{}' loop
+        level := array(
+            select i.inhrelid from pg_catalog.pg_inherits as i where i.inhparent = any (level)
+            except select b from pg_catalog.unnest(below || above || beside) as b);
+        beside := beside || level;
+    end loop;
+    return query
+        select t.member, c.relkind, t.place
+        from (
+            select b.member, 'below' as place from pg_catalog.unnest(below) as b(member)
+            union all select a.member, 'above' from pg_catalog.unnest(above) as a(member)
+            union all select o.member, 'beside' from pg_catalog.unnest(beside) as o(member)
+        ) as t
+        -- Temporary children: only their own session sees them, and nobody else may create triggers on them.
+        join pg_catalog.pg_class as c on c.oid = t.member and c.relpersistence <> 't';
+end
 $$;
 comment on function unstale.family(oid) is
     'A table and all below it (partitions, children); all above these (parents); and what is beside it, below a parent.';
@@ -176,8 +205,19 @@ as $$
 $$;
 comment on function unstale.follows_ddl() is 'Whether the event triggers are in place.';
 
+create or replace function unstale.misplaced(watch_id integer, relation oid) returns boolean
+language sql stable set search_path = ''
+as $$
+    select not exists (
+        select from unstale.captured as k
+        where k.watch = watch_id and k.relation = misplaced.relation and k.carries
+    )
+$$;
+comment on function unstale.misplaced(integer, oid) is
+    'True if a table has a trigger of a watch it does not belong to: it came with a dump.';
+
 create or replace function unstale.describe(
-    watch_id integer,
+    watch_id integer, whole text default null,
     out problem text, out transition boolean, out bodies jsonb
 )
 language plpgsql stable set search_path = ''
@@ -197,6 +237,7 @@ declare
     image      text;      -- the columns of row r by which an old and a new row are compared
     side       constant text := 'select true as there, %s, %s, row(%s) as image from %s as r'; -- of that comparison
     everything text;
+    start      text;      -- of every body
     parent     regclass;  -- a table above, if there is one
     keyless    regclass;  -- one that lacks a key column
     child      regclass;  -- a table below that is no partition
@@ -225,11 +266,21 @@ declare
             return null;
         else
 $q$;
+    -- A dump of one table brings its triggers along, to a database where their number means another table. A trigger
+    -- on the watched table itself is known by the table's oid, one on a partition or parent by its argument. After a
+    -- restore of everything both are outdated, and misplaced() decides.
     head       constant text := $q$
 declare
     _id pg_catalog.int8;
     _row pg_catalog.record;
 begin
+    if tg_relid operator(pg_catalog.<>) %1$s::pg_catalog.oid
+        and (tg_argv[0] operator(pg_catalog.=)
+            ('%1$s:' operator(pg_catalog.||) tg_relid::pg_catalog.text)) is not true
+        and unstale.misplaced(%2$s, tg_relid)
+    then
+        return null;
+    end if;
     _id := (pg_catalog.pg_current_wal_insert_lsn() operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn);
 $q$;
     tail_of_guard constant text := $q$
@@ -270,8 +321,19 @@ $q$;
         'delete', 'exists (select from old_rows)');
 begin
     select * into strict w from unstale.watched as x where x.id = watch_id;
+    start := pg_catalog.format(head, w.relation::oid, w.id);
     everything := pg_catalog.format(
         '    insert into unstale.outbox (id, watch, version, keys) values (_id, %s, %s, null);', w.id, w.version);
+    bodies := pg_catalog.jsonb_build_object('truncate', start || everything || tail);
+    problem := whole;
+    if whole is not null then
+        -- These look at nothing: neither at columns nor at transition tables.
+        transition := false;
+        foreach operation in array '{insert,update,delete}'::text[] loop
+            bodies := bodies || pg_catalog.jsonb_build_object(operation, start || everything || tail);
+        end loop;
+        return;
+    end if;
 
     select
         pg_catalog.string_agg(unstale.key_expression(r.name, r.type), ', ' order by r.ordinal) as listed,
@@ -286,18 +348,24 @@ begin
     into keys
     from unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r;
 
-    -- Postgres gathers no transition rows from foreign tables; from version 18 on it refuses to.
-    transition := not exists (select from unstale.family(w.relation) as f where f.kind = 'f');
-    -- Through a parent, rows are seen with its columns, and those of its other children come along: as keys, they cost
-    -- a miss. (A child may be keyed by a column that its parent lacks; a partition cannot.)
-    select f.member into parent from unstale.family(w.relation) as f where f.place = 'above' limit 1;
-    select f.member into keyless
-    from unstale.family(w.relation) as f, unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r
-    where f.place = 'above' and r.name is not null and not exists (
-        select from pg_catalog.pg_attribute as a
-        where a.attrelid = f.member and a.attname = r.name and a.attnum > 0 and not a.attisdropped
-    )
-    limit 1;
+    select
+        -- Postgres gathers no transition rows from foreign tables; from version 18 on it refuses to.
+        not coalesce(pg_catalog.bool_or(f.kind = 'f'), false),
+        pg_catalog.min(f.member) filter (where f.place = 'above'),
+        pg_catalog.min(f.member) filter (where f.place = 'below' and f.member <> w.relation and not c.relispartition)
+    into transition, parent, child
+    from unstale.family(w.relation) as f join pg_catalog.pg_class as c on c.oid = f.member;
+    if parent is not null then
+        -- Through a parent, rows are seen with its columns, and those of its other children come along: as keys, they
+        -- cost a miss. (A child may be keyed by a column that its parent lacks; a partition cannot.)
+        select f.member into keyless
+        from unstale.family(w.relation) as f, unstale.resolve(w.relation, w.key_columns, w.key_numbers) as r
+        where f.place = 'above' and r.name is not null and not exists (
+            select from pg_catalog.pg_attribute as a
+            where a.attrelid = f.member and a.attname = r.name and a.attnum > 0 and not a.attisdropped
+        )
+        limit 1;
+    end if;
     problem := case
         when not transition then 'a partition or child is a foreign table'
         when keyless is not null then pg_catalog.format('its parent %s has no such key column', keyless)
@@ -306,10 +374,9 @@ begin
         when keys.unsupported is not null then
             pg_catalog.format('key column %I has a type that is not supported', keys.unsupported)
     end;
-    bodies := pg_catalog.jsonb_build_object('truncate', head || everything || tail);
     if problem is not null then
         foreach operation in array '{insert,update,delete}'::text[] loop
-            bodies := bodies || pg_catalog.jsonb_build_object(operation, head
+            bodies := bodies || pg_catalog.jsonb_build_object(operation, start
                 || case when transition
                     then pg_catalog.format(E'    if not %s then\n        return null;\n    end if;\n', any_row ->> operation)
                     else '' end
@@ -335,9 +402,6 @@ begin
             pg_catalog.min(r.label) filter (where r.generated = 'v') as virtual
         into cols
         from unstale.resolve(w.relation, w.columns, w.column_numbers) as r;
-        select f.member into child
-        from unstale.family(w.relation) as f join pg_catalog.pg_class as c on c.oid = f.member
-        where f.place = 'below' and f.member <> w.relation and not c.relispartition limit 1;
         problem := case
             when cols.gone is not null then pg_catalog.format('filter column %I is gone', cols.gone)
             when cols.virtual is not null then
@@ -474,7 +538,7 @@ $q$,            tuple, keys.width, image, w.id, w.version);
                 case when operation = 'update' then ' and t.old operator(pg_catalog.=) t.tuples' else '' end,
                 any_row ->> operation)
         end;
-        bodies := bodies || pg_catalog.jsonb_build_object(operation, head || guard || single || sliced || pg_catalog.format(
+        bodies := bodies || pg_catalog.jsonb_build_object(operation, start || guard || single || sliced || pg_catalog.format(
 $q$        insert into unstale.outbox (id, watch, version, keys)
         select _id operator(pg_catalog.+) c.chunk, %1$s, %2$s, pg_catalog.array_agg(%3$s)
         from (
@@ -490,6 +554,7 @@ $q$,        w.id, w.version, aggregated, chunk_rows, distinct_tuples)
     end loop;
 end
 $$;
-comment on function unstale.describe(integer) is 'The bodies of the captures that the table needs as it is now.';
+comment on function unstale.describe(integer, text) is
+    'The bodies of the captures that the table needs as it is now; whole: why they write whole-table entries.';
 
 revoke all on all functions in schema unstale from public;

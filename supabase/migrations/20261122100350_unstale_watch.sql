@@ -5,34 +5,39 @@
 --         unstale.unwatch() ACCESS EXCLUSIVE.
 -- Undo:   select unstale.unwatch(w.relation) from unstale.watched as w; drop the functions created below.
 
-create or replace function unstale.generate(watch_id integer, tolerant boolean default false) returns void
+create or replace function unstale.lock_attempt(out attempt text, out until timestamptz)
+language sql volatile set search_path = ''
+as $$
+    -- A lock that waits makes every later writer of the table wait behind it. So each attempt is short, and between two
+    -- of them nothing is locked. All of them together take as long as the session's lock_timeout allows.
+    select
+        case when s.allowed > interval '0' and s.allowed < interval '100 ms'
+            then pg_catalog.current_setting('lock_timeout') else '100ms' end,
+        pg_catalog.clock_timestamp() + case when s.allowed > interval '0' then s.allowed else interval '20 s' end
+    from (select pg_catalog.current_setting('lock_timeout')::interval as allowed) as s
+$$;
+comment on function unstale.lock_attempt() is 'The lock_timeout of one attempt, and when to give up.';
+
+create or replace function unstale.write_functions(watch_id integer, bodies jsonb) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
-    wanted       record;
     operation    text;
     body         text;
     capture      text;
     capture_name text;
-    trigger_name text;
-    referencing  text;
-    member       regclass;
-    existing     record;
     owner_name   name;
 begin
-    select * into strict wanted from unstale.describe(watch_id);
     select r.rolname into strict owner_name
     from pg_catalog.pg_namespace as n join pg_catalog.pg_roles as r on r.oid = n.nspowner
     where n.nspname = 'unstale';
-
-    -- First all functions: whatever happens afterwards, no writer meets one that names a column that is gone.
-    for operation, body in select b.key, b.value from pg_catalog.jsonb_each_text(wanted.bodies) as b loop
+    for operation, body in select b.key, b.value from pg_catalog.jsonb_each_text(bodies) as b loop
         capture_name := pg_catalog.format('capture_%s_%s', watch_id, operation);
         capture := pg_catalog.format('unstale.%I()', capture_name);
         continue when exists (
             select from pg_catalog.pg_proc as p
             where p.pronamespace = 'unstale'::regnamespace and p.proname = capture_name and p.prosrc = body
-                and p.proconfig is not null
+                and p.proconfig is not null and p.prosecdef
         );
         execute pg_catalog.format(
             'create or replace function %s returns trigger language plpgsql volatile security definer '
@@ -43,79 +48,233 @@ begin
             execute pg_catalog.format('alter function %s owner to %I', capture, owner_name);
         end if;
     end loop;
+    update unstale.watched as w set bodies = h.bodies
+    from (
+        select pg_catalog.jsonb_object_agg(b.key, pg_catalog.md5(b.value)) as bodies
+        from pg_catalog.jsonb_each_text(write_functions.bodies) as b
+    ) as h
+    where w.id = watch_id and w.bodies is distinct from h.bodies;
+end
+$$;
+comment on function unstale.write_functions(integer, jsonb) is 'Makes the functions of a watch these; an equal one stays.';
 
-    for operation, member in
-        select b.key, m.member
-        from unstale.watched as w, unstale.members(w.relation) as m, pg_catalog.jsonb_each(wanted.bodies) as b
-        where w.id = watch_id and m.kind in ('r', 'p')
-        order by m.member, b.key
+create or replace function unstale.wanted_triggers(watch_id integer, transition boolean, only_member oid default null)
+returns table (member oid, operation text, name text, argument text, referencing text, fits boolean, enabled "char")
+language sql stable set search_path = ''
+as $$
+    with operations as materialized (
+        select o.operation, p.oid as function, pg_catalog.format('unstale_%s_%s', watch_id, o.operation) as name,
+            case when transition then o.referencing else '' end as referencing
+        from (values
+            ('insert', 'referencing new table as new_rows'),
+            ('update', 'referencing old table as old_rows new table as new_rows'),
+            ('delete', 'referencing old table as old_rows'),
+            ('truncate', '')
+        ) as o(operation, referencing)
+        left join pg_catalog.pg_proc as p on p.pronamespace = 'unstale'::regnamespace
+            and p.proname = pg_catalog.format('capture_%s_%s', watch_id, o.operation)
+    ), members as materialized (
+        select m.member, w.relation::oid, pg_catalog.format('%s:%s', w.relation::oid, m.member) as argument
+        from unstale.watched as w
+        cross join lateral (
+            select x.member from unstale.members(w.relation) as x where only_member is null and x.kind in ('r', 'p')
+            union all
+            select only_member where only_member is not null
+        ) as m
+        where w.id = watch_id
+    )
+    select m.member, o.operation, o.name, m.argument, o.referencing,
+        coalesce(
+            t.tgfoid = o.function
+            and t.tgargs = pg_catalog.convert_to(m.argument, 'UTF8') || '\x00'
+            and (coalesce(t.tgoldtable, t.tgnewtable) is not null) = (o.referencing <> ''), false),
+        t.tgenabled
+    from members as m
+    cross join operations as o
+    left join pg_catalog.pg_trigger as t on t.tgrelid = m.member and t.tgname = o.name
+    -- As writers lock them: a table before its partitions.
+    order by m.member <> m.relation, m.member, o.operation
+$$;
+comment on function unstale.wanted_triggers(integer, boolean, oid) is
+    'The triggers that a watch needs, on one table or on all; fits: false where it is missing or another.';
+
+create or replace function unstale.place_triggers(
+    watch_id integer, transition boolean, tolerant boolean, only_member oid default null
+) returns text
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    wanted   record;
+    commands text;
+    problem  text;
+    placed   boolean;
+begin
+    -- No exception handlers in these loops: each is a subtransaction, and the end of one costs what the transaction holds.
     loop
-        trigger_name := pg_catalog.format('unstale_%s_%s', watch_id, operation);
-        referencing := case
-            when not wanted.transition then ''
-            when operation = 'insert' then 'referencing new table as new_rows'
-            when operation = 'delete' then 'referencing old table as old_rows'
-            when operation = 'update' then 'referencing old table as old_rows new table as new_rows'
-            else ''
-        end;
-        -- Only what is missing or different: each of these commands locks out writers.
-        select t.tgenabled, coalesce(t.tgoldtable, t.tgnewtable) is not null as transition into existing
-        from pg_catalog.pg_trigger as t where t.tgrelid = member and t.tgname = trigger_name;
-        begin
-            if not found or existing.transition <> (referencing <> '') then
-                execute pg_catalog.format(
-                    'create or replace trigger %I after %s on %s %s for each statement execute function unstale.%I()',
-                    trigger_name, operation, member, referencing,
-                    pg_catalog.format('capture_%s_%s', watch_id, operation));
-                existing.tgenabled := 'O';
+        placed := false;
+        for wanted in select * from unstale.wanted_triggers(watch_id, transition, only_member) as t where not t.fits loop
+            if tolerant and not pg_catalog.has_table_privilege(wanted.member, 'TRIGGER') then
+                problem := pg_catalog.format('%s has no captures: %s may not create triggers on it',
+                    wanted.member::regclass, current_user);
+                continue;
             end if;
-        exception when insufficient_privilege then
-            if not tolerant then
-                raise;
-            end if;
-            wanted.problem := pg_catalog.format('%s has no captures: %s', member, sqlerrm);
-            raise warning 'unstale: %', wanted.problem;
-            continue;
-        end;
-        if existing.tgenabled <> 'A' then
-            begin
-                -- Also for writers under session_replication_role = replica (bulk loads, pg_restore).
-                execute pg_catalog.format('alter table %s enable always trigger %I', member, trigger_name);
-            exception when insufficient_privilege then
-                raise notice 'unstale: % is not ours: under session_replication_role = replica its % is not captured',
-                    member, operation;
-            end;
+            execute pg_catalog.format(
+                'create or replace trigger %I after %s on %s %s for each statement execute function unstale.%I(%L)',
+                wanted.name, wanted.operation, wanted.member::regclass, wanted.referencing,
+                pg_catalog.format('capture_%s_%s', watch_id, wanted.operation), wanted.argument);
+            placed := true;
+        end loop;
+        -- Again: a partition may have been attached before its parent was locked.
+        exit when not placed;
+    end loop;
+    for wanted in
+        select t.member, pg_catalog.bool_and(pg_catalog.pg_has_role(c.relowner, 'USAGE')) as ours,
+            pg_catalog.string_agg(pg_catalog.format('enable always trigger %I', t.name), ', ' order by t.name) as commands
+        from unstale.wanted_triggers(watch_id, transition, only_member) as t
+        join pg_catalog.pg_class as c on c.oid = t.member
+        where t.enabled <> 'A'
+        group by t.member
+    loop
+        if wanted.ours then
+            -- Also for writers under session_replication_role = replica (bulk loads, pg_restore).
+            execute pg_catalog.format('alter table only %s %s', wanted.member::regclass, wanted.commands);
+        else
+            raise notice 'unstale: % is not ours: under session_replication_role = replica it is not captured',
+                wanted.member::regclass;
         end if;
     end loop;
+    return problem;
+end
+$$;
+comment on function unstale.place_triggers(integer, boolean, boolean, oid) is
+    'Creates the triggers that are missing or different; tolerant: returns what it may not do.';
 
-    -- A partition or parent that was detached keeps its triggers until here.
-    for member in
-        select c.relation from unstale.captured as c join pg_catalog.pg_class as k on k.oid = c.relation
-        where c.watch = watch_id and not exists (
-            select from unstale.watched as w, unstale.members(w.relation) as m
-            where w.id = watch_id and m.member = c.relation
-        )
+create or replace function unstale.drop_misplaced(relations oid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    wrong record;
+begin
+    -- Of a detached partition, of a dump from another database, renamed, or of an older release.
+    for wrong in
+        select t.tgname, t.tgrelid::regclass as relation, c.relowner
+        from pg_catalog.pg_trigger as t
+        join pg_catalog.pg_class as c on c.oid = t.tgrelid
+        join pg_catalog.pg_proc as p on p.oid = t.tgfoid
+        where t.tgrelid = any (relations) and p.pronamespace = 'unstale'::regnamespace and p.proname like 'capture\_%'
+            and not exists (
+                select from unstale.captured as k
+                where k.relation = t.tgrelid and k.carries
+                    and p.proname like pg_catalog.format('capture\_%s\_%%', k.watch)
+                    and t.tgname = 'unstale' || pg_catalog.substr(p.proname, 8)
+            )
     loop
-        for trigger_name in
-            select t.tgname from pg_catalog.pg_trigger as t
-            where t.tgrelid = member and t.tgname like pg_catalog.format('unstale\_%s\_%%', watch_id)
-        loop
-            begin
-                execute pg_catalog.format('drop trigger %I on %s', trigger_name, member);
-            exception when insufficient_privilege then
-                raise notice 'unstale: % is not ours: its trigger % stays, and does no harm', member, trigger_name;
-            end;
-        end loop;
+        if pg_catalog.pg_has_role(wrong.relowner, 'USAGE') then
+            execute pg_catalog.format('drop trigger %I on %s', wrong.tgname, wrong.relation);
+        else
+            raise notice 'unstale: % is not ours: its trigger % stays, and does no harm', wrong.relation, wrong.tgname;
+        end if;
     end loop;
-    delete from unstale.captured as c where c.watch = watch_id;
-    -- With those beside it: one that goes may end a problem.
-    insert into unstale.captured (watch, relation)
-    select w.id, f.member from unstale.watched as w, unstale.family(w.relation) as f where w.id = watch_id;
+end
+$$;
+comment on function unstale.drop_misplaced(oid[]) is 'Drops captures'' triggers that belong to no watch of their table.';
+
+create or replace function unstale.place(watch_id integer, transition boolean, tolerant boolean) returns text
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    problem  text;
+    changed  oid[];
+    attempt  record := unstale.lock_attempt();
+    before   constant text := pg_catalog.current_setting('lock_timeout');
+begin
+    loop
+        begin
+            perform pg_catalog.set_config('lock_timeout', attempt.attempt, true);
+            problem := unstale.place_triggers(watch_id, transition, tolerant);
+            -- Only the difference is written: two sessions that create partitions do not wait for each other. With the
+            -- tables beside, of which one that goes may end a problem.
+            with family as materialized (
+                select f.member, f.place <> 'beside' and f.kind in ('r', 'p') as carries
+                from unstale.watched as w, unstale.family(w.relation) as f where w.id = watch_id
+            ), gone as (
+                delete from unstale.captured as c
+                where c.watch = watch_id and c.relation::oid not in (select f.member from family as f)
+                returning c.relation::oid as relation
+            ), other as (
+                insert into unstale.captured as c (watch, relation, carries)
+                select watch_id, f.member, f.carries from family as f
+                where not exists (
+                    select from unstale.captured as k
+                    where k.watch = watch_id and k.relation = f.member and k.carries = f.carries
+                )
+                on conflict on constraint captured_pkey do update set carries = excluded.carries
+                returning c.relation::oid as relation
+            )
+            select pg_catalog.array_agg(c.relation) into changed
+            from (
+                select g.relation from gone as g
+                union all select o.relation from other as o
+                union all select f.member from family as f where f.carries
+            ) as c;
+            perform unstale.drop_misplaced(changed);
+            perform pg_catalog.set_config('lock_timeout', before, true);
+            return problem;
+        exception when lock_not_available then
+            if pg_catalog.clock_timestamp() > attempt.until then
+                raise exception 'the writers of a table left no moment to change its captures: %', sqlerrm
+                    using errcode = 'lock_not_available',
+                        hint = 'Try again when no transaction that wrote to it stays open.';
+            end if;
+        end;
+        perform pg_catalog.pg_sleep(0.2);
+    end loop;
+end
+$$;
+comment on function unstale.place(integer, boolean, boolean) is
+    'Brings triggers and unstale.captured in line with the tables, in short lock attempts; returns a problem.';
+
+create or replace function unstale.generate(watch_id integer, tolerant boolean default false) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    wanted  record;
+    reported text;
+begin
+    for attempt in 1 .. 3 loop
+        select * into strict wanted from unstale.describe(watch_id);
+        -- First the functions: whatever happens afterwards, no writer meets one that names a column that is gone.
+        perform unstale.write_functions(watch_id, wanted.bodies);
+        reported := unstale.place(watch_id, wanted.transition, tolerant);
+        -- A table may have joined the family before it was locked.
+        exit when tolerant or (select d.bodies = wanted.bodies from unstale.describe(watch_id) as d);
+    end loop;
+    if wanted.transition and exists (
+        select from unstale.wanted_triggers(watch_id, true) as t
+        join pg_catalog.pg_trigger as g on g.tgrelid = t.member and g.tgname = t.name
+        where t.referencing <> '' and coalesce(g.tgoldtable, g.tgnewtable) is null
+    ) then
+        -- Not ours to replace, and without the rows that the functions would look at.
+        select * into strict wanted from unstale.describe(watch_id, reported);
+        perform unstale.write_functions(watch_id, wanted.bodies);
+    end if;
+    if reported is not null then
+        raise warning 'unstale: %', reported;
+    end if;
+    reported := coalesce(reported, wanted.problem);
+    -- The numbers too: a column that was dropped and added again is known by the new one when it is renamed.
     update unstale.watched as w
-    set problem = wanted.problem,
-        bodies = (select pg_catalog.jsonb_object_agg(b.key, pg_catalog.md5(b.value))
-                  from pg_catalog.jsonb_each_text(wanted.bodies) as b)
-    where w.id = watch_id;
+    set problem = reported, key_numbers = n.keys, column_numbers = n.columns
+    from (
+        select
+            (select pg_catalog.array_agg(coalesce(r.number, x.key_numbers[r.ordinal]) order by r.ordinal)
+             from unstale.resolve(x.relation, x.key_columns, x.key_numbers) as r) as keys,
+            (select pg_catalog.array_agg(coalesce(r.number, x.column_numbers[r.ordinal]) order by r.ordinal)
+             from unstale.resolve(x.relation, x.columns, x.column_numbers) as r) as columns
+        from unstale.watched as x where x.id = watch_id
+    ) as n
+    where w.id = watch_id
+        and (w.problem, w.key_numbers, w.column_numbers) is distinct from (reported, n.keys, n.columns);
 end
 $$;
 comment on function unstale.generate(integer, boolean) is
@@ -231,8 +390,8 @@ begin
     from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
     where c.oid = watch.relation;
 
-    -- Two sessions that watch the same table wait for each other here.
-    perform pg_catalog.pg_advisory_xact_lock(1970496884, 2);
+    -- Two sessions that watch wait for each other here. It is a lock that no other role can take.
+    lock table unstale.versions in share row exclusive mode;
     -- Another table that had this name when it was watched has it no longer.
     for other in
         select x.relation from unstale.watched as x
@@ -292,6 +451,8 @@ as $$
 declare
     w       unstale.watched;
     capture regprocedure;
+    attempt record := unstale.lock_attempt();
+    before  constant text := pg_catalog.current_setting('lock_timeout');
 begin
     select * into w from unstale.watched as x where x.relation = unwatch.relation and x.state = 'watched' for update;
     if not found then
@@ -299,14 +460,28 @@ begin
     end if;
     perform unstale.invalidate_all(w.id);
     perform pg_catalog.set_config('unstale.generating', 'on', true);
-    for capture in
-        select p.oid from pg_catalog.pg_proc as p
-        where p.pronamespace = 'unstale'::regnamespace
-            and p.proname in (select pg_catalog.format('capture_%s_%s', w.id, o.operation)
-                              from pg_catalog.unnest('{insert,update,delete,truncate}'::text[]) as o(operation))
     loop
-        -- Takes the triggers along, also those on tables of somebody else.
-        execute pg_catalog.format('drop function %s cascade', capture);
+        begin
+            perform pg_catalog.set_config('lock_timeout', attempt.attempt, true);
+            for capture in
+                select p.oid from pg_catalog.pg_proc as p
+                where p.pronamespace = 'unstale'::regnamespace
+                    and p.proname in (select pg_catalog.format('capture_%s_%s', w.id, o.operation)
+                                      from pg_catalog.unnest('{insert,update,delete,truncate}'::text[]) as o(operation))
+            loop
+                -- Takes the triggers along, also those on tables of somebody else.
+                execute pg_catalog.format('drop function %s cascade', capture);
+            end loop;
+            perform pg_catalog.set_config('lock_timeout', before, true);
+            exit;
+        exception when lock_not_available then
+            if pg_catalog.clock_timestamp() > attempt.until then
+                raise exception 'the writers of % left no moment to remove its captures', unwatch.relation
+                    using errcode = 'lock_not_available',
+                        hint = 'Try again when no transaction that wrote to it stays open.';
+            end if;
+        end;
+        perform pg_catalog.pg_sleep(0.2);
     end loop;
     perform pg_catalog.set_config('unstale.generating', '', true);
     delete from unstale.captured as c where c.watch = w.id;

@@ -133,6 +133,19 @@ as $$
         from triggers as t where t.defect is null and t.ordinary
         group by t.watch, t.label, t.operation, t.ours
         union all
+        select null, false, 3, 'warning', pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.format(
+                'its trigger %I belongs to another table and writes nothing: it came with a dump', g.tgname),
+            pg_catalog.format('call unstale.watch for the table, or drop trigger %I on %I.%I', g.tgname, n.nspname, c.relname)
+        from pg_catalog.pg_proc as p
+        join pg_catalog.pg_trigger as g on g.tgfoid = p.oid
+        join pg_catalog.pg_class as c on c.oid = g.tgrelid
+        join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+        where p.pronamespace = 'unstale'::regnamespace and p.proname like 'capture\_%'
+            and not exists (
+                select from members as m where m.member = g.tgrelid
+                    and p.proname like pg_catalog.format('capture\_%s\_%%', m.watch)
+            )
+        union all
         select m.watch, true, 2, 'error', w.label,
             pg_catalog.format('%I.%I is fed by logical replication, which fires no captures', m.nspname, m.relname),
             'watch the table where it is written'
