@@ -21,6 +21,7 @@ class Counters:
         fills: Values stored in Redis under a lease.
         fills_refused: Values not stored because an invalidation or an eviction had removed the lease.
         loads_ahead: Loads in the background, for values about to expire.
+        unowned_loads: Loads of both kinds whose key no rule owns: changes do not invalidate it.
         invalidations: Messages, log entries and own invalidations, even if nothing was held.
         flushes: Times that everything was dropped.
         replays: Times that the log was read.
@@ -43,6 +44,7 @@ class Counters:
     fills: int
     fills_refused: int
     loads_ahead: int
+    unowned_loads: int
     invalidations: int
     flushes: int
     replays: int
@@ -77,6 +79,7 @@ def counters(parts: Parts, reads: ReadCounts, *, near_hits: int) -> Counters:
         fills=loads.fills,
         fills_refused=loads.fills_refused,
         loads_ahead=loads.early_loads,
+        unowned_loads=loads.unowned_loads,
         invalidations=local.invalidations,
         flushes=local.flushes,
         replays=parts.following.replays,

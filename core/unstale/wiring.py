@@ -89,6 +89,7 @@ class Parts:
             default_ttl=settings.default_ttl,
             jitter=settings.ttl_jitter,
             negative_ttl=settings.negative_ttl,
+            detached_ttl=settings.detached_ttl,
         )
         self.feed = OutboxFeed(
             self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle

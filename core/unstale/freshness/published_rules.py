@@ -2,10 +2,12 @@
 
 import logging
 import random
+import time
 from collections import OrderedDict
 from typing import Final
 
 from unstale.errors import MessageError
+from unstale.freshness.near_miss import near_miss
 from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
 from unstale.redis_tier.shared_tier import SharedTier
@@ -14,6 +16,8 @@ logger = logging.getLogger("unstale")
 
 REMEMBERED: Final = 10_000
 """Keys whose rules are cached, so that a read need not match all patterns again."""
+MOST_COMPARED: Final = 1_000
+"""Keys that are compared with the patterns to find a typo; one takes about a millisecond for 30 patterns."""
 
 
 class KnownRules:
@@ -26,8 +30,12 @@ class KnownRules:
         default_ttl: float,
         jitter: float,
         negative_ttl: float | None = None,
+        detached_ttl: float = 30.0,
     ) -> None:
         self._tier = tier
+        self._detached_ttl = detached_ttl
+        self._lost: set[str] = set()
+        self._compared = 0
         self._default_ttl = default_ttl
         self._jitter = jitter
         self.negative_ttl = negative_ttl
@@ -60,6 +68,7 @@ class KnownRules:
         """Put these rules in force."""
         self._rules, self.loaded = rules, True
         self._known.clear()
+        self._lost.clear()
 
     def check(self, key: str) -> None:
         """Raise ValueError if a rule owns ``key``, but changes would remove another spelling of it."""
@@ -132,7 +141,7 @@ class KnownRules:
             ttl = self.ttl(key)
         if negative:
             ttl = self.bounded(ttl, negative_ttl)
-        return ttl
+        return self.capped(key, ttl)
 
     def shortened(self, ttl: float) -> float:
         """Return ``ttl`` shortened at random, so that values do not expire together."""
@@ -147,8 +156,46 @@ class KnownRules:
         """Return the TTL of a value that the caller sets: ``ttl`` itself if given, without jitter."""
         if ttl is None:
             self._warn_of_default(key)
-            return self.ttl(key)
-        return ttl
+            ttl = self.ttl(key)
+        return self.capped(key, ttl)
+
+    def capped(self, key: str, seconds: float) -> float:
+        """Return ``seconds``, or at most ``detached_ttl`` for a key that no rule owns any more.
+
+        Other processes may go on with the template that the rules had before. No change invalidates its keys.
+        """
+        if not self._rules.former:
+            return seconds
+        self._look_up(key)
+        return min(seconds, self._detached_ttl) if key in self._lost else seconds
+
+    def _note_unowned(self, key: str) -> None:
+        """Note why no rule owns ``key``, and say it once: it lost its owner, or it is probably mistyped."""
+        if former := self._rules.lost_owner(key, now=time.time()):
+            self._lost.add(key)
+            self.warn_once(
+                key,
+                "the rules no longer own %r: %r was removed from them, so no change invalidates the key any "
+                "more. It is kept for at most %g s; deploy the code that uses the new key, or add the "
+                "template to keys again until no agent uses it",
+                key,
+                former,
+                self._detached_ttl,
+            )
+            return
+        matched = self._rules.ttl_pattern(key)
+        if matched is None or self._compared >= MOST_COMPARED:
+            return
+        self._compared += 1
+        if meant := near_miss(key, self._rules.patterns, matched=matched[0]):
+            self.warn_once(
+                key,
+                "no rule owns %r, so no change invalidates it; [ttl] %r keeps it for %g s. Did you mean %r?",
+                key,
+                matched[0],
+                matched[1],
+                meant,
+            )
 
     def _warn_of_default(self, key: str) -> None:
         owned, ttl = self._look_up(key)[:2]
@@ -191,7 +238,11 @@ class KnownRules:
     def _look_up(self, key: str) -> tuple[bool, float | None, float | None, bool]:
         known = self._known.get(key)
         if known is None:
-            owned = self._rules.owns(key) and self._can_change(key)
+            owned = self._rules.owns(key)
+            if owned:
+                owned = self._can_change(key)
+            else:
+                self._note_unowned(key)
             known = self._known[key] = (
                 owned,
                 self._rules.ttl_of(key),
@@ -199,7 +250,7 @@ class KnownRules:
                 not owned,
             )
             if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+                self._lost.discard(self._known.popitem(last=False)[0])
         return known
 
     def __repr__(self) -> str:

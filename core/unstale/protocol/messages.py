@@ -4,7 +4,7 @@ A message can only *remove* values and never carries one, so a forged or repeate
 never a wrong answer. Unknown fields are ignored. A message of another version decodes to `UnknownVersion`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
@@ -17,6 +17,10 @@ from unstale.protocol.names import Epoch, LogId
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """Longest JSON of one message; a larger invalidation is split into several messages."""
+FORMER_SECONDS: Final = 7 * 86400.0
+"""Seconds for which a pattern counts as former: no deploy takes longer than a week."""
+MOST_FORMER: Final = 200
+"""Most former patterns; the newest are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ class PublishedRules:
             may be served after a change (0: not at all). A glob may also match keys of another refresh.
         forms: The spelling of the keys of each template whose columns' types tell. A pattern without a form
             matches keys in any spelling.
+        former: Pattern, and the Unix time at which a change of the rules left its keys without an owner.
     """
 
     hash: str = ""
@@ -164,6 +169,7 @@ class PublishedRules:
     ttl: tuple[tuple[str, float], ...] = ()
     refresh: tuple[tuple[str, float], ...] = ()
     forms: tuple[KeyForm, ...] = ()
+    former: tuple[tuple[str, float], ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON that is stored under ``{unstale:0}:rules``."""
@@ -177,6 +183,8 @@ class PublishedRules:
             data["refresh"] = [list(pair) for pair in self.refresh]
         if self.forms:
             data["forms"] = [list(form) for form in self.forms]
+        if self.former:
+            data["former"] = [list(pair) for pair in self.former]
         return orjson.dumps(data)
 
     @classmethod
@@ -191,7 +199,22 @@ class PublishedRules:
             _pairs(data, "ttl", zero=False),
             _pairs(data, "refresh", zero=True) if "refresh" in data else (),
             _forms(data),
+            _pairs(data, "former", zero=False) if "former" in data else (),
         )
+
+    @property
+    def serves_stale(self) -> bool:
+        """True if the old value of any key may be served after a change."""
+        return any(seconds for _, seconds in self.refresh)
+
+    def after(self, before: "PublishedRules", *, now: float) -> "PublishedRules":
+        """Return these rules with the patterns that ``before`` owned, or lost lately, and that these lack."""
+        lost = dict.fromkeys(before.patterns, now) | {
+            pattern: since for pattern, since in before.former if now - since < FORMER_SECONDS
+        }
+        gone = [(pattern, since) for pattern, since in lost.items() if pattern not in self.patterns]
+        gone.sort(key=lambda pair: -pair[1])
+        return replace(self, former=tuple(gone[:MOST_FORMER]))
 
     def owns(self, key: str) -> bool:
         """Return True if a rule owns ``key``, so that changes in the database invalidate it."""
@@ -212,10 +235,27 @@ class PublishedRules:
                 forms += own
         return right_key(forms, key)
 
+    def lost_owner(self, key: str, *, now: float) -> str | None:
+        """Return the pattern by which a rule owned ``key`` until lately, or None. ``now`` is Unix time."""
+        data = key.encode("utf-8", "surrogatepass")
+        return next(
+            (
+                pattern
+                for pattern, since in self.former
+                if now - since < FORMER_SECONDS and glob_regex(pattern).match(data)
+            ),
+            None,
+        )
+
     def ttl_of(self, key: str) -> float | None:
         """Return the seconds of the first matching ``[ttl]`` pattern, or None."""
+        found = self.ttl_pattern(key)
+        return None if found is None else found[1]
+
+    def ttl_pattern(self, key: str) -> tuple[str, float] | None:
+        """Return the first matching ``[ttl]`` pattern with its seconds, or None."""
         data = key.encode("utf-8", "surrogatepass")
-        return next((seconds for pattern, seconds in self.ttl if glob_regex(pattern).match(data)), None)
+        return next((pair for pair in self.ttl if glob_regex(pair[0]).match(data)), None)
 
     def refresh_of(self, key: str) -> float | None:
         """Return the seconds for which ``key``'s old value may be served while it is refreshed.

@@ -35,12 +35,14 @@ class LoadCounts:
     Attributes:
         loads: Loads for a waiting caller.
         early_loads: Loads in the background, for values about to expire.
+        unowned_loads: The loads of both kinds whose key no rule owns.
         fills: Values stored in Redis under a lease.
         fills_refused: Values not stored because the lease was lost: the key was invalidated during the load.
     """
 
     loads: int = 0
     early_loads: int = 0
+    unowned_loads: int = 0
     fills: int = 0
     fills_refused: int = 0
 
@@ -234,7 +236,7 @@ class ReadPath:
         seconds = life if options.ttl is None else min(life, options.ttl)
         if codec.is_nothing(data):
             seconds = rules.bounded(seconds, options.negative_ttl)
-        self._keep(read, data, seconds)
+        self._keep(read, data, rules.capped(key, seconds))
         return ReadResult(data, Origin.REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
@@ -298,6 +300,7 @@ class ReadPath:
             self.counts.early_loads += 1
         else:
             self.counts.loads += 1
+        self.counts.unowned_loads += not self._rules.owns(flight.key)
         data = codec.encode(flight.key, await call(flight.loader, load), flight.options.model)
         if flight.forced:  # no read after this one returns an older value, also if this one cannot be kept
             self._local.near.drop(flight.key)

@@ -14,6 +14,7 @@ from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.leader.poll_policy import PollPolicy
+from unstale_worker.leader.rules_transition import RulesTransition
 from unstale_worker.leader.watermarks import Watermarks
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
@@ -64,6 +65,8 @@ class Pipeline:
             poll_max=max(settings.poll_max, 10 * source.least_pause),
         )
         self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
+        self._transition = RulesTransition()
+        self._published = rules.published()
         self._captures = CaptureMonitor(
             source, rules, logger=log, known=health.coverage, report=self._covered
         )
@@ -119,12 +122,12 @@ class Pipeline:
             if prefetched is not None:
                 prefetched.cancel()
                 await asyncio.wait([prefetched])
+        if patterns := await self._captures.check_if_due() | self._transition.due(time.monotonic()):
+            await self._invalidate(state, page, patterns)
         self._watermarks.seen = seen
         self._counters.caught_up(began)
         await self._watermarks.publish_if_due(state)
         await self._keep_published(state)
-        if patterns := await self._captures.check_if_due():
-            await self._invalidate(state, page, patterns)
         self._state = state
         return found
 
@@ -134,7 +137,7 @@ class Pipeline:
         if now < self._publish_rules_at:
             return
         self._publish_rules_at = now + self._watermarks.interval
-        if await self._applier.keep_published(state, self._rules.published()):
+        if await self._applier.keep_published(state, self._published):
             log.warning("Redis had lost the published rules; they are published again")
 
     async def _invalidate(self, state: StoredState, page: Page, patterns: Collection[str]) -> None:
@@ -155,8 +158,9 @@ class Pipeline:
             verdict = standing(state, rules=self._rules.hash)
             match verdict:
                 case Standing.READY:
-                    published = self._rules.published()
-                    if await self._applier.published() == published:
+                    before = await self._applier.published()
+                    published = self._published = self._succeeding(before)[1].encode()
+                    if before == published:
                         return state
                     # The rules are the same, but the key is gone, or the types of columns have changed.
                     log.info("publishing the rules again; new epoch")
@@ -177,18 +181,22 @@ class Pipeline:
                 case _:
                     assert_never(verdict)
 
+    def _succeeding(self, before: bytes | None) -> tuple[PublishedRules | None, PublishedRules]:
+        """Return the rules that are published, if they can be read, and those to publish in their place."""
+        now, published = PublishedRules.decode(self._rules.published()), None
+        try:
+            published = None if before is None else PublishedRules.decode(before)
+        except MessageError:
+            log.warning("cannot read the published rules; keys of older rules may stay until their TTL")
+        return published, now if published is None else now.after(published, now=time.time())
+
     async def _recover(self, state: StoredState, why: Standing) -> None:
         """Drop every key that the rules own or owned, and begin a new epoch at a fresh snapshot."""
-        patterns = set(self._rules.patterns)
         before = await self._applier.published()
-        stale = True  # stale values may be left of rules that are not known any more
-        if before is not None:
-            try:
-                published = PublishedRules.decode(before)
-                patterns.update(published.patterns)
-                stale = self._rules.serves_stale or any(seconds for _, seconds in published.refresh)
-            except MessageError:
-                log.warning("cannot read the published rules; keys of older rules may stay until their TTL")
+        published, now = self._succeeding(before)
+        patterns = {*now.patterns, *(published.patterns if published is not None else ())}
+        # Stale values may be left of rules that are not known any more.
+        stale = published is None or published.serves_stale or now.serves_stale
         if self._health.first_start and why is Standing.NO_POSITION and state.untouched and before is None:
             log.info("first start; dropping all owned keys", patterns=len(patterns))
         else:
@@ -198,16 +206,19 @@ class Pipeline:
             await (
                 self._captures.restored()
             )  # before the snapshot: later changes are captured, or said not to be
+        self._published = now.encode()
         self._watermarks.seen = await self._applier.recover(
             state,
             rules=self._rules.hash,
-            published=self._rules.published(),
+            published=self._published,
             patterns=patterns,
             snapshot=lambda: self._source.read(None),
             stale=stale,
         )
         self._counters.recoveries += 1
         self._counters.epochs += 1
+        if published is not None:
+            self._transition.began(published, now, at=time.monotonic())
 
     async def _apply(self, state: StoredState, page: Page, seen: Seen | None) -> StoredState:
         """Apply one page. ``seen``, if the page is a batch's last, may be published in the same script."""
