@@ -12,7 +12,9 @@
     ├── UnsupportedServer             a Redis or Postgres that cannot carry the protocol
     ├── Unavailable                   a server that does not answer; retried
     │   ├── RedisUnavailable
+    │   │   └── RedisRefused          also a ConfigurationError: it refuses what REDIS_URL says
     │   └── DatabaseUnavailable
+    │       └── DatabaseRefused       also a ConfigurationError: it refuses what DATABASE_URL says
     ├── MessageError                  a message or stored state that cannot be read
     ├── LeadershipLost                another worker leads, or the lease ran out
     ├── PositionMoved                 an applier script was refused: read the state again
@@ -103,6 +105,20 @@ class RedisUnavailable(Unavailable):
 
 class DatabaseUnavailable(Unavailable):
     """Postgres does not answer; check DATABASE_URL and the server. The worker keeps trying."""
+
+
+class RedisRefused(RedisUnavailable, ConfigurationError):
+    """Redis refuses what REDIS_URL says; the message names the part. Ends a command or a first start.
+
+    A worker that has started before retries, because the mistake may be the server's.
+    """
+
+
+class DatabaseRefused(DatabaseUnavailable, ConfigurationError):
+    """Postgres refuses what DATABASE_URL says; the message names the part. Ends a command or a first start.
+
+    A worker that has started before retries, because the mistake may be the server's.
+    """
 
 
 class MessageError(UnstaleError):

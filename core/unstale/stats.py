@@ -1,6 +1,5 @@
 """Counters of one cache, and the statistics that ``cache.get_stats`` returns."""
 
-import contextlib
 import math
 from dataclasses import asdict, dataclass
 
@@ -102,8 +101,13 @@ async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
     hits = counters.near_hits + counters.redis_hits + counters.stale_hits
     reads = hits + counters.misses
     memory: int | None = None
-    with contextlib.suppress(RedisUnavailable, CacheClosed, MessageError):
+    problem: str | None = None
+    try:
         memory = await parts.tier.used_memory()
+    except RedisUnavailable as error:
+        problem = str(error)
+    except (CacheClosed, MessageError):
+        pass
     freshness, connected = parts.freshness, memory is not None
     staleness, watermark_age = freshness.staleness, freshness.watermark_age
     return {
@@ -114,6 +118,7 @@ async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
         "cache_misses": counters.misses,
         "redis_memory": memory,
         "status": _status(parts, connected=connected),
+        "problem": problem,
         "follows": parts.following.name,
         "attached": freshness.attached,
         "staleness": staleness if math.isfinite(staleness) else None,

@@ -1,4 +1,4 @@
-"""A front for the wheels' servers, which lack TLS: it accepts TLS and plain connections on one port."""
+"""A front for the wheels' servers, which lack TLS. It accepts TLS and, by default, plain connections."""
 
 import contextlib
 import select
@@ -19,7 +19,8 @@ class TlsFront:
     with TlsFront(server.port, context) as front: ...
     """
 
-    def __init__(self, target: int, context: ssl.SSLContext) -> None:
+    def __init__(self, target: int, context: ssl.SSLContext, *, plain: bool = True) -> None:
+        self._plain = plain
         self._target, self._context = target, context
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
@@ -57,6 +58,8 @@ class TlsFront:
             if taken.recv(1, socket.MSG_PEEK) == HANDSHAKE:
                 outer = self._context.wrap_socket(taken, server_side=True)
                 self.encrypted += 1
+            elif not self._plain:
+                return
             inner = stack.enter_context(socket.create_connection(("127.0.0.1", self._target)))
             while not self._closed.is_set():
                 pending = isinstance(outer, ssl.SSLSocket) and outer.pending()

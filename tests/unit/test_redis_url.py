@@ -36,7 +36,7 @@ def test_tls_is_for_servers_and_sentinels() -> None:
 
 
 def test_time_limits_are_ours_whatever_the_url_says() -> None:
-    given = "socket_timeout=9&retry_on_timeout=true&max_connections=3&protocol=3"
+    given = "socket_timeout=9&retry_on_timeout=true&max_connections=3&protocol=2"
     assert RedisUrl.parse(f"redis://h:1/2?{given}").options == {"host": "h", "port": 1, "db": 2}
     assert RedisUrl.parse(f"redis+sentinel://h/m/2?{given}").options == {"db": 2}
 
@@ -44,18 +44,24 @@ def test_time_limits_are_ours_whatever_the_url_says() -> None:
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("http://host", "following schemes"),
+        ("http://host", "it begins with http://"),
+        ("hunter2://host", "it is not a URL"),
         ("redis://host:port/0", "host or port cannot be read"),
         ("redis://host:99999/0", "host or port cannot be read"),
-        ("redis://host/mymaster", "the database 'mymaster' is not a number"),
+        ("redis://host/mymaster", "the database, behind the last slash, is not a number"),
+        ("redis://host?decode_responses=True", "'decode_responses' changes the form of Redis' replies"),
+        ("redis://host?protocol=3", "'protocol' changes the form of Redis' replies"),
+        ("redis://host?encoding=latin-1", "'encoding' changes the form of Redis' replies"),
+        ("redis://host?ssl_cert_reqs=none", "there is no option 'ssl_cert_reqs' without TLS"),
+        ("redis://host?password=a&hunter2=b", "there is no option number 2"),
         ("redis://host/0?no_such=1", "there is no option 'no_such'"),
-        ("rediss://host/0?ssl_cert_reqs=perhaps", "perhaps"),
+        ("rediss://host/0?ssl_cert_reqs=perhaps", "'ssl_cert_reqs' must be one of none, optional"),
         ("redis://host/0?db=x", "Invalid value for 'db'"),
         ("redis+sentinel://host", "the Sentinels' name for the primary, is missing from the path"),
         ("redis+sentinel:///main", "sentinel 1 is not host:port"),
         ("redis+sentinel://a,,c/main", "sentinel 2 is not host:port"),
         ("redis+sentinel://a:1,b:x/main", "sentinel 2 is not host:port"),
-        ("redis+sentinel://a/main/x", "the database 'x', after the service's name, is not a number"),
+        ("redis+sentinel://a/main/x", "the database, behind the last slash, is not a number"),
         ("redis+sentinel://a/main?ssl_cert_reqs=none", "there is no option 'ssl_cert_reqs'"),
     ],
 )

@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 from unstale.errors import Unavailable
 from unstale.freshness.trust import Freshness, Trust
 from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.refusal import problem
 
 logger = logging.getLogger("unstale")
 
@@ -72,7 +73,10 @@ class SubscriberLog:
             )
         else:
             known = isinstance(error, RedisError | Unavailable | OSError | TimeoutError | Silence)
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            wrong = problem(error)
+            text = wrong or (f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            if first and wrong is None and self._connections.tls:
+                text += "; does that port speak TLS, as rediss:// in REDIS_URL says?"
             if self._was_attached or first or not known:
                 details = None if known else error
                 logger.warning("detached: lost Redis at %s (%s)", place, text, exc_info=details)

@@ -55,6 +55,8 @@ class Connections:
         """True if each new connection asks Sentinels for the primary."""
         self.place: str = parsed.place
         """The server's address, for logs and errors."""
+        self.tls: bool = parsed.tls
+        """True if connections are encrypted."""
         self.database: int = parsed.database
         """Number of the Redis database."""
 
@@ -107,11 +109,10 @@ def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnec
         options["connection_pool"] = Sentinels(url, timeout=timeout)
     try:
         kind(**options)
-    except TypeError as error:  # redis-py passes every name in the query as an argument
-        name = str(error).rpartition("argument ")[2]
-        raise SettingError(f"REDIS_URL: there is no option {name}; {FORMS}") from None
-    except (RedisError, ValueError) as error:
-        raise SettingError(f"REDIS_URL: {error}; {FORMS}") from None
+    except (TypeError, RedisError, ValueError) as error:  # its text may quote a part of the URL
+        raise SettingError(
+            f"REDIS_URL: an option has a value that cannot be used ({type(error).__name__}); {FORMS}"
+        ) from None
     return kind, options
 
 

@@ -13,10 +13,14 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unstale.errors import RedisUnavailable
+from unstale.redis_tier.refusal import problem
 
 
 def reason(error: BaseException | None) -> str:
     """Return the cause of a broken connection in a few words, without any key."""
+    wrong = problem(error)
+    if wrong is not None:
+        return wrong
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "timeout"
     cause = error

@@ -1,29 +1,32 @@
 """Parses ``REDIS_URL``: the address of a server, or of Sentinels that know the primary."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode
 
 from redis.asyncio.connection import parse_url
 
 from unstale.errors import SettingError
+from unstale.runtime.urls import ENCODE, UrlParts, host_and_port, shown_scheme
 
 FORMS: Final = (
     "expected redis://host:port/db, rediss://… with TLS, or "
     "redis+sentinel://host:port,host:port/service/db (rediss+sentinel://… with TLS)"
 )
-ENCODE: Final = (
-    "host or port cannot be read (in a user or password, write / ? # @ : and [ as %2F %3F %23 %40 %3A "
-    "and %5B)"
-)
 SENTINEL_SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 SENTINEL_PORT: Final = 26379
 """Port of a Sentinel if the URL does not name one."""
 
-_OURS: Final = ("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "protocol", "max_connections",
-                "health_check_interval", "timeout", "legacy_responses")  # fmt: skip
+_OURS: Final = ("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "max_connections",
+                "health_check_interval", "timeout", "legacy_responses", "socket_keepalive",
+                "socket_read_size")  # fmt: skip
 """URL options that would re-enable redis-py's own timeouts and retries; they are ignored."""
+_KEPT: Final = ("db", "username", "password", "client_name", "sentinel_username", "sentinel_password")
+_CERT_REQS: Final = ("none", "optional", "required")
+_REPLIES: Final = ("decode_responses", "encoding", "encoding_errors", "protocol", "parser_class")
+"""URL options of redis-py that change what replies are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +49,16 @@ class RedisUrl:
 
     @classmethod
     def parse(cls, text: str) -> "RedisUrl":
-        """Parse a URL; raises `SettingError` that names the wrong part, and never shows a password."""
-        scheme, _, rest = text.partition("://")
-        if scheme in SENTINEL_SCHEMES:
-            return cls._of_sentinels(SENTINEL_SCHEMES[scheme], rest)
-        options = _parsed(text)
-        if "path" not in options:
-            path = urlsplit(text).path.strip("/")
-            if "@" in path:
-                raise _wrong(ENCODE)  # this is the rest of a password
-            if path and not path.isdecimal():
-                raise _wrong(
-                    f"the database {path!r} is not a number (a Sentinel's service is written "
-                    "redis+sentinel://host:port/service/db)"
-                )
-        return cls(options, tls=scheme == "rediss")
+        """Parse a URL; raises `SettingError` that names the wrong part, and never shows one."""
+        parts = UrlParts.of(text, refuse=_wrong)
+        if parts.scheme in SENTINEL_SCHEMES:
+            return cls._of_sentinels(SENTINEL_SCHEMES[parts.scheme], parts)
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise _wrong(f"it {shown_scheme(parts.scheme)}")
+        if parts.scheme == "unix":
+            return cls(_options(parts, parts.scheme, parts.path))
+        host_and_port(parts.hosts, refuse=_wrong)
+        return cls(_options(parts, parts.scheme, _database(parts.path)), tls=parts.scheme == "rediss")
 
     @property
     def place(self) -> str:
@@ -77,19 +75,12 @@ class RedisUrl:
         return int(self.options.get("db", 0))
 
     @classmethod
-    def _of_sentinels(cls, scheme: str, rest: str) -> "RedisUrl":
-        end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
-        login, at, hosts = rest[:end].rpartition("@")
-        path, question, query = rest[end:].partition("?")
-        sentinels = tuple(_sentinel(text, number) for number, text in enumerate(hosts.split(","), 1))
-        service, _, db = path.strip("/").partition("/")
-        if "@" in path:
-            raise _wrong(ENCODE)  # this is the rest of a password
+    def _of_sentinels(cls, scheme: str, parts: UrlParts) -> "RedisUrl":
+        sentinels = tuple(_sentinel(text, number) for number, text in enumerate(parts.hosts.split(","), 1))
+        service, _, db = parts.path.strip("/").partition("/")
         if not service:
             raise _wrong("the service, the Sentinels' name for the primary, is missing from the path")
-        if db and not db.isdecimal():
-            raise _wrong(f"the database {db!r}, after the service's name, is not a number")
-        options = _parsed(f"{scheme}://{login}{at}primary/{db}{question}{query}")
+        options = _options(replace(parts, hosts="primary"), scheme, _database(f"/{db}"))
         del options["host"]
         own = {
             name: options.pop(f"sentinel_{name}")
@@ -108,28 +99,53 @@ def database_number(text: str) -> int:
         return 0
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _options(parts: UrlParts, scheme: str, path: str) -> dict[str, Any]:
+    """Return redis-py's arguments; every option is one that unstale knows."""
+    query = []
+    for name, value in parts.options:
+        if name in _REPLIES and (name, value) != ("protocol", "2"):
+            raise _wrong(
+                f"option {name!r} changes the form of Redis' replies, and unstale reads bytes in protocol 2; "
+                "remove it from the URL for unstale"
+            )
+        sentinel = name.startswith("sentinel_") and not parts.scheme.endswith("+sentinel")
+        tls = name.startswith("ssl_") and parts.scheme.startswith("rediss")
+        if sentinel or not (tls or name in _KEPT or name in _OURS or name == "protocol"):
+            hint = " without TLS" if name.startswith("ssl_") and not tls else ""
+            raise _wrong(f"there is no {parts.option_name(name, known=_KEPT)}{hint}")
+        if name == "ssl_cert_reqs" and value not in _CERT_REQS:
+            raise _wrong(f"option 'ssl_cert_reqs' must be one of {', '.join(_CERT_REQS)}")
+        if name not in _OURS and name != "protocol":
+            query.append((name, value))
+    login = f"{parts.login}@" if parts.login else ""
+    asked = f"?{urlencode(query)}" if query else ""
     try:
-        urlsplit(text).port  # noqa: B018  # raises for an invalid port
-    except ValueError:
-        raise _wrong(ENCODE) from None
-    try:
-        options: dict[str, Any] = dict(parse_url(text))
+        options: dict[str, Any] = dict(parse_url(f"{scheme}://{login}{parts.hosts}{path}{asked}"))
     except ValueError as error:
-        raise _wrong(str(error)) from None
-    for name in ("connection_class", *_OURS):
-        options.pop(name, None)
+        known = re.search(r"Invalid value for '(db|ssl_\w+)'", str(error))
+        raise _wrong(f"Invalid value for {known[1]!r}" if known else ENCODE) from None
+    options.pop("connection_class", None)
     return options
 
 
+def _database(path: str) -> str:
+    """Return the path with the database's number, or an empty text; raises `SettingError`."""
+    number = path.strip("/")
+    if number and not (number.isascii() and number.isdecimal()):
+        raise _wrong(
+            "the database, behind the last slash, is not a number (a Sentinel's service is written "
+            "redis+sentinel://host:port/service/db)"
+        )
+    return f"/{number}" if number else ""
+
+
 def _sentinel(text: str, number: int) -> tuple[str, int]:
-    try:
-        parts = urlsplit(f"//{text.strip()}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
+    def refuse(_problem: str) -> SettingError:
+        return _wrong(f"sentinel {number} is not host:port")  # not shown: it may be half of a password
+
+    host, port = host_and_port(text, refuse=refuse)
     if not host:
-        raise _wrong(f"sentinel {number} is not host:port")  # not shown: it may be half of a password
+        raise refuse("")
     return host, SENTINEL_PORT if port is None else port
 
 

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from unstale.errors import SettingError
 
 UNENCRYPTED: Final = (
-    "Postgres does not encrypt its connections; if the network to it is yours alone, add ?sslmode=disable "
-    "to DATABASE_URL"
+    "Postgres does not encrypt its connections, and DATABASE_URL or the default requires it; if the network "
+    "to the server is yours alone, set sslmode=disable in DATABASE_URL"
 )
 
 

@@ -16,7 +16,7 @@ class PoolSettings(DatabaseSettings):
 
     openai_api_key: Annotated[SecretStr | None, Variables("OPENAI_API_KEY")] = None
     """Key of the OpenAI API."""
-    openai_base_url: Annotated[str | None, Variables("OPENAI_BASE_URL")] = None
+    openai_base_url: Annotated[str | None, Variables("OPENAI_BASE_URL"), Field(repr=False)] = None
     """Address of the OpenAI API; unset: OpenAI's own address."""
     pool_connections: Count = 100
     """Most connections of one HTTP client (OpenAI, Supabase, the HTTP session); each has its own."""

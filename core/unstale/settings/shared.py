@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from unstale.protocol.names import Names
 from unstale.redis_tier.url import database_number
+from unstale.runtime.postgres_url import PostgresUrl
 from unstale.settings.base import Seconds, Settings, Variables
 
 
@@ -76,12 +77,17 @@ class DatabaseSettings(Settings):
     """The Postgres that holds the outbox; a cache needs it only with an embedded worker."""
     database_timeout: Seconds = 10.0
     """Seconds to wait for a Postgres connection or statement."""
-    supabase_url: Annotated[str | None, Variables("SUPABASE_URL")] = None
+    supabase_url: Annotated[str | None, Variables("SUPABASE_URL"), Field(repr=False)] = None
     """The project's URL."""
     supabase_key: Annotated[
         SecretStr | None, Variables("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
     ] = None
     """A secret (``sb_secret_…``) or ``service_role`` key; never decoded, never logged."""
+
+    @property
+    def postgres(self) -> PostgresUrl | None:
+        """The parsed `database_url`, or None if it is not set; raises `SettingError`."""
+        return None if self.database_url is None else PostgresUrl.parse(self.database_url.get_secret_value())
 
 
 class OutboxSettings(DatabaseSettings):

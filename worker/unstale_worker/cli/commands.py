@@ -218,10 +218,11 @@ def stats(
         from unstale_worker.cli.output import Output
         from unstale_worker.observe.overview import lines, read_stats
         from unstale_worker.redis.client import open_redis
+        from unstale_worker.redis.explained import explained
         from unstale_worker.runtime.event_loop import stopped_within
 
         settings, output = WorkerSettings.from_env(), Output(json=json, repeating=watch)
-        async with open_redis(settings, connections=1) as redis:
+        async with explained(settings), open_redis(settings, connections=1) as redis:
             while True:
                 found = await read_stats(redis, settings.names)
                 output.pairs(lines(found), found.as_dict())
@@ -243,10 +244,11 @@ def dead_letters(
         from unstale.settings import WorkerSettings
         from unstale_worker.cli.output import Output
         from unstale_worker.redis.client import open_redis
+        from unstale_worker.redis.explained import explained
         from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
 
         settings, output = WorkerSettings.from_env(), Output(json=json)
-        async with open_redis(settings, connections=1) as redis:
+        async with explained(settings), open_redis(settings, connections=1) as redis:
             if action is DeadLetterAction.LIST:
                 output.dead_letters(await list_dead(redis, settings.names))
                 return DONE
@@ -272,9 +274,10 @@ def tail(
         from unstale_worker.cli.output import Output
         from unstale_worker.cli.tail import follow
         from unstale_worker.redis.client import open_redis
+        from unstale_worker.redis.explained import explained
 
         settings, output = WorkerSettings.from_env(), Output(json=json)
-        async with open_redis(settings, connections=1) as redis:
+        async with explained(settings), open_redis(settings, connections=1) as redis:
             async for line in follow(redis, settings.names, pattern=pattern, stop=stop):
                 output.tail(line)
         return DONE

@@ -8,7 +8,7 @@ from typing import Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from unstale.errors import UnstaleError
+from unstale.errors import SettingError, UnstaleError
 from unstale.protocol.globs import escape_glob
 from unstale.redis_tier.scripts import Script
 from unstale.settings import WorkerSettings
@@ -16,6 +16,7 @@ from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.redis.client import open_redis
+from unstale_worker.redis.explained import explained
 from unstale_worker.rules import Rules
 
 TRIAL: Final = Script("unstale_worker.redis", "doctor")
@@ -58,10 +59,16 @@ class RedisChecks:
                 )
             yield None
             return
-        redis = open_redis(settings, connections=2)
+        try:
+            redis = open_redis(settings, connections=2)
+        except SettingError as mistake:
+            findings.append(error("Redis", str(mistake), "Correct REDIS_URL; see docs/settings.md."))
+            yield None
+            return
         try:
             try:
-                server = await check_redis(redis, state_key=settings.names.state)
+                async with explained(settings):
+                    server = await check_redis(redis, state_key=settings.names.state)
             except UnstaleError as failure:
                 findings.append(
                     error(

@@ -72,9 +72,8 @@ async def _database(settings: WorkerSettings, rules: Rules | None) -> list[Findi
         return [error("source", str(mistake), "Set the variables it names; see docs/supabase.md.")]
     if settings.source == "supabase" or settings.database_url is None:
         return await _project(settings, rules)
-    doctor = DatabaseChecks(
-        settings.database_url.get_secret_value(), timeout=settings.database_timeout, rules=rules
-    )
+    assert settings.postgres is not None
+    doctor = DatabaseChecks(settings.postgres.dsn, timeout=settings.database_timeout, rules=rules)
     findings: list[Finding] = []
     async with doctor.connected(findings) as reached:
         for subject, check in doctor.checks() if reached else ():
@@ -110,10 +109,10 @@ async def _project(settings: WorkerSettings, rules: Rules | None) -> list[Findin
 
 def _loaders_beside(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Finding]:
     """Check the row and SQL loaders of a worker that reads over HTTPS; they need a Postgres connection."""
-    if settings.database_url is None:
+    if settings.postgres is None:
         return refresh_checks.without_connection(rules)
-    dsn = settings.database_url.get_secret_value()
-    return refresh_checks.queries(PostgresConnections(dsn, settings.database_timeout), rules)
+    connections = PostgresConnections(settings.postgres.dsn, settings.database_timeout)
+    return refresh_checks.queries(connections, rules)
 
 
 async def _redis(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:

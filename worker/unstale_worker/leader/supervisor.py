@@ -10,6 +10,7 @@ import structlog
 from unstale.errors import ConfigurationError, LeadershipLost, UnsupportedServer
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Multiplexer
+from unstale.redis_tier.url import RedisUrl
 from unstale.runtime.cancellation import background
 from unstale.settings import WorkerSettings
 from unstale_worker.fanout.failure import ColumnTypes
@@ -19,8 +20,10 @@ from unstale_worker.observe.preflight import check_redis, check_watches, typed
 from unstale_worker.observe.status import Role, Status
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.client import open_redis
+from unstale_worker.redis.explained import explained
 from unstale_worker.refresh.python.loader_check import look_for_loaders
 from unstale_worker.rules import Rules
+from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.runtime.event_loop import stopped_within
 from unstale_worker.runtime.log_throttle import LogThrottle
 from unstale_worker.runtime.retry import retry
@@ -41,6 +44,9 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, rules: Rules) -> None:
         check_settings(settings)
+        if any(not isinstance(spec.loader, PythonLoader) for spec in rules.refreshes):
+            _ = settings.postgres  # row and sql loaders read it also beside the source over HTTPS
+        RedisUrl.parse(settings.redis_url.get_secret_value())
         self._settings, self._rules = settings, rules
         self._health = WorkerHealth()
         self._stood_by = asyncio.Event()
@@ -64,6 +70,7 @@ class Worker:
         for a server that cannot carry the protocol. Every other error is retried.
         """
         async with AsyncExitStack() as stack:
+            # What the settings say wrongly ends a first start. Later, the same error is an outage.
             source = self._source = await retry(
                 self._check_servers,
                 stop=stop, fatal=(ConfigurationError, UnsupportedServer), failed=self._health.failed,
@@ -91,7 +98,8 @@ class Worker:
     async def _check_servers(self) -> Source:
         redis = open_redis(self._settings, connections=2)
         try:
-            server = await check_redis(redis, state_key=self._settings.names.state)
+            async with explained(self._settings):
+                server = await check_redis(redis, state_key=self._settings.names.state)
         finally:
             await redis.aclose()
         self._health.redis = True

@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.protocol.names import Names
 from unstale.redis_tier.multiplexer import Multiplexer
+from unstale.redis_tier.refusal import refusal
 from unstale.redis_tier.scripts import Argument, Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.key_scan import scan
@@ -322,7 +323,13 @@ def accepted(reply: Sequence[Any]) -> None:
 
 
 def unavailable(error: RedisError) -> RedisUnavailable:
-    """Convert redis-py's error into ours; the text names its kind and never contains the URL."""
+    """Convert redis-py's error into ours; the text names its kind and never contains the URL.
+
+    It is a `RedisRefused` if the same ``REDIS_URL`` would meet the error again.
+    """
+    refused = refusal(error)
+    if refused is not None:
+        return refused
     check = "; check REDIS_URL and the server" if isinstance(error, RedisConnectionError) else ""
     text = f"{type(error).__name__}: {str(error)[:200]}"
     return RedisUnavailable(f"Redis did not carry out a command ({text}){check}")

@@ -16,6 +16,7 @@ from unstale_worker.observe.preflight import check_redis
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters
 from unstale_worker.redis.client import open_redis
+from unstale_worker.redis.explained import explained
 from unstale_worker.refresh.python.loader_calls import mistakes
 from unstale_worker.refresh.python.loader_worker import LoaderWorker
 from unstale_worker.refresh.redis.presence import ANNOUNCE_EVERY
@@ -82,13 +83,13 @@ class RefreshWorker:
     async def run(self, *, stop: asyncio.Event) -> None:
         """Call loaders until ``stop`` is set; `LoaderWorker.run` says what becomes of those that run then.
 
-        Raises `UnsupportedServer` and, for loaders that cannot be called, `RuleErrors` at the start; every
-        other error is retried.
+        Raises `UnsupportedServer` and `ConfigurationError` at the start, also for loaders that cannot be
+        called; every other error is retried.
         """
         if not await self._loaders_found(stop):
             return
-        unsupported = (UnsupportedServer,)
-        await retry(self._check, stop=stop, fatal=unsupported, failed=self._note, logger=log)
+        fatal = (ConfigurationError, UnsupportedServer)
+        await retry(self._check, stop=stop, fatal=fatal, failed=self._note, logger=log)
         async with open_store(self._settings, self._rules) as store:
             watching = asyncio.create_task(
                 retry(lambda: self._watch(store), failed=self._note, logger=log), name="refresh readiness"
@@ -130,10 +131,11 @@ class RefreshWorker:
             self._role = Role.STOPPING if stop.is_set() else Role.STARTING
 
     async def _check(self) -> None:
-        """Raise `UnsupportedServer` for a Redis of a version that is not supported."""
+        """Raise `UnsupportedServer` for a version that is not supported, and `RedisRefused`."""
         redis = open_redis(self._settings, connections=2)
         try:
-            server = await check_redis(redis, state_key=self._settings.names.state)
+            async with explained(self._settings):
+                server = await check_redis(redis, state_key=self._settings.names.state)
         finally:
             await _closed(redis.aclose())
         self._redis_up, self._problem = True, ""

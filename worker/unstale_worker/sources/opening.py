@@ -1,9 +1,16 @@
 """Choose the source of changes and open it."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from unstale.errors import DatabaseUnavailable, SettingError, UnstaleError
+from unstale.errors import (
+    ConfigurationError,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    SettingError,
+    UnstaleError,
+)
+from unstale.runtime.project_url import project_url
 from unstale.settings import OutboxSettings
 from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Source
@@ -14,18 +21,15 @@ from unstale_worker.sources.postgres_connections import PostgresConnections
 if TYPE_CHECKING:
     from unstale_worker.sources.rpc import Project
 
-POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
-
 log = get_logger("unstale.source")
 
 
 def check_settings(settings: OutboxSettings) -> None:
     """Raise `SettingError` if no source can be opened with these settings."""
-    url = "" if settings.database_url is None else settings.database_url.get_secret_value()
-    if settings.source != "supabase" and url and not url.startswith(POSTGRES_SCHEMES):
-        scheme = url.partition("://")[0] if "://" in url else ""
-        begins = f"begins with {scheme}://" if scheme.isalnum() else "is not a URL"
-        raise SettingError(f"DATABASE_URL {begins}; it must begin with postgresql://")
+    if settings.source != "supabase":
+        _ = settings.postgres  # raises for a wrong URL
+    if settings.supabase_url is not None and settings.source != "outbox":
+        project_url(settings.supabase_url)
     missing_project = [
         name
         for name, value in (
@@ -85,14 +89,14 @@ async def open_source(settings: OutboxSettings, *, session: str = "standby") -> 
         try:
             return await _supabase(settings, why=f"DATABASE_URL cannot be used: {error}", ask=True)
         except UnstaleError as other:
-            raise DatabaseUnavailable(f"{error}; HTTPS fails as well: {other}") from error
+            both = isinstance(error, ConfigurationError) and isinstance(other, ConfigurationError)
+            kind = DatabaseRefused if both else DatabaseUnavailable
+            raise kind(f"{error}; HTTPS fails as well: {other}") from error
 
 
 async def _outbox(settings: OutboxSettings, session: str) -> Source:
-    assert settings.database_url is not None
-    connections = PostgresConnections(
-        settings.database_url.get_secret_value(), timeout=settings.database_timeout
-    )
+    assert settings.postgres is not None
+    connections = PostgresConnections(settings.postgres.dsn, timeout=settings.database_timeout)
     pooled = await is_transaction_pooler(connections)
     if pooled:
         log.warning(

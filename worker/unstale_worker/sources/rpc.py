@@ -11,7 +11,7 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from unstale.companion.pools.environment import proxy_of
 from unstale.companion.pools.no_cookies import no_cookies
-from unstale.errors import DatabaseUnavailable, MigrationMissing, SettingError
+from unstale.errors import DatabaseRefused, DatabaseUnavailable, MigrationMissing, SettingError
 from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.sources.realtime import Target
 
@@ -179,7 +179,7 @@ async def _key_refused(response: httpx.Response) -> None:
     except (ValueError, AttributeError):
         code = ""
     if not code or code.startswith("PGRST30"):
-        raise DatabaseUnavailable(
+        raise DatabaseRefused(
             f"Supabase refused the key (HTTP {response.status_code} {code}".rstrip()
             + "); check that SUPABASE_SECRET_KEY is right and belongs to SUPABASE_URL"
         )

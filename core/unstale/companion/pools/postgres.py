@@ -1,13 +1,16 @@
 """The asyncpg pool of one event loop."""
 
 import asyncio
+import configparser
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from unstale.companion.pools.postgres_refusal import refusal
 from unstale.companion.pools.vitals import Vitals
-from unstale.errors import SettingError
+from unstale.errors import DatabaseRefused, SettingError
+from unstale.runtime.postgres_url import PostgresUrl
 from unstale.runtime.tls import postgres_tls
 from unstale.settings import PoolSettings
 
@@ -27,7 +30,8 @@ class Database:
             raise SettingError(
                 "DATABASE_URL (or SUPABASE_DB_URL) is not set: the pool's Postgres pool needs it"
             )
-        dsn = settings.database_url.get_secret_value()
+        self._url = PostgresUrl.parse(settings.database_url.get_secret_value())
+        dsn = self._url.dsn
         self.vitals = Vitals()
         self._timeout = settings.database_timeout
         self.client: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
@@ -59,7 +63,7 @@ class Database:
         began = self.vitals.began()
         try:
             await self.client.fetchval("select 1", timeout=self._timeout)
-        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        except (asyncpg.PostgresError, OSError, TimeoutError, DatabaseRefused) as error:
             self.vitals.failed(error)
         else:
             self.vitals.answered(began)
@@ -78,8 +82,11 @@ class Database:
         began = self.vitals.began()
         try:
             connection = await asyncpg.connect(*args, **options)
-        except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        except (asyncpg.PostgresError, OSError, ValueError, configparser.Error) as error:
             self.vitals.failed(error)
+            refused = refusal(error, self._url)
+            if refused is not None:
+                raise refused from None  # the library's text may quote a part of the URL
             raise
         self.vitals.answered(began)
         return connection

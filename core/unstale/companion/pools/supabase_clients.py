@@ -12,6 +12,7 @@ from unstale.companion.pools.no_cookies import no_cookies
 from unstale.companion.pools.shared_supabase import SharedClient
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
+from unstale.runtime.project_url import project_url
 from unstale.settings import PoolSettings
 
 MOST_CLIENTS: Final = 32
@@ -28,7 +29,7 @@ class SupabaseClients:
     def __init__(self, settings: PoolSettings, loop: asyncio.AbstractEventLoop) -> None:
         if settings.supabase_url is None:
             raise SettingError("SUPABASE_URL is not set: the pool's Supabase clients need it")
-        self._url = settings.supabase_url
+        self._url = project_url(settings.supabase_url)
         self._key = None if settings.supabase_key is None else settings.supabase_key.get_secret_value()
         self.vitals = Vitals()
         context, proxy = httpx.create_ssl_context(), proxy_of(self._url)

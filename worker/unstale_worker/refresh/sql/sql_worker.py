@@ -54,14 +54,14 @@ class SqlWorker:
     async def run(self, outcomes: Outcomes) -> None:
         """Refresh until cancelled; raises `Unavailable` when a server does not answer."""
         settings = self.settings
-        if settings.database_url is None:
+        if settings.postgres is None:
             problem = "row and sql refreshes need DATABASE_URL; their keys are only invalidated"
             self.failed(problem)
             log.error(problem)
             await asyncio.Event().wait()
-        assert settings.database_url is not None
+        assert settings.postgres is not None
         timeout = max(settings.database_timeout, *(spec.timeout + 1 for spec in self.specs))
-        connections = PostgresConnections(settings.database_url.get_secret_value(), timeout=timeout)
+        connections = PostgresConnections(settings.postgres.dsn, timeout=timeout)
         connections = replace(connections, pooled=await is_transaction_pooler(connections))
         sessions = Sessions(connections, name=self.session, most=settings.refresh_connections)
         try:

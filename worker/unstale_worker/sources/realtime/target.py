@@ -1,9 +1,10 @@
 """The table that a Realtime session listens to, and the session's timeouts."""
 
 from dataclasses import dataclass, field
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 from unstale.errors import SettingError
+from unstale.runtime.project_url import project_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,7 @@ class Target:
     table: str
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid:
-            raise SettingError(f"SUPABASE_URL: {self.url!r} is not a URL; expected https://….supabase.co")
+        project_url(self.url)
         if not self.key:
             raise SettingError(
                 "SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY) is empty: Realtime needs it"
@@ -36,7 +31,7 @@ class Target:
     @property
     def endpoint(self) -> str:
         """The address for the `realtime` client."""
-        return f"{self.url.rstrip('/')}/realtime/v1"
+        return f"{project_url(self.url).rstrip('/')}/realtime/v1"
 
     def masked(self, text: str) -> str:
         """Return `text` with the key masked, in plain and in URL-quoted form."""
