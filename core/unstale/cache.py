@@ -23,7 +23,6 @@ from unstale.protocol.globs import check_glob
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
 from unstale.reading.options import DEFAULT, Origin, ReadOptions, ReadResult, check_ttl
-from unstale.runtime import clock
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, ReadCounts, counters, picture
 from unstale.wiring import Parts
@@ -48,7 +47,6 @@ class Cache:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._closed = False
-        self._now = clock.now
         self._use(Parts(self.settings))
 
     @classmethod
@@ -61,7 +59,7 @@ class Cache:
 
     def _use(self, parts: Parts) -> None:
         """Serve from these parts, with counters at zero."""
-        self._parts = parts
+        self._parts, self._now = parts, parts.now
         self._freshness, self._path = parts.freshness, parts.path
         self._near = parts.local.near
         # With an audit every read takes the long way, which knows the loader of what it returns.

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Awaitable, Callable, Collection
 from functools import update_wrapper
 from string import Formatter
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -40,24 +40,17 @@ class Reads(Protocol):
         """See `Cache.delete`."""
 
 
-class Cached(Generic[P, R]):
-    """An async function behind a cache; called like the function itself.
+class CachedFunction(Generic[P, R]):
+    """The key, the model and the options of a function behind a cache."""
 
-    Example:
-        >>> @cache.cached("user:{user_id}:profile")
-        ... async def profile(user_id: int) -> Profile: ...
-        >>> await profile(42)            # from the cache, or from the function, once
-        >>> await profile.fresh(42)      # from the function, past every cache; stored
-        >>> await profile.invalidate(42)
-        >>> profile.key(42)
-        'user:42:profile'
-    """
+    is_async: ClassVar[bool] = True
+    """True if the function must be an async one."""
 
     def __init__(
         self,
-        cache: Reads,
+        cache: Any,
         template: str,
-        function: Callable[P, Awaitable[R]],
+        function: Callable[P, Any],
         *,
         ttl: float | None,
         negative_ttl: float | None,
@@ -65,26 +58,15 @@ class Cached(Generic[P, R]):
         refresh_ahead: float,
         ignore: Collection[str] = (),
     ) -> None:
-        update_wrapper(self, function)
+        update_wrapper(cast(Any, self), function)
         self._cache, self._template, self._function = cache, template, function
         self._ttl, self._negative_ttl, self._ahead = ttl, negative_ttl, refresh_ahead
         self._model = model
         self._inferred = model is not None
         self._signature = inspect.signature(function)
         self._ignore = ignore
-        self._names = _placeholders(template, function, self._signature, ignore)
+        self._names = _placeholders(template, function, self._signature, ignore, is_async=self.is_async)
         self._between = _between(template)
-
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._ask(args, kwargs, fresh=False)
-
-    async def fresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, past every cache, and store the answer: see ``fresh`` of `Cache.get_or_load`."""
-        return await self._ask(args, kwargs, fresh=True)
-
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Invalidate the answer for these arguments everywhere. See `Cache.delete`."""
-        await self._cache.delete(self.key(*args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key for these arguments.
@@ -108,11 +90,12 @@ class Cached(Generic[P, R]):
                 )
         return self._template.format_map(texts)
 
-    async def _ask(self, args: Any, kwargs: Any, *, fresh: bool) -> R:
+    def _get_or_load(self, args: Any, kwargs: Any, *, fresh: bool) -> Any:
+        """Return what ``get_or_load`` of the cache returns for these arguments."""
         if not self._inferred:
             self._model, self._inferred = model_of(self._function), True
         options: dict[str, Any] = {"model": self._model} if self._model is not None else {}
-        answer = await self._cache.get_or_load(
+        return self._cache.get_or_load(
             self.key(*args, **kwargs),
             lambda: self._function(*args, **kwargs),
             ttl=self._ttl,
@@ -121,12 +104,10 @@ class Cached(Generic[P, R]):
             refresh_ahead=self._ahead,
             **options,
         )
-        return cast(R, answer)
 
-    def __get__(self, instance: object, owner: type | None = None) -> "Cached[..., R]":
-        if instance is None:
-            return self
-        bound: Cached[..., R] = Cached(
+    def _bound_to(self, instance: object) -> Any:
+        """Return the same for the method of ``instance``."""
+        return type(self)(
             self._cache,
             self._template,
             types.MethodType(self._function, instance),
@@ -136,10 +117,52 @@ class Cached(Generic[P, R]):
             refresh_ahead=self._ahead,
             ignore=self._ignore,
         )
-        return bound
 
     def __repr__(self) -> str:
         return f"<Cached {self._template!r} of {getattr(self._function, '__qualname__', self._function)}>"
+
+
+class Cached(CachedFunction[P, R]):
+    """An async function behind a cache; called like the function itself.
+
+    Example:
+        >>> @cache.cached("user:{user_id}:profile")
+        ... async def profile(user_id: int) -> Profile: ...
+        >>> await profile(42)            # from the cache, or from the function, once
+        >>> await profile.fresh(42)      # from the function, past every cache; stored
+        >>> await profile.invalidate(42)
+        >>> profile.key(42)
+        'user:42:profile'
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            cache: Reads,
+            template: str,
+            function: Callable[P, Awaitable[R]],
+            *,
+            ttl: float | None,
+            negative_ttl: float | None,
+            model: Model | None,
+            refresh_ahead: float,
+            ignore: Collection[str] = (),
+        ) -> None: ...
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, await self._get_or_load(args, kwargs, fresh=False))
+
+    async def fresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, past every cache, and store the answer: see ``fresh`` of `Cache.get_or_load`."""
+        return cast(R, await self._get_or_load(args, kwargs, fresh=True))
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Invalidate the answer for these arguments everywhere. See `Cache.delete`."""
+        await self._cache.delete(self.key(*args, **kwargs))
+
+    def __get__(self, instance: object, owner: type | None = None) -> "Cached[..., R]":
+        return self if instance is None else cast("Cached[..., R]", self._bound_to(instance))
 
 
 def model_of(function: Callable[..., object]) -> Model | None:
@@ -165,16 +188,22 @@ def model_of(function: Callable[..., object]) -> Model | None:
         ) from error
 
 
+_OTHER = {True: "sync.", False: ""}
+
+
 def _placeholders(
     template: str,
     function: Callable[..., object],
     signature: inspect.Signature,
     ignore: Collection[str],
+    *,
+    is_async: bool,
 ) -> tuple[str, ...]:
     """Return the parameters the template names; raises `ConfigurationError` if it does not fit."""
     where = f"@cached({template!r}) on {getattr(function, '__qualname__', function)}"
-    if not inspect.iscoroutinefunction(inspect.unwrap(function)):
-        raise ConfigurationError(f"{where}: must be an async function; write `async def`")
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) != is_async:
+        kind = "an async function; write `async def`" if is_async else "a plain function; write `def`"
+        raise ConfigurationError(f"{where}: must be {kind}, or use unstale.{_OTHER[is_async]}Cache")
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:

@@ -50,11 +50,12 @@ class Parts:
         subscriptions: Open subscriptions; `Cache.subscribe` adds to them.
         tokens: ``wait_for``.
         locks: ``lock``.
+        now: The clock of all parts, in seconds.
     """
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, *, now: Callable[[], float] = clock.now) -> None:
         self._name = settings.names.tag
-        now = clock.now
+        self.now = now
         self.subscriptions = Subscriptions(lambda: self.freshness.staleness)
         self.local = LocalState(
             max_entries=settings.near_max_entries,
@@ -159,7 +160,7 @@ class Parts:
             self.local,
             self.freshness,
             self.rules,
-            clock=clock.now,
+            clock=self.now,
             timeout=settings.redis_timeout,
             max_silence=settings.max_silence,
             on_subscribed=_renewing(tier, log),

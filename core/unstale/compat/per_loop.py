@@ -3,11 +3,11 @@
 import asyncio
 import contextvars
 import logging
-import os
-import weakref
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
+
+from unstale.runtime.fork import forget_after_fork
 
 logger = logging.getLogger("unstale")
 
@@ -15,34 +15,6 @@ T = TypeVar("T")
 
 LOOK_SECONDS: Final = 0.5
 """Seconds between two checks that another thread's loop still runs; a stopped loop never answers."""
-
-_INHERITED: Final[list[object]] = []
-"""Objects a forked child inherited, kept for ever. Finalizing them would disturb the parent, which shares the
-sockets and the epoll set."""
-
-
-class Forgets(Protocol):
-    """A holder of connections that drops them in a forked child."""
-
-    def after_fork(self) -> object:
-        """Forget every connection and lock; return what must never be finalized in this process."""
-
-
-_forgetful: Final["weakref.WeakSet[Forgets]"] = weakref.WeakSet()
-
-
-def forget_after_fork(holder: Forgets) -> None:
-    """Call ``holder.after_fork()`` in every child that this process forks, as long as ``holder`` lives."""
-    _forgetful.add(holder)
-
-
-def _in_child() -> None:
-    for holder in tuple(_forgetful):
-        _INHERITED.append(holder.after_fork())
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_in_child)
 
 
 class _Place(Generic[T]):
@@ -108,7 +80,7 @@ class PerLoop(Generic[T]):
                 await _closed_elsewhere(place)
 
     def after_fork(self) -> object:
-        """Forget every resource; see `Forgets`."""
+        """Forget every resource; see `unstale.runtime.fork.Forgets`."""
         inherited = self._places, self._kept
         self._places, self._kept = {}, set()
         return inherited

@@ -67,15 +67,17 @@ Loader: TypeAlias = Callable[[], Any] | Callable[[Load], Any]
 
 async def call(loader: Loader, load: Load) -> object:
     """Run a loader of any kind: async or plain function, lambda, method, or object with ``__call__``."""
+    result = invoke(loader, load)
+    return await result if inspect.isawaitable(result) else result
+
+
+def invoke(loader: Loader, load: Load) -> object:
+    """Call a loader, with its `Load` if it takes one; return the value, or an awaitable of it."""
     function: Callable[..., Any] = loader
     name = load_parameter(function)
     if name is None:
-        result = function()
-    elif name:
-        result = function(**{name: load})
-    else:
-        result = function(load)
-    return await result if inspect.isawaitable(result) else result
+        return function()
+    return function(**{name: load}) if name else function(load)
 
 
 _LOAD: Final = re.compile(r"\bLoad\b")

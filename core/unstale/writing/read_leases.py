@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
@@ -11,8 +12,10 @@ from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 MOST_MISSES: Final = 4_096
 """Most misses remembered. The oldest are forgotten first; a `set` after a forgotten miss stores nothing."""
 
+CALLER: Final[ContextVar[object]] = ContextVar("unstale_caller")
+"""The caller that a miss belongs to, if it is not the task: a thread whose calls run in a task each."""
 
-Place: TypeAlias = "tuple[weakref.ref[asyncio.Task[Any]], str]"
+Place: TypeAlias = "tuple[weakref.ref[Any], str]"
 """Task and key. References instead of ids: ids are reused, but a dead reference never equals a live one."""
 
 
@@ -49,12 +52,12 @@ class ReadLeases:
 
     def remember(self, key: str, lease: bytes | None, read: InFlightRead, *, seconds: float) -> None:
         """Remember that the current task missed ``key``; takes over ``read``."""
-        task = asyncio.current_task()
-        if task is None:
+        caller = CALLER.get(None) or asyncio.current_task()
+        if caller is None:
             self._reads.close(read)
             return
         now = self._clock()
-        place = (weakref.ref(task), key)
+        place = (weakref.ref(caller), key)
         self._forget(place)
         self._known[place] = Miss(lease, read, now + seconds)
         while self._known:
@@ -65,10 +68,10 @@ class ReadLeases:
 
     def recall(self, key: str) -> Miss | None:
         """Remove and return the current task's miss of ``key``; close its read."""
-        task = asyncio.current_task()
-        if task is None:
+        caller = CALLER.get(None) or asyncio.current_task()
+        if caller is None:
             return None
-        place = (weakref.ref(task), key)
+        place = (weakref.ref(caller), key)
         miss = self._known.get(place)
         self._forget(place)
         return miss if miss is not None and self._clock() < miss.expires else None

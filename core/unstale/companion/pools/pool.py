@@ -12,9 +12,10 @@ from unstale.companion.pools.dependency import Dependency
 from unstale.companion.pools.loop_clients import LoopClients
 from unstale.companion.pools.renewable import CLOSED
 from unstale.companion.pools.vitals import State
-from unstale.compat.per_loop import PerLoop, forget_after_fork
+from unstale.compat.per_loop import PerLoop
 from unstale.errors import MissingExtra, PoolClosed
 from unstale.runtime.extras import needs
+from unstale.runtime.fork import forget_after_fork
 from unstale.settings import PoolSettings
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class ConnectionPool:
         await self.close()
 
     def after_fork(self) -> object:
-        """Start in a forked child with a new lock and no client; see `unstale.compat.per_loop.Forgets`."""
+        """Start in a forked child with a new lock and no client; see `unstale.runtime.fork.Forgets`."""
         inherited, self._sync, self._lock = self._sync, None, threading.Lock()
         return inherited
 
