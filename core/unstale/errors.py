@@ -20,6 +20,7 @@
     ├── PositionMoved                 an applier script was refused: read the state again
     ├── WaitTimeout                   wait_for(token) ran out of time
     ├── LoadCancelled                 a loader was cancelled from inside
+    ├── LoadCycle                     a loader waits for its own result
     ├── CacheClosed                   a cache used after it was closed
     ├── CacheNotStarted               a cache used before it was started
     ├── PoolClosed                    a connection pool used after it was closed
@@ -147,6 +148,22 @@ class WaitTimeout(UnstaleError, TimeoutError):
 
 class LoadCancelled(UnstaleError):
     """A loader raised CancelledError though no caller cancelled the read; look for a cancelled task in it."""
+
+
+class LoadCycle(UnstaleError, RuntimeError):
+    """A loader reads a key whose load waits for this loader, so neither would ever end.
+
+    Attributes:
+        keys: The keys, each of which is loaded by reading the next; the last is the first again.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+        super().__init__(
+            f"a loader waits for its own result: {' -> '.join(map(repr, keys))}. Let it read the database, "
+            "or another key. A task that it starts and does not wait for needs a context of its own: "
+            "create_task(..., context=contextvars.Context())"
+        )
 
 
 class CacheClosed(UnstaleError):

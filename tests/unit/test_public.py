@@ -23,6 +23,7 @@ def test_the_public_names_are_these() -> None:
         "Invalidated",
         "Load",
         "LoadCancelled",
+        "LoadCycle",
         "Lock",
         "LockLost",
         "LockTimeout",

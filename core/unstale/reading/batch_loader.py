@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from unstale.errors import LoadCancelled
+from unstale.reading import load_chain
+from unstale.reading.load_chain import Chain, Waiting
 from unstale.reading.loader import Loader
 
 ManyLoader: TypeAlias = Callable[[list[str]], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
@@ -47,12 +49,14 @@ class Batch:
         self._waiting: dict[str, list[asyncio.Future[Any]]] = {}
         self._calls: dict[asyncio.Task[None], dict[str, list[asyncio.Future[Any]]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loads: set[Waiting] = set()
 
     async def load(self, key: str) -> Any:
         """Return the value of one key; raises the loader's errors."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.setdefault(key, []).append(future)
+        self._loads.update(load_chain.chain())
         if self._timer is None:
             self._timer = loop.call_later(LINGER, self._begin)
         self.settled(key)
@@ -81,11 +85,13 @@ class Batch:
             self._timer = None
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
-            call = asyncio.create_task(self._call(waiting), name="unstale-load-many")
+            loads, self._loads = tuple(self._loads), set()
+            call = asyncio.create_task(self._call(waiting, loads), name="unstale-load-many")
             self._calls[call] = waiting
             call.add_done_callback(lambda done: self._calls.pop(done, None))
 
-    async def _call(self, waiting: dict[str, list[asyncio.Future[Any]]]) -> None:
+    async def _call(self, waiting: dict[str, list[asyncio.Future[Any]]], loads: Chain) -> None:
+        load_chain.enter(loads)
         try:
             answer = self._loader(list(waiting))
             found = await answer if inspect.isawaitable(answer) else answer

@@ -10,6 +10,7 @@ from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
+from unstale.reading import load_chain
 from unstale.reading.loader import Loader
 from unstale.reading.options import ReadOptions
 from unstale.reading.read_path import ReadPath
@@ -78,6 +79,7 @@ class EarlyRefresh:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, key: str, loader: Loader, options: ReadOptions, margin: float) -> None:
+        load_chain.enter(())  # no load waits for it
         try:
             await self._path.refresh(key, loader, options, margin=margin)
         except RedisUnavailable:

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from unstale.errors import CacheClosed, LoadCancelled
+from unstale.errors import CacheClosed, LoadCancelled, LoadCycle
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 from unstale.protocol.lease import ValueOrLease
+from unstale.reading import load_chain
+from unstale.reading.load_chain import Waiting
 from unstale.reading.loader import Loader
 from unstale.reading.options import ReadOptions, ReadResult
 
 CLOSED_WHILE_LOADING = "the cache was closed while this was loading"
 
 
-class Flight:
+class Flight(Waiting):
     """One read of a key for all callers that wait for it.
 
     Attributes:
@@ -25,7 +27,7 @@ class Flight:
     """
 
     __slots__ = (
-        "_reads", "abandoned", "acquired", "early", "forced", "key", "lease", "loader", "next", "options",
+        "_reads", "abandoned", "acquired", "early", "forced", "lease", "loader", "next", "options",
         "read", "task", "waiters",
     )  # fmt: skip
 
@@ -41,8 +43,8 @@ class Flight:
         read: InFlightRead | None = None,
         acquired: ValueOrLease | None = None,
     ) -> None:
+        super().__init__(key)
         self._reads = reads
-        self.key = key
         self.loader = loader
         self.options = options
         self.forced = forced
@@ -102,12 +104,20 @@ class SingleFlight:
         elif forced or flight.abandoned or not flight.read.valid:
             if flight.next is None:
                 flight.next = Flight(self._reads, key, loader, options, forced=forced)
+                flight.next.awaited.append(flight)
             flight = flight.next
             flight.forced = flight.forced or forced
         waiter: asyncio.Future[ReadResult] = asyncio.get_running_loop().create_future()
         flight.waiters.append(waiter)
+        loads = load_chain.chain()
         try:
-            return await waiter
+            if not loads:
+                return await waiter
+            with load_chain.waiting_for(flight, loads):
+                return await waiter
+        except LoadCycle:
+            flight.waiters.remove(waiter)
+            raise
         except asyncio.CancelledError:
             flight.waiters.remove(waiter)
             if not flight.waiters and flight.task is not None:
@@ -129,6 +139,7 @@ class SingleFlight:
         flight.task = asyncio.create_task(self._run(flight), name="unstale-load")
 
     async def _run(self, flight: Flight) -> None:
+        load_chain.enter((flight,))
         try:
             loaded = await self._fetch(flight)
         except asyncio.CancelledError:
@@ -154,6 +165,8 @@ class SingleFlight:
     def _land(self, flight: Flight) -> None:
         """End the flight, and start the next one if a caller still waits for it."""
         following = flight.next
+        if following is not None:
+            following.awaited.remove(flight)
         if following is not None and self._closed:
             self._fail(following, CacheClosed(CLOSED_WHILE_LOADING))
         if following is not None and following.waiters and not self._closed:
