@@ -32,7 +32,7 @@ LAST_PAUSE: Final = 0.25
 """Seconds between two attempts; the pause doubles, and is random between half and all of it."""
 MAX_NAME_BYTES: Final = 512
 
-_LOCK: Final = Script("unstale.redis_tier", "lock")
+_LOCK: Final = Script("unstale.redis_tier", "lock", allow_oom=False)
 
 
 class Locks(ABC):

@@ -208,6 +208,14 @@ class KnownRules:
                 self._default_ttl,
             )
 
+    def warn_of_full_redis(self) -> None:
+        """Log once that Redis takes no value."""
+        self.warn_once(
+            "",
+            "Redis takes no new value: it is out of memory, or cannot save. Loaded values are not kept "
+            "there. Raise maxmemory, or set maxmemory-policy to volatile-lru",
+        )
+
     def warn_once(self, key: str, sentence: str, *args: object) -> None:
         """Log a warning about ``key``, once for all keys that differ only in their digits."""
         shape = sentence[:20] + "".join("#" if c.isdigit() else c for c in key)

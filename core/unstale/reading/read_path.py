@@ -17,6 +17,7 @@ from unstale.protocol.lease import PRIMARY, ValueOrLease
 from unstale.reading.loader import Load, Loader, call, load_parameter
 from unstale.reading.options import DEFAULT, Origin, ReadOptions, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
+from unstale.redis_tier.error_replies import out_of_memory
 from unstale.redis_tier.shared_tier import SharedTier
 from unstale.runtime import failpoints
 
@@ -284,6 +285,8 @@ class ReadPath:
             found = self._usable(key, flight.read, acquired, flight.options)
             if found is not None:
                 return found
+            if acquired.found is None:
+                self._rules.warn_of_full_redis()
             if acquired.found is None or not codec.is_lease(acquired.found):
                 return None  # something of another type stands there, or Redis takes no new value
             # Another process' lease: its value will come soon, or never.
@@ -332,18 +335,22 @@ class ReadPath:
                     await failpoints.reach("reader.after_fill")
                 self._keep(flight.read, data, seconds)
         finally:
-            if not stored and codec.is_lease(lease):
+            # A forced load may replace a value: if it is not stored, remove the value, which is older.
+            if not stored and (codec.is_lease(lease) or flight.forced):
                 with contextlib.suppress(RedisUnavailable):
                     await self._tier.release(key, lease)
         return data
 
     async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float) -> bool:
         """Store ``data`` under ``lease``; return False if it was not stored."""
-        with contextlib.suppress(RedisUnavailable):
+        try:
             refreshed = self._rules.refreshed(key)
             if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=refreshed):
                 self.counts.fills += self._tier.shared
                 return True
+        except RedisUnavailable as error:
+            if out_of_memory(error):
+                self._rules.warn_of_full_redis()
         self.counts.fills_refused += 1
         return False
 

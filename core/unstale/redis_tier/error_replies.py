@@ -45,10 +45,17 @@ def refuses_writes(reply: Any) -> bool:
     return isinstance(reply, ResponseError) and str(reply).startswith(("MISCONF", "NOREPLICAS"))
 
 
+def out_of_memory(error: RedisUnavailable) -> bool:
+    """Return True if Redis refused a value because it is out of memory; it still removes values."""
+    return isinstance(error.__cause__, OutOfMemoryError)
+
+
 def refused(error: RedisError) -> RedisUnavailable:
     """Return the error for a command that Redis refused; its text has the error code but no key."""
-    problem = RedisUnavailable(
-        f"Redis refused a command ({str(error).split(' ', 1)[0]}); check the permissions of its user"
-    )
+    if isinstance(error, OutOfMemoryError):
+        text = "Redis is out of memory and stores no value; raise maxmemory, or evict with volatile-lru"
+    else:
+        text = f"Redis refused a command ({str(error).split(' ', 1)[0]}); check the permissions of its user"
+    problem = RedisUnavailable(text)
     problem.__cause__ = error
     return problem

@@ -29,9 +29,12 @@ MOST_KEY_BYTES: Final = 48 * 1024
 """Bytes of keys, as JSON, in one direct invalidation: its message stays below 64 KiB."""
 SCAN_COUNT: Final = 1_000
 
-_DIRECT, _EXTEND, _FILL, _PUT, _RELEASE, _REPLACE, _TAKEOVER = (
-    Script("unstale.redis_tier", name)
-    for name in ("direct", "extend", "fill", "put", "release", "replace", "takeover")
+_DIRECT, _EXTEND, _RELEASE, _REPLACE = (
+    Script("unstale.redis_tier", name) for name in ("direct", "extend", "release", "replace")
+)
+"""These free memory, or nearly keep the size of a key: `replace` adds 100 bytes while a load runs."""
+_FILL, _PUT, _TAKEOVER = (
+    Script("unstale.redis_tier", name, allow_oom=False) for name in ("fill", "put", "takeover")
 )
 
 

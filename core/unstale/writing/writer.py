@@ -12,6 +12,7 @@ from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
 from unstale.reading.options import ReadResult
 from unstale.reading.read_path import SOFT_LEASE_SECONDS, ReadPath
+from unstale.redis_tier.error_replies import out_of_memory
 from unstale.redis_tier.multiplexer import FIRST_PAUSE
 from unstale.redis_tier.shared_tier import Put, SharedTier
 from unstale.writing.read_leases import Miss, ReadLeases
@@ -161,6 +162,11 @@ class Writer:
         """
         try:
             put = await self._tier.put(key, data, seconds=seconds, rules=self._rules.hash)
+        except RedisUnavailable as error:
+            if out_of_memory(error):
+                self._rules.warn_of_full_redis()
+                await self._invalidate([key])  # what is there is older
+            raise
         finally:
             self._local.drop([key])
         if put is Put.UNTOLD and self._freshness.trust is Trust.DETACHED:

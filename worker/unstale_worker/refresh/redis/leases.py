@@ -15,9 +15,9 @@ from unstale.redis_tier.scripts import Argument, Script
 from unstale_worker.refresh.redis.calls import RedisCalls, milliseconds
 from unstale_worker.refresh.redis.refresh_set import VISIBILITY
 
-ACQUIRE: Final = Script("unstale_worker.refresh.redis", "refresh_acquire")
+ACQUIRE: Final = Script("unstale_worker.refresh.redis", "refresh_acquire", allow_oom=False)
 EXTEND: Final = Script("unstale_worker.refresh.redis", "refresh_extend")
-FILL: Final = Script("unstale_worker.refresh.redis", "refresh_fill")
+FILL: Final = Script("unstale_worker.refresh.redis", "refresh_fill", allow_oom=False)
 RELEASE: Final = Script("unstale_worker.refresh.redis", "refresh_release")
 FAILED: Final = Script("unstale_worker.refresh.redis", "refresh_failed")
 
