@@ -1,12 +1,13 @@
 """Cancellation: tasks end even if a library drops a cancellation."""
 
 import asyncio
+import gc
 from contextlib import suppress
 from functools import partial
 
 import pytest
 
-from unstale.runtime.cancellation import run_cancellable
+from unstale.runtime.cancellation import cancelled, run_cancellable
 
 
 async def drop_cancellations(times: int) -> None:
@@ -46,3 +47,30 @@ async def test_results_and_errors_come_out() -> None:
     assert await run_cancellable(works) == "done"
     with pytest.raises(KeyError):
         await run_cancellable(fails)
+
+
+async def test_an_error_that_comes_with_a_cancellation_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """asyncio logs "Task exception was never retrieved" when such a task is collected."""
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise KeyError("lost") from None
+
+    async def fails_at_once() -> None:
+        raise KeyError("lost")
+
+    for work in (fails_when_cancelled, fails_at_once):
+        outer = asyncio.create_task(run_cancellable(work))
+        await asyncio.sleep(0)
+        outer.cancel()
+        await asyncio.wait([outer])
+        single = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        await cancelled(single)
+        del outer, single
+        gc.collect()
+    assert not [record.message for record in caplog.records if "never retrieved" in record.message]

@@ -45,6 +45,8 @@ async def cancelled(task: "asyncio.Task[Any]") -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=AGAIN)
+    if not task.cancelled():
+        task.exception()  # retrieved: asyncio would log an error that came with the cancellation
 
 
 @asynccontextmanager

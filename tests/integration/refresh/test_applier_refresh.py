@@ -200,7 +200,7 @@ async def test_a_purge_wins_over_the_other_rules_of_its_batch(leader: Leader, re
     plan = Plan()
     rules.plan("public", "erased", ["id"], ["1"], plan)
     rules.plan("public", "t", ["id"], ["1", "2"], plan)
-    renewals = rules.renewals(plan)
+    renewals = rules.renewals(plan.keys, plan.purged)
     assert renewals["k:1"] == PURGED
     await leader.apply(renewals)
     assert await redis.mget(NAMES.stale("k:1"), NAMES.stale("k:2")) == [None, b"1"]

@@ -4,6 +4,7 @@ import asyncio
 
 from unstale.companion.tools.user_scope import UserKeys
 from unstale.errors import ConfigurationError
+from unstale.runtime.cancellation import cancelled
 
 
 async def serve(*, user: str, stop: asyncio.Event) -> None:
@@ -25,5 +26,4 @@ async def serve(*, user: str, stop: asyncio.Event) -> None:
             await serving
     finally:
         for task in (serving, stopping):
-            task.cancel()
-        await asyncio.wait([serving, stopping])
+            await cancelled(task)

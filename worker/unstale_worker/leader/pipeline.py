@@ -9,10 +9,11 @@ import structlog
 
 from unstale.errors import MessageError
 from unstale.protocol.messages import PublishedRules
+from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
-from unstale_worker.leader.planning import plan_page
+from unstale_worker.leader.planning import plan_page, renewals_of
 from unstale_worker.leader.poll_policy import PollPolicy
 from unstale_worker.leader.rules_transition import RulesTransition
 from unstale_worker.leader.watermarks import Watermarks
@@ -106,7 +107,7 @@ class Pipeline:
                 seen = None
                 if page.more:
                     assert page.cursor is not None
-                    prefetched = asyncio.ensure_future(self._source.read(state.position, page.cursor))
+                    prefetched = asyncio.create_task(self._source.read(state.position, page.cursor))
                 else:
                     seen = Seen.of(page, began=began, primary_until=primary_until, began_there=began_there)
                 state = await self._apply(state, page, seen)
@@ -120,8 +121,7 @@ class Pipeline:
                 await self._watermarks.publish_between_pages(state)
         finally:
             if prefetched is not None:
-                prefetched.cancel()
-                await asyncio.wait([prefetched])
+                await cancelled(prefetched)
         if patterns := await self._captures.check_if_due() | self._transition.due(time.monotonic()):
             await self._invalidate(state, page, patterns)
         self._watermarks.seen = seen
@@ -240,7 +240,7 @@ class Pipeline:
             patterns=sorted(plan.patterns),
             store=moved,
             seen=seen if joins else None,
-            renewals=self._rules.renewals(plan),
+            renewals=await renewals_of(plan, self._rules),
             stale=self._rules.serves_stale,
         )
         if joins:

@@ -1,10 +1,15 @@
 """Plans what one page of the outbox invalidates."""
 
 import logging
-from typing import Protocol
+from typing import Final, Protocol
 
-from unstale_worker.rules import Plan, Rules
+from unstale_worker.rules import Plan, Renewal, Rules
+from unstale_worker.runtime.slices import Slices
 from unstale_worker.sources import Page, WatchVersion
+
+ENTRIES_A_SLICE: Final = 256
+ROWS_A_SLICE: Final = 2_000
+"""A few milliseconds of work, after which other tasks may run."""
 
 logger = logging.getLogger("unstale.planning")  # an agent process plans too, and may lack structlog
 
@@ -20,12 +25,16 @@ class Versions(Protocol):
 async def plan_page(page: Page, rules: Rules, versions: Versions) -> Plan:
     """Plan what the entries of ``page`` invalidate, without running fan-out queries. Raises `Unavailable`.
 
-    Entries of one watch version are planned together, so the cost is per row and not per entry.
+    Entries of one watch version are planned together, so the cost is per row and not per entry. Other tasks
+    run in between, as a page of many rows takes longer than the leader's lease lives on a busy machine.
     """
     plan = Plan()
     together: dict[tuple[int, int], list[str | None]] = {}
     whole: set[tuple[int, int]] = set()
-    for watch, version, keys in page.entries:
+    slices = Slices()
+    for number, (watch, version, keys) in enumerate(page.entries):
+        if number % ENTRIES_A_SLICE == 0:
+            await slices.pause()
         if keys is None:
             whole.add((watch, version))
         elif (flat := together.get((watch, version))) is None:
@@ -42,5 +51,20 @@ async def plan_page(page: Page, rules: Rules, versions: Versions) -> Plan:
         if key in whole:
             rules.plan(*table, None, plan)
         if key in together:
-            rules.plan(*table, together[key], plan)
+            flat = together[key]
+            step = max(1, len(written.key_columns)) * ROWS_A_SLICE
+            for start in range(0, len(flat), step):
+                rules.plan(*table, flat[start : start + step], plan)
+                await slices.pause()
     return plan
+
+
+async def renewals_of(plan: Plan, rules: Rules) -> dict[str, Renewal]:
+    """Return how the keys of ``plan`` are refreshed; other tasks run in between."""
+    found: dict[str, Renewal] = {}
+    if rules.refreshes:
+        slices, keys = Slices(), list(plan.keys)
+        for start in range(0, len(keys), ROWS_A_SLICE):
+            found |= rules.renewals(keys[start : start + ROWS_A_SLICE], plan.purged)
+            await slices.pause()
+    return found

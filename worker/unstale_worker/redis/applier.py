@@ -32,6 +32,7 @@ from unstale_worker.redis.script_batches import (
 )
 from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.rules import Renewal
+from unstale_worker.runtime.slices import Slices
 from unstale_worker.sources import Page
 
 STATE: Final = Script("unstale_worker.redis", "state")
@@ -133,31 +134,35 @@ class Applier:
         if seen is not None:
             final["watermark"] = watermark_fields(seen, rules=state.rules)
         most = max(1, self._script_keys // REFRESH_WEIGHT) if renewals else self._script_keys
-        bodies = list(split(wanted, patterns, most_keys=most))
+        slices, bodies = Slices(), list[ScriptBody]()
+        for body in split(wanted, patterns, most_keys=most):
+            bodies.append(body)
+            await slices.pause()
         if store and not bodies:
             bodies.append(ScriptBody([], b"[]", b"[]"))
         last = len(bodies) - 1 if store else len(bodies)
         plain_header = script_header(**common, log_bytes=self._log_max_bytes)
-        calls = []
-        for number, body in enumerate(bodies):
-            more = dict(final) if number == last else {}
+
+        def call(body: ScriptBody, more: dict[str, Any]) -> tuple[Argument, ...]:
             chunk = body.keys
             if renewals:
                 chunk, refresh = group_refreshes(chunk, renewals, names)
                 if refresh is not None:
-                    more["refresh"] = refresh
+                    more = {**more, "refresh": refresh}
             header = script_header(**common, log_bytes=self._log_max_bytes, **more) if more else plain_header
             arguments = [header, body.keys_json, body.patterns_json]
-            calls.append(APPLY.call(keys=[names.state, names.log, *chunk], args=arguments))
+            return APPLY.call(keys=[names.state, names.log, *chunk], args=arguments)
+
         for start in range(0, last, PIPELINED):
+            calls = [call(body, {}) for body in bodies[start : min(start + PIPELINED, last)]]
             if failpoints.on:
                 await failpoints.reach("applier.before_script")
-            self._count(await self._pipelined(APPLY, calls[start : min(start + PIPELINED, last)]))
+            self._count(await self._pipelined(APPLY, calls))
         pending = b""
         if store:
             if failpoints.on:
                 await failpoints.reach("applier.before_last_script")
-            (reply,) = await self._pipelined(APPLY, calls[last:])
+            (reply,) = await self._pipelined(APPLY, [call(bodies[last], final)])
             self._count([reply])
             pending = reply[3]
             self._set_clock(reply[4])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -172,15 +172,13 @@ class Rules:
             for step in steps:
                 step.run(flat, into)
 
-    def renewals(self, plan: Plan) -> dict[str, Renewal]:
-        """Return the renewal of each key in ``plan`` that a refresh matches; a purge overrides it."""
-        if not self.refreshes:
-            return {}
+    def renewals(self, keys: Iterable[str], purged: Collection[str] = ()) -> dict[str, Renewal]:
+        """Return the renewal of each of ``keys`` that a refresh matches; being ``purged`` overrides it."""
         found: dict[str, Renewal] = {}
-        for key in plan.keys:
+        for key in keys:
             spec = self.refresh_of(key)
             if spec is not None:
-                found[key] = PURGED if key in plan.purged else spec.renewal
+                found[key] = PURGED if key in purged else spec.renewal
         return found
 
     @property

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from unstale.runtime.cancellation import cancelled
+
 T = TypeVar("T")
 
 
@@ -72,8 +74,7 @@ async def run_until_ready(
         return await task
     finally:
         for each in (task, *waits):
-            each.cancel()
-        await asyncio.wait([task, *waits])
+            await cancelled(each)
 
 
 async def stopped_within(stop: asyncio.Event, *, seconds: float) -> bool:
