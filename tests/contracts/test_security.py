@@ -113,6 +113,31 @@ async def test_the_workers_user_can_refresh(
             assert worker.status().counters.errors == 0
 
 
+async def test_only_users_that_may_write_the_state_may_publish(
+    valkey: EmbeddedValkey, users: dict[str, str]
+) -> None:
+    async with Redis.from_url(valkey.url) as owner:
+        await owner.execute_command("ACL", "SETUSER", "chat", "on", ">chat", "~chat:*", "&chat:*", "+@all")
+        allowed = {
+            user: [
+                await owner.execute_command("ACL", "DRYRUN", user, *command) == b"OK"
+                for command in (("PUBLISH", CHANNEL, "x"), ("HSET", STATE, "applied_at", "0"))
+            ]
+            for user in (*users, "chat")
+        }
+        assert allowed == {
+            "unstale-worker": [True, True],
+            "unstale-writer": [True, True],
+            "unstale-agent": [False, False],
+            "chat": [False, False],
+        }
+        async with Redis.from_url(f"redis://chat:chat@127.0.0.1:{valkey.port}/0") as chat:
+            assert await chat.publish("chat:1", "hello") == 0
+            with pytest.raises(NoPermissionError):
+                await chat.publish(CHANNEL, "{}")
+        await owner.execute_command("ACL", "DELUSER", "chat")
+
+
 @pytest.mark.parametrize("what", FORBIDDEN)
 async def test_an_agent_that_only_reads_cannot_write(
     valkey: EmbeddedValkey, users: dict[str, str], what: str

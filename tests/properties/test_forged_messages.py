@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio.client import PubSub
 
 from history import Checker, Final, Record, Recorder, State, Verdict, Writes
 from history.recorder import seen_in
@@ -37,11 +38,9 @@ def invalidations(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def watermarks(draw: st.DrawFn) -> dict[str, Any]:
-    # Of the real epoch only claims that are not false: whoever can write a false one could write values, too.
-    epoch = draw(EPOCHS.filter(lambda epoch: epoch != "real"))
     return {
         "v": 1,
-        "epoch": epoch,
+        "epoch": draw(EPOCHS),
         "last": draw(NUMBERS),
         "seen": draw(st.sampled_from(["1:1:", "5:9:6,7", f"{2**60}:{2**60}:"])),
         "lsn": draw(st.sampled_from(["0/1", "FFFFFFFF/FFFFFFFF", "", "x"])),
@@ -59,7 +58,11 @@ FORGED = st.one_of(
 )
 CHANGES = st.sampled_from(KEYS)
 STEPS = st.lists(
-    st.tuples(st.just("forge"), FORGED) | st.tuples(st.just("change"), CHANGES), min_size=12, max_size=30
+    st.tuples(st.just("forge"), FORGED)
+    | st.tuples(st.just("repeat"), st.integers(0, 20))
+    | st.tuples(st.just("change"), CHANGES),
+    min_size=12,
+    max_size=30,
 )
 
 
@@ -78,6 +81,7 @@ class World:
         self.recorder = Recorder(cache, self.records.append)
         self.states = {key: [State(1, True, 0.0, 0.0)] for key in KEYS}
         self.epochs = [worker.epoch]
+        self.heard: list[bytes] = []
 
     async def change(self, key: str) -> None:
         """Commit a version and announce it: it counts as committed once it was announced."""
@@ -92,6 +96,17 @@ class World:
             names = {"real": self.worker.epoch, "older": self.epochs[0]}
             message = {**message, "epoch": names.get(message["epoch"], message["epoch"])}
         await self.worker.publish(message)
+
+    async def repeat(self, back: int) -> None:
+        """Publish again what was heard before: any message or watermark of the worker, or of a forger."""
+        if self.heard:
+            await self.worker.publish(self.heard[-1 - back % len(self.heard)])
+
+    async def overhear(self, channel: PubSub) -> None:
+        """Keep what is published, as a client that may subscribe can."""
+        async for said in channel.listen():
+            if said["type"] == "message":
+                self.heard.append(said["data"])
 
     async def load(self, key: str) -> dict[str, Any]:
         """What the database holds."""
@@ -135,17 +150,27 @@ async def test_forged_messages_cost_misses_and_nothing_else(
         async with worker.beating(), attached_cache(valkey.url, max_silence=3.0, leader_ttl=0.5) as cache:
             world = World(worker, cache)
             listener = asyncio.create_task(world.recorder.listen())
+            channel = redis.pubsub()
+            await channel.subscribe(worker.names.channel)
+            spy = asyncio.create_task(world.overhear(channel))
             await world.recorder.listening.wait()
             try:
                 for number, (what, item) in enumerate(steps):
-                    await (world.change(item) if what == "change" else world.forge(item))
+                    if what == "change":
+                        await world.change(item)
+                    elif what == "repeat":
+                        await world.repeat(item)
+                    else:
+                        await world.forge(item)
                     if renew and number == len(steps) // 2:
                         await worker.new_epoch()
                     await asyncio.gather(*(world.read(key) for key in KEYS))
                 verdict = await world.settled()
             finally:
-                listener.cancel()
-                await asyncio.wait([listener])
+                for task in (listener, spy):
+                    task.cancel()
+                await asyncio.wait([listener, spy])
+                await channel.aclose()
     assert verdict.true, verdict.complaints
     assert verdict.reads == len(steps) * len(KEYS)
     assert verdict.finals == len(KEYS)

@@ -12,6 +12,7 @@ from unstale.errors import SettingError, UnstaleError
 from unstale.protocol.globs import escape_glob
 from unstale.redis_tier.scripts import Script
 from unstale.settings import WorkerSettings
+from unstale_worker.doctor import redis_users
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
@@ -89,6 +90,7 @@ class RedisChecks:
         """Return subject and check, in order of execution."""
         return (
             ("Redis rights", self._rights),
+            (redis_users.SUBJECT, self._users),
             ("Redis memory", self._memory),
             ("worker", self._worker),
             ("database number", self._database_numbers),
@@ -135,6 +137,10 @@ class RedisChecks:
             yield f"the channel {self._names.channel} may not be subscribed to ({str(failure)[:120]})"
         finally:
             await pubsub.aclose()
+
+    async def _users(self) -> AsyncIterator[Finding]:
+        async for finding in redis_users.users(self._redis, self._settings):
+            yield finding
 
     async def _memory(self) -> AsyncIterator[Finding]:
         memory = await self._redis.info("memory")

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from unstale.settings import SharedSettings
 
 
-def open_redis(settings: "SharedSettings", *, connections: int = 1) -> "Redis":
+def open_redis(settings: "SharedSettings", *, connections: int = 1, stranger: bool = False) -> "Redis":
     """Return a client for ``settings.redis_url``; it connects on first use, and the caller closes it.
 
     By default redis-py retries ten times with growing pauses and reconnects silently. Here a command fails at
     once, after ``redis_timeout`` seconds at most (twice that with Sentinel), and the caller decides: a script
-    whose reply was lost must not be sent twice without the caller knowing. Raises `SettingError` for an
-    invalid URL.
+    whose reply was lost must not be sent twice without the caller knowing. A ``stranger`` signs in with
+    no user and no password. Raises `SettingError` for an invalid URL.
     """
     from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
@@ -26,6 +26,8 @@ def open_redis(settings: "SharedSettings", *, connections: int = 1) -> "Redis":
     timeout = settings.redis_timeout
     parsed = RedisUrl.parse(settings.redis_url.get_secret_value())
     kind, options = connection_class(parsed, timeout=timeout)
+    if stranger:
+        options = {name: value for name, value in options.items() if name not in ("username", "password")}
     return Redis.from_pool(
         BlockingConnectionPool(
             connection_class=kind,
