@@ -96,6 +96,27 @@ async def test_a_new_term_checks_before_anything_else(plain_database: Database, 
             await eventually(gone)
 
 
+async def test_what_is_repaired_between_two_terms_is_invalidated_once_more(
+    plain_database: Database, redis_url: str
+) -> None:
+    """The next leader finds all well; what was cached while nothing was captured may be old all the same."""
+    async with connected(plain_database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        await db.execute("alter table profiles disable trigger unstale_1_update")
+        async with running_worker(plain_database.worker_dsn, redis_url) as worker:
+            await eventually(lambda: TABLE in worker.status().not_captured)
+        await redis.set(KEY, '"old"', ex=600)
+        await db.execute("alter table profiles enable always trigger unstale_1_update")
+        with structlog.testing.capture_logs() as logs:
+            async with running_worker(plain_database.worker_dsn, redis_url) as worker:
+                assert await redis.get(KEY) is None
+                assert not worker.status().not_captured
+                assert len(said(logs, "whole again")) == 1
+        await redis.set(KEY, '"new"', ex=600)
+        async with running_worker(plain_database.worker_dsn, redis_url):
+            assert await redis.get(KEY) == b'"new"', "and only once"
+
+
 async def test_where_no_event_trigger_follows_a_renamed_key_column_is_said_once(
     plain_database: Database, redis_url: str, often: None
 ) -> None:

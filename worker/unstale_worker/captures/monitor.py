@@ -1,5 +1,6 @@
 """Checks the captures on a timer, and says which patterns to invalidate while changes may go unreported."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -71,6 +72,24 @@ class CaptureMonitor:
         if whole - self._unread:
             self._unread |= whole
             self._due = min(self._due, self._checked + LEAST_PAUSE)
+
+    def remembered(self) -> str:
+        """Return the tables that are not captured as a JSON array, for `recall`."""
+        return json.dumps(sorted(str(table) for table in self._known.broken))
+
+    def recall(self, remembered: str) -> None:
+        """Take over what an earlier monitor knew when patterns were last invalidated for its sake.
+
+        A table that was repaired since then has to be invalidated once more, also after another leader.
+        """
+        try:
+            names = set(json.loads(remembered or "[]"))
+        except (ValueError, TypeError):
+            names = set()
+        tables = [TableName(*table) for table in self._rules.tables]
+        sentence = "it was not captured before this leader's term"
+        broken = {table: sentence for table in tables if str(table) in names}
+        self._known = Coverage({**broken, **self._known.broken}, self._known.coarse)
 
     async def restored(self) -> None:
         """Check the captures of a database that was restored or exchanged; call it before the first read.

@@ -142,8 +142,10 @@ class Pipeline:
 
     async def _invalidate(self, state: StoredState, page: Page, patterns: Collection[str]) -> None:
         """Invalidate patterns without a change that asks for it; the position does not move."""
-        stale = self._rules.serves_stale
-        await self._applier.apply(state, page, keys=(), patterns=sorted(patterns), store=False, stale=stale)
+        await self._applier.apply(
+            state, page, keys=(), patterns=sorted(patterns), store=False,
+            stale=self._rules.serves_stale, broken=self._captures.remembered(),
+        )  # fmt: skip
         self._watermarks.change_applied()
         self._counters.patterns += len(patterns)
 
@@ -161,6 +163,7 @@ class Pipeline:
                     before = await self._applier.published()
                     published = self._published = self._succeeding(before)[1].encode()
                     if before == published:
+                        self._captures.recall(state.broken)
                         return state
                     # The rules are the same, but the key is gone, or the types of columns have changed.
                     log.info("publishing the rules again; new epoch")

@@ -104,6 +104,7 @@ class Applier:
         seen: Seen | None = None,
         renewals: Mapping[str, Renewal] = MappingProxyType({}),
         stale: bool = False,
+        broken: str | None = None,
     ) -> tuple[StoredState, str]:
         """Invalidate keys and patterns.
 
@@ -116,6 +117,7 @@ class Applier:
             seen: With ``store``, publish a watermark of this read in the same script.
             renewals: Those of ``keys`` that are refreshed, and how.
             stale: Drop the patterns' stale values too.
+            broken: Without ``store``: store these tables in the state, as a JSON array, in the last script.
 
         Returns:
             The state afterwards, and the ``primary_until`` that stands after a watermark.
@@ -133,6 +135,7 @@ class Applier:
             final = {"new_position": page.position, "flushed": page.flushed, "database": page.database}
         if seen is not None:
             final["watermark"] = watermark_fields(seen, rules=state.rules)
+        noted = {} if broken is None else {"broken": broken}
         most = max(1, self._script_keys // REFRESH_WEIGHT) if renewals else self._script_keys
         slices, bodies = Slices(), list[ScriptBody]()
         for body in split(wanted, patterns, most_keys=most):
@@ -154,7 +157,8 @@ class Applier:
             return APPLY.call(keys=[names.state, names.log, *chunk], args=arguments)
 
         for start in range(0, last, PIPELINED):
-            calls = [call(body, {}) for body in bodies[start : min(start + PIPELINED, last)]]
+            some = bodies[start : min(start + PIPELINED, last)]
+            calls = [call(body, noted if body is bodies[-1] else {}) for body in some]
             if failpoints.on:
                 await failpoints.reach("applier.before_script")
             self._count(await self._pipelined(APPLY, calls))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from enum import Enum
 from typing import Final
 
@@ -32,6 +33,7 @@ class StoredState:
         rules: Hash of the rules in force.
         primary_until: Set while loaders must read the primary because of a direct invalidation.
         last: Id of the newest log entry.
+        broken: Tables that were not captured when their patterns were last invalidated, as a JSON array.
     """
 
     live_run: str
@@ -44,6 +46,7 @@ class StoredState:
     rules: str = ""
     primary_until: str = ""
     last: str = "0"
+    broken: str = ""
 
     @property
     def untouched(self) -> bool:
@@ -57,7 +60,7 @@ class StoredState:
             name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
             for name, value in zip(fields[::2], fields[1::2], strict=True)
         }
-        known = {"epoch", "run", "position", "database", "flushed", "fence", "rules", "primary_until", "last"}
+        known = {field.name for field in fields_of(cls)} - {"live_run"}
         return cls(live_run.decode(), **{name: pairs[name] for name in known & pairs.keys()})
 
     def advanced(self, page: Page) -> "StoredState":

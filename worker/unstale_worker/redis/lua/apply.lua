@@ -7,6 +7,7 @@
 --   log_bytes: a number, most bytes of the log
 --   new_position, flushed, database: in the batch's last script
 --   watermark: see `publish_seen`
+--   broken: tables that are not captured, as a JSON array; in the last script of an invalidation for their sake
 --   refresh: { most: members that the refresh set may have, groups: [{ keys: how many, serve_ms: how long the old value may
 --     be served after the commit of its change, -1 to purge it, due_ms: until the refresh is due, only_if_cached: true or false }, ...] }
 -- Reply: { 'ok', log id, unlinked, primary_until or '', server's clock in ms } or { 'refused', reason }
@@ -63,6 +64,9 @@ end
 if ARGV[2] ~= '[]' or ARGV[3] ~= '[]' then
   raise_need_lsn(state, header.lsn)
   id = append(state, log, header.channel, header.epoch, ARGV[2], ARGV[3], header.log_bytes)
+end
+if header.broken then
+  redis.call('HSET', state, 'broken', header.broken)
 end
 if header.new_position then
   redis.call('HSET', state, 'position', header.new_position, 'lsn', header.lsn, 'flushed', header.flushed,
