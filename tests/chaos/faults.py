@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 import asyncpg
 
 from chaos.connections import CONNECTIONS, How, short
+from chaos.ordinary_days import build_partitions, deploy_rules, restore_in_place, swap_table
 from chaos.stage import MAX_SILENCE, Slot, Stage, slept_file
 from chaos.world import keys, some_item, statement
 from chaos.writer import change_items
@@ -181,13 +182,11 @@ async def stop_redis(stage: Stage, chance: random.Random) -> None:
     stage.valkeys.go_on()
 
 
-async def evict(stage: Stage, chance: random.Random) -> None:
-    names = Names()
-    slots = names.refresh_running("memo:{id}")
-    own = chance.choice(
-        ([names.state], [names.log], [names.rules], [names.leader], [names.refresh], [slots], [])
-    )
-    await stage.valkeys.evict(own or chance.sample(list(keys()), 40))
+def _evict(choose: Callable[[random.Random], list[str]]) -> Act:
+    async def act(stage: Stage, chance: random.Random) -> None:
+        await stage.valkeys.evict(choose(chance))
+
+    return act
 
 
 async def kill_postgres(stage: Stage, chance: random.Random) -> None:
@@ -222,6 +221,23 @@ async def move_postgres_clock(stage: Stage, chance: random.Random) -> None:
     finally:
         await connection.close()
 
+
+NAMES: Final = Names()
+EVICTED: Final[Mapping[str, Callable[[random.Random], list[str]]]] = {
+    "values": lambda chance: chance.sample(list(keys()), 40),
+    "stale values": lambda chance: [NAMES.stale(key) for key in keys()],
+    "the state": lambda chance: [NAMES.state],
+    "the log": lambda chance: [NAMES.log],
+    "the rules": lambda chance: [NAMES.rules],
+    "the leader's lease": lambda chance: [NAMES.leader],
+    "the refresh set": lambda chance: [NAMES.refresh],
+    "the refresh workers": lambda chance: [NAMES.refresh_workers],
+    "the dead letters": lambda chance: [NAMES.dead_letters],
+    "the counts of refreshes": lambda chance: [NAMES.refresh_counts],
+    "the slots of a loader": lambda chance: [NAMES.refresh_running("memo:{id}")],
+    "the rate of a loader": lambda chance: [NAMES.refresh_rate("memo:{id}")],
+}
+"""Each key of unstale's own, and values: a full server may remove any of them."""
 
 _workers, _refreshers, _agents = attrgetter("workers"), attrgetter("refreshers"), attrgetter("agents")
 
@@ -271,9 +287,13 @@ FAULTS: Final = (
     Fault("Redis restarted empty", "redis", restart_empty),
     Fault("Redis restarted with older data", "redis", restart_older),
     Fault("Redis stopped", "redis", stop_redis),
-    Fault("evicted", "redis", evict),
+    *(Fault(f"evicted: {what}", "redis", _evict(choose)) for what, choose in EVICTED.items()),
     Fault("Postgres killed", "postgres", kill_postgres),
     Fault("Postgres killed after rollbacks", "postgres", kill_postgres_after_rollbacks),
     Fault("Postgres restored from a copy", "postgres", restore_postgres),
     Fault("Postgres' clock jumped", "postgres", move_postgres_clock),
+    Fault("table swapped", "postgres", swap_table),
+    Fault("restored in place", "postgres", restore_in_place),
+    Fault("rules deployed step by step", "worker", deploy_rules),
+    Fault("partitions built at once", "postgres", build_partitions),
 )

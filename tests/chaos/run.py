@@ -129,6 +129,7 @@ def _judge(
     rules = Rules.load(RULES)
     limits = Limits(
         unpromised=tuple(stage.unpromised),
+        uncaptured=tuple(stage.uncaptured),
         detached=MAX_SILENCE + DETACHED_TTL + LAG,
         serve_stale=lambda key: spec.serve_stale if (spec := rules.refresh_of(key)) is not None else 0.0,
     )

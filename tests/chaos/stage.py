@@ -57,8 +57,10 @@ class Stage:
     """A running world.
 
     Attributes:
+        rules: The rules file of workers and refresh workers.
         unpromised: Intervals after failovers that lost writes: `max_silence` from the moment that
             connections reach the promoted server.
+        uncaptured: Intervals in which a table was not watched, and the beginning of its rows' names.
     """
 
     folder: Path
@@ -69,7 +71,9 @@ class Stage:
     agents: list[Slot]
     writer: Process
     restores: Restores
+    rules: Path
     unpromised: list[tuple[float, float]] = field(default_factory=list)
+    uncaptured: list[tuple[float, float, str]] = field(default_factory=list)
 
     @property
     def failed(self) -> Process | None:
@@ -138,6 +142,8 @@ class Stage:
 async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> AsyncIterator[Stage]:
     """Everything runs inside, agents attached; afterwards nothing is left but the files in ``folder``."""
     async with AsyncExitStack() as stack:
+        rules = folder / RULES.name
+        rules.write_text(RULES.read_text())
         postgres = await stack.enter_async_context(EmbeddedPostgres(settings={"fsync": "off"}))
         await postgres.create_supabase_roles()
         await migrate(postgres, database="postgres")
@@ -173,7 +179,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             slept.write_text("0")
             return {
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "UNSTALE_CONFIG": str(RULES),
+                "UNSTALE_CONFIG": str(rules),
                 "UNSTALE_HTTP_PORT": "0",
                 "CHAOS_NAME": name,
                 "CHAOS_SEED": str(seed),
@@ -209,7 +215,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
         writer = Process("writer", ["-m", "chaos.writer"], folder=folder, environment=ours)
         stack.push_async_callback(writer.close)
         stage = Stage(
-            folder, postgres, valkeys, workers, refreshers, crowd, writer, Restores(postgres, folder)
+            folder, postgres, valkeys, workers, refreshers, crowd, writer, Restores(postgres, folder), rules
         )
         for each in (*workers, *refreshers, *crowd):
             await each.process.start()

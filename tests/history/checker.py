@@ -148,13 +148,19 @@ class Checker:
         known.claimed = max(known.claimed, record.at - record.fresh)
         reach = bisect_right(self._changes, record.fresh, key=attrgetter("after"))
         for change in self._changes[known.judged : reach]:
-            if change.before >= known.opened and not self._told(known, change):
+            if change.before >= known.opened and self._captured(change) and not self._told(known, change):
                 self._lost[f"{change.row}@{change.version}"] = None
                 self._complain(
                     f"{known.name} claimed at {record.at:.3f} to be true to {record.fresh:.3f}, and had not "
                     f"been told of version {change.version} of {change.row}, committed by {change.after:.3f}"
                 )
         known.judged = max(known.judged, reach)
+
+    def _captured(self, change: Change) -> bool:
+        return not any(
+            change.row.startswith(rows) and since <= change.after and change.before <= until
+            for since, until, rows in self._limits.uncaptured
+        )
 
     def _told(self, known: _Agent, change: Change) -> bool:
         if _first(known.resets, change.before) is not None or any(

@@ -13,11 +13,14 @@ class Limits:
         unpromised: Intervals in which bounds on reads are not promised. Reads that overlap one are counted in
             `Verdict.unpromised` when they break a bound.
         detached: Seconds a value may be old while detached, beyond the largest staleness the agent claimed.
+        uncaptured: Intervals, and the beginning of the rows' names whose changes nothing captured then, as
+            the worker says: no agent need be told of one.
         serve_stale: Seconds that the value of a key may be served after a change was announced; or 0.
     """
 
     unpromised: Sequence[tuple[float, float]] = ()
     detached: float = math.inf
+    uncaptured: Sequence[tuple[float, float, str]] = ()
     serve_stale: Callable[[str], float] = lambda key: 0.0
 
 

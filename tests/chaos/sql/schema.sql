@@ -22,10 +22,17 @@ create table public.items (
     touched  integer not null default 0
 );
 
+-- Partitions below partitions: their leaves are built again while the run goes on.
 create table public.notes (
     id      integer primary key,
     version bigint not null
-);
+) partition by range (id);
+create table public.notes_low partition of public.notes for values from (minvalue) to (20) partition by range (id);
+create table public.notes_low_first partition of public.notes_low for values from (0) to (10);
+create table public.notes_low_second partition of public.notes_low for values from (10) to (20);
+create table public.notes_high partition of public.notes for values from (20) to (maxvalue) partition by range (id);
+create table public.notes_high_first partition of public.notes_high for values from (20) to (30);
+create table public.notes_high_second partition of public.notes_high for values from (30) to (40);
 
 -- What a writer of a note locks first, as the note itself may not exist.
 create table public.note_locks (
