@@ -26,7 +26,7 @@ PATIENCE = 60.0
 """Seconds until a wait gives up. It ends a test that hangs, and decides no other: a busy machine may take ten
 times as long as an idle one."""
 LEAK_GRACE_SECONDS = 15.0  # a closed connection may need a moment to end; a leaked one stays
-PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log|refresh|dead|refreshed)"
+PERMANENT_KEYS = r"\{[^{}:]+:0\}:(state|rules|log|refresh|dead|refreshed)|unstale:namespace"
 
 
 @dataclass(frozen=True, slots=True)

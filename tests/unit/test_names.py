@@ -32,6 +32,7 @@ def test_the_keys_of_the_default_namespace() -> None:
         names.state,
         names.rules,
         names.log,
+        names.claim,
         names.refresh,
         names.dead_letters,
         names.refresh_counts,

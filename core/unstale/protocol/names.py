@@ -76,6 +76,11 @@ class Names:
         return f"{self.tag}:leader"
 
     @property
+    def claim(self) -> str:
+        """Hash without TTL, the same in every namespace: which namespace uses this Redis database."""
+        return "unstale:namespace"
+
+    @property
     def channel(self) -> str:
         """Pub/sub channel of messages and watermarks; for a database other than 0 it ends with the number."""
         return f"{self.tag}:invalidations:{self.database}" if self.database else f"{self.tag}:invalidations"
@@ -133,5 +138,8 @@ class Names:
     def permanent(self) -> frozenset[str]:
         """The keys that may live without a TTL; everything else unstale writes expires."""
         return frozenset(
-            {self.state, self.rules, self.log, self.refresh, self.dead_letters, self.refresh_counts}
+            {
+                *(self.state, self.rules, self.log, self.claim),
+                *(self.refresh, self.dead_letters, self.refresh_counts),
+            }
         )

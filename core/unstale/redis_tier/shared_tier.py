@@ -15,6 +15,7 @@ class Put(Enum):
     TOLD = "stored, and every instance was told"
     UNTOLD = "stored, but there is no live epoch, so no instance was told"
     REFUSED = "not stored: other rules are in force"
+    FOREIGN = "not stored: another namespace uses this Redis database"
 
 
 class SharedTier(Protocol):

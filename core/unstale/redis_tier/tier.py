@@ -190,9 +190,14 @@ class RedisTier:
         """Store a value that no rule owns, and invalidate it in every instance through the log."""
         logged, _ = await self._script(
             _PUT,
-            [self.names.state, self.names.log, key],
-            [self.names.channel, value, _ms(seconds), key_list([key]), self._log_max_bytes, rules],
+            [self.names.state, self.names.log, key, self.names.claim],
+            [
+                *(self.names.channel, value, _ms(seconds), key_list([key]), self._log_max_bytes, rules),
+                self.names.namespace,
+            ],
         )
+        if logged == -2:
+            return Put.FOREIGN
         return Put.REFUSED if logged == -1 else Put.TOLD if logged else Put.UNTOLD
 
     async def invalidate(

@@ -23,7 +23,7 @@ class SharedSettings(Settings):
     """Without Redis: follow the outbox inside each agent, from `source`. With Redis: no effect. If neither
     `redis_url` nor `redis_enabled` is given, it means: without Redis."""
     namespace: str = "unstale"
-    """First part of unstale's own Redis keys; two systems on one Redis need two."""
+    """First part of unstale's own Redis keys. Worker and agents of one system need the same."""
     redis_timeout: Seconds = 1.0
     """Seconds to wait for a Redis connection or reply before Redis counts as unavailable."""
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 32 * 1024 * 1024

@@ -21,6 +21,10 @@ logger = logging.getLogger("unstale")
 
 MOST_ATTEMPTS: Final = 4
 """Attempts at a direct invalidation when the connection breaks: about 150 ms, enough to reconnect."""
+FOREIGN: Final = (
+    "set(%r) stored nothing in Redis: another UNSTALE_NAMESPACE uses this database, and would read the "
+    "value; use its namespace, another database number in REDIS_URL, or a Redis of your own"
+)
 
 
 class Writer:
@@ -155,7 +159,7 @@ class Writer:
             self._local.drop(keys)  # even after an error, so that the caller reads its own writes
 
     async def _put(self, key: str, data: bytes, seconds: float) -> bool:
-        """Store a key that no rule owns; return False if other rules are in force.
+        """Store a key that no rule owns; return False if other rules are in force, or another namespace.
 
         The near cache does not keep the value, because the message about it would drop it. Without an epoch
         there is no message. A detached process could then not read its own value back, so it is kept offline.
@@ -169,10 +173,12 @@ class Writer:
             raise
         finally:
             self._local.drop([key])
-        if put is Put.UNTOLD and self._freshness.trust is Trust.DETACHED:
+        if put is Put.FOREIGN:
+            self._rules.warn_once(key, FOREIGN, key)
+        if put in (Put.UNTOLD, Put.FOREIGN) and self._freshness.trust is Trust.DETACHED:
             seconds = min(seconds, self._detached_ttl)
             self._local.keep_offline(InFlightRead(key), data, seconds=seconds)
-        return put is not Put.REFUSED
+        return put not in (Put.REFUSED, Put.FOREIGN)
 
     def _keep_here(self, key: str, data: bytes, seconds: float, miss: Miss | None) -> bool:
         """Keep the value in this process if that is safe; return True if it is.

@@ -153,7 +153,7 @@ async def test_watermarks_come_while_nothing_changes(database: Database, redis_u
             watermarks = [m for m in heard.messages if isinstance(m, Watermark)]
             assert watermarks[-1].age_ms < 5_000
             token = await db.fetchval("select unstale.token()")
-            xid = int(token.split(":")[2])
+            xid = int(token.split(":")[-2])
 
             def covers() -> bool:
                 newest = heard.messages[-1]

@@ -16,14 +16,15 @@ from unstale_worker.doctor import redis_users
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
+from unstale_worker.redis.claim import GONE_AFTER, NamespaceTaken, holder
 from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.explained import explained
 from unstale_worker.rules import Rules
 
 TRIAL: Final = Script("unstale_worker.redis", "doctor")
 RIGHTS: Final = (
-    "Grant the user of REDIS_URL the commands listed in docs/operations.md, the keys of your rules and "
-    "~{tag}:*, and the channels &{tag}:*."
+    "Grant the user of REDIS_URL the commands listed in docs/operations.md, the keys of your rules, "
+    "~unstale:namespace and ~{tag}:*, and the channels &{tag}:*."
 )
 
 
@@ -93,6 +94,7 @@ class RedisChecks:
             (redis_users.SUBJECT, self._users),
             ("Redis memory", self._memory),
             ("worker", self._worker),
+            ("namespace", self._namespace),
             ("database number", self._database_numbers),
         )
 
@@ -172,6 +174,23 @@ class RedisChecks:
                 f"agents of this namespace follow {', '.join(others)}",
                 "Give worker and agents a REDIS_URL with the same number at its end. If another worker leads "
                 "there on purpose, give it an UNSTALE_NAMESPACE of its own.",
+            )
+
+    async def _namespace(self) -> AsyncIterator[Finding]:
+        """Compare the namespace with the one that has claimed this database."""
+        found, silent = await holder(self._redis, self._names)
+        if found in ("", self._names.namespace):
+            return
+        if silent < GONE_AFTER:
+            mistake, _, remedy = str(NamespaceTaken(self._names, found)).partition(". ")
+            yield error("namespace", mistake, f"{remedy}.")
+        else:
+            yield warning(
+                "namespace",
+                f"database {self._names.database} of REDIS_URL was used by the namespace {found!r}, whose "
+                f"worker was there {silent / 3600:.1f} h ago",
+                "If it is not to come back, start the worker: it takes the database over. Else use another "
+                "database number, or a Redis of its own.",
             )
 
     async def _worker(self) -> AsyncIterator[Finding]:

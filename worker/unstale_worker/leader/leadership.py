@@ -13,6 +13,7 @@ from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.applier import unavailable
+from unstale_worker.redis.claim import NamespaceTaken, claim
 
 log = structlog.get_logger("unstale.leadership")
 
@@ -54,8 +55,12 @@ class Leadership:
         return f"<Leadership fence={self.fence}>"
 
     async def try_acquire(self) -> int:
-        """Acquire the lease; returns the fence, or 0 while another holds it. Raises `RedisUnavailable`."""
+        """Acquire the lease; returns the fence, or 0 while another holds it.
+
+        Raises `RedisUnavailable`, and `NamespaceTaken` if another namespace uses this Redis database.
+        """
         self._reconnect_if_due()
+        await claim(self._multiplexer, self._names)
         try:
             reply = await ACQUIRE(
                 self._multiplexer,
@@ -84,11 +89,14 @@ class Leadership:
             self._reconnect_if_due()
             asked = loop.time()
             try:
+                await claim(self._multiplexer, self._names)
                 kept = await RENEW(
                     self._multiplexer,
                     keys=[self._names.leader, self._names.state],
                     args=[self._token, self._milliseconds, str(self.fence)],
                 )
+            except NamespaceTaken as taken:
+                raise LeadershipLost(str(taken)) from taken
             except (RedisError, RedisUnavailable) as error:
                 if loop.time() >= until:
                     raise LeadershipLost("the lease could not be renewed before it expired") from error

@@ -19,6 +19,7 @@ from unstale_worker.leader.term import Ends, Term
 from unstale_worker.observe.preflight import check_redis, check_watches, typed
 from unstale_worker.observe.status import Role, Status
 from unstale_worker.observe.worker_health import WorkerHealth
+from unstale_worker.redis.claim import NamespaceTaken, claim
 from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.explained import explained
 from unstale_worker.refresh.python.loader_check import look_for_loaders
@@ -66,7 +67,8 @@ class Worker:
     async def run(self, *, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then finish the batch at hand and release the lease.
 
-        Raises `ConfigurationError` if the rules do not fit the database at the start, and `UnsupportedServer`
+        Raises `ConfigurationError` if the rules do not fit the database at the start, or if another namespace
+        uses this Redis database, and `UnsupportedServer`
         for a server that cannot carry the protocol. Every other error is retried.
         """
         async with AsyncExitStack() as stack:
@@ -91,8 +93,9 @@ class Worker:
             ends = Ends(source, wakeups, multiplexer)
             while not stop.is_set():
                 await retry(
-                    lambda: self._serve(ends, leadership, stop), stop=stop, failed=self._health.failed
-                )
+                    lambda: self._serve(ends, leadership, stop),
+                    stop=stop, fatal=(NamespaceTaken,), failed=self._health.failed,
+                )  # fmt: skip
             self._health.role = Role.STOPPING
 
     async def _check_servers(self) -> Source:
@@ -116,8 +119,17 @@ class Worker:
             self._rules = typed(self._rules, versions, types)
         finally:
             await source.close()
+        await self._claim()
         log.info("servers checked", redis=server, source=source.kind, rules=self._rules.hash[:8])
         return source
+
+    async def _claim(self) -> None:
+        """Claim the Redis database; the last check, so that a worker that cannot run claims nothing."""
+        redis = open_redis(self._settings, connections=1)
+        try:
+            await claim(redis, self._settings.names)
+        finally:
+            await redis.aclose()
 
     async def _serve(self, ends: Ends, leadership: Leadership, stop: asyncio.Event) -> None:
         """Stand by until this worker acquires the lease, then lead until it is lost."""

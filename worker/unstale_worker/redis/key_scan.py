@@ -20,7 +20,7 @@ async def scan(
     Raises what ``command`` raises. One pass may find a key's stale value before the key. That loses nothing:
     only the leader turns a value into a stale value, and the leader is the one scanning.
     """
-    reserved, kept = names.tag.encode(), names.stale("").encode()
+    reserved, kept, claim = names.tag.encode(), names.stale("").encode(), names.claim.encode()
     globs = [*patterns, *map(names.stale, patterns)] if stale else list(patterns)
     tests = []
     if len(globs) >= SINGLE_PASS:
@@ -30,7 +30,9 @@ async def scan(
         while True:
             cursor, found = await command("SCAN", cursor, "MATCH", glob, "COUNT", SCAN_COUNT)
             keys: list[bytes] = [
-                key for key in found if not key.startswith(reserved) or (stale and key.startswith(kept))
+                key
+                for key in found
+                if not (key.startswith(reserved) or key == claim) or (stale and key.startswith(kept))
             ]
             if tests:
                 keys = [key for key in keys if any(test(key.removeprefix(kept)) for test in tests)]
