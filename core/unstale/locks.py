@@ -44,8 +44,7 @@ class Locks(ABC):
             raise ValueError(
                 f"a lock's name must be a str of 1 to {MAX_NAME_BYTES} bytes, but it is {name!r:.60}"
             )
-        if not 0.001 <= ttl <= 86_400:
-            raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to 86400")
+        _check_ttl(ttl)
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout is {timeout!r}: expected seconds from 0, or None to wait for ever")
         return self._new(name, ttl=ttl, timeout=timeout)
@@ -53,6 +52,11 @@ class Locks(ABC):
     @abstractmethod
     def _new(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
         """Return a lock that is not held yet."""
+
+
+def _check_ttl(ttl: float) -> None:
+    if not 0.001 <= ttl <= 86_400:
+        raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to 86400")
 
 
 class RedisLocks(Locks):
@@ -93,7 +97,7 @@ class LocalLocks(Locks):
 
 
 class Lock(ABC):
-    """A lock that is held inside ``async with``, by one holder at a time.
+    """A lock that is held inside ``async with``, by one holder at a time: each task makes its own.
 
     Example:
         >>> async with cache.lock("user:42:greeting") as lock:
@@ -110,6 +114,7 @@ class Lock(ABC):
         self._timeout = timeout
         self._clock = clock
         self._fence: int | None = None
+        self._entered = False
         self._until = 0.0
 
     @property
@@ -125,17 +130,33 @@ class Lock(ABC):
         return self._fence is not None and self._clock() < self._until
 
     async def extend(self, ttl: float | None = None) -> None:
-        """Hold the lock for ``ttl`` seconds from now; raises `LockLost` if it is already lost."""
+        """Hold the lock for ``ttl`` seconds from now, at most a day.
+
+        Raises `LockLost` if it is already lost, and ValueError for a number out of range.
+        """
         if self._fence is None:
             raise RuntimeError(f"lock {self.name!r} is not held")
+        if ttl is not None:
+            _check_ttl(ttl)
         seconds, began = self._ttl if ttl is None else ttl, self._clock()
         if not await self._prolong(seconds):
             raise LockLost(f"lock {self.name!r} was lost before it was extended")
         self._until = began + seconds
 
     async def __aenter__(self) -> Self:
-        if self._fence is not None:
-            raise RuntimeError(f"lock {self.name!r} is already held; create another with cache.lock()")
+        if self._entered:  # in another task, or in this one
+            raise RuntimeError(
+                f"this lock {self.name!r} is already held or waited for; create another with cache.lock()"
+            )
+        self._entered = True
+        try:
+            await self._acquire()
+        except BaseException:
+            self._entered = False
+            raise
+        return self
+
+    async def _acquire(self) -> None:
         deadline = None if self._timeout is None else self._clock() + self._timeout
         pause = FIRST_PAUSE
         while True:
@@ -143,7 +164,7 @@ class Lock(ABC):
             fence, wait = await self._take(deadline)
             if fence is not None:
                 self._fence, self._until = fence, began + self._ttl
-                return self
+                return
             if deadline is not None and self._clock() >= deadline:
                 raise LockTimeout(f"lock {self.name!r} was held by another instance for {self._timeout:g} s")
             rest = wait if deadline is None else min(wait, deadline - self._clock())
@@ -162,7 +183,7 @@ class Lock(ABC):
         except RedisUnavailable:
             kept = held  # no other instance could acquire it before it expired; Redis expires the lease
         finally:
-            self._fence = None
+            self._fence, self._entered = None, False
         if not kept and error is None:
             raise LockLost(
                 f"lock {self.name!r} was lost while it was held: another instance may have worked at the "

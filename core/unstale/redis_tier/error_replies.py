@@ -1,7 +1,7 @@
 """Error replies and broken connections of Redis: the cause in words, and the error for the caller."""
 
 import socket
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import (
     AuthenticationError,
@@ -14,6 +14,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unstale.errors import RedisUnavailable
 from unstale.redis_tier.refusal import problem
+
+OWN: Final = "UNSTALE "
+"""Begin of the errors that our scripts raise; they say what to do, and name no key of yours."""
 
 
 def reason(error: BaseException | None) -> str:
@@ -54,6 +57,8 @@ def refused(error: RedisError) -> RedisUnavailable:
     """Return the error for a command that Redis refused; its text has the error code but no key."""
     if isinstance(error, OutOfMemoryError):
         text = "Redis is out of memory and stores no value; raise maxmemory, or evict with volatile-lru"
+    elif str(error).startswith(OWN):
+        text = str(error).removeprefix(OWN).partition(" script:")[0]
     else:
         text = f"Redis refused a command ({str(error).split(' ', 1)[0]}); check the permissions of its user"
     problem = RedisUnavailable(text)

@@ -199,3 +199,79 @@ async def test_a_lock_object_may_be_used_again(caches: tuple[Cache, Cache]) -> N
     for _ in range(2):
         async with lock:
             assert lock.held
+
+
+@pytest.mark.parametrize("where", ["redis", "process"])
+async def test_one_lock_object_in_two_tasks_is_refused(valkey: EmbeddedValkey, where: str) -> None:
+    """Its second task would take over the lease of the first, which then seems lost."""
+    more = {} if where == "redis" else {"redis_enabled": False}
+    async with open_cache(valkey.url, **more) as cache:
+        lock, other = cache.lock(NAME), cache.lock(NAME, timeout=0)
+
+        async def work() -> str:
+            try:
+                async with lock:
+                    await asyncio.sleep(0.05)
+                    with pytest.raises(LockTimeout):
+                        await other.__aenter__()
+            except RuntimeError as error:
+                return str(error)
+            return "worked"
+
+        ended = sorted(await asyncio.gather(work(), work(), work()))
+        assert ended[2] == "worked"
+        assert all("create another with cache.lock()" in said for said in ended[:2])
+        async with lock:  # free again, one task after the other
+            assert lock.held
+
+
+async def test_a_lock_whose_wait_was_cancelled_may_be_used_again(caches: tuple[Cache, Cache]) -> None:
+    lock = caches[0].lock(NAME)
+    async with caches[1].lock(NAME):
+        task = asyncio.create_task(lock.__aenter__())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+    async with lock:
+        assert lock.held
+
+
+@pytest.mark.parametrize("ttl", [1e9, 86_401, 0, -1.0, float("nan"), float("inf")])
+async def test_it_is_extended_by_a_day_at_most(caches: tuple[Cache, Cache], ttl: float) -> None:
+    async with caches[0].lock(NAME) as lock:
+        with pytest.raises(ValueError, match=r"expected seconds from 0\.001 to 86400"):
+            await lock.extend(ttl)
+        await lock.extend(86_400)
+
+
+@pytest.mark.parametrize("last", [2**53, 2**53 + 1, 10**17 + 1])
+async def test_fences_beyond_what_lua_counts_are_exact(
+    caches: tuple[Cache, Cache], valkey: EmbeddedValkey, last: int
+) -> None:
+    async with redis_client(valkey.url) as redis:
+        await redis.set(Names().locks, last, ex=60)
+        for expected in range(last + 1, last + 5):
+            async with caches[0].lock(NAME) as lock:
+                assert lock.fence == expected
+
+
+@pytest.mark.parametrize("last", [b"", b"nothing", b"1e18", b"-5", b"17"])
+async def test_a_counter_that_is_no_fence_counts_for_nothing(
+    caches: tuple[Cache, Cache], valkey: EmbeddedValkey, last: bytes
+) -> None:
+    async with redis_client(valkey.url) as redis:
+        await redis.set(Names().locks, last, ex=60)
+        async with caches[0].lock(NAME) as lock:
+            assert 10**15 < lock.fence < 2**53
+        async with caches[1].lock(NAME) as later:
+            assert later.fence > 10**15
+
+
+async def test_a_counter_out_of_range_is_an_error_and_no_smaller_fence(
+    caches: tuple[Cache, Cache], valkey: EmbeddedValkey
+) -> None:
+    async with redis_client(valkey.url) as redis:
+        await redis.set(Names().locks, 2**63 - 1, ex=60)
+        with pytest.raises(RedisUnavailable, match="the counter of the locks is out of range; delete it"):
+            await caches[0].lock(NAME).__aenter__()
+        assert not await redis.exists(KEY)

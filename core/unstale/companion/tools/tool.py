@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from unstale.companion.tools.call_limits import LOOKING, Limit
 from unstale.errors import ToolError
 
 Result = dict[str, object]
@@ -20,6 +21,7 @@ class Tool:
         argument: Name and description of its one string argument, if it has one.
         reads_only: True if it changes nothing.
         run: Executes it; raises `ToolError` with a sentence for the model.
+        limit: How often it may be called.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Tool:
     argument: tuple[str, str] | None
     reads_only: bool
     run: Callable[..., Awaitable[Result]]
+    limit: Limit = LOOKING
 
     @property
     def parameters(self) -> dict[str, object]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
+from unstale.companion.tools.call_limits import CHANGING, RENEWING, SCANNING, limits_of
 from unstale.companion.tools.tool import Result, Tool, ToolCall, parsed
 from unstale.companion.tools.user_scope import UserKeys
 from unstale.compat.text_stats import text_stats
@@ -40,7 +41,8 @@ class Tools:
         >>> answer = await openai.chat.completions.create(..., tools=tools.openai())
         >>> messages += [answer.choices[0].message, *await tools.answer(answer.choices[0].message.tool_calls)]
 
-    A model reaches only the keys ``user:{user_id}:…``. Take ``user_id`` from your session.
+    A model reaches only the keys ``user:{user_id}:…``. Take ``user_id`` from your session. How often it may
+    call a tool is limited for each user, over all tools on the same cache.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Tools:
         self._cache = cache
         self._pool = pool
         self._keys = UserKeys(user_id)
+        self._limits = limits_of(cache)
         self._loaders = dict(loaders or {})
         tools = [
             *(self._pool_tools() if pool is not None else ()),
@@ -71,6 +74,7 @@ class Tools:
                 None,
                 False,
                 self.clear_user_cache,
+                SCANNING,
             ),
             Tool(
                 "invalidateCache",
@@ -78,6 +82,7 @@ class Tools:
                 ("pattern", "Names within the current user's keys: 'profile', 'greeting*', or '*' for all."),
                 False,
                 self.invalidate_cache,
+                SCANNING,
             ),
             Tool(
                 "getInvalidationStats",
@@ -92,6 +97,7 @@ class Tools:
                 ("key", "Name within the current user's keys, such as 'profile'."),
                 False,
                 self.refresh_cache,
+                CHANGING,
             ),
         ]
         self._tools = {tool.name: tool for tool in tools}
@@ -111,6 +117,7 @@ class Tools:
             None,
             False,
             self.cleanup_connection_pool,
+            RENEWING,
         )
 
     # --- the tools ------------------------------------------------------------------------------
@@ -209,6 +216,7 @@ class Tools:
         if tool is None:
             raise ToolError(f"There is no tool '{name[:40]}'. There are: {', '.join(self._tools)}.")
         try:
+            self._limits.take(self._keys.prefix, tool.limit, tool=tool.name)
             return await tool.call(parsed(arguments))
         except ToolError:
             raise

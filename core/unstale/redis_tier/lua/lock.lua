@@ -8,11 +8,17 @@ end
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return { '', redis.call('PTTL', KEYS[1]) }
 end
+local last = redis.call('GET', KEYS[2]) or ''
+if string.match(last, '^%d+$') and #last > 18 then -- the next one would not be exact, and a smaller one no fence
+  return redis.error_reply('UNSTALE the counter of the locks is out of range; delete it')
+end
 local time = redis.call('TIME')
-local fence = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local last = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
-if fence <= last then fence = last + 1 end
-local text = string.format('%.0f', fence)
-redis.call('SET', KEYS[2], text, 'PX', ARGV[3])
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+if not string.match(last, '^%d+$') or tonumber(last) < now then
+  redis.call('SET', KEYS[2], string.format('%.0f', now))
+else
+  redis.call('INCR', KEYS[2]) -- Redis counts to 2^63, Lua to 2^53
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return { text, 0 }
+return { redis.call('GET', KEYS[2]), 0 }

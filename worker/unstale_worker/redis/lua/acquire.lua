@@ -10,8 +10,9 @@ if holder and holder ~= ARGV[1] then
   return { 0, '' }
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if not string.match(redis.call('HGET', KEYS[2], 'fence') or '0', '^%d+$') then
-  redis.call('HSET', KEYS[2], 'fence', 0) -- a fence that is no number counts for nothing; the position check still protects
+local fence = redis.call('HGET', KEYS[2], 'fence') or '0'
+if not string.match(fence, '^%d+$') or #fence > 15 then
+  redis.call('HSET', KEYS[2], 'fence', 0) -- one that Lua cannot count counts for nothing; the position check still protects
 end
 redis.call('HSETNX', KEYS[2], 'consumer', ARGV[3])
 return { redis.call('HINCRBY', KEYS[2], 'fence', 1), redis.call('HGET', KEYS[2], 'consumer') }
