@@ -91,6 +91,7 @@ class Parts:
             jitter=settings.ttl_jitter,
             negative_ttl=settings.negative_ttl,
             detached_ttl=settings.detached_ttl,
+            large_value=settings.large_value,
         )
         self.feed = OutboxFeed(
             self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle

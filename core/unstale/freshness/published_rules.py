@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sys
 import time
 from collections import OrderedDict
 from typing import Final
@@ -31,8 +32,10 @@ class KnownRules:
         jitter: float,
         negative_ttl: float | None = None,
         detached_ttl: float = 30.0,
+        large_value: int = 0,
     ) -> None:
         self._tier = tier
+        self._large_value = large_value or sys.maxsize
         self._detached_ttl = detached_ttl
         self._lost: set[str] = set()
         self._compared = 0
@@ -107,6 +110,7 @@ class KnownRules:
 
     def marked(self, key: str, value: bytes, seconds: float) -> bytes:
         """Return ``value`` as it is stored: marked if it lives shorter than other processes expect."""
+        self.check_size(key, value)
         owned, ttl = self._look_up(key)[:2]
         expected = codec.UNPUBLISHED_TTL if ttl is None else ttl
         return codec.shorter_lived(value) if owned and seconds < expected else value
@@ -198,6 +202,13 @@ class KnownRules:
             )
 
     def _warn_of_default(self, key: str) -> None:
+        if self.loaded and not self._rules.hash:
+            self.warn_once(
+                "",
+                "Redis holds no rules, so no worker has ever led there: values are kept in this process only, "
+                "for a short time. Start `unstale worker`, with the same REDIS_URL and UNSTALE_NAMESPACE",
+            )
+            return
         owned, ttl = self._look_up(key)[:2]
         if not owned and ttl is None and self.loaded:
             self.warn_once(
@@ -206,6 +217,17 @@ class KnownRules:
                 "the database; add a rule, or pass ttl=",
                 key,
                 self._default_ttl,
+            )
+
+    def check_size(self, key: str, value: bytes) -> None:
+        """Log a warning about a large value."""
+        if len(value) > self._large_value:
+            self.warn_once(
+                key,
+                "large value: %r has %.1f MB. Redis serves nobody else while it sends one, and each reader "
+                "waits for all of it; store less, or raise UNSTALE_LARGE_VALUE",
+                key,
+                len(value) / 1e6,
             )
 
     def warn_of_full_redis(self) -> None:

@@ -131,6 +131,8 @@ class Subscriber:
             self._on_subscribed()
             await self._rules.load()
             await self._replay()
+            if self._freshness.epoch is None:
+                self._report.found_no_epoch()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ping(connection), name="unstale-ping")
                 self.tried.set()

@@ -59,6 +59,15 @@ class SubscriberLog:
                 self._connections.database,
             )
 
+    def found_no_epoch(self) -> None:
+        """Log once that no worker has led in this Redis, or that its state is gone."""
+        self.once(
+            "no watermark",
+            f"detached: connected to {self._connections.place}, but no worker has led there. Start "
+            "`unstale worker`, with the same UNSTALE_NAMESPACE and the same database number "
+            f"({self._connections.database}) in its REDIS_URL",
+        )
+
     def lost(self, error: BaseException, *, first: bool) -> None:
         """Log that ``error`` ended the connection; ``first`` is True for the first connection."""
         place = self._connections.place
@@ -79,7 +88,8 @@ class SubscriberLog:
                 text += "; does that port speak TLS, as rediss:// in REDIS_URL says?"
             if self._was_attached or first or not known:
                 details = None if known else error
-                logger.warning("detached: lost Redis at %s (%s)", place, text, exc_info=details)
+                what = "cannot reach" if first else "lost"
+                logger.warning("detached: %s Redis at %s (%s)", what, place, text, exc_info=details)
         self._was_attached = False
 
     def once(self, what: str, sentence: str) -> None:

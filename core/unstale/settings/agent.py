@@ -26,6 +26,8 @@ class AgentSettings(SharedSettings, OutboxSettings):
     """Most values in the near cache; 0 switches it off."""
     near_max_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
     """Most bytes of encoded values in the near cache."""
+    large_value: Annotated[int, Field(ge=0)] = 1024 * 1024
+    """A value with more bytes is warned of, once for each kind of key; 0: never."""
     detached_ttl: Seconds = 30.0
     """After this many seconds detached, Redis is no longer read; local loads are then kept this long."""
     audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -80,6 +80,7 @@ class Writer:
         Return True if the value was stored in the shared tier, or in the near cache if there is none.
         """
         miss = self._misses.recall(key)
+        self._rules.check_size(key, data)
         seconds = self._rules.ttl_of_set(key, ttl)
         if not self._tier.shared:
             return self._keep_here(key, data, seconds, miss)

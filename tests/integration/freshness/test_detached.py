@@ -125,7 +125,8 @@ async def test_with_redis_away_values_come_from_loaders_once(
             assert await cache.get("user:7:profile") is None
             stats = await cache.get_stats()
     assert (stats["connected"], stats["status"], stats["staleness"]) == (False, "unavailable", None)
-    assert caplog.text.count("lost Redis at") == 1
+    assert caplog.text.count("detached: cannot reach Redis at") == 1
+    assert "lost Redis" not in caplog.text  # it was never there
 
 
 async def test_a_delete_that_redis_did_not_confirm_says_so_and_is_done_here(
@@ -181,3 +182,27 @@ async def test_get_load_set_overtaken_by_the_own_delete_is_not_kept_when_alone()
         await cache.delete(KEY)
         assert await cache.set(KEY, "old") is False
         assert await cache.get(KEY) is None
+
+
+async def test_without_a_worker_the_log_says_to_start_one(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "unstale"):
+        async with open_cache(redis_url, max_silence=3.0) as cache:
+            for key in (KEY, "session:1", "user:7:settings"):
+                assert await cache.get_or_load(key, lambda: 1) == 1
+            await eventually(lambda: cache.inspect().following.replays >= 2)  # connected again meanwhile
+    assert caplog.text.count("no worker has led there") == 1
+    assert caplog.text.count("Redis holds no rules, so no worker has ever led there") == 1
+    assert "no rule owns" not in caplog.text
+    assert "lost Redis" not in caplog.text
+
+
+async def test_without_a_worker_set_and_get_many_say_the_same(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_cache(redis_url) as cache:
+        await cache.set(KEY, 1)
+        await cache.get_many([KEY, "user:7:profile"], lambda keys: dict.fromkeys(keys, 1))
+    assert "Redis holds no rules" in caplog.text
+    assert "no rule owns" not in caplog.text
