@@ -1,12 +1,15 @@
 """The near store: bounds, order of eviction, and TTL."""
 
+import gc
+import sys
+import tracemalloc
 from collections import OrderedDict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unstale.near_cache.near_store import FROZEN_FACTOR, NearStore
+from unstale.near_cache.near_store import ENTRY_BYTES, FROZEN_FACTOR, NearStore
 
 
 class Clock:
@@ -17,7 +20,11 @@ class Clock:
         return self.now
 
 
-def near_store(*, entries: int = 10, size: int = 1_000) -> tuple[NearStore, Clock]:
+def cost(key: str, length: int) -> int:
+    return ENTRY_BYTES + sys.getsizeof(key) + length
+
+
+def near_store(*, entries: int = 10, size: int = 10_000) -> tuple[NearStore, Clock]:
     clock = Clock()
     near = NearStore(max_entries=entries, max_bytes=size, clock=clock)
     return near, clock
@@ -44,7 +51,7 @@ def test_the_least_recently_read_goes_first() -> None:
 
 
 def test_a_value_larger_than_the_cache_is_not_held_and_evicts_nobody() -> None:
-    near, _ = near_store(size=10)
+    near, _ = near_store(size=cost("a", 10))
     near.put("a", b"1", expires=9.0)
     near.put("b", b"x" * 11, expires=9.0)
     assert near.read("a") is not None
@@ -101,14 +108,14 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.integers(0, 4), st.integers(0, 30))
+@given(STEPS, st.integers(0, 4), st.integers(0, 4 * cost("a", 0)))
 def test_it_behaves_like_a_plain_model(steps: list[tuple[object, ...]], entries: int, size: int) -> None:
     near, clock = near_store(entries=entries, size=size)
     model: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
     used: set[str] = set()
 
     def weight() -> int:
-        return sum(len(key) + len(data) for key, (data, _) in model.items())
+        return sum(cost(key, len(data)) for key, (data, _) in model.items())
 
     for step in steps:
         match step:
@@ -116,7 +123,7 @@ def test_it_behaves_like_a_plain_model(steps: list[tuple[object, ...]], entries:
                 near.put(key, b"x" * length, expires=clock.now + life)
                 model.pop(key, None)
                 used.discard(key)
-                if entries and len(key) + length <= size:
+                if entries and cost(key, length) <= size:
                     model[key] = (b"x" * length, clock.now + life)
                     while len(model) > entries or weight() > size:
                         oldest = next(iter(model))
@@ -155,3 +162,36 @@ def test_a_pattern_drops_what_it_drops_in_redis() -> None:
         near.put(key, b"1", expires=9.0)
     assert near.drop_matching(["A[a-é]", "é[0-9]", "nothing*"]) == 2  # 'b' is outside -61 to 97, '!' is not
     assert [key for key in keys if near.read(key)] == ["Ab", "other"]
+
+
+@pytest.mark.parametrize("entries", [1_000, 10_922, 10_930, 21_850])
+@pytest.mark.parametrize(
+    ("key", "length"), [("user:{}:profile", 1), ("é:{}", 1), ("😀{}", 40), ("{}" + "k" * 200, 500)]
+)
+def test_the_size_is_what_it_takes(entries: int, key: str, length: int) -> None:
+    """Within a few percent, also just before and after the dict grows; never less than it takes."""
+    near = NearStore(max_entries=entries, max_bytes=sys.maxsize, clock=lambda: 0.0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(entries):
+            near.put(key.format(number), b"%d" % (number % 10) * length, expires=float(number))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken <= near.size <= 1.3 * taken
+
+
+def test_a_bound_in_bytes_holds_for_many_small_values() -> None:
+    near = NearStore(max_entries=10**9, max_bytes=2_000_000, clock=lambda: 0.0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(20_000):
+            near.put(f"user:{number}:flag", b"1", expires=float(number))
+        assert tracemalloc.get_traced_memory()[0] - before <= 2_200_000
+    finally:
+        tracemalloc.stop()
+    assert 5_000 < len(near) < 10_000

@@ -205,8 +205,8 @@ class KnownRules:
         if self.loaded and not self._rules.hash:
             self.warn_once(
                 "",
-                "Redis holds no rules, so no worker has ever led there: values are kept in this process only, "
-                "for a short time. Start `unstale worker`, with the same REDIS_URL and UNSTALE_NAMESPACE",
+                "Redis holds no rules, so no worker has ever led there: a value is kept in this process, "
+                "and not for long. Start `unstale worker`, with the same REDIS_URL and UNSTALE_NAMESPACE",
             )
             return
         owned, ttl = self._look_up(key)[:2]

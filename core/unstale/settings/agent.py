@@ -25,7 +25,7 @@ class AgentSettings(SharedSettings, OutboxSettings):
     near_max_entries: Annotated[int, Field(ge=0)] = 10_000
     """Most values in the near cache; 0 switches it off."""
     near_max_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
-    """Most bytes of encoded values in the near cache."""
+    """Most bytes of memory that the near cache takes: keys, values, and about 300 bytes for each entry."""
     large_value: Annotated[int, Field(ge=0)] = 1024 * 1024
     """A value with more bytes is warned of, once for each kind of key; 0: never."""
     detached_ttl: Seconds = 30.0
