@@ -51,9 +51,17 @@ class Parts:
         tokens: ``wait_for``.
         locks: ``lock``.
         now: The clock of all parts, in seconds.
+
+    ``now`` and ``tier``, which counts without Redis only, are for tests.
     """
 
-    def __init__(self, settings: AgentSettings, *, now: Callable[[], float] = clock.now) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        now: Callable[[], float] = clock.now,
+        tier: SharedTier | None = None,
+    ) -> None:
         self._name = settings.names.tag
         self.now = now
         self.subscriptions = Subscriptions(lambda: self.freshness.staleness)
@@ -83,7 +91,7 @@ class Parts:
             self.log = LogReader(connections, settings.names, timeout=settings.redis_timeout, clock=now)
             self.locks = RedisLocks(self._redis_tier, settings.names, clock=now)
         else:
-            self.tier = NoSharedTier()
+            self.tier = tier or NoSharedTier()
             self.locks = LocalLocks(clock=now)
         self.rules = KnownRules(
             self.tier,

@@ -57,6 +57,7 @@ class ReadPath:
     Attributes:
         counts: Counters of loads.
         flights: The loads in progress.
+        on_load: Called with the key before each load, for tests.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ReadPath:
         self._detached_ttl = detached_ttl
         self.counts = LoadCounts()
         self.flights = SingleFlight(self._fetch, local.in_flight)
+        self.on_load: Callable[[str], object] | None = None
 
     # --- the tiers, top to bottom ---------------------------------------------------------------
 
@@ -304,6 +306,8 @@ class ReadPath:
         else:
             self.counts.loads += 1
         self.counts.unowned_loads += not self._rules.owns(flight.key)
+        if self.on_load is not None:
+            self.on_load(flight.key)
         data = codec.encode(flight.key, await call(flight.loader, load), flight.options.model)
         if flight.forced:  # no read after this one returns an older value, also if this one cannot be kept
             self._local.near.drop(flight.key)

@@ -76,7 +76,8 @@ class _Life:
         self.loops.stop(self.cache.close, wait=wait)
 
 
-_open: "weakref.WeakSet[Cache]" = weakref.WeakSet()
+open_caches: "weakref.WeakSet[Cache]" = weakref.WeakSet()
+"""The caches of this process that are open."""
 
 
 class Cache:
@@ -122,7 +123,7 @@ class Cache:
                 self._finalizer = weakref.finalize(self, life.end, wait=0)
                 self._finalizer.atexit = False  # `_close_all` waits for the connections
                 self._life, self._closed = life, False
-                _open.add(self)
+                open_caches.add(self)
         return self
 
     def close(self) -> None:
@@ -131,9 +132,16 @@ class Cache:
         Calls of other threads that wait, and all later calls, raise `CacheClosed` until it is opened again.
         """
         refuse_in_event_loop()
+        self._end(closed=True)
+
+    def reset(self) -> None:
+        """Close, but let the next call open again. For tests; it blocks a running event loop."""
+        self._end(closed=False)
+
+    def _end(self, *, closed: bool) -> None:
         with self._opening:
-            life, self._life, self._closed = self._life, None, True
-            _open.discard(self)
+            life, self._life, self._closed = self._life, None, closed
+            open_caches.discard(self)
         if life is not None:
             if self._finalizer is not None:
                 self._finalizer.detach()
@@ -158,7 +166,7 @@ class Cache:
         if self._finalizer is not None:
             self._finalizer.detach()
         self._life, self._finalizer, self._opening = None, None, threading.Lock()
-        _open.discard(self)
+        open_caches.discard(self)
         return inherited
 
     # --- reading --------------------------------------------------------------------------------
@@ -508,7 +516,7 @@ def _counters(life: _Life) -> Counters:
 
 def _close_all() -> None:
     """Close the connections of every open cache at the end of the process."""
-    for cache in tuple(_open):
+    for cache in tuple(open_caches):
         life = cache._life
         if life is not None:
             life.end(wait=EXIT_SECONDS)

@@ -1,0 +1,60 @@
+"""The servers of the fixture ``unstale_servers``: the project's migrations, its rules, and a worker."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from servers import eventually
+from unstale import Cache, ConfigurationError
+from unstale.testing.servers import Servers, started
+
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile"]
+"""
+SCHEMA = "create table public.profiles (id bigint primary key, name text);"
+WATCH = "select unstale.watch('public.profiles', '{id}');"
+SEED = "insert into public.profiles values (42, 'Ada');"
+
+
+def project(root: Path, *, migration: str) -> Path:
+    (root / "supabase" / "migrations").mkdir(parents=True)
+    (root / "supabase" / "migrations" / "20260101000000_profiles.sql").write_text(migration)
+    (root / "supabase" / "seed.sql").write_text(SEED)
+    (root / "unstale.toml").write_text(RULES)
+    return root
+
+
+async def followed(servers: Servers) -> None:
+    connection = await asyncpg.connect(servers.database_url)
+    load = "select name from public.profiles where id = 42"
+    try:
+        async with Cache.from_env(env_file=None, redis_url=servers.redis_url) as cache:
+            await eventually(lambda: cache.attached)
+            async with cache.subscribe("user:42:*") as events:
+                assert await cache.get_or_load("user:42:profile", lambda: connection.fetchval(load)) == "Ada"
+                await connection.execute("update public.profiles set name = 'Grace'")
+                await anext(events)
+                assert (
+                    await cache.get_or_load("user:42:profile", lambda: connection.fetchval(load)) == "Grace"
+                )
+    finally:
+        await connection.close()
+
+
+def test_a_worker_follows_the_projects_tables(tmp_path: Path) -> None:
+    with started(project(tmp_path, migration=SCHEMA + WATCH)) as servers:
+        assert servers.has_worker
+        assert "postgresql://" not in repr(servers)
+        asyncio.run(followed(servers))  # a loop of the test's own, as each test has
+
+
+def test_what_the_worker_refuses_is_an_error_of_the_fixture(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"public\.profiles"),
+        started(project(tmp_path, migration=SCHEMA)),
+    ):
+        pytest.fail("started without the capture")
