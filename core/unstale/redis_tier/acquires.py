@@ -28,7 +28,7 @@ class AcquireBatch:
         soft: True if the lease is that of a missed ``get``.
         ms: Life of the lease in milliseconds.
         limits: True if a caller also asks for the `ReplicaLimits`.
-        lives: Keys of which a caller also asks how long their value lives.
+        lives: Keys of which a caller also asks how long their value lives; an ordered set.
         waiting: The callers for each key.
         lease: The lease, once the batch is packed.
     """
@@ -39,7 +39,7 @@ class AcquireBatch:
         self.soft = soft
         self.ms = ms
         self.limits = False
-        self.lives: list[str] = []
+        self.lives: dict[str, None] = {}
         self.waiting = waiting
         self.lease = b""
 
@@ -89,8 +89,8 @@ class Acquires:
             batch = self._batches[soft, ms] = AcquireBatch(soft=soft, ms=ms, waiting={})
         if limits:
             batch.limits = True
-        if life and key not in batch.lives:
-            batch.lives.append(key)
+        if life:
+            batch.lives[key] = None
         waiting = batch.waiting.get(key)
         if waiting is None:
             batch.waiting[key] = [future]
@@ -108,8 +108,8 @@ class Acquires:
                     soft=batch.soft, ms=batch.ms, waiting={key: batch.waiting.pop(key) for key in keys[most:]}
                 )
                 later.limits = batch.limits
-                later.lives = [key for key in batch.lives if key in later.waiting]
-                batch.lives = [key for key in batch.lives if key in batch.waiting]
+                later.lives = {key: None for key in batch.lives if key in later.waiting}
+                batch.lives = {key: None for key in batch.lives if key in batch.waiting}
                 self._put_back(later)
         return batches
 
@@ -184,7 +184,7 @@ class Acquires:
         later = self._batches.setdefault((batch.soft, batch.ms), batch)
         if later is not batch:
             later.limits = later.limits or batch.limits
-            later.lives += [key for key in batch.lives if key not in later.lives]
+            later.lives |= batch.lives
             for key, futures in batch.waiting.items():
                 later.waiting.setdefault(key, []).extend(futures)
 
