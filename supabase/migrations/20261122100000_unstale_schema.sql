@@ -137,9 +137,29 @@ create table if not exists unstale.horizon (
 );
 comment on table unstale.horizon is
     'Entries of transactions visible in this snapshot may have been purged: a position must contain all of them.';
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_attribute as a
+        where a.attrelid = 'unstale.horizon'::regclass and a.attname = 'walked' and not a.attisdropped
+    ) then
+        alter table unstale.horizon add column walked pg_snapshot;
+    end if;
+end
+$$;
+comment on column unstale.horizon.walked is
+    'Nothing is left in the outbox of transactions in this snapshot: where the next purge begins. Null: the horizon.';
 insert into unstale.horizon (system_identifier, snapshot)
 select c.system_identifier, '1:1:' from pg_catalog.pg_control_system() as c
 on conflict do nothing;
+
+create table if not exists unstale.purged (
+    xid      xid8        not null default pg_catalog.pg_current_xact_id(),
+    snapshot pg_snapshot not null,
+    constraint purged_pkey primary key (xid)
+);
+comment on table unstale.purged is
+    'What captures have purged since the horizon was last moved, a row for each transaction: a position must contain it, too.';
 
 create table if not exists unstale.snapshots (
     taken_at timestamptz not null,

@@ -102,6 +102,7 @@ declare
     snapshot_now constant pg_snapshot := pg_catalog.pg_current_snapshot();
     smallest_id  constant bigint := -9223372036854775808;
     horizon      pg_snapshot;
+    purged       pg_snapshot[];
     result       unstale.batch;
     span         record;
     part         record;
@@ -126,6 +127,9 @@ begin
     select h.snapshot into horizon
     from unstale.horizon as h
     join pg_catalog.pg_control_system() as c on c.system_identifier = h.system_identifier;
+    if horizon is not null then
+        purged := array(select p.snapshot from unstale.purged as p);
+    end if;
     horizon := coalesce(horizon, '1:1:');
 
     if after is null then
@@ -134,6 +138,8 @@ begin
         -- one. So nothing above the highest xid that is known to be committed may be inside, not even xmin - 1.
         select greatest(
             pg_catalog.pg_snapshot_xmax(horizon),
+            (select pg_catalog.pg_snapshot_xmax(p.snapshot) from pg_catalog.unnest(purged) as p(snapshot)
+             order by 1 desc limit 1),
             (select (o.xid::text::bigint + 1)::text::xid8 from unstale.outbox as o
              where o.xid < pg_catalog.pg_snapshot_xmax(snapshot_now)
              order by o.xid desc, o.id desc limit 1)
@@ -149,7 +155,9 @@ begin
     end if;
 
     result.position := after;
-    result.covered := unstale.covers(after, horizon);
+    result.covered := unstale.covers(after, horizon) and not exists (
+        select from pg_catalog.unnest(purged) as p(snapshot) where not unstale.covers(after, p.snapshot)
+    );
     -- The second and third: the database went back in time. The caller sees that in the fields.
     if not result.covered
         or pg_catalog.pg_snapshot_xmax(after) > pg_catalog.pg_snapshot_xmax(snapshot_now)

@@ -3,16 +3,20 @@
 -- What:   unstale.purge(), called by the worker, by pg_cron where it exists, and by one capture in about a thousand.
 -- Why:    the outbox must not fill the disk when the worker is gone for good. A worker whose position lacks something
 --         that may have been purged sees that (`covered` in unstale.read) and drops every key.
--- Locks:  none that anybody waits for: one purge at a time by a try-lock, locked rows are skipped.
--- Undo:   drop function unstale.purge, unstale.maintain, unstale.record_snapshot;
+-- Locks:  none that anybody waits for, and none that another role can take: one purge at a time holds the horizon's row,
+--         captures hold rows of the outbox only, and locked rows are skipped.
+-- Undo:   drop function unstale.purge, unstale.maintain, unstale.delete_settled, unstale.settled, unstale.record_snapshot;
 --         select cron.unschedule('unstale-purge'), where pg_cron is used.
 
 create or replace function unstale.record_snapshot(every interval) returns void
 language sql volatile set search_path = ''
 as $$
     -- Of the future: the clock was set back. They would keep everything until then.
-    delete from unstale.snapshots as s
-    where s.taken_at > pg_catalog.clock_timestamp() + interval '1 minute';
+    delete from unstale.snapshots as s where s.taken_at = any (array(
+        select f.taken_at from unstale.snapshots as f
+        where f.taken_at > pg_catalog.clock_timestamp() + interval '1 minute'
+        for update skip locked
+    ));
     -- The snapshot is older than the time stamp beside it, so what it shows was committed before that time.
     insert into unstale.snapshots (snapshot, taken_at)
     select pg_catalog.pg_current_snapshot(), pg_catalog.clock_timestamp()
@@ -21,12 +25,37 @@ as $$
 $$;
 comment on function unstale.record_snapshot(interval) is 'Records the current snapshot, unless one is younger than that.';
 
-create or replace function unstale.purge(
-    max_rows        integer  default 5000,
-    retention       interval default null,
-    max_outbox_rows bigint   default null
-) returns bigint
-language plpgsql volatile security definer
+create or replace function unstale.settled(retention interval, max_outbox_rows bigint) returns pg_snapshot
+language plpgsql volatile set search_path = ''
+as $$
+declare
+    newest timestamptz;
+    found_snapshot pg_snapshot;
+begin
+    perform unstale.record_snapshot(least(interval '1 minute', retention / 10));
+    -- n_live_tup, not count(*): a bound that protects a disk may be inexact, and must be cheap to look at.
+    if retention <= interval '0'
+        or pg_catalog.pg_stat_get_live_tuples('unstale.outbox'::regclass) > max_outbox_rows
+    then
+        return pg_catalog.pg_current_snapshot();
+    end if;
+    select s.taken_at, s.snapshot into newest, found_snapshot
+    from unstale.snapshots as s
+    where s.taken_at <= pg_catalog.clock_timestamp() - retention
+    order by s.taken_at desc limit 1;
+    delete from unstale.snapshots as s where s.taken_at = any (array(
+        select o.taken_at from unstale.snapshots as o where o.taken_at < newest for update skip locked
+    ));
+    return found_snapshot;
+end
+$$;
+comment on function unstale.settled(interval, bigint) is 'What was committed before this may be purged; null: nothing yet.';
+
+create or replace function unstale.delete_settled(
+    after pg_snapshot, settled pg_snapshot, max_rows integer,
+    out entries integer, out highest bigint, out walked pg_snapshot
+)
+language plpgsql volatile
 set search_path = ''
 set enable_seqscan = off
 set enable_bitmapscan = off
@@ -34,24 +63,72 @@ set enable_sort = off
 set jit = off
 as $$
 declare
+    span record;
+    gone record;
+    rest xid8;
+begin
+    entries := 0;
+    walked := after;
+    -- From `after` on: what was deleted before is still in the index until a vacuum, and is not walked again.
+    for span in select r.low, r.high from unstale.new_ranges(after, settled) as r loop
+        with deleted as (
+            delete from unstale.outbox as o
+            where o.ctid = any (array(
+                select d.ctid from unstale.outbox as d
+                where d.xid >= span.low and d.xid < span.high
+                order by d.xid, d.id
+                limit max_rows - entries
+                for update skip locked
+            ))
+            returning o.xid
+        )
+        select pg_catalog.count(*)::integer as entries, pg_catalog.max(d.xid::text::bigint) as highest
+        into gone from deleted as d;
+        entries := entries + gone.entries;
+        highest := greatest(highest, gone.highest);
+        exit when entries >= max_rows;
+    end loop;
+    if highest is not null then
+        -- What is left below: locked by a capture that purges and may roll back, or the rest of a large transaction.
+        for span in select r.low, r.high from unstale.new_ranges(after, settled) as r loop
+            select d.xid into rest from unstale.outbox as d
+            where d.xid >= span.low and d.xid < span.high and d.xid <= highest::text::xid8
+            order by d.xid limit 1;
+            exit when rest is not null;
+        end loop;
+        walked := unstale.cut(settled, coalesce(rest, (highest + 1)::text::xid8));
+    end if;
+end
+$$;
+comment on function unstale.delete_settled(pg_snapshot, pg_snapshot, integer) is
+    'Deletes the oldest entries of transactions in one snapshot and not in another: how many, the highest xid, where to go on.';
+
+create or replace function unstale.purge(
+    max_rows        integer  default 5000,
+    retention       interval default null,
+    max_outbox_rows bigint   default null
+) returns bigint
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
     horizon unstale.horizon;
     server  bigint;
     settled pg_snapshot;
-    span    record;
     gone    record;
-    room    integer := greatest(max_rows, 1);
-    highest bigint;
-    top     xid8;
+    folded  xid8;
+    next    pg_snapshot;
 begin
     -- Elsewhere a statement sees the transaction's snapshot, and an update of the horizon could fail.
     if pg_catalog.current_setting('transaction_isolation') <> 'read committed'
         or pg_catalog.current_setting('transaction_read_only') = 'on'
-        or not pg_catalog.pg_try_advisory_xact_lock(1970496884, 3)
     then
         return 0;
     end if;
-
-    select h.* into strict horizon from unstale.horizon as h;
+    -- The row is the lock: one purge at a time, and nobody without rights on the table can hold it.
+    select h.* into horizon from unstale.horizon as h for update skip locked;
+    if not found then
+        return 0;
+    end if;
     if retention is distinct from horizon.retention and retention is not null
         or max_outbox_rows is distinct from horizon.max_outbox_rows and max_outbox_rows is not null
     then
@@ -67,61 +144,37 @@ begin
     if horizon.system_identifier <> server then
         -- Horizon and outbox came with a dump. Another server's xids mean nothing; those of our future would collide.
         delete from unstale.snapshots as s where s.taken_at is not null;
+        delete from unstale.purged as p where p.xid is not null;
         delete from unstale.outbox as o
         where o.xid >= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot());
-        update unstale.horizon as h set system_identifier = server, snapshot = '1:1:'
+        update unstale.horizon as h set system_identifier = server, snapshot = '1:1:', walked = null
         where h.only_row
         returning h.* into horizon;
     end if;
 
-    perform unstale.record_snapshot(least(interval '1 minute', horizon.retention / 10));
-    -- n_live_tup, not count(*): a bound that protects a disk may be inexact, and must be cheap to look at.
-    if horizon.retention <= interval '0'
-        or pg_catalog.pg_stat_get_live_tuples('unstale.outbox'::regclass) > horizon.max_outbox_rows
-    then
-        settled := pg_catalog.pg_current_snapshot();
-    else
-        select s.snapshot into settled
-        from unstale.snapshots as s
-        where s.taken_at <= pg_catalog.clock_timestamp() - horizon.retention
-        order by s.taken_at desc limit 1;
-        delete from unstale.snapshots as s
-        where s.taken_at < (
-            select pg_catalog.max(o.taken_at) from unstale.snapshots as o
-            where o.taken_at <= pg_catalog.clock_timestamp() - horizon.retention
-        );
-    end if;
+    settled := unstale.settled(horizon.retention, horizon.max_outbox_rows);
     if settled is null then
         return 0;
     end if;
-
-    -- From the horizon on: what was deleted before is still in the index until a vacuum, and is not walked again.
-    for span in select r.low, r.high from unstale.new_ranges(horizon.snapshot, settled) as r loop
-        with deleted as (
-            delete from unstale.outbox as o
-            where o.ctid = any (array(
-                select d.ctid from unstale.outbox as d
-                where d.xid >= span.low and d.xid < span.high
-                order by d.xid, d.id
-                limit room
-                for update skip locked
-            ))
-            returning o.xid
-        )
-        select pg_catalog.count(*)::integer as entries, pg_catalog.max(d.xid::text::bigint) as highest
-        into gone from deleted as d;
-        room := room - gone.entries;
-        highest := greatest(highest, gone.highest);
-        exit when room <= 0;
-    end loop;
-
-    if highest is not null then
+    select * into gone
+    from unstale.delete_settled(coalesce(horizon.walked, horizon.snapshot), settled, greatest(max_rows, 1));
+    select pg_catalog.pg_snapshot_xmax(p.snapshot) into folded from unstale.purged as p
+    where pg_catalog.pg_snapshot_xmax(p.snapshot) <= pg_catalog.pg_snapshot_xmax(settled)
+    order by 1 desc limit 1;
+    if gone.highest is not null or folded is not null then
         -- `settled` below what was deleted. What an older snapshot shows, a younger one shows too, so this contains the
         -- old horizon; and from a snapshot older than the horizon nothing was deleted just now.
-        top := greatest(pg_catalog.pg_snapshot_xmax(horizon.snapshot), (highest + 1)::text::xid8);
-        update unstale.horizon as h set snapshot = unstale.cut(settled, top) where h.only_row;
+        next := unstale.cut(settled, greatest(
+            pg_catalog.pg_snapshot_xmax(horizon.snapshot), (gone.highest + 1)::text::xid8,
+            folded));
+        if unstale.covers(next, horizon.snapshot) then
+            update unstale.horizon as h set snapshot = next, walked = gone.walked where h.only_row;
+            delete from unstale.purged as p where p.xid = any (array(
+                select c.xid from unstale.purged as c where unstale.covers(next, c.snapshot) for update skip locked
+            ));
+        end if;
     end if;
-    return greatest(max_rows, 1) - room;
+    return gone.entries;
 end
 $$;
 comment on function unstale.purge(integer, interval, bigint) is
@@ -131,8 +184,42 @@ comment on function unstale.purge(integer, interval, bigint) is
 create or replace function unstale.maintain() returns void
 language plpgsql volatile set search_path = ''
 as $$
+declare
+    horizon record;
+    settled pg_snapshot;
+    gone    record;
+    next    pg_snapshot;
 begin
-    perform unstale.purge(500);
+    if pg_catalog.current_setting('transaction_isolation') <> 'read committed'
+        or pg_catalog.current_setting('transaction_read_only') = 'on'
+    then
+        return;
+    end if;
+    select h.* into horizon from unstale.horizon as h;
+    if horizon.system_identifier <> (select c.system_identifier from pg_catalog.pg_control_system() as c) then
+        perform unstale.purge(500);
+        return;
+    end if;
+    -- The transaction of the writer may stay open for hours. So it locks the entries that it deletes and nothing else:
+    -- what it purged is a row of its own beside the horizon.
+    settled := unstale.settled(horizon.retention, horizon.max_outbox_rows);
+    if settled is null then
+        return;
+    end if;
+    select * into gone from unstale.delete_settled(coalesce(horizon.walked, horizon.snapshot), settled, 500);
+    if gone.highest is null then
+        return;
+    end if;
+    next := unstale.cut(settled, greatest(
+        pg_catalog.pg_snapshot_xmax(horizon.snapshot), (gone.highest + 1)::text::xid8));
+    insert into unstale.purged as p (snapshot) values (next)
+    on conflict on constraint purged_pkey do update set snapshot = unstale.cut(
+        settled, greatest(pg_catalog.pg_snapshot_xmax(p.snapshot), pg_catalog.pg_snapshot_xmax(excluded.snapshot)));
+    delete from unstale.purged as p where p.xid = any (array(
+        select c.xid from unstale.purged as c
+        where c.xid <> pg_catalog.pg_current_xact_id() and unstale.covers(next, c.snapshot)
+        for update skip locked
+    ));
 exception when others then
     -- The writer whose statement this is has nothing to do with it.
     null;
@@ -141,7 +228,9 @@ $$;
 comment on function unstale.maintain() is 'A small purge on the way, by a capture: works without any worker.';
 
 revoke all on function
-    unstale.record_snapshot(interval), unstale.purge(integer, interval, bigint), unstale.maintain()
+    unstale.record_snapshot(interval), unstale.settled(interval, bigint),
+    unstale.delete_settled(pg_snapshot, pg_snapshot, integer),
+    unstale.purge(integer, interval, bigint), unstale.maintain()
 from public;
 grant execute on function unstale.purge(integer, interval, bigint) to unstale_worker;
 
