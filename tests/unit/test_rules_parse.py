@@ -230,6 +230,18 @@ def test_pyproject_serves_where_there_is_no_unstale_toml(tmp_path: Path) -> None
     assert Rules.load(root=tmp_path).watches == ()
 
 
+NO_WATCH = ["", "# soon\n", "\n\n", "watch = []", '[ttl]\n"user:*" = "1h"\n']
+
+
+@pytest.mark.parametrize("text", NO_WATCH)
+def test_rules_that_watch_nothing_are_refused_by_what_would_follow_them(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "unstale.toml"
+    file.write_text(text)
+    rules = Rules.load(file)  # `unstale migration` reads them: no table is watched any more
+    with pytest.raises(RuleError, match=r"unstale\.toml: no \[\[watch\]\].*docs/rules\.md"):
+        rules.require_watches()
+
+
 def test_a_pyproject_without_rules_is_passed_by(tmp_path: Path) -> None:
     (tmp_path / "unstale.toml").write_text(WATCH)
     inner = tmp_path / "inner"

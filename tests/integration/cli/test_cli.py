@@ -32,6 +32,17 @@ def project(folder: Path, rules: str = PROFILES) -> Path:
 # --- usage and configuration --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("text", ["", '[ttl]\n"user:*" = "1h"\n'])
+def test_a_worker_whose_rules_watch_nothing_does_not_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "unstale.toml").write_text(text)
+    settings = {"DATABASE_URL": "postgresql://127.0.0.1:1/postgres", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    ended = run("worker", cwd=tmp_path, settings=settings)
+    assert ended.code == 2
+    assert "unstale.toml: no [[watch]]: no change would invalidate a key" in ended.err
+    found = run("doctor", cwd=tmp_path, settings=settings)
+    assert "no [[watch]]" in found.out + found.err
+
+
 def test_help_and_version(tmp_path: Path) -> None:
     assert run("--help", cwd=tmp_path).code == 0
     assert run("doctor", "-h", cwd=tmp_path).code == 0

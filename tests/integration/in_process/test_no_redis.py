@@ -111,6 +111,13 @@ async def test_a_token_of_another_database_is_refused_and_one_of_the_future_time
         await cache.wait_for(f"{system}:{timeline}:{int(number) + 1}:{outbox}:{xid}:{lsn}")
 
 
+@pytest.mark.parametrize("rules", ["", '[ttl]\n"user:*" = "1h"\n'])
+async def test_rules_that_watch_nothing_are_refused(database: Database, rules: str) -> None:
+    with pytest.raises(RuleError, match="no change would invalidate a key"):
+        async with alone(database.worker_dsn, rules=rules):
+            pass
+
+
 async def test_a_cut_off_outbox_is_another_history(cache: Cache, db: asyncpg.Connection) -> None:
     """As after a restore in place: the entry is gone before it was read."""
     load = Loads(db)

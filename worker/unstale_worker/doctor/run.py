@@ -55,7 +55,7 @@ def _misspelt() -> list[Finding]:
 
 def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
     try:
-        rules = Rules.load(path)
+        rules = Rules.load(path).require_watches()
     except ConfigurationError as mistake:
         return None, [
             error("rules", str(mistake), "Correct the rules file; docs/rules.md describes every field.")

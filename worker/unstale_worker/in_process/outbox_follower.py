@@ -58,7 +58,7 @@ class OutboxFollower:
     def __init__(self, settings: AgentSettings, feed: OutboxFeed) -> None:
         check_settings(settings)
         self._settings, self._feed = settings, feed
-        self._rules = Rules.load(settings.config)
+        self._rules = Rules.load(settings.config).require_watches()
         self._published = PublishedRules.decode(self._rules.published())
         self._place: StoredState | None = None
         self._source: Source | None = None

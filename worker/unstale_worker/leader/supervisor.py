@@ -48,7 +48,7 @@ class Worker:
         if any(not isinstance(spec.loader, PythonLoader) for spec in rules.refreshes):
             _ = settings.postgres  # row and sql loaders read it also beside the source over HTTPS
         RedisUrl.parse(settings.redis_url.get_secret_value())
-        self._settings, self._rules = settings, rules
+        self._settings, self._rules = settings, rules.require_watches()
         self._health = WorkerHealth()
         self._stood_by = asyncio.Event()
         self._source: Source | None = None

@@ -105,6 +105,24 @@ class Rules:
             refreshes,
         )  # fmt: skip
 
+    def require_watches(self) -> "Rules":
+        """Return these rules; raise `RuleError` without a ``[[watch]]``, as nothing would be invalidated.
+
+        A worker of such rules would lead and be ready while every cached value ages. ``unstale migration``
+        accepts them: it writes that no table is watched any more.
+        """
+        if self.watches:
+            return self
+        raise RuleError(
+            file=self.file,
+            line=0,
+            field="watch",
+            value=[],
+            problem="no [[watch]]: no change would invalidate a key",
+            remedy="Write a [[watch]] for each table that cached values depend on, or name another file in "
+            "UNSTALE_CONFIG; docs/rules.md describes it.",
+        )
+
     def published(self) -> bytes:
         """Return what agents need to know, as the JSON that is stored in Redis."""
         refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
