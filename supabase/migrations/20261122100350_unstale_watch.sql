@@ -434,7 +434,8 @@ begin
     if not unstale.follows_ddl() then
         raise warning 'unstale: no event trigger follows changes of % (only a superuser, or postgres on Supabase, may '
             'create one): call unstale.watch again after each ALTER TABLE', relation
-            using detail = 'Until then its captures write whole-table entries.';
+            using detail = 'Until then its captures write whole-table entries. If a column that is no key was renamed, '
+                'cached values keep the old name until their row changes.';
     end if;
     -- Whatever was cached while nothing watched is not to be trusted.
     perform unstale.invalidate_all(w.id);
