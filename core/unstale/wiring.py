@@ -59,9 +59,10 @@ class Parts:
         self,
         settings: AgentSettings,
         *,
-        now: Callable[[], float] = clock.now,
+        now: Callable[[], float] | None = None,
         tier: SharedTier | None = None,
     ) -> None:
+        now = clock.now if now is None else now
         self._name = settings.names.tag
         self.now = now
         self.subscriptions = Subscriptions(lambda: self.freshness.staleness)

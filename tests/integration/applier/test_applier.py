@@ -14,6 +14,7 @@ from unstale.protocol.messages import MAX_MESSAGE_BYTES, Invalidation, Watermark
 from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Multiplexer
+from unstale.runtime import failpoints
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, StoredState
@@ -369,3 +370,92 @@ async def test_a_second_leader_silences_the_first(multiplexer: Multiplexer, redi
 
 async def eventually_heard(heard: Listener, count: int) -> None:
     await eventually(lambda: len(heard.messages) >= count)
+
+
+OTHER_RUN = "0" * 40
+
+
+async def test_every_script_of_a_batch_raises_need_lsn(
+    multiplexer: Multiplexer, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader that takes a lease between two of them must not read a replica from before the change."""
+    applier = await lead(multiplexer, script_keys=1)
+    state = await recovered(applier, position="10:10:")
+    assert (await state_of(redis))["need_lsn"] == PAGE.lsn
+    page = replace(PAGE, lsn="0/300")
+
+    async def look(name: str) -> None:
+        if name == "applier.before_last_script":
+            assert (await state_of(redis))["need_lsn"] == "0/300"
+            assert (await state_of(redis))["position"] == "10:10:"
+            raise RedisUnavailable("the worker dies here")
+
+    monkeypatch.setattr(failpoints, "on", True)
+    monkeypatch.setattr(failpoints, "reach", look)
+    with pytest.raises(RedisUnavailable, match="dies here"):
+        await applier.apply(state, page, keys=["a", "b"], patterns=[], store=True)
+    assert (await state_of(redis))["need_lsn"] == "0/300"
+
+
+@pytest.mark.parametrize("keys", [True, False])
+async def test_a_pattern_raises_need_lsn_before_its_scan(
+    leader: tuple[Applier, StoredState], redis: Redis, monkeypatch: pytest.MonkeyPatch, keys: bool
+) -> None:
+    applier, state = leader
+    if keys:
+        await redis.set("p:1", "1")
+
+    async def look(name: str) -> None:
+        if name == "applier.after_drop":
+            assert (await state_of(redis))["need_lsn"] == "0/300"
+            raise RedisUnavailable("the worker dies here")
+
+    monkeypatch.setattr(failpoints, "on", True)
+    monkeypatch.setattr(failpoints, "reach", look)
+    with pytest.raises(RedisUnavailable, match="dies here"):
+        await applier.apply(state, replace(PAGE, lsn="0/300"), keys=[], patterns=["p:*"], store=True)
+    assert not await redis.exists("p:1")
+
+
+async def test_a_pattern_is_dropped_only_on_the_run_that_the_state_was_read_from(
+    leader: tuple[Applier, StoredState], redis: Redis
+) -> None:
+    """A replica that was promoted meanwhile may know neither the position nor the need_lsn."""
+    applier, state = leader
+    await redis.set("p:1", "1", ex=60)
+    before = await state_of(redis)
+    with pytest.raises(PositionMoved, match="run"):
+        await applier.apply(
+            replace(state, live_run=OTHER_RUN),
+            replace(PAGE, lsn="0/300"),
+            keys=[],
+            patterns=["p:*"],
+            store=True,
+        )
+    assert await redis.get("p:1") == b"1"
+    assert await state_of(redis) == before
+
+
+async def test_a_recovery_ends_only_on_the_run_on_which_it_dropped(
+    leader: tuple[Applier, StoredState], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover after the drop brings keys back that the new position would declare true."""
+    applier, state = leader
+    before = await state_of(redis)
+
+    async def dropped(*_: object, **__: object) -> None:
+        """On the server of before."""
+
+    async def snapshot() -> Page:
+        return PAGE
+
+    monkeypatch.setattr(applier, "_drop", dropped)
+    with pytest.raises(PositionMoved, match="run"):
+        await applier.recover(
+            replace(state, live_run=OTHER_RUN),
+            rules="h",
+            published=b"{}",
+            patterns=["p:*"],
+            snapshot=snapshot,
+        )
+    assert await state_of(redis) == before
