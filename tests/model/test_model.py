@@ -9,6 +9,7 @@ from .checker import TooLarge, explore
 from .defences import Defence
 from .freshness import CAUGHT as FRESHNESS_CAUGHT
 from .freshness import STALE_CAUGHT, Freshness, ServeStale
+from .liveness import LIVENESS_CAUGHT, Liveness
 from .protocol import Protocol
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
 
@@ -62,6 +63,17 @@ def test_a_stale_value_is_served_no_longer_than_its_rule_allows() -> None:
 @pytest.mark.parametrize("rule", STALE_CAUGHT)
 def test_without_the_rule_it_is_served_for_longer(rule: str) -> None:
     assert not explore(ServeStale(off=rule)).holds
+
+
+def test_no_forged_watermark_keeps_an_agent_attached_to_a_dead_worker() -> None:
+    outcome = explore(Liveness())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", LIVENESS_CAUGHT)
+def test_without_the_rule_it_does(rule: str) -> None:
+    assert not explore(Liveness(off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ResponseError
 
-from unstale.errors import MessageError
+from unstale.errors import MessageError, RedisUnavailable
 from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.subscriber_log import Moved, NoWatermark, Silence, SubscriberLog
 from unstale.freshness.trust import Freshness
@@ -133,8 +134,11 @@ class Subscriber:
             await self._replay()
             if self._freshness.epoch is None:
                 self._report.found_no_epoch()
+            self._freshness.proved(-math.inf)
+            await self._prove()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ping(connection), name="unstale-ping")
+                tasks.create_task(self._prove_forever(), name="unstale-prove")
                 self.tried.set()
                 await self._listen(connection)
         finally:
@@ -153,6 +157,29 @@ class Subscriber:
             if not self._freshness.attached and self._clock() - begun > self._max_silence:
                 raise NoWatermark(f"no watermark for {self._max_silence} s")
             await asyncio.sleep(min(PING_INTERVAL, self._max_silence / PINGS_PER_SILENCE))
+
+    async def _prove_forever(self) -> None:
+        while True:
+            await asyncio.sleep(min(PING_INTERVAL, self._max_silence / PINGS_PER_SILENCE))
+            await self._prove()
+
+    async def _prove(self) -> None:
+        """Read from the state when the worker last published a watermark: see `Freshness.proved`."""
+        sent = self._clock()
+        try:
+            age = await self._log.watermark_age()
+        except NoPermissionError as error:
+            self._freshness.proved(math.inf)
+            self._report.once(
+                "proof",
+                "watermarks are not compared with the state, because this user of REDIS_URL may not read it "
+                f"({error}): grant HGET and TIME, as docs/security.md says",
+            )
+        except (RedisUnavailable, ResponseError):
+            pass  # the next reading, or the connection itself, will tell
+        else:
+            if age is not None:
+                self._freshness.proved(sent - age)
 
     async def _listen(self, connection: RedisConnection) -> None:
         while True:
@@ -202,6 +229,8 @@ class Subscriber:
             await self._close_gap()
         if message.rules != self._rules.hash:
             await self._rules.load()
+        if freshness.unproved:
+            await self._prove()
         reached = freshness.epoch == message.epoch and freshness.last >= message.last
         if reached and freshness.heard(message):
             self.attached.set()

@@ -40,7 +40,7 @@ class Freshness:
 
     __slots__ = (
         "_clock", "_detached_ttl", "_fresh_as_of", "_local", "_max_silence", "_muted_until", "_ping_number",
-        "_pings", "_ponged", "_redis_known", "epoch", "last", "trusted_until", "watermark",
+        "_pings", "_ponged", "_proved", "_redis_known", "epoch", "last", "trusted_until", "watermark",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Freshness:
         self._pings: dict[int, float] = {}
         self._ping_number = 0
         self._ponged = -math.inf
+        self._proved = math.inf  # without a subscriber, watermarks are this process' own
         self._muted_until = -math.inf
         self._fresh_as_of = -math.inf
         self._redis_known = False
@@ -134,11 +135,26 @@ class Freshness:
 
     def heard(self, watermark: Watermark) -> bool:
         """Process a watermark that `last` has reached; return True if it was accepted."""
-        if self._ponged == -math.inf or self._clock() < self._muted_until:
+        heard = min(self._ponged, self._proved)
+        if heard == -math.inf or self._clock() < self._muted_until or self.unproved:
             return False
         self._redis_known = True
-        self._note(watermark, as_of=self._ponged - watermark.age_ms / 1000, heard=self._ponged)
+        self._note(watermark, as_of=self._ponged - watermark.age_ms / 1000, heard=heard)
         return True
+
+    def proved(self, at: float) -> None:
+        """Record that the worker has published a watermark at the moment ``at`` or later.
+
+        Redis' state says so, which only those may write who may write values, too. Whoever may only publish
+        can repeat a watermark, but keeps no agent attached to a worker that is gone. -inf: nothing is known
+        yet; inf: this agent may not read it.
+        """
+        self._proved = at if math.isinf(at) else max(self._proved, at)
+
+    @property
+    def unproved(self) -> bool:
+        """True if Redis' state does not prove that the worker published within ``max_silence``."""
+        return self._clock() >= self._proved + self._max_silence
 
     def caught_up(self, watermark: Watermark, *, as_of: float) -> None:
         """Process the watermark of this process' own read of the outbox, which began at ``as_of``."""

@@ -1,5 +1,6 @@
 """Reads the log and its state, over a separate connection."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,9 @@ from unstale.redis_tier.scripts import Script
 
 MOST_ENTRIES: Final = 1_000
 """Log entries in one replay; an agent further behind drops its near cache, which is cheaper."""
+
+CLOCK_STEP: Final = 0.001
+"""Seconds by which the state's time, in whole milliseconds, may lie ahead of the server's clock."""
 
 _REPLAY: Final = Script("unstale.redis_tier", "replay")
 
@@ -74,6 +78,20 @@ class LogReader:
         except RedisError as error:
             raise refused(error) from error
         return None if data is None else data.decode("utf-8", "ignore")
+
+    async def watermark_age(self) -> float | None:
+        """Return the seconds since the worker's script last published a watermark, or None if unknown.
+
+        By the clock of Redis, which is read last: the result is no younger than the truth, if that clock does
+        not jump. Raises `ResponseError` if the user may not read it.
+        """
+        ask = self.multiplexer.execute_command
+        written, now = await asyncio.gather(ask("HGET", self.names.state, "applied_at"), ask("TIME"))
+        try:
+            age = int(now[0]) + int(now[1]) / 1e6 - int(written or b"") / 1e3
+        except ValueError:
+            return None
+        return age if age >= -CLOCK_STEP else None
 
     async def _replay(self, after: LogId) -> Any:
         try:

@@ -20,8 +20,8 @@ REMEDY: Final = (
 async def users(redis: Redis, settings: WorkerSettings) -> AsyncIterator[Finding]:
     """Report users that may publish watermarks without the right to write the state behind them.
 
-    Such a user could repeat the last watermark of a worker that is gone, and agents would stay attached for
-    a moment longer, or believe that a transaction was applied.
+    While a worker lives, agents would take such a user's watermarks for the worker's, and believe for a
+    moment that a change was applied which was not.
     """
     names = settings.names
     open_to_all = await _anybody_may_publish(settings)
