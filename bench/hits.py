@@ -9,12 +9,14 @@ import gc
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
 from harness import arguments, finish, run
 from redis.asyncio import Redis
 
+import unstale.sync
 from unstale import Cache
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
@@ -44,6 +46,7 @@ PROFILE: dict[str, Any] = {
 NEAR_CALLS = 20_000
 REDIS_CALLS = 400
 CONCURRENT = 100
+THREADS = 8
 
 
 async def microseconds(work: Callable[[], Awaitable[object]], calls: int) -> float:
@@ -100,6 +103,32 @@ async def near(cache: Cache, repeats: int) -> dict[str, dict[str, float]]:
         "near_private": _pair(samples["private"], samples["orjson"]),
         "near_shared": _pair(samples["shared"], samples["dict"]),
     }
+
+
+async def threads(cache: Cache, blocking: unstale.sync.Cache, repeats: int) -> dict[str, float]:
+    """Near hits of 8 threads through the blocking cache, against the asynchronous one in one task."""
+
+    def reads() -> None:
+        for _ in range(NEAR_CALLS):
+            blocking.get_or_load(KEY, _never)
+
+    def all_threads() -> float:
+        with ThreadPoolExecutor(THREADS) as pool:
+            begun = time.process_time()
+            for ended in [pool.submit(reads) for _ in range(THREADS)]:
+                ended.result()
+            return (time.process_time() - begun) / NEAR_CALLS / THREADS * 1e6
+
+    ours: list[float] = []
+    theirs: list[float] = []
+    await asyncio.to_thread(blocking.get_or_load, KEY, _never)
+    for _ in range(repeats):
+        await cache.get_or_load(KEY, _never)
+        theirs.append(
+            await _timed("await cache.get_or_load(KEY, load)", {"cache": cache, "KEY": KEY, "load": _never})
+        )
+        ours.append(await asyncio.to_thread(all_threads))
+    return _pair(ours, theirs)
 
 
 async def alone(cache: Cache, redis: Redis, repeats: int) -> dict[str, float]:
@@ -172,6 +201,10 @@ async def measure(repeats: int) -> dict[str, dict[str, float]]:
                     raise SystemExit("the cache did not attach: its hits would be misses")
                 gc.freeze()
                 results = await near(cache, repeats)
+                with_threads = unstale.sync.Cache(cache.settings)
+                await asyncio.to_thread(with_threads.open)
+                results["near_threads"] = await threads(cache, with_threads, repeats)
+                await asyncio.to_thread(with_threads.close)
                 results["redis"] = await alone(cache, redis, repeats)
                 results["redis_100"] = await concurrent(cache, redis, repeats)
                 if not cache.attached:
