@@ -39,7 +39,9 @@ async def in_parallel(database: Database, file: Path) -> None:
 
 async def into_dropped_schemas(database: Database, file: Path) -> None:
     async with connected(database.superuser_dsn) as db:
-        await db.execute("drop schema unstale cascade; drop schema public cascade; create schema public")
+        await db.execute("drop schema unstale cascade; drop schema public cascade")
+        await db.execute("create schema public authorization pg_database_owner")
+        await db.execute("grant usage on schema public to public")
     await restore(database, file, "--clean", "--if-exists")
 
 
@@ -311,3 +313,46 @@ keys = ["room:{id}"]
                 await stage.write(1)
                 await stage.settled(redis)
                 assert await stage.read(1) == 2
+
+
+@pytest.mark.parametrize("follows", [True, False])
+async def test_only_the_users_schema_is_restored(
+    database: Database,
+    plain_database: Database,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    follows: bool,
+) -> None:
+    """It is the same history, and the tables are others: their captures are missed, event triggers or not."""
+    for name in ("CHECK_EVERY", "REPEAT_EVERY", "LEAST_PAUSE"):
+        monkeypatch.setattr(monitor, name, 0.1)
+    database = database if follows else plain_database
+    async with connected(database.dsn) as db:
+        await db.execute(SCHEMA)
+        await db.execute("insert into profiles select g, 'x', 1 from generate_series(1, 20) g")
+    async with (
+        older_copies(database, tmp_path) as file,
+        staged(database.dsn, redis_url, schema=False) as (stage, redis),
+        running_worker(database.worker_dsn, redis_url) as worker,
+    ):
+        await stage.open_agent()
+        await stage.write(1)
+        await stage.applied(redis)
+        await stage.warm()
+        before = await stage.db.fetchval("select unstale.database()")
+        await restore(database, file, "--clean", "--schema=public", errors=True)
+        async with reconnected(stage, database):
+            assert await stage.db.fetchval("select unstale.database()") == before
+
+            async def fresh() -> bool:
+                return await stage.read(1) == 1
+
+            await eventually(fresh, message="the key is invalidated")
+            await eventually(lambda: worker.status().not_captured, message="the worker says so")
+            await stage.write(1)  # no capture reports it
+
+            async def invalidated() -> bool:
+                return await stage.read(1) == 2
+
+            await eventually(invalidated, message="the key is invalidated again and again")
