@@ -13,6 +13,9 @@ from unstale.protocol import codec
 from unstale.protocol.lease import PRIMARY, ReplicaLimits, ValueOrLease
 from unstale.redis_tier.scripts import Argument, Script, pack_command
 
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of values in one reply, or in one request, after which the rest is left for the next batch. A reply
+of 1 GB keeps Redis from its other clients, the worker among them, and takes longer than the time limit."""
 ACQUIRE: Final = Script("unstale.redis_tier", "acquire", allow_oom=False)
 
 Waiting: TypeAlias = "dict[str, list[asyncio.Future[ValueOrLease]]]"
@@ -103,15 +106,19 @@ class Acquires:
         self._batches = {}
         for batch in batches:
             if len(batch.waiting) > most:
-                keys = list(batch.waiting)
-                later = AcquireBatch(
-                    soft=batch.soft, ms=batch.ms, waiting={key: batch.waiting.pop(key) for key in keys[most:]}
-                )
-                later.limits = batch.limits
-                later.lives = {key: None for key in batch.lives if key in later.waiting}
-                batch.lives = {key: None for key in batch.lives if key in batch.waiting}
-                self._put_back(later)
+                self._leave(batch, most)
         return batches
+
+    def _leave(self, batch: AcquireBatch, most: int) -> None:
+        """Keep ``most`` keys in ``batch``, and put the others back for the next one."""
+        keys = list(batch.waiting)
+        later = AcquireBatch(
+            soft=batch.soft, ms=batch.ms, waiting={key: batch.waiting.pop(key) for key in keys[most:]}
+        )
+        later.limits = batch.limits
+        later.lives = {key: None for key in batch.lives if key in later.waiting}
+        batch.lives = {key: None for key in batch.lives if key in batch.waiting}
+        self._put_back(later)
 
     def connected(self) -> None:
         """Note a new connection: its server may not have the script loaded."""
@@ -131,7 +138,9 @@ class Acquires:
             packed = pack_command(("SET", *batch.waiting, lease, "NX", "PX", batch.ms, "GET"))
         else:
             name, script = ("EVALSHA", ACQUIRE.sha) if self._script_known else ("EVAL", ACQUIRE.text)
-            packed = pack_command((name, script, len(batch.waiting), *batch.waiting, lease, batch.ms))
+            packed = pack_command(
+                (name, script, len(batch.waiting), *batch.waiting, lease, batch.ms, MOST_BYTES)
+            )
         if batch.lives:
             packed = b"".join(pack_command(("PTTL", key)) for key in batch.lives) + packed
         return packed + pack_command(self._limits) if batch.limits else packed
@@ -149,6 +158,8 @@ class Acquires:
             reply = [lease if reply is None else reply]
         else:
             self._script_known = True
+            if len(reply) < len(batch.waiting):
+                self._leave(batch, len(reply))
         for (key, futures), found in zip(batch.waiting.items(), reply, strict=True):
             waiting = [future for future in futures if not future.done()]
             if found == lease:

@@ -17,14 +17,14 @@ from functools import partial
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.protocol.lease import ValueOrLease
-from unstale.redis_tier.acquires import AcquireBatch, Acquires, pass_on, seconds_left
+from unstale.redis_tier.acquires import MOST_BYTES, AcquireBatch, Acquires, pass_on, seconds_left
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.error_replies import reason, refused, refuses_writes
-from unstale.redis_tier.scripts import pack_command
+from unstale.redis_tier.scripts import Script, pack_command
 from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
 from unstale.runtime.step_timeout import StepTimeout
@@ -32,7 +32,10 @@ from unstale.runtime.step_timeout import StepTimeout
 Argument = str | bytes | int | float
 
 MOST_READS: Final = 512
-"""Keys in one MGET. Redis serves no other client while it runs (about 0.2 ms)."""
+"""Keys in one read. Redis serves no other client while it runs (about 0.2 ms)."""
+MOST_PLAIN_READS: Final = 16
+"""Keys in one MGET. More keys are read by a script, which stops when their values are large together."""
+READ: Final = Script("unstale.redis_tier", "read")
 MOST_COMMANDS: Final = 512
 """Other commands in one batch."""
 FIRST_PAUSE: Final = 0.05
@@ -74,6 +77,8 @@ class Multiplexer:
         self._cause: BaseException | None = None
         self._closed = False
         self._renewed = False
+        self._read_known = False
+        self._limit = StepTimeout(timeout)
         self.connected = False
         """True if the connection is open, as far as is known."""
         self.batches = 0
@@ -180,7 +185,8 @@ class Multiplexer:
             if self._pause:
                 await self._probe(connection)
             self._pause = 0.0
-            with StepTimeout(self._timeout) as limit:
+            self._limit = StepTimeout(self._timeout)
+            with self._limit as limit:
                 while True:
                     while not self._reads and not self._acquires and not self._commands:
                         self._wake = self._new_future()
@@ -214,6 +220,7 @@ class Multiplexer:
             await self._connections.open(connection)
         self.connected, self._renewed = True, False
         self._acquires.connected()
+        self._read_known = False
 
     async def _probe(self, connection: RedisConnection) -> None:
         """Wait for a reply to PING: a dead server may still accept connections."""
@@ -231,7 +238,7 @@ class Multiplexer:
             reads = {key: reads[key] for key in keys[:MOST_READS]}
         else:
             self._reads = {}
-        commands, self._commands = self._commands[:MOST_COMMANDS], self._commands[MOST_COMMANDS:]
+        commands, packed_commands = self._take_commands()
         for futures in reads.values():
             current.extend(futures)
         for acquire in acquires:
@@ -240,17 +247,17 @@ class Multiplexer:
         self.batches += 1
         packed: list[bytes] = []
         if reads:
-            packed.append(pack_command(("MGET", *reads) if len(reads) > 1 else ("GET", *reads)))
+            packed.append(self._pack_reads(reads))
         packed += map(self._acquires.pack, acquires)
-        for (name, *rest), _ in commands:  # as with redis-py, the name may be two words
-            words = name.split() if isinstance(name, str) else [name]
-            packed.append(pack_command((*words, *rest)))
+        packed += packed_commands
         await connection.send_packed_command(packed, check_health=False)
         if reads:
             await self._read_values(connection, reads)
         for acquire in acquires:
             await self._read_acquired(connection, acquire)
-        for _, future in commands:
+        for number, (_, future) in enumerate(commands):
+            if number:
+                self._limit.begin()  # each reply has the whole time: many large values take longer together
             reply = await self._reply(connection)
             if future.done():
                 continue
@@ -260,6 +267,32 @@ class Multiplexer:
                 future.set_result(reply)
         current.clear()
 
+    def _take_commands(self) -> tuple[list[tuple[tuple[Argument, ...], asyncio.Future[Any]]], list[bytes]]:
+        """Remove and encode the next commands, until they are large together."""
+        packed: list[bytes] = []
+        size = 0
+        for (name, *rest), _ in self._commands[:MOST_COMMANDS]:  # as with redis-py, the name may be two words
+            words = name.split() if isinstance(name, str) else [name]
+            packed.append(pack_command((*words, *rest)))
+            size += len(packed[-1])
+            if size > MOST_BYTES:
+                break
+        commands, self._commands = self._commands[: len(packed)], self._commands[len(packed) :]
+        return commands, packed
+
+    def _pack_reads(self, reads: dict[str, list[asyncio.Future[bytes | None]]]) -> bytes:
+        if len(reads) == 1:
+            return pack_command(("GET", *reads))
+        if len(reads) <= MOST_PLAIN_READS:
+            return pack_command(("MGET", *reads))
+        name, script = ("EVALSHA", READ.sha) if self._read_known else ("EVAL", READ.text)
+        return pack_command((name, script, len(reads), *reads, MOST_BYTES))
+
+    def _read_again(self, reads: dict[str, list[asyncio.Future[bytes | None]]]) -> None:
+        """Queue the callers again, for the next batch."""
+        for key, futures in reads.items():
+            self._reads.setdefault(key, []).extend(futures)
+
     async def _read_values(
         self, connection: RedisConnection, reads: dict[str, list[asyncio.Future[bytes | None]]]
     ) -> None:
@@ -268,6 +301,10 @@ class Multiplexer:
         except ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
                 reply = None
+            elif isinstance(error, NoScriptError):
+                self._read_known = False
+                self._read_again(reads)
+                return
             else:
                 for futures in reads.values():
                     for future in futures:
@@ -275,6 +312,11 @@ class Multiplexer:
                             future.set_exception(refused(error))
                 return
         values = [reply] if len(reads) == 1 else reply
+        if len(reads) > MOST_PLAIN_READS:
+            self._read_known = True
+            if len(values) < len(reads):
+                rest = list(reads)[len(values) :]
+                self._read_again({key: reads.pop(key) for key in rest})
         for futures, value in zip(reads.values(), values, strict=True):
             for future in futures:
                 if not future.done():

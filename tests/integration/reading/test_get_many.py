@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import orjson
 import pytest
 from pydantic import BaseModel
 
 from servers import eventually
 from unstale import Cache
+from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
 
@@ -123,3 +125,41 @@ async def test_a_caller_that_is_cancelled_ends_its_call(cache: Cache, double: Wo
         return await double.redis.exists(*KEYS[:3]) == 0
 
     await eventually(released)
+
+
+LARGE = {f"user:{number}:profile": f"{number}" * 500_000 for number in range(10, 50)}  # 1 MB each
+
+
+async def test_large_values_come_in_several_replies(
+    cache: Cache, valkey: EmbeddedValkey, double: WorkerDouble
+) -> None:
+    """One reply with all of them would keep Redis from the worker, and take longer than the time limit."""
+    loaded = await cache.get_many(LARGE, lambda keys: {key: LARGE[key] for key in keys})
+    assert loaded == LARGE
+    assert cache.counters().fills == len(LARGE)
+    bulk = Bulk()
+    free = {"free:" + key: value for key, value in LARGE.items()}
+    await double.redis.mset({key: orjson.dumps(value) for key, value in free.items()})
+    for key in free:
+        await double.redis.expire(key, 600)
+    async with attached_cache(valkey.url, near_max_bytes=0) as other:
+        tier = other.inspect().tier
+        assert isinstance(tier, RedisTier)
+        for keys, loader in ((LARGE, bulk), (LARGE, None), (free, bulk), (free, None)):
+            for _ in range(2):  # without and with the scripts in the server
+                await double.redis.script_flush()
+                for _ in range(2):
+                    before = tier.multiplexer.batches
+                    assert await other.get_many(keys, loader) == keys
+                    if loader is not None or keys is LARGE:
+                        assert tier.multiplexer.batches - before >= 4
+    assert bulk.calls == []
+
+
+async def test_large_values_are_stored_in_several_requests(cache: Cache) -> None:
+    tier = cache.inspect().tier
+    assert isinstance(tier, RedisTier)
+    before = tier.multiplexer.batches
+    await asyncio.gather(*(cache.set("free:" + key, value, ttl=60) for key, value in LARGE.items()))
+    assert tier.multiplexer.batches - before >= 8
+    assert await cache.get("free:user:10:profile") == LARGE["user:10:profile"]
