@@ -481,7 +481,7 @@ class Cache:
         subscriber gets one `Reset` instead.
         """
         self._check_open()
-        check_glob(pattern)
+        self._parts.rules.check_pattern(check_glob(pattern))
         subscription = self._parts.subscriptions.open(pattern)
         try:
             yield subscription

@@ -119,6 +119,9 @@ async def test_tools_and_patterns_refuse_another_spelling(source: Way, redis_url
         for pattern in (f"user:{str(ID).upper()}:*", f"user:{ID.hex}*", "number:007", "number:+7*"):
             with pytest.raises(ValueError, match="changes write the value differently"):
                 await cache.invalidate_pattern(pattern)
+            with pytest.raises(ValueError, match="changes write the value differently"):
+                async with cache.subscribe(pattern):
+                    pass
         for pattern in (f"user:{ID}:*", "user:*", "number:7*", "user:3F*", "other:007", "*"):
             await cache.invalidate_pattern(pattern)
         tools = Tools(cache, user_id=str(ID).upper(), loaders={"profile": lambda: "old"})
