@@ -118,10 +118,10 @@ class OutboxFollower:
             while True:
                 hinted = self._hinted.is_set()
                 self._hinted.clear()
-                found = await self.cycle(source)
-                self.tried.set()
                 if self._place is not None and (patterns := await captures.check_if_due()):
                     self._feed.drop((), sorted(patterns))
+                found = await self.cycle(source)
+                self.tried.set()
                 policy.note(found or hinted, now=self._feed.now())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(policy.pause):
