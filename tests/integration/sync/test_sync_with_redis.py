@@ -121,7 +121,7 @@ async def test_a_process_that_never_closed_its_cache_ends_in_silence(
     """Parent and forked child alike."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-X", "dev", "-W", "ignore:This process:DeprecationWarning", "-c", SCRIPT],
+        [sys.executable, "-W", "default", "-W", "ignore:This process:DeprecationWarning", "-c", SCRIPT],
         env={"REDIS_URL": valkey.url},
         capture_output=True,
         text=True,
