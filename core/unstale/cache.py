@@ -42,6 +42,11 @@ class Cache:
     """
 
     def __init__(self, settings: AgentSettings) -> None:
+        if not isinstance(settings, AgentSettings):
+            raise TypeError(
+                f"Cache needs AgentSettings, not a {type(settings).__name__}: write "
+                "Cache.from_env(redis_url=...), or Cache(AgentSettings(redis_url=...))"
+            )
         self.settings = settings
         self._tag = settings.names.tag  # once: a property reads the URL for it
         self._loop: asyncio.AbstractEventLoop | None = None

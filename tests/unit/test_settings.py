@@ -60,6 +60,10 @@ def test_of_several_variables_the_first_counts(monkeypatch: pytest.MonkeyPatch) 
             "near_max_entrys",
             "AgentSettings has no setting 'near_max_entrys'; did you mean 'near_max_entries'?",
         ),
+        (
+            "near_max",
+            "AgentSettings has no setting 'near_max'; did you mean 'near_max_entries' or 'near_max_bytes'?",
+        ),
         ("qqq", "AgentSettings has no setting 'qqq'; docs/settings.md lists them all"),
         (
             "http_port",
@@ -79,6 +83,26 @@ def test_an_unknown_argument_is_a_type_error_that_says_what_was_meant(
     with pytest.raises(TypeError) as raised:
         make(**{argument: 1})
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("settings", ["redis://secret@localhost", None, {"redis_url": "x"}, PoolSettings()])
+def test_a_cache_of_something_else_says_what_to_write(settings: object) -> None:
+    with pytest.raises(
+        TypeError, match=r"Cache needs AgentSettings, not a \w+: write Cache\.from_env"
+    ) as raised:
+        Cache(settings)  # type: ignore[arg-type]  # the mistake that is tested
+    assert "secret" not in str(raised.value)
+
+
+def test_an_empty_variable_is_unset(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / ".env").write_text("UNSTALE_HTTP_TOKEN=\nUNSTALE_LEADER_TTL=3\n")
+    for name in (*variables().values(), "SUPABASE_DB_URL"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "second")
+    settings = WorkerSettings.from_env()
+    assert settings.leader_ttl == 3
+    assert settings.supabase_key is not None
+    assert settings == WorkerSettings(leader_ttl=3, supabase_key="second")
 
 
 def test_a_pool_refuses_settings_of_a_cache() -> None:

@@ -88,8 +88,10 @@ def _unknown(cls: type[Settings], name: str) -> str:
         other = min(others, key=lambda other: len(other.model_fields))  # the worker has those of pools, too
         how = other.how.format(field=name, variable=other.variables(name)[0])
         return f"{problem}: it is a setting of {other.reader}; {how}"
-    near = get_close_matches(name, cls.model_fields, n=1, cutoff=0.6)
-    return f"{problem}; {f'did you mean {near[0]!r}?' if near else 'docs/settings.md lists them all'}"
+    near = [field for field in cls.model_fields if field.startswith(name)]
+    near = near or get_close_matches(name, cls.model_fields, n=1, cutoff=0.6)
+    meant = " or ".join(map(repr, near[:3]))
+    return f"{problem}; {f'did you mean {meant}?' if near else 'docs/settings.md lists them all'}"
 
 
 def _sentence(cls: type[Settings], item: Any) -> str:
