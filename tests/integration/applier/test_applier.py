@@ -1,5 +1,6 @@
 """The applier's scripts on a real Valkey: atomic, guarded, bounded."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -459,3 +460,36 @@ async def test_a_recovery_ends_only_on_the_run_on_which_it_dropped(
             snapshot=snapshot,
         )
     assert await state_of(redis) == before
+
+
+async def test_a_recovery_begins_an_empty_log_and_raises_need_lsn_itself(
+    leader: tuple[Applier, StoredState], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of the old history must not be replayed into the new one."""
+    applier, state = leader
+    await applier.apply(state, PAGE, keys=["a"], patterns=[], store=True)
+    assert await logged(redis)
+
+    async def dropped(*_: object, **__: object) -> None:
+        """It raises need_lsn too; here it does not."""
+
+    async def snapshot() -> Page:
+        return replace(PAGE, position="16:16:", lsn="0/400")
+
+    monkeypatch.setattr(applier, "_drop", dropped)
+    await applier.recover(
+        await applier.state(), rules="h", published=b"{}", patterns=["p:*"], snapshot=snapshot
+    )
+    assert not await logged(redis)
+    assert (await state_of(redis))["log_bytes"] == "0"
+    assert (await state_of(redis))["need_lsn"] == "0/400"
+
+
+async def test_a_lease_is_not_renewed_under_another_fence(multiplexer: Multiplexer, redis: Redis) -> None:
+    """The lease may still be ours while the state already names a later leader, after a failover."""
+    leadership = Leadership(multiplexer, NAMES, ttl=2.0)
+    await leadership.try_acquire()
+    await redis.hincrby(NAMES.state, "fence", 1)
+    async with asyncio.timeout(60):
+        with pytest.raises(LeadershipLost, match="another worker holds the lease"):
+            await leadership.keep()
