@@ -11,7 +11,13 @@ from typing import Final
 import asyncpg
 
 from chaos.connections import CONNECTIONS, How, short
-from chaos.ordinary_days import build_partitions, deploy_rules, restore_in_place, swap_table
+from chaos.ordinary_days import (
+    build_partitions,
+    deploy_rules,
+    restore_in_place,
+    start_second_namespace,
+    swap_table,
+)
 from chaos.stage import MAX_SILENCE, Slot, Stage, slept_file
 from chaos.world import keys, some_item, statement
 from chaos.writer import change_items
@@ -230,6 +236,7 @@ EVICTED: Final[Mapping[str, Callable[[random.Random], list[str]]]] = {
     "the log": lambda chance: [NAMES.log],
     "the rules": lambda chance: [NAMES.rules],
     "the leader's lease": lambda chance: [NAMES.leader],
+    "the claim of the namespace": lambda chance: [NAMES.claim],
     "the refresh set": lambda chance: [NAMES.refresh],
     "the refresh workers": lambda chance: [NAMES.refresh_workers],
     "the dead letters": lambda chance: [NAMES.dead_letters],
@@ -288,6 +295,7 @@ FAULTS: Final = (
     Fault("Redis restarted with older data", "redis", restart_older),
     Fault("Redis stopped", "redis", stop_redis),
     *(Fault(f"evicted: {what}", "redis", _evict(choose)) for what, choose in EVICTED.items()),
+    Fault("second namespace", "redis", start_second_namespace),
     Fault("Postgres killed", "postgres", kill_postgres),
     Fault("Postgres killed after rollbacks", "postgres", kill_postgres_after_rollbacks),
     Fault("Postgres restored from a copy", "postgres", restore_postgres),

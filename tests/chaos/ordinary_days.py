@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +27,10 @@ ATTEMPTS: Final = 40
 """Writers hold locks, and a deadlock ends one of the two."""
 MEETING_SECONDS: Final = 30.0
 """So long each session waits for the other, before it commits."""
+
+REFUSAL_SECONDS: Final = 60.0
+WRONG_CONFIGURATION: Final = 2
+"""The exit code of a process that may not run like this."""
 
 Work = Callable[[asyncpg.Connection], Awaitable[Rows]]
 
@@ -143,6 +148,25 @@ async def deploy_rules(stage: Stage, chance: random.Random) -> None:
     for step in steps:
         await step()
         await asyncio.sleep(chance.uniform(0, 2))
+
+
+async def start_second_namespace(stage: Stage, chance: random.Random) -> None:
+    """A worker of another namespace, with the same keys, is started on the same Redis: it is refused."""
+    await stage.recovered()  # while Redis is empty, any namespace may have it
+    with (stage.folder / "stranger.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "unstale_worker.cli.commands", "worker",
+            stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**stage.workers[0].process.variables("stranger"), "UNSTALE_NAMESPACE": "other"},
+        )  # fmt: skip
+    try:
+        async with asyncio.timeout(REFUSAL_SECONDS):
+            code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert code == WRONG_CONFIGURATION, f"a second namespace on one Redis ended with {code}, see stranger.log"
 
 
 async def _transaction(stage: Stage, work: Work) -> None:

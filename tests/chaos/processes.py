@@ -68,14 +68,18 @@ class Process:
         """Begin a new life; the last one must be over."""
         self.lives += 1
         self.news, self._expected, self._stopped = {}, False, False
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
         with (self._folder / f"{self.base}.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *self._command,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                env=inherited | dict(self._environment(self.name)), start_new_session=True,
+                env=self.variables(self.name), start_new_session=True,
             )  # fmt: skip
         self._reading = asyncio.create_task(self._read(self._process))
+
+    def variables(self, name: str) -> dict[str, str]:
+        """The environment of a life of this name."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(INHERITED)}
+        return inherited | dict(self._environment(name))
 
     async def kill(self) -> None:
         """SIGKILL, and wait."""
