@@ -11,7 +11,7 @@ DIST   := build/wheel
 WORKERS := $(if $(ARGS),0,4)
 PYTEST  := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
 
-.PHONY: demo test test-wheel check quick lint style types imports format bench chaos clean
+.PHONY: demo test test-wheel check quick lint style types imports format bench chaos ddl clean
 
 demo: $(STAMP)
 	$(BIN)/unstale demo $(ARGS)
@@ -52,6 +52,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	for bench in hits breaker pools idle takeover writepath drain latency over_https refresh comparison; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
+
+# 10,000 random sequences of DDL under a watched table; the suite runs 100.
+ddl: $(STAMP)
+	UNSTALE_TEST_DDL_SEQUENCES=$${UNSTALE_TEST_DDL_SEQUENCES:-10000} $(BIN)/python -m pytest -q tests/properties/test_any_ddl.py $(ARGS)
 
 chaos: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
