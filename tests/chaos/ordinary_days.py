@@ -176,7 +176,7 @@ async def _transaction(stage: Stage, work: Work) -> None:
             async with _connected(stage) as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                await connection.execute(statement("lock_timeout"), "1s")
+                await connection.execute(statement("lock_timeout"), "8s")  # longer than a long writer
                 rows = await work(connection)
                 before = time.monotonic()
                 await transaction.commit()

@@ -21,7 +21,8 @@ from unstale_worker.leader.leadership import ACQUIRE, RENEW
 from unstale_worker.redis.applier import APPLY, NEW_EPOCH, RECOVER, STATE, WATERMARK
 from workers import running_worker
 
-FILL, DIRECT, REPLAY = (Script("unstale.redis_tier", name) for name in ("fill", "direct", "replay"))
+DIRECT, REPLAY = (Script("unstale.redis_tier", name) for name in ("direct", "replay"))
+FILL = Script("unstale.redis_tier", "fill", allow_oom=False)
 
 
 @pytest.mark.parametrize(
