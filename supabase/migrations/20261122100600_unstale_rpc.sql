@@ -61,7 +61,11 @@ as $$
                 from pg_catalog.pg_attribute as a
                 join pg_catalog.pg_type as t on t.oid = a.atttypid
                 join pg_catalog.pg_type as b on b.oid = case t.typtype when 'd' then t.typbasetype else t.oid end
-                where a.attrelid = pg_catalog.to_regclass(pg_catalog.format('%I.%I', v.table_schema, v.table_name))
+                where a.attrelid = ( -- to_regclass() would need usage on the schema
+                        select c.oid from pg_catalog.pg_class as c
+                        join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+                        where n.nspname = v.table_schema and c.relname = v.table_name
+                    )
                     and a.attname = k.name and a.attnum > 0 and not a.attisdropped
                     and b.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
             ), '')
