@@ -6,9 +6,9 @@ ARGS   ?=
 STAMP  := $(VENV)/.installed
 DIST   := build/wheel
 
-# The suite waits more than it computes, so four processes keep two cores busy. Each takes some 10 s to start:
+# The suite waits more than it computes, so six processes keep two cores busy. Each takes some 10 s to start:
 # a part of the suite (ARGS=tests/unit) runs in one, unless WORKERS is given.
-WORKERS := $(if $(ARGS),0,4)
+WORKERS := $(if $(ARGS),0,6)
 PYTEST  := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
 
 .PHONY: demo test test-wheel check quick lint style types imports format bench chaos ddl clean
