@@ -67,6 +67,7 @@ class Process:
     async def start(self) -> None:
         """Begin a new life; the last one must be over."""
         self.lives += 1
+        self._process = None  # the last one is over, and did not fail
         self.news, self._expected, self._stopped = {}, False, False
         with (self._folder / f"{self.base}.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

@@ -4,6 +4,8 @@ Transition tables are kept by Postgres itself, so no trigger can lift the limit.
 not concern a capture, which takes microseconds for each row.
 """
 
+from collections.abc import AsyncIterator
+
 import asyncpg
 import pytest
 
@@ -15,7 +17,7 @@ UPDATE = "update many set payload = upper(payload)"
 
 
 @pytest.fixture
-async def session(database: Database) -> asyncpg.Connection:
+async def session(database: Database) -> AsyncIterator[asyncpg.Connection]:
     """Return a session with a limit (only superusers may set it; a role may be given it)."""
     async with connected(database.superuser_dsn) as connection:
         await connection.execute(

@@ -18,7 +18,7 @@ from workers.commands import COMMAND, SECONDS, all_gone, environment, run, start
 
 
 def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
-    ended = run("demo", "--for", "4", "--json", "--rate", "60", cwd=tmp_path)
+    ended = run("demo", "--for", "10", "--json", "--rate", "60", cwd=tmp_path)
 
     assert ended.code == 0, ended.err
     *before, last = ended.out.splitlines()

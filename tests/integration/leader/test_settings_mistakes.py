@@ -140,7 +140,7 @@ async def test_plain_against_tls_and_a_strange_certificate(watched: Database, va
 
 
 async def test_the_same_after_a_start_is_an_outage(
-    watched: Database, valkey: EmbeddedValkey, tmp_path: Path
+    watched: Database, valkey: EmbeddedValkey, tmp_path: Path, logging_as_it_was: None
 ) -> None:
     logged = io.StringIO()
     configure_logging("info", stream=logged)

@@ -142,7 +142,7 @@ async def test_truncate_removes_by_pattern(there: Way, database: Database, redis
             await redis.set("user:1:other", "stays", ex=60)
             await db.execute("truncate profiles")
             await eventually(lambda: "user:*:profile" in heard.patterns)
-            assert await redis.dbsize() == 3 + 2  # state, log, rules; the lease, and user:1:other
+            assert await redis.dbsize() == 4 + 2  # state, log, rules, claim; the lease, and user:1:other
 
 
 @pytest.mark.parametrize("read_entries", [7, 5_000])
@@ -156,7 +156,7 @@ async def test_a_bulk_change_is_applied_whole(
             await redis.mset({f"user:{n}:profile": "{}" for n in range(1, rows + 1)})
             await db.execute("insert into profiles select g, 'x' from generate_series(1, $1::int) g", rows)
             await applied(redis, db)
-            assert await redis.dbsize() == 3 + 1  # state, log, rules; the lease
+            assert await redis.dbsize() == 4 + 1  # state, log, rules, claim; the lease
             await eventually(lambda: len(set(heard.keys)) == 2 * rows)
 
 
