@@ -145,9 +145,9 @@ class Freshness:
     def proved(self, at: float) -> None:
         """Record that the worker has published a watermark at the moment ``at`` or later.
 
-        Redis' state says so, which only those may write who may write values, too. Whoever may only publish
-        can repeat a watermark, but keeps no agent attached to a worker that is gone. -inf: nothing is known
-        yet; inf: this agent may not read it.
+        Redis' state says so, which takes the right to write values. A user that may only publish can repeat
+        a watermark, but that keeps no agent attached to a worker that is gone. -inf: nothing is known yet;
+        inf: this agent may not read it.
         """
         self._proved = at if math.isinf(at) else max(self._proved, at)
 

@@ -24,7 +24,7 @@ SLICE_SECONDS: Final = 0.5
 exceptions that some libraries raise in a thread from outside as a time limit."""
 
 Outcome: TypeAlias = "tuple[Any, Exception | None]"
-"""What a loader returned, or else what it raised."""
+"""The result of a loader, or else its error."""
 
 
 class CallerLeft(Exception):

@@ -43,7 +43,7 @@ class _Tier(NoSharedTier):
 
 
 class _Before:
-    """What a cache was before the test."""
+    """The state of a cache before the test."""
 
     def __init__(self, cache: Cache) -> None:
         self.parts, self.loop, self.thread = cache._parts, cache._loop, cache._thread
@@ -240,7 +240,7 @@ def _drop(cache: Cache, parts: Parts, keys: tuple[str, ...], globs: tuple[str, .
 
 
 def _reset_blocking_caches() -> None:
-    """Let each `unstale.sync.Cache` that is open begin anew on its next call."""
+    """Let each open `unstale.sync.Cache` open itself again on its next call."""
     module = sys.modules.get("unstale.sync.cache")
     if module is not None:
         for cache in tuple(module.open_caches):

@@ -28,7 +28,7 @@ async def users(redis: Redis, settings: WorkerSettings) -> AsyncIterator[Finding
     if open_to_all:
         yield warning(
             SUBJECT,
-            f"whoever reaches Redis may publish on {names.channel} without a password",
+            f"anyone who reaches Redis may publish on {names.channel} without a password",
             "Give Redis' default user a password and `resetchannels`, or switch it off: "
             "ACL SETUSER default off.",
         )

@@ -10,7 +10,7 @@ detached after `max_silence` (5 s) and stores nothing."""
 
 
 class RulesTransition:
-    """What agents that did not know the new rules yet may have stored while the owned keys were dropped.
+    """Values that agents without the new rules may have stored while the owned keys were dropped.
 
     A key that only the new rules own could be stored without a lease until the new rules were in force, also
     behind the scan that dropped the keys. A key that only the old rules own could be stored with their TTL by

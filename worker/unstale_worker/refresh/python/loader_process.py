@@ -64,7 +64,7 @@ class ProcessDied(Exception):
 
 
 class _Call:
-    """What a call waits for: that the loader begins, and its answer."""
+    """The two events that a call waits for: the loader begins, and it has answered."""
 
     __slots__ = ("began", "ended")
 
