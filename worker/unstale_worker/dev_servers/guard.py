@@ -150,7 +150,8 @@ class GuardedProcess:
                 except ProcessLookupError:
                     continue
             self._reap()
-            if not family:
+            # A process with threads is a zombie before the last of them has ended, and can be reaped only then.
+            if not family and (self._pid is None or self._code is not None):
                 break
             time.sleep(0.002)
         self._remove_shared_memory()
