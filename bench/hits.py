@@ -68,6 +68,8 @@ async def keep_fresh(redis: Redis, names: Names) -> None:
     """Watermarks, ten a second."""
     text = '{"v":1,"epoch":"' + "0" * 32 + '","last":0,"seen":"1:1:","lsn":"0/1","rules":"bench","age_ms":0}'
     while True:
+        seconds, microseconds_of_it = await redis.time()
+        await redis.hset(names.state, "applied_at", str(seconds * 1000 + microseconds_of_it // 1000))
         await redis.publish(names.channel, text)
         await asyncio.sleep(0.1)
 
