@@ -150,7 +150,7 @@ class GuardedProcess:
                 except ProcessLookupError:
                     continue
             self._reap()
-            # A process with threads is a zombie before the last of them has ended, and can be reaped only then.
+            # A process with threads is a zombie before its last thread has ended, but is reaped only then.
             if not family and (self._pid is None or self._code is not None):
                 break
             time.sleep(0.002)
