@@ -70,7 +70,7 @@ class Statements:
         return known
 
     async def forget(self, connection: Connection, spec: RefreshSpec) -> None:
-        """Build and prepare the statement anew next time."""
+        """Build and prepare the statement again on its next use."""
         self._known.pop(spec.template.text, None)
         await connection.reload_schema_state()  # drops what asyncpg has prepared, too
 
