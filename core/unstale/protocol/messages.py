@@ -162,6 +162,8 @@ class PublishedRules:
         forms: The spelling of the keys of each template whose columns' types tell. A pattern without a form
             matches keys in any spelling.
         former: Pattern, and the Unix time at which a change of the rules left its keys without an owner.
+        meanings: Pattern, and a text that changes with what decides when its keys are invalidated. Agents do
+            not read it; the worker compares it when the rules change.
     """
 
     hash: str = ""
@@ -170,6 +172,7 @@ class PublishedRules:
     refresh: tuple[tuple[str, float], ...] = ()
     forms: tuple[KeyForm, ...] = ()
     former: tuple[tuple[str, float], ...] = ()
+    meanings: tuple[tuple[str, str], ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON that is stored under ``{unstale:0}:rules``."""
@@ -185,6 +188,8 @@ class PublishedRules:
             data["forms"] = [list(form) for form in self.forms]
         if self.former:
             data["former"] = [list(pair) for pair in self.former]
+        if self.meanings:
+            data["meanings"] = [list(pair) for pair in self.meanings]
         return orjson.dumps(data)
 
     @classmethod
@@ -200,6 +205,7 @@ class PublishedRules:
             _pairs(data, "refresh", zero=True) if "refresh" in data else (),
             _forms(data),
             _pairs(data, "former", zero=False) if "former" in data else (),
+            _meanings(data),
         )
 
     @property
@@ -323,6 +329,18 @@ def _forms(data: dict[str, object]) -> tuple[KeyForm, ...]:
             case _:
                 raise MessageError("the published rules' forms is not made of [pattern, literals, kinds]")
     return tuple(usable(found))
+
+
+def _meanings(data: dict[str, object]) -> tuple[tuple[str, str], ...]:
+    """Return the meanings; without a legible one every pattern counts as changed, which is safe."""
+    pairs = data.get("meanings")
+    if not isinstance(pairs, list):
+        return ()
+    return tuple(
+        (pair[0], pair[1])
+        for pair in pairs
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+    )
 
 
 def _optional(data: dict[str, object], name: str, *, limit: int) -> str:

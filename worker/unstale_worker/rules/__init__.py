@@ -3,6 +3,7 @@
 Pure decisions; the only I/O is reading that one file.
 """
 
+from unstale_worker.rules.difference import Difference, difference
 from unstale_worker.rules.identifiers import TableName
 from unstale_worker.rules.model import Rules, TableNeeds
 from unstale_worker.rules.plan import Arguments, Plan, Watch
@@ -20,6 +21,7 @@ from unstale_worker.rules.template import Template
 
 __all__ = [
     "Arguments",
+    "Difference",
     "Loader",
     "Plan",
     "PythonLoader",
@@ -34,4 +36,5 @@ __all__ = [
     "TableNeeds",
     "Template",
     "Watch",
+    "difference",
 ]

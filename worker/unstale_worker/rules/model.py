@@ -11,6 +11,7 @@ from unstale.errors import RuleError, RuleErrors
 from unstale.protocol.key_forms import KINDS, KeyForm, usable
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import discovery, toml_lines
+from unstale_worker.rules.difference import meanings
 from unstale_worker.rules.parse import RulesParser
 from unstale_worker.rules.plan import Plan, Step, Watch
 from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
@@ -41,7 +42,7 @@ class Rules:
         ttl: Pattern and seconds, in file order; the first match counts.
         tables: (schema, name) to the columns its capture must deliver, sorted.
         hash: 32 hex digits over everything that affects cached values. The order of the rules, white space
-            and comments do not change it. A different hash means that every owned key must be dropped.
+            and comments do not change it. Under another hash `difference` says which keys must be dropped.
         patterns: One Redis glob per template, sorted and unique: the keys that the rules own.
         refreshes: One per ``[refresh."..."]`` table, in file order; the first that matches a key counts.
         forms: The spelling of keys, once the types of the columns are known; see `typed`.
@@ -126,7 +127,10 @@ class Rules:
     def published(self) -> bytes:
         """Return what agents need to know, as the JSON that is stored in Redis."""
         refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
-        return PublishedRules(self.hash, self.patterns, self.ttl, refresh, self.forms).encode()
+        return PublishedRules(
+            self.hash, self.patterns, self.ttl, refresh, self.forms,
+            meanings=meanings(self.watches, self.refreshes),
+        ).encode()  # fmt: skip
 
     def typed(
         self,
@@ -227,18 +231,13 @@ def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
 def _hash(
     watches: Sequence[Watch], ttl: Sequence[tuple[str, float]], refreshes: Sequence[RefreshSpec]
 ) -> str:
-    """Hash the rules.
-
-    TTLs and loaders are included, because a change of either must also reach values that are cached already.
-    """
+    """Hash everything that two processes must agree on; see `difference` for what each change costs."""
     rules = sorted(
         json.dumps(
             [
-                watch.table.schema,
-                watch.table.name,
+                *watch.normal[:2],
                 sorted(template.text for template in watch.keys),
-                None if watch.columns is None else sorted(watch.columns),
-                None if watch.query is None else watch.query.normal,
+                *watch.normal[2:],
             ]
         )
         for watch in watches

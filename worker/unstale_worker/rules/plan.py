@@ -42,6 +42,13 @@ class Watch:
         """The globs of all templates of this rule."""
         return frozenset(template.pattern for template in self.keys)
 
+    @property
+    def normal(self) -> list[object]:
+        """The part that decides which changes count, without the templates."""
+        columns = None if self.columns is None else sorted(self.columns)
+        query = None if self.query is None else self.query.normal
+        return [self.table.schema, self.table.name, columns, query]
+
     def expand(self, values: Mapping[str, Values], into: "Plan") -> None:
         """Add the keys of all templates. A template adds its pattern if ``values`` lacks one of its columns.
 

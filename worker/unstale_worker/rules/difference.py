@@ -1,0 +1,99 @@
+"""How two rule sets differ: which patterns mean something else, and which TTLs changed. Pure."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from unstale.protocol.messages import PublishedRules
+from unstale_worker.rules.plan import Watch
+from unstale_worker.rules.refresh import RefreshSpec, overlap
+
+_VERSION: Final = 1
+"""Raise it when the same rules begin to invalidate other keys: every pattern then counts as changed."""
+
+NEW: Final = "new: no rule owned its keys, so changes did not invalidate them"
+REMOVED: Final = "removed: no rule owns its keys any more"
+WATCHES: Final = "changed: tables, columns, query or template of its watches"
+REFRESHES: Final = "changed: its refresh, so cached values may come from another loader"
+UNKNOWN: Final = "unknown: the rules in force were published by a version that did not record what they mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The result of comparing new rules with those in force.
+
+    Attributes:
+        dropped: Each pattern whose keys must be dropped, with the reason; sorted.
+        lives: Globs of keys whose TTL changed: what is stored must not live longer than the new TTL.
+    """
+
+    dropped: Mapping[str, str]
+    lives: tuple[str, ...]
+
+
+def difference(before: PublishedRules, now: PublishedRules) -> Difference:
+    """Compare the rules ``now`` with those ``before``, as both are published.
+
+    A pattern that both have is dropped only if something differs that decides when its keys are invalidated
+    or how they are loaded. All else about it may stay: values that were filled under the old rules were
+    invalidated for the same changes.
+
+    Example:
+        >>> old = PublishedRules("1", ("a:*", "b:*"), meanings=(("a:*", "1.."), ("b:*", "2..")))
+        >>> new = PublishedRules("2", ("a:*", "c:*"), meanings=(("a:*", "1.."), ("c:*", "3..")))
+        >>> sorted(difference(old, new).dropped)
+        ['b:*', 'c:*']
+    """
+    old, new = dict(before.meanings), dict(now.meanings)
+    dropped: dict[str, str] = {}
+    lives: list[str] = []
+    for pattern in sorted({*before.patterns, *now.patterns}):
+        if pattern not in before.patterns:
+            dropped[pattern] = NEW
+        elif pattern not in now.patterns:
+            dropped[pattern] = REMOVED
+        elif pattern not in old:
+            dropped[pattern] = UNKNOWN
+        else:
+            was, now_is = _parts(old[pattern]), _parts(new.get(pattern, ""))
+            if was[0] != now_is[0]:
+                dropped[pattern] = WATCHES
+            elif was[1] != now_is[1]:
+                dropped[pattern] = REFRESHES
+            elif was[2] != now_is[2]:
+                lives.append(pattern)
+    return Difference(dropped, (*lives, *_changed_lives(before.ttl, now.ttl)))
+
+
+def meanings(watches: Sequence[Watch], refreshes: Sequence[RefreshSpec]) -> tuple[tuple[str, str], ...]:
+    """Return for each pattern what `difference` compares: hashes of its watches, refreshes and their TTLs."""
+    patterns = sorted({pattern for watch in watches for pattern in watch.patterns})
+    return tuple((pattern, _meaning(pattern, watches, refreshes)) for pattern in patterns)
+
+
+def _meaning(pattern: str, watches: Sequence[Watch], refreshes: Sequence[RefreshSpec]) -> str:
+    own = [(watch, template) for watch in watches for template in watch.keys if template.pattern == pattern]
+    watched = sorted(json.dumps([*watch.normal, template.text]) for watch, template in own)
+    # In file order, as the first that matches a key counts.
+    specs = [spec for spec in refreshes if any(overlap(spec.template, template) for _, template in own)]
+    refreshed = [spec.normal[:-1] for spec in specs]
+    return f"{_hash(watched)}.{_hash(refreshed)}.{_hash([spec.ttl for spec in specs])}"
+
+
+def _hash(parts: Iterable[object]) -> str:
+    content = list(parts)
+    return hashlib.sha256(json.dumps([_VERSION, content]).encode()).hexdigest()[:16] if content else ""
+
+
+def _parts(meaning: str) -> list[str]:
+    return [*meaning.split("."), "", ""][:3]
+
+
+def _changed_lives(old: Sequence[tuple[str, float]], new: Sequence[tuple[str, float]]) -> tuple[str, ...]:
+    """Return the globs of keys that may have another TTL; the first match counts, so the order does too."""
+    both = set(old) & set(new)
+    if [pair for pair in old if pair in both] != [pair for pair in new if pair in both]:
+        both = set()
+    return tuple(dict.fromkeys(glob for glob, seconds in (*old, *new) if (glob, seconds) not in both))
