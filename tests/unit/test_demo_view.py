@@ -112,7 +112,7 @@ def test_the_line_and_the_json_say_the_same() -> None:
     assert "changes 10,000 (100/s)" in line
     assert "near 95.0%" in line
     assert "p50 1.2 ms, p99 12.3 ms" in line
-    assert "greetings 7,654, model calls 321, waited 98" in line
+    assert "greetings 7,654, model calls 321 (205 in the background), waited 98" in line
     assert (data["greetings"], data["model_calls"], data["model_calls_saved"]) == (7_654, 321, 7_333)
     assert data["model"] == MODEL
     assert (data["refreshes"], data["waited"], data["stale_hits"]) == (205, 98, 44)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -17,11 +18,13 @@ from servers import eventually
 from workers.commands import COMMAND, SECONDS, all_gone, environment, run, started
 
 
-def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
-    ended = run("demo", "--for", "10", "--json", "--rate", "60", cwd=tmp_path)
+async def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
+    async with started("demo", "--for", "80", "--json", "--rate", "60", cwd=tmp_path) as demo:
+        while not re.search(r"\((\d\d+|[3-9]) in the background\)", await demo.line("changes")):
+            pass  # until the worker has refreshed some greetings
+        assert await demo.end(signal.SIGINT) == 0, (demo.lines, await demo.errors())
 
-    assert ended.code == 0, ended.err
-    *before, last = ended.out.splitlines()
+    *before, last = demo.lines
     numbers = json.loads(last)
     assert numbers["changes"] >= 20
     assert numbers["invalidations"] >= numbers["changes"]
@@ -39,7 +42,7 @@ def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> None:
     assert any("stand-in, no real model" in line for line in before)
     assert 0 < numbers["latency_ms"]["p50"] <= numbers["latency_ms"]["p99"]
     assert any("changes" in line and "p99" in line for line in before)
-    assert "\x1b" not in ended.out
+    assert "\x1b" not in "".join(demo.lines)
 
 
 def test_fails_when_agents_do_not_hear_invalidations(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ async def test_a_signal_ends_it_with_the_summary(tmp_path: Path, number: signal.
         family = demo.family()
         assert len(family) > 8  # the servers' guards, the servers, worker, agents, writer
 
-        assert await demo.end(number) == 0
+        assert await demo.end(number) == 0, (demo.lines, await demo.errors())
 
         assert json.loads(demo.lines[-1])["stale_reads"] == 0
         await all_gone(family)

@@ -83,8 +83,8 @@ timeout = "2s"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loader_process, "BLOCKED_SECONDS", 1.5)
-    monkeypatch.setattr(loader_process, "SILENT_SECONDS", 4.0)
+    monkeypatch.setattr(loader_process, "BLOCKED_SECONDS", 3.0)
+    monkeypatch.setattr(loader_process, "SILENT_SECONDS", 8.0)
     monkeypatch.setattr(loader_process, "CANCEL_SECONDS", 0.3)
     (tmp_path / "foreign_loaders.py").write_text(LOADERS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -96,8 +96,8 @@ def _impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("exit", "SystemExit: 3"),
         ("quit", "it ended its process (exit code 7)"),
         ("kill", "signal 9 ended it"),
-        ("block", "it blocked the event loop for 2 s; await, or use a thread"),
-        ("hold", "its process did not answer for 4 s"),
+        ("block", "it blocked the event loop for 3 s; await, or use a thread"),
+        ("hold", "its process did not answer for 8 s"),
         ("deaf", "the loader took longer than 2 s, and did not end when it was cancelled"),
         ("stop", "Stop: enough"),
         ("task", "it ended its process (exit code 5)"),

@@ -58,11 +58,13 @@ async def test_a_cut_off_outbox_is_another_history(there: Way, database: Databas
             await redis.set("user:1:profile", "{}", ex=60)
             await db.execute("truncate unstale.outbox")
 
-            async def gone() -> bool:
-                return not await redis.exists("user:1:profile")
+            other = await db.fetchval("select unstale.database()")
 
-            await eventually(gone, message="owned keys are dropped")
-            assert (await state_of(redis))["database"] == await db.fetchval("select unstale.database()")
+            async def follows() -> bool:
+                return bool((await state_of(redis))["database"] == other)
+
+            await eventually(follows, message="the worker follows the other history")
+            assert not await redis.exists("user:1:profile"), "owned keys are dropped first"
 
 
 async def test_a_rolled_back_change_removes_nothing(there: Way, database: Database, redis_url: str) -> None:

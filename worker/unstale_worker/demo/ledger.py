@@ -95,6 +95,11 @@ class Ledger:
         """
         return sum(change.committed is not None for change in self._open.values())
 
+    @property
+    def changes(self) -> int:
+        """Number of committed changes so far."""
+        return self._changes
+
     def attached(self, *, reads: int = 0) -> int:
         """Return the number of attached agents with at least ``reads`` reads."""
         return sum(agent.attached and agent.reads >= reads for agent in self._agents.values())

@@ -62,8 +62,8 @@ class View:
             f"reads {figures.reads:,} ({self._rate('reads'):,.0f}/s)  "
             f"hits {figures.hit_rate:.1%}, near {figures.near_hit_rate:.1%}  "
             f"commit to last agent p50 {_ms(figures.p50)}, p99 {_ms(figures.p99)}  "
-            f"greetings {figures.greetings:,}, model calls {figures.model_calls:,}, "
-            f"waited {figures.waited:,}  "
+            f"greetings {figures.greetings:,}, model calls {figures.model_calls:,} "
+            f"({figures.refreshes:,} in the background), waited {figures.waited:,}  "
             f"stale reads {figures.stale_reads}"
         )
 

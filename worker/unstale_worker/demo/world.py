@@ -134,6 +134,7 @@ class Demo:
                 raise UnstaleError(f"the agents did not attach; the worker's log:\n{worker.tail()}")
             writer = await start("writer_process", "writer")
             try:
+                await self._wait(lambda: ledger.changes > 0, seconds=START_SECONDS)
                 yield running
             finally:
                 writer.close()

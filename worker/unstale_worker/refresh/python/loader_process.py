@@ -274,6 +274,7 @@ class LoaderProcess:
                 call.ended.set_result((header, payload))
 
     async def _watch(self) -> NoReturn:
+        await self._ready.wait()  # a start may take longer than a silence: it has its own limit
         while True:
             await asyncio.sleep(LOOK_EVERY)
             if time.monotonic() - self._heard > SILENT_SECONDS and not self._end:
