@@ -3,18 +3,16 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from unstale.errors import ConfigurationError, UnstaleError
-
-DONE: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
+from unstale_worker.cli import tracing_commands
+from unstale_worker.cli.running import DONE, FAILED, USAGE, Json
+from unstale_worker.cli.running import run as _run
 
 app = typer.Typer(
     name="unstale",
@@ -40,9 +38,6 @@ class DeadLetterAction(StrEnum):
     LIST = "list"
     RETRY = "retry"
     DROP = "drop"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text, for programs.")]
 
 
 def main() -> None:
@@ -285,6 +280,9 @@ def tail(
     _run(run)
 
 
+app.command()(tracing_commands.explain)
+
+
 @app.command()
 def mcp(user: Annotated[str, typer.Option(help="Id of the user whose keys the tools may access.")]) -> None:
     """Serve the agent tools over MCP on standard input and output, for one user."""
@@ -304,12 +302,6 @@ def mcp(user: Annotated[str, typer.Option(help="Id of the user whose keys the to
 def _print_line(text: str) -> None:
     typer.echo(text)
     sys.stdout.flush()
-
-
-def _run(work: Callable[[asyncio.Event], Awaitable[int]]) -> None:
-    from unstale_worker.runtime.event_loop import run_until_stopped
-
-    raise typer.Exit(run_until_stopped(work))
 
 
 def _print_error(error: Exception) -> None:

@@ -1,0 +1,44 @@
+"""The commands that trace a change to its keys, and a key to its change; see `unstale_worker.tracing`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from unstale_worker.cli.running import DONE, Json, run
+
+
+def explain(
+    table: Annotated[str, typer.Argument(help="The changed table, such as public.profiles.")],
+    row: Annotated[str, typer.Argument(help="The row as a JSON object: its columns that the rules need.")],
+    old: Annotated[
+        str | None, typer.Option("--old", help="The row before an update, as a JSON object.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show which keys a change of a row removes, and by which rule; changes nothing."""
+
+    async def work(stop: asyncio.Event) -> int:
+        from unstale.settings import WorkerSettings
+        from unstale_worker.cli.tracing_output import print_explanation
+        from unstale_worker.rules import Rules
+        from unstale_worker.runtime.logs import configure_logging
+        from unstale_worker.sources.opening import open_source
+        from unstale_worker.tracing import explain
+
+        settings = WorkerSettings.from_env()
+        configure_logging("error")
+        rules = Rules.load(settings.config)
+        given, before = explain.read_row(row), None if old is None else explain.read_row(old)
+        source = None
+        if explain.queries_of(rules, explain.watched_table(rules, table)):
+            source = await open_source(settings)
+        try:
+            explanation = await explain.explain(rules, table, given, old=before, source=source)
+        finally:
+            if source is not None:
+                await source.close()
+        print_explanation(explanation, json=json)
+        return DONE
+
+    run(work)

@@ -1,0 +1,1 @@
+"""Answers for people: what a change removes, what removed a key, and announcing changes again."""

@@ -1,0 +1,224 @@
+"""``unstale explain``: the keys that a change of one row removes, planned by the worker's own planner."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Final
+
+from unstale.errors import ConfigurationError
+from unstale.protocol.messages import PublishedRules
+from unstale_worker.fanout.failure import FanoutFailure
+from unstale_worker.leader.planning import plan_page
+from unstale_worker.rules import Arguments, Plan, Rules, TableName, Watch
+from unstale_worker.rules.identifiers import NameMistake
+from unstale_worker.sources import OutboxEntry, Page, Source, WatchVersion
+
+_WATCH: Final = 1
+"""Number of the only watch of a made-up outbox entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEffect:
+    """One key that the change removes, and its life afterwards.
+
+    Attributes:
+        key: The key.
+        ttl: Seconds of the first ``[ttl]`` pattern that matches it; None without one.
+        ttl_pattern: That pattern.
+        refresh_line: Line of the ``[refresh]`` that recomputes it; None if the next reader loads it.
+        serve_stale: Seconds for which the old value may still be served.
+    """
+
+    key: str
+    ttl: float | None
+    ttl_pattern: str | None
+    refresh_line: int | None
+    serve_stale: float
+
+
+@dataclass(frozen=True, slots=True)
+class RuleEffect:
+    """The effect of the change by one rule.
+
+    Attributes:
+        line: Line of the ``[[watch]]`` block.
+        keys: Keys that the rule removes.
+        patterns: Patterns whose keys it removes, because a value cannot be part of a key.
+        query: Its fan-out query; None without one.
+        arguments: The arguments of the query, one mapping of column and text for each row.
+        failure: Why the query could not be run.
+        purge: True if the keys are neither served stale nor refreshed.
+    """
+
+    line: int
+    keys: tuple[KeyEffect, ...]
+    patterns: tuple[str, ...]
+    query: str | None
+    arguments: tuple[Mapping[str, str | None], ...]
+    failure: str | None
+    purge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The effect of one change.
+
+    Attributes:
+        file: The rules file.
+        table: The changed table.
+        ignored: Why no capture reports this change; None if it is reported.
+        rules: The effect by each rule of the table, in file order.
+    """
+
+    file: str
+    table: str
+    ignored: str | None
+    rules: tuple[RuleEffect, ...]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All keys that the change removes."""
+        return frozenset(effect.key for rule in self.rules for effect in rule.keys)
+
+
+Row = Mapping[str, object]
+
+
+async def explain(
+    rules: Rules, table: str, row: Row, *, old: Row | None = None, source: Source | None
+) -> Explanation:
+    """Plan a change of ``table`` from ``old`` to ``row``; without ``old``, an insert or a delete of ``row``.
+
+    ``source`` runs the fan-out queries, read-only; it may be None if `queries_of` finds none. Raises
+    `ConfigurationError` if no rule watches the table or the row lacks a column.
+    """
+    name = watched_table(rules, table)
+    needs = rules.tables[name.schema, name.name]
+    rows = [row] if old is None else [old, row]
+    flat = [text for each in rows for text in captured_texts(each, needs.keys)]
+    ignored = None if old is None else _ignored(old, row, needs.keys, needs.columns)
+    planned = [
+        (watch, *await _plan(rules, watch, needs.keys, flat, source))
+        for watch in rules.watches
+        if watch.table == name and ignored is None
+    ]
+    purged = {key for _, plan, _, _ in planned for key in plan.purged}
+    effects = tuple(
+        RuleEffect(
+            watch.line,
+            tuple(_key_effect(rules, key, purged=key in purged) for key in plan.keys),
+            tuple(sorted(plan.patterns)),
+            None if watch.query is None else watch.query.text,
+            tuple(dict(zip(watch.row_columns, row, strict=True)) for row in asked),
+            str(failures[0]) if failures else None,
+            watch.purge,
+        )
+        for watch, plan, asked, failures in planned
+    )
+    return Explanation(rules.file, str(name), ignored, effects)
+
+
+def watched_table(rules: Rules, text: str) -> TableName:
+    """Return the table that ``text`` names; raises `ConfigurationError` if no rule watches it."""
+    try:
+        name = TableName.parse(text)
+    except NameMistake as mistake:
+        raise ConfigurationError(f"{text!r}: {mistake}") from None
+    if (name.schema, name.name) not in rules.tables:
+        known = [str(TableName(*table)) for table in rules.tables]
+        near = get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"watched are {', '.join(known) or 'no tables'}"
+        raise ConfigurationError(
+            f"no rule of {rules.file} watches {name}, so a change removes nothing; {hint}"
+        )
+    return name
+
+
+def queries_of(rules: Rules, table: TableName) -> bool:
+    """Return True if a rule of ``table`` has a fan-out query, which only the database can answer."""
+    return any(watch.query is not None for watch in rules.watches if watch.table == table)
+
+
+def read_row(text: str) -> Row:
+    """Read a row from JSON; raises `ConfigurationError`."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ConfigurationError(f"the row {text[:80]!r} is not a JSON object; write it as '{{\"id\": 42}}'")
+    return row
+
+
+def captured_texts(row: Row, columns: tuple[str, ...]) -> list[str | None]:
+    """Return the values of ``columns`` as a capture writes them; raises `ConfigurationError`."""
+    texts: list[str | None] = []
+    for column in columns:
+        if column not in row:
+            raise ConfigurationError(
+                f"the row has no column {column!r}; the rules of its table need {', '.join(columns)}"
+            )
+        value = row[column]
+        if value is not None and not isinstance(value, str | int):
+            raise ConfigurationError(
+                f"the column {column!r} is {json.dumps(value)[:80]}; a key column is text, a whole number, "
+                "true, false or null"
+            )
+        texts.append(None if value is None else str(value))
+    return texts
+
+
+def _ignored(old: Row, new: Row, keys: tuple[str, ...], columns: tuple[str, ...] | None) -> str | None:
+    """Return why the column filter of the table leaves an update out; None if it does not, or may not."""
+    if columns is None:
+        return None
+    compared = sorted({*keys, *columns})
+    if any(column not in old or column not in new for column in compared):
+        return None
+    if any(old[column] != new[column] for column in compared):
+        return None
+    return f"none of the columns that the rules count has changed: {', '.join(compared)}"
+
+
+class _OneVersion:
+    """The only version of the only watch."""
+
+    def __init__(self, version: WatchVersion) -> None:
+        self._version = version
+
+    async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
+        return self._version
+
+
+async def _plan(
+    rules: Rules, watch: Watch, columns: tuple[str, ...], flat: list[str | None], source: Source | None
+) -> tuple[Plan, list[Arguments], list[FanoutFailure]]:
+    """Return the plan of one rule, the arguments that its query was asked with, and its failures."""
+    alone = replace(rules, watches=(watch,), _steps={})
+    version = _OneVersion(WatchVersion(watch.table.schema, watch.table.name, columns))
+    plan = await plan_page(_page(OutboxEntry(_WATCH, 1, flat)), alone, version)
+    asked = sorted(plan.queries.get(watch, ()), key=repr)
+    if not asked:
+        return plan, asked, []
+    assert source is not None
+    return plan, asked, await source.run_queries(alone, plan)
+
+
+def _key_effect(rules: Rules, key: str, *, purged: bool) -> KeyEffect:
+    refresh = None if purged else rules.refresh_of(key)
+    pattern, ttl = PublishedRules(ttl=rules.ttl).ttl_pattern(key) or (None, None)
+    return KeyEffect(
+        key,
+        ttl,
+        pattern,
+        None if refresh is None else refresh.line,
+        0.0 if refresh is None else refresh.serve_stale,
+    )
+
+
+def _page(*entries: OutboxEntry) -> Page:
+    return Page(
+        database="", snapshot="1:1:", position="1:1:", more=False, cursor=None, lsn="", flushed="",
+        covered=True, current_xmax=1, entries=entries, began=0.0,
+    )  # fmt: skip
