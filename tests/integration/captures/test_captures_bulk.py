@@ -181,7 +181,7 @@ def as_it_was(folder: Path) -> tuple[Path, str]:
 async def test_a_database_migrated_before_that_was_mended_is_brought_up_to_date(
     database: Database, tmp_path: Path
 ) -> None:
-    """As docs/troubleshooting.md says: the old file keeps its digits, the new one follows all others."""
+    """As docs/operations.md says: the old file stays, the new text and all after it follow all others."""
     file, earlier = as_it_was(tmp_path)
     rules = Rules.parse('[[watch]]\ntable = "public.many"\nkeys = ["many:{id}"]')
     async with connected(database.dsn) as connection:
@@ -190,16 +190,17 @@ async def test_a_database_migrated_before_that_was_mended_is_brought_up_to_date(
             body = await connection.fetchval("select prosrc from pg_proc where proname = 'capture_1_insert'")
             return "(g.first operator" in body
 
+        file.write_text(earlier)
         await connection.execute(earlier)
         await connection.execute("create table many (id bigint primary key)")
-        write_migration(rules, tmp_path, base=migrations_folder())
+        write_migration(rules, tmp_path)
         assert len(await apply_migrations(database.dsn, tmp_path)) == 1
         assert not await mended()
         assert await connection.fetch("select * from unstale.check()") == []
 
-        file.rename(file.with_name(file.name.replace("unstale_captures", "earlier_captures")))
-        write_migration(rules, tmp_path, base=migrations_folder(), everything=True)
-        captures, watches = await apply_migrations(database.dsn, tmp_path)
+        assert write_migration(rules, tmp_path, base=migrations_folder()).renewed
+        assert write_migration(rules, tmp_path, base=migrations_folder()).unchanged
+        captures, *_, watches = await apply_migrations(database.dsn, tmp_path)
         assert captures.endswith("_unstale_captures.sql")
         assert watches.endswith("_unstale_watches.sql")
         assert await mended()

@@ -173,6 +173,65 @@ def test_migration_writes_once(tmp_path: Path) -> None:
 
     assert again.code == 0
     assert "nothing to write" in again.out
+    assert "the database was not compared: DATABASE_URL is not set" in again.out
+
+
+def test_migration_check_names_file_table_and_remedy(tmp_path: Path) -> None:
+    """In a build: exit code 1 for what is missing or differs, 0 for what matches; nothing is written."""
+    folder = tmp_path / "supabase/migrations"
+    missing = run("migration", "--check", cwd=project(tmp_path))
+    assert missing.code == 1
+    assert "unstale.toml:2: no migration in supabase/migrations watches public.profiles" in missing.out
+    assert "run `unstale migration` and commit the files it writes" in missing.out
+    assert "unstale_captures.sql: unstale's own migration is missing" in missing.out
+    assert not folder.exists()
+
+    assert run("migration", cwd=tmp_path).code == 0
+    same = run("migration", "--check", "--json", cwd=tmp_path)
+    assert same.code == 0
+    assert json.loads(same.out)["differences"] == []
+
+    (captures,) = folder.glob("*_unstale_captures.sql")
+    captures.write_text(captures.read_text() + "-- of an earlier version\n")
+    project(tmp_path, PROFILES.replace("{id}", "{name}"))
+    files = sorted(folder.iterdir())
+    differs = json.loads((ended := run("migration", "--check", "--json", cwd=tmp_path)).out)["differences"]
+    assert ended.code == 1
+    assert [each["table"] for each in differs if each["table"]] == ["public.profiles"]
+    assert any(each["file"].endswith("*_unstale_captures.sql") for each in differs)
+    assert sorted(folder.iterdir()) == files
+
+    assert "every watch is written again" in run("migration", cwd=tmp_path).out
+    assert run("migration", "--check", cwd=tmp_path).code == 0
+
+
+async def test_migration_says_what_the_database_lacks(tmp_path: Path, database: Database) -> None:
+    """Not "nothing changed": the files match the rules, but the database has lost a capture."""
+    settings = {"DATABASE_URL": database.worker_dsn}
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        await connection.execute(TABLES)
+        assert run("migration", cwd=project(tmp_path), settings=settings).code == 0
+        (file,) = (tmp_path / "supabase/migrations").glob("*_unstale_watches.sql")
+        await connection.execute(file.read_text())
+        for arguments in (["migration"], ["migration", "--check"]):
+            ended = run(*arguments, cwd=tmp_path, settings=settings)
+            assert ended.code == 0, ended.out
+            assert "not compared" not in ended.out
+
+        await connection.execute("select unstale.unwatch('profiles')")
+        again = run("migration", cwd=tmp_path, settings=settings)
+        assert again.code == 0  # so that `unstale migration && supabase db push` goes on
+        assert "unstale.toml:2: the database does not watch public.profiles" in again.out
+        assert "unstale migration --all" in again.out
+        assert run("migration", "--check", cwd=tmp_path, settings=settings).code == 1
+        assert run("migration", "--check", "--offline", cwd=tmp_path, settings=settings).code == 0
+
+        assert run("migration", "--all", cwd=tmp_path, settings=settings).code == 0
+        await connection.execute(sorted((tmp_path / "supabase/migrations").iterdir())[-1].read_text())
+        assert run("migration", "--check", cwd=tmp_path, settings=settings).code == 0
+    finally:
+        await connection.close()
 
 
 # --- worker -------------------------------------------------------------------------------------

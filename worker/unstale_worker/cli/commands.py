@@ -170,17 +170,47 @@ def migration(
     everything: Annotated[
         bool, typer.Option("--all", help="Write every watch again, for a database that has lost some.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; exit with 1 if a migration is missing or differs."),
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not compare the captures of the database.")
+    ] = False,
+    json: Json = False,
 ) -> None:
-    """Write the SQL migration that makes the database capture the changes the rules need."""
-    from unstale.settings import WorkerSettings
-    from unstale_worker.cli.output import Output
-    from unstale_worker.dev_servers import migrations_folder
-    from unstale_worker.migration.writer import write_migration
-    from unstale_worker.rules import Rules
+    """Write the SQL migration that makes the database capture the changes the rules need.
 
-    rules = Rules.load(WorkerSettings.from_env().config)
-    result = write_migration(rules, folder, base=migrations_folder(), name=name, everything=everything)
-    Output(json=False).migration(result)
+    If the files match the rules, the captures of the database are compared as well, where it can be reached.
+    """
+
+    async def run(stop: asyncio.Event) -> int:
+        from unstale.settings import WorkerSettings
+        from unstale_worker.cli.output import Output
+        from unstale_worker.dev_servers import migrations_folder
+        from unstale_worker.forecast.migrations import Compared, compare_database, differences
+        from unstale_worker.migration.writer import write_migration
+        from unstale_worker.rules import Rules
+        from unstale_worker.runtime.logs import configure_logging
+
+        settings, output = WorkerSettings.from_env(), Output(json=json)
+        configure_logging("error")
+        rules = Rules.load(settings.config)
+        result = write_migration(
+            rules, folder, base=migrations_folder(), name=name, everything=everything, dry=check
+        )
+        found = differences(rules, folder, result) if check else []
+        compared = Compared(skipped="--offline" if offline else "")
+        if not offline and (check or result.unchanged):
+            compared = await compare_database(settings, rules)
+        if check:
+            found += compared.differences
+            output.migration_check(found, skipped=compared.skipped)
+            return FAILED if found else DONE
+        output.migration(result, folder, compared)
+        return DONE
+
+    _run(run)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import orjson
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from unstale_worker.cli.tail import Line
 from unstale_worker.doctor import Finding, Severity
+from unstale_worker.forecast.migrations import Compared, Difference
 from unstale_worker.migration.writer import WrittenMigration
 from unstale_worker.refresh.redis.dead_letters import DeadLetter
 
@@ -99,17 +101,46 @@ class Output:
         text.append(" ".join((*line.keys, *(f"{pattern} (pattern)" for pattern in line.patterns))))
         self._console.print(text)
 
-    def migration(self, result: WrittenMigration) -> None:
-        """Print the written files, or that none was needed."""
+    def migration(self, result: WrittenMigration, folder: Path, compared: Compared) -> None:
+        """Print the written files, or that none was needed; then what the database lacks."""
+        written = [*result.base, *([result.path] if result.path else [])]
+        if self._json:
+            self._print_json({"written": written, "doubts": result.doubts, **_compared(compared)})
+            return
         if result.unchanged:
-            self._console.print("nothing to write: the migrations already match the rules")
-        for path in (*result.base, *([result.path] if result.path else [])):
+            self._console.print(f"nothing to write: the files in {folder} match the rules", markup=False)
+        if result.renewed:
+            self._console.print("unstale's own migrations have changed: every watch is written again")
+        for path in written:
             self._console.print(f"wrote {path}", markup=False)
         for doubt in result.doubts:
             self._console.print(Text(doubt, "yellow"))
+        self._lines(compared.differences)
         if not result.unchanged:
             self._console.print("push it with `supabase db push`", markup=False)
+        elif compared.skipped:
+            self._console.print(f"the database was not compared: {compared.skipped}", markup=False)
+
+    def migration_check(self, found: Sequence[Difference], *, skipped: str) -> None:
+        """Print how migrations and database differ from the rules, and if the database was left out."""
+        if self._json:
+            self._print_json(_compared(Compared(tuple(found), skipped)))
+            return
+        self._lines(found)
+        if not found:
+            self._console.print("the migrations match the rules", markup=False)
+        if skipped:
+            self._console.print(f"the database was not compared: {skipped}", markup=False)
+
+    def _lines(self, found: Iterable[Difference]) -> None:
+        for difference in found:
+            self._console.print(Text(str(difference), "yellow"))
 
     def _print_json(self, data: object) -> None:
-        self._console.file.write(orjson.dumps(data).decode() + "\n")
+        self._console.file.write(orjson.dumps(data, default=str).decode() + "\n")
         self._console.file.flush()
+
+
+def _compared(compared: Compared) -> dict[str, object]:
+    found = [asdict(difference) for difference in compared.differences]
+    return {"differences": found, "database_not_compared": compared.skipped or None}

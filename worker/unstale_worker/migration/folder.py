@@ -36,16 +36,21 @@ class Folder:
     """A folder such as ``supabase/migrations``, which need not exist yet.
 
     File names have the form that the Supabase command line expects: digits, ``_``, a name, ``.sql``.
+
+    Args:
+        path: The folder.
+        dry: Only remember what `add` would write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, dry: bool = False) -> None:
+        self.path, self._dry = path, dry
         names = sorted(child.name for child in path.iterdir()) if path.is_dir() else []
         self._files = {name: match for name in names if (match := _NAME.fullmatch(name))}
 
-    def has(self, what: str) -> bool:
-        """Return True if there is a file of this name, apart from its digits."""
-        return any(match[2] == what for match in self._files.values())
+    def newest(self, what: str) -> str | None:
+        """Return the text of the newest file of this name, apart from its digits, or None."""
+        found = [(int(match[1]), name) for name, match in self._files.items() if match[2] == what]
+        return self._text(max(found)[1]) if found else None
 
     def next_version(self, *, now: datetime, wish: str = "") -> str:
         """Return digits that sort after every file: ``wish`` if possible, else ``now``, else the next one."""
@@ -65,9 +70,10 @@ class Folder:
         """Write a new file; raises `ConfigurationError` if that is not possible."""
         path = self.path / f"{version}_{what}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with path.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            if not self._dry:
+                self.path.mkdir(parents=True, exist_ok=True)
+                with path.open("x", encoding="utf-8", newline="\n") as file:
+                    file.write(text)
         except OSError as error:
             raise ConfigurationError(
                 f"cannot write {path} ({error.strerror}); check the folder and its permissions"
@@ -82,13 +88,16 @@ class Folder:
         state = CaptureState()
         for name in sorted(self._files, key=lambda name: int(self._files[name][1])):
             try:
-                _replay((self.path / name).read_text(encoding="utf-8", errors="replace"), state)
+                _replay(self._text(name), state)
             except (ValueError, TypeError) as error:
                 raise ConfigurationError(
                     f"{name}: the header written by unstale was changed ({error}); restore it, or delete the "
                     "file if it was never pushed"
                 ) from None
         return state
+
+    def _text(self, name: str) -> str:
+        return (self.path / name).read_text(encoding="utf-8", errors="replace")
 
 
 def record(kind: str, *values: object) -> str:

@@ -28,7 +28,9 @@ class WrittenMigration:
 
     Attributes:
         path: The new file, or None if the earlier files already match the rules.
-        base: unstale's own migrations that were copied because the folder lacked them.
+        base: unstale's own migrations that were copied because the folder lacked their present text.
+        renewed: True if the folder had an earlier text of one, so that every watch is written again: a
+            capture is generated when its table is watched.
         watched: Tables that the new file watches, because they are new or watched differently.
         unwatched: Tables that it stops watching.
         opened: Tables that queries or loaders read and that the worker's role is allowed to read.
@@ -41,6 +43,7 @@ class WrittenMigration:
 
     path: Path | None
     base: tuple[Path, ...]
+    renewed: bool
     watched: tuple[TableName, ...]
     unwatched: tuple[TableName, ...]
     opened: tuple[TableName, ...]
@@ -63,42 +66,47 @@ def write_migration(
     name: str | None = None,
     now: datetime | None = None,
     everything: bool = False,
+    dry: bool = False,
 ) -> WrittenMigration:
     """Write what the rules need in addition to the files in ``folder``; needs no database.
 
     Args:
         rules: The rules.
         folder: The user's ``supabase/migrations``; created if it is missing.
-        base: unstale's own migrations; those that ``folder`` lacks are copied first, unchanged.
+        base: unstale's own migrations; those that ``folder`` lacks are copied first, unchanged. If it has
+            another text of one, that one and all after it are copied.
         name: Name of the new file after its digits; ``unstale_watches`` by default.
         now: The time for its digits, unless a file in the folder is later.
         everything: Write every watch again, for a database that has lost some.
+        dry: Write nothing; the result says what would be written.
 
     Raises:
         ConfigurationError: The name or an existing header is invalid, or a file cannot be written.
     """
     what = f"{_checked(name or NAME)}.sql"
     now = now or datetime.now(UTC)
-    target = Folder(folder)
-    current = CaptureState() if everything else target.state()
+    target = Folder(folder, dry=dry)
+    known = target.state()
     queries, doubts = _queries(rules)
     loader_tables, loader_doubts = _loader_tables(rules)
     doubts += loader_doubts
     reading = loader_tables.union(*(tables for _, tables in queries.values()))
     needs = {TableName(*table): need for table, need in rules.tables.items()}
     wanted = CaptureState(needs, reading, set(queries), _hash(needs, reading, set(queries)))
-    copied = tuple(_copy_base(base, target, now)) if base else ()
+    copied, renewed = _copy_base(base, target, now) if base else ((), False)
+    current = CaptureState() if everything or renewed else known
     if current == wanted or (current.hash is None and not needs):
-        return WrittenMigration(None, copied, (), (), (), (), (), (), tuple(doubts))
+        return WrittenMigration(None, copied, renewed, (), (), (), (), (), (), tuple(doubts))
     result = WrittenMigration(
         target.path / f"{target.next_version(now=now)}_{what}",
         copied,
+        renewed,
         tuple(table for table in needs if current.watched.get(table) != needs[table]),
-        tuple(sorted(current.watched.keys() - needs.keys())),
+        tuple(sorted(known.watched.keys() - needs.keys())),
         tuple(sorted(wanted.reads - current.reads)),
-        tuple(sorted(current.reads - wanted.reads)),
+        tuple(sorted(known.reads - wanted.reads)),
         tuple(hash for hash in queries if hash not in current.queries),
-        tuple(sorted(current.queries - wanted.queries)),
+        tuple(sorted(known.queries - wanted.queries)),
         tuple(doubts),
     )
     assert result.path is not None
@@ -151,15 +159,21 @@ def _loader_tables(rules: Rules) -> tuple[set[TableName], list[str]]:
     return tables, doubts
 
 
-def _copy_base(base: Path, target: Folder, now: datetime) -> list[Path]:
-    """Copy missing files in order; digits that would sort before an existing file are replaced."""
+def _copy_base(base: Path, target: Folder, now: datetime) -> tuple[tuple[Path, ...], bool]:
+    """Copy what is missing, and from the first file with another text on all of them, in order.
+
+    Digits that would sort before an existing file are replaced. Return the copies, and True if a text
+    differed.
+    """
     copied: list[Path] = []
+    renewed = False
     for path in sorted(base.glob("*.sql")):
         version, _, what = path.name.partition("_")
-        if not target.has(what):
-            digits = target.next_version(now=now, wish=version)
-            copied.append(target.add(digits, what, path.read_text(encoding="utf-8")))
-    return copied
+        text, present = path.read_text(encoding="utf-8"), target.newest(what)
+        renewed |= present is not None and present != text
+        if present is None or renewed:
+            copied.append(target.add(target.next_version(now=now, wish=version), what, text))
+    return tuple(copied), renewed
 
 
 def _text(
