@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from redis.backoff import NoBackoff
 from servers import eventually, run_apart
 from unstale.errors import EmbeddedServerError
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, embedded_server, installs, places
-from unstale_worker.dev_servers.process import free_port
+from unstale_worker.dev_servers.process import Guard, free_port
 
 UNSAFE = {"fsync": "off"}
 
@@ -320,6 +321,30 @@ if sys.platform == "linux":
             await postgres.kill()
         segments = await asyncio.to_thread(Path("/proc/sysvipc/shm").read_text)
         assert all(line.split()[4] != str(pid) for line in segments.splitlines()[1:])
+
+    async def test_a_program_whose_threads_outlive_its_first_one_has_not_ended(tmp_path: Path) -> None:
+        """Such a process is a zombie that still runs, as is a server in the middle of its end."""
+        number = {"x86_64": 60, "aarch64": 93}[platform.machine()]  # exit, of one thread
+        program = (
+            "import ctypes, threading; threading.Thread(target=threading.Event().wait).start(); "
+            f"ctypes.CDLL(None).syscall({number}, 0)"
+        )
+        guard = Guard(owned=None)
+        try:
+            pid = await guard.start(
+                [sys.executable, "-c", program],
+                log=tmp_path / "log", cwd=tmp_path, user=None, last_signal=signal.SIGTERM,
+            )  # fmt: skip
+            process = psutil.Process(pid)
+            await eventually(lambda: process.status() == psutil.STATUS_ZOMBIE, timeout=60)
+            assert await guard.running()
+
+            await guard.kill()
+
+            assert not await guard.running()
+            assert not psutil.pid_exists(pid)
+        finally:
+            await guard.close()
 
 
 async def test_a_ctrl_c_cannot_meet_a_guard_that_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:

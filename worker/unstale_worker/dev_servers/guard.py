@@ -143,16 +143,18 @@ class GuardedProcess:
         """Kill all remaining processes and remove their shared memory."""
         deadline = time.monotonic() + KILL_SECONDS
         while time.monotonic() < deadline:
-            family = _descendants(os.getpid())
+            self._reap()
+            family = set(_descendants(os.getpid()))
+            if self._pid is not None and self._code is None:
+                # It may be a zombie whose other threads still run: it has ended once it can be reaped.
+                family.add(self._pid)
+            if not family:
+                break
             for pid in family:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            self._reap()
-            # A process with threads is a zombie before its last thread has ended, but is reaped only then.
-            if not family and (self._pid is None or self._code is not None):
-                break
             time.sleep(0.002)
         self._remove_shared_memory()
 
