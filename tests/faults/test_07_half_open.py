@@ -119,7 +119,7 @@ async def test_a_leader_notices_that_its_database_connections_are_dead(
         await stage.warm()
         proxy.half_open(new=False)
         await stage.write(1)
-        await stage.applied(redis, timeout=15)
+        await stage.applied(redis, timeout=60)
         await stage.settled(redis)
         await eventually(lambda: worker.status().ready)
         await stage.write(2)

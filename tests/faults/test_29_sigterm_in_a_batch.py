@@ -60,7 +60,7 @@ async def test_sigterm_while_redis_does_not_answer(database: Database, redis_url
             await redis.execute_command("CLIENT", "PAUSE", 1_500, "ALL")
             await stage.write(1)
             worker.send_signal(signal.SIGTERM)
-            await eventually(lambda: worker.poll() is not None, timeout=15)
+            await eventually(lambda: worker.poll() is not None, timeout=60)
             assert worker.returncode == 0
         async with running_worker(database.worker_dsn, redis_url):
             await stage.settled(redis)

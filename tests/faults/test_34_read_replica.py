@@ -221,7 +221,7 @@ async def test_a_replica_that_does_not_answer_costs_a_moment(
                 else:
                     proxy.half_open()
                 for user in (6, 7):  # on the open connection, and on a new one
-                    async with asyncio.timeout(8.0):
+                    async with asyncio.timeout(30.0):
                         assert await scene.read(user) == 1
                 await proxy.heal()
                 if fault != "killed":

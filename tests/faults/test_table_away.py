@@ -247,7 +247,7 @@ async def subscribe(scene: Scene, *, reachable: bool) -> str:
     if not reachable:
         with pytest.raises(RedisUnavailable):
             await scene.cache.delete("user:8:profile")
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(60.0):
         event = await anext(scene.events)
     if isinstance(event, Reset):
         return "Reset"

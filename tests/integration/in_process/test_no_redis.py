@@ -93,7 +93,7 @@ async def test_wait_for_a_token_and_read_the_own_write(cache: Cache, db: asyncpg
     load = Loads(db)
     for version in range(2, 12):
         await cache.get_or_load(KEY, load)
-        await cache.wait_for(await change(db), timeout=10)
+        await cache.wait_for(await change(db), timeout=60)
         assert await cache.get_or_load(KEY, load) == version
 
 
@@ -283,7 +283,7 @@ async def test_a_failed_page_is_read_again(
     monkeypatch.setattr(outbox_follower, "plan_page", failing)
     load = Loads(db)
     await cache.get_or_load(KEY, load)
-    await cache.wait_for(await change(db), timeout=10)
+    await cache.wait_for(await change(db), timeout=60)
     assert failed.is_set()
     assert await cache.get_or_load(KEY, load) == 2
     assert follower_of(cache).restarts == 1

@@ -98,8 +98,8 @@ async def test_nothing_is_left_in_the_way(valkey: EmbeddedValkey, double: Worker
             found: Any = await double.redis.mget(keys) if keys else []
             return not any(value and is_lease(value) and not is_soft_lease(value) for value in found)
 
-        await eventually(free, timeout=10, message="every lease was given up")
+        await eventually(free, timeout=60, message="every lease was given up")
         await eventually(lambda: not cache.inspect().path.flights)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for steps in STEPS:
                 assert await cache.get_or_load(f"user:{steps + 1}:profile", loader) == "value"

@@ -112,7 +112,7 @@ async def test_memory_gives_it_up_when_redis_does(valkey: EmbeddedValkey, writer
             return not await writer.redis.exists(RULED)
 
         await eventually(expired)
-        await eventually(lambda: other.inspect().local.near.read(RULED) is None, timeout=1.0)
+        await eventually(lambda: other.inspect().local.near.read(RULED) is None)
         assert await other.get(RULED, default="new") == "new"
 
 

@@ -40,7 +40,7 @@ class Raw:
 
     async def next(self) -> tuple[str | None, str, Any]:
         """Reference, event and payload of the next message; raises TimeoutError after 5 s."""
-        message = json.loads(await self.websocket.receive_str(timeout=5))
+        message = json.loads(await self.websocket.receive_str(timeout=60))
         if self.version == 2:
             _, ref, _, event, payload = message
         else:
@@ -193,12 +193,12 @@ async def test_broadcasts_of_version_2_are_binary(project: SupabaseDouble) -> No
         head = bytes([3, 1, 1, len(TOPIC), 1, 0, 1])
         await new.websocket.send_bytes(head + b"12" + TOPIC.encode() + b"e" + b'{"n": 1}')
 
-        message = await new.websocket.receive_bytes(timeout=5)
+        message = await new.websocket.receive_bytes(timeout=60)
         assert message == bytes([4, len(TOPIC), 1, 0, 1]) + TOPIC.encode() + b"e" + b'{"n": 1}'
         assert (await old.next())[2]["payload"] == {"n": 1}
 
         await new.websocket.send_bytes(head[:-1] + b"\x00" + b"12" + TOPIC.encode() + b"e" + b"\xff\x00")
-        assert (await new.websocket.receive_bytes(timeout=5)).endswith(b"e\xff\x00")
+        assert (await new.websocket.receive_bytes(timeout=60)).endswith(b"e\xff\x00")
         await project.realtime.broadcast("room", "after", {})
         assert (await old.next())[2]["event"] == "after"  # what version 1 cannot carry was dropped
 
@@ -247,7 +247,7 @@ async def test_closing_codes(project: SupabaseDouble, raw: Raw, code: int) -> No
     await eventually(lambda: project.realtime.sockets)
     await project.realtime.drop(code)
 
-    assert (await raw.websocket.receive(timeout=5)).type == aiohttp.WSMsgType.CLOSE
+    assert (await raw.websocket.receive(timeout=60)).type == aiohttp.WSMsgType.CLOSE
     assert raw.websocket.close_code == code
 
 
@@ -255,7 +255,7 @@ async def test_a_reset_and_an_outage_leave_no_one_connected(project: SupabaseDou
     async with connected(project) as raw:
         await eventually(lambda: project.realtime.sockets)
         project.realtime.reset()
-        message = await raw.websocket.receive(timeout=5)
+        message = await raw.websocket.receive(timeout=60)
         assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
         assert raw.websocket.close_code == 1006
     await project.outage()
@@ -273,7 +273,7 @@ async def test_a_reset_and_an_outage_leave_no_one_connected(project: SupabaseDou
 async def test_a_socket_that_says_nothing_is_cut(project: SupabaseDouble) -> None:
     project.realtime.idle = 0.1
     async with connected(project) as raw:
-        assert (await raw.websocket.receive(timeout=5)).type is not aiohttp.WSMsgType.TEXT
+        assert (await raw.websocket.receive(timeout=60)).type is not aiohttp.WSMsgType.TEXT
 
 
 async def test_a_frozen_service_says_nothing(project: SupabaseDouble, raw: Raw) -> None:
