@@ -7,6 +7,7 @@ import pytest
 
 from .checker import TooLarge, explore
 from .defences import Defence
+from .deploy import ADOPTION_CAUGHT, LOST_CAUGHT, Adoption, LostOwner
 from .freshness import CAUGHT as FRESHNESS_CAUGHT
 from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .liveness import LIVENESS_CAUGHT, Liveness
@@ -74,6 +75,28 @@ def test_no_forged_watermark_keeps_an_agent_attached_to_a_dead_worker() -> None:
 @pytest.mark.parametrize("rule", LIVENESS_CAUGHT)
 def test_without_the_rule_it_does(rule: str) -> None:
     assert not explore(Liveness(off=rule)).holds
+
+
+def test_only_what_changed_is_dropped_when_the_rules_change() -> None:
+    outcome = explore(Adoption())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", ADOPTION_CAUGHT)
+def test_without_the_rule_what_stays_is_old(rule: str) -> None:
+    assert not explore(Adoption(off=rule)).holds
+
+
+def test_a_key_that_lost_its_owner_is_as_old_as_its_bound_at_most() -> None:
+    outcome = explore(LostOwner())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", LOST_CAUGHT)
+def test_without_the_rule_it_is_older(rule: str) -> None:
+    assert not explore(LostOwner(off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:

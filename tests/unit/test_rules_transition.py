@@ -37,8 +37,21 @@ def test_former_patterns_are_bounded_and_the_newest_stay() -> None:
 def test_added_patterns_are_due_at_once_and_lost_ones_when_every_agent_knows() -> None:
     transition = RulesTransition()
     assert transition.due(0.0) == frozenset()
-    transition.began(OLD, NEW, at=100.0)
+    transition.recovered(OLD, NEW, at=100.0)
+    transition.lost(NEW.after(OLD, now=NOW).former, now=NOW + 1, at=100.0)
     assert transition.due(100.0) == {"user:*:prefs"}
     assert transition.due(100.0 + ALL_KNOW_AFTER - 1) == frozenset()
     assert transition.due(100.0 + ALL_KNOW_AFTER) == {"user:*:settings"}
     assert transition.due(1e9) == frozenset()
+    transition.lost(NEW.after(OLD, now=NOW).former, now=NOW + 60, at=200.0)
+    assert transition.due(1e9) == frozenset(), "long past"
+
+
+def test_lives_are_shortened_once_more_when_every_agent_knows() -> None:
+    transition = RulesTransition()
+    transition.shortened((), at=100.0)
+    transition.shortened(("user:*", "a:*"), at=100.0)
+    transition.shortened(("user:*",), at=100.0)
+    assert transition.lives_due(100.0 + ALL_KNOW_AFTER - 1) == ()
+    assert transition.lives_due(100.0 + ALL_KNOW_AFTER) == ("user:*", "a:*")
+    assert transition.lives_due(1e9) == ()

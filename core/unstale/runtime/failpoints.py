@@ -23,6 +23,8 @@ POINTS: Final[Mapping[str, str]] = {
     "applier.before_script": "Applier.apply: before each pipeline of scripts that do not store the position",
     "applier.before_last_script": "Applier.apply: all but the script with the position are acknowledged",
     "applier.before_recover": "Applier.recover: the owned keys are gone, no position is stored",
+    "adoption.begun": "Adoption.adopt: no rules are in force, and nothing is dropped yet",
+    "adoption.before_published": "Adoption.adopt: all is dropped, and agents still read the rules before",
     "leadership.before_renew": "Leadership.keep: before each renewal of the lease",
     # Refreshes, in the leader and in refresh workers.
     "coordinator.before_ready": "Refresher._hand_over: claimed; keys of Python loaders are not ready",

@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 from servers import Database, eventually
 from servers.both_sources import KINDS, push, way
 from unstale.errors import MigrationMissing
+from unstale.protocol.messages import PublishedRules
 from unstale_worker.captures import monitor
 from unstale_worker.leader.supervisor import Worker
-from unstale_worker.rules import Rules
+from unstale_worker.rules import Rules, difference
 from workers import connected, redis_at, settings_for
 
 TABLES = """
@@ -125,12 +126,15 @@ async def test_the_database_first(
                 await redis.set(key, '"old"', ex=600)
                 await db.execute(change.write)
                 await is_dropped(redis, key)
-        keys = [*map(str, Rules.parse(change.new).patterns)]
-        found = {pattern: pattern.replace("*", "1") for pattern in keys}
-        await redis.mset(dict.fromkeys(found.values(), '"stale"'))
+        old, new = (PublishedRules.decode(Rules.parse(text).published()) for text in (change.old, change.new))
+        dropped = difference(old, new).dropped
+        found = {pattern.replace("*", "1"): pattern for pattern in {*old.patterns, *new.patterns}}
+        await redis.mset(dict.fromkeys(found, '"cached"'))
         async with there.worker(redis_url, rules=change.new) as worker:
-            assert await redis.mget(*found.values()) == [None] * len(found)
+            for key, pattern in found.items():
+                assert await redis.get(key) == (None if pattern in dropped else b'"cached"'), pattern
             assert not worker.status().not_captured
+        await redis.flushdb()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,19 +7,17 @@ from typing import Final, assert_never
 
 import structlog
 
-from unstale.errors import MessageError
-from unstale.protocol.messages import PublishedRules
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page, renewals_of
 from unstale_worker.leader.poll_policy import PollPolicy
-from unstale_worker.leader.rules_transition import RulesTransition
+from unstale_worker.leader.rules_in_force import RulesInForce
 from unstale_worker.leader.watermarks import Watermarks
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
-from unstale_worker.redis.state import Seen, Standing, StoredState, standing, standing_after_read
+from unstale_worker.redis.state import Adopting, Seen, Standing, StoredState, standing, standing_after_read
 from unstale_worker.rules import Rules
 from unstale_worker.sources import Page, Source
 from unstale_worker.sources.wakeups import WakeUps
@@ -66,8 +64,7 @@ class Pipeline:
             poll_max=max(settings.poll_max, 10 * source.least_pause),
         )
         self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
-        self._transition = RulesTransition()
-        self._published = rules.published()
+        self._in_force = RulesInForce(applier, rules, settings)
         self._captures = CaptureMonitor(
             source, rules, logger=log, known=health.coverage, report=self._covered
         )
@@ -122,8 +119,9 @@ class Pipeline:
         finally:
             if prefetched is not None:
                 await cancelled(prefetched)
-        if patterns := await self._captures.check_if_due() | self._transition.due(time.monotonic()):
+        if patterns := await self._captures.check_if_due() | self._in_force.transition.due(time.monotonic()):
             await self._invalidate(state, page, patterns)
+        await self._in_force.shorten_if_due(state, page)
         self._watermarks.seen = seen
         self._counters.caught_up(began)
         await self._watermarks.publish_if_due(state)
@@ -137,7 +135,7 @@ class Pipeline:
         if now < self._publish_rules_at:
             return
         self._publish_rules_at = now + self._watermarks.interval
-        if await self._applier.keep_published(state, self._published):
+        if await self._applier.keep_published(state, self._in_force.encoded()):
             log.warning("Redis had lost the published rules; they are published again")
 
     async def _invalidate(self, state: StoredState, page: Page, patterns: Collection[str]) -> None:
@@ -160,47 +158,46 @@ class Pipeline:
             verdict = standing(state, rules=self._rules.hash)
             match verdict:
                 case Standing.READY:
-                    before = await self._applier.published()
-                    published = self._published = self._succeeding(before)[1].encode()
-                    if before == published:
+                    _, published = await self._in_force.follow()
+                    if published:
                         self._captures.recall(state.broken)
+                        self._in_force.lead()
                         return state
                     # The rules are the same, but the key is gone, or the types of columns have changed.
                     log.info("publishing the rules again; new epoch")
-                    await self._applier.new_epoch(state, published=published)
+                    await self._applier.new_epoch(state, published=self._in_force.encoded())
                     self._counters.epochs += 1
                 case Standing.OTHER_RUN:
                     log.warning("Redis is another server than before; new epoch", position=state.position)
                     await self._applier.new_epoch(state)
                     self._counters.epochs += 1
-                case (
-                    Standing.NO_POSITION
-                    | Standing.OTHER_RULES
-                    | Standing.PURGED
-                    | Standing.OTHER_DATABASE
-                    | Standing.WENT_BACK
-                ):
+                case Standing.OTHER_RULES:
+                    await self._adopt(state)
+                case Standing.NO_POSITION | Standing.PURGED | Standing.OTHER_DATABASE | Standing.WENT_BACK:
                     await self._recover(state, verdict)
                 case _:
                     assert_never(verdict)
 
-    def _succeeding(self, before: bytes | None) -> tuple[PublishedRules | None, PublishedRules]:
-        """Return the rules that are published, if they can be read, and those to publish in their place."""
-        now, published = PublishedRules.decode(self._rules.published()), None
-        try:
-            published = None if before is None else PublishedRules.decode(before)
-        except MessageError:
-            log.warning("cannot read the published rules; keys of older rules may stay until their TTL")
-        return published, now if published is None else now.after(published, now=time.time())
+    async def _adopt(self, state: StoredState) -> None:
+        """Put these rules in force; drops all owned keys if it cannot be told which patterns changed."""
+        page = await self._source.read(state.position)
+        verdict = standing_after_read(state, page)
+        if verdict is not Standing.READY:
+            await self._recover(state, verdict)
+        elif await self._in_force.adopt(state, page):
+            self._health.first_start = False
+        else:
+            await self._recover(state, Standing.OTHER_RULES)
 
     async def _recover(self, state: StoredState, why: Standing) -> None:
         """Drop every key that the rules own or owned, and begin a new epoch at a fresh snapshot."""
-        before = await self._applier.published()
-        published, now = self._succeeding(before)
+        published, _ = await self._in_force.follow()
+        now, adopting = self._in_force.published, Adopting.read(state)
         patterns = {*now.patterns, *(published.patterns if published is not None else ())}
+        patterns.update(adopting.patterns if adopting is not None else ())
         # Stale values may be left of rules that are not known any more.
         stale = published is None or published.serves_stale or now.serves_stale
-        if self._health.first_start and why is Standing.NO_POSITION and state.untouched and before is None:
+        if self._health.first_start and why is Standing.NO_POSITION and state.untouched and published is None:
             log.info("first start; dropping all owned keys", patterns=len(patterns))
         else:
             log.warning("dropping all owned keys", why=why.value, patterns=len(patterns))
@@ -209,11 +206,10 @@ class Pipeline:
             await (
                 self._captures.restored()
             )  # before the snapshot: later changes are captured, or said not to be
-        self._published = now.encode()
         self._watermarks.seen = await self._applier.recover(
             state,
             rules=self._rules.hash,
-            published=self._published,
+            published=now.encode(),
             patterns=patterns,
             snapshot=lambda: self._source.read(None),
             stale=stale,
@@ -221,7 +217,7 @@ class Pipeline:
         self._counters.recoveries += 1
         self._counters.epochs += 1
         if published is not None:
-            self._transition.began(published, now, at=time.monotonic())
+            self._in_force.transition.recovered(published, now, at=time.monotonic())
 
     async def _apply(self, state: StoredState, page: Page, seen: Seen | None) -> StoredState:
         """Apply one page. ``seen``, if the page is a batch's last, may be published in the same script."""

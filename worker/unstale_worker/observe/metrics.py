@@ -119,7 +119,7 @@ DEFINITIONS: Final = (
     Definition(
         "unstale_worker_epochs_total",
         "counter",
-        "New epochs begun: Redis failed over, lost its state, or the rules changed.",
+        "New epochs begun: Redis failed over or lost its state, or a column's type changed.",
         lambda status: float(status.counters.epochs),
     ),
     Definition(

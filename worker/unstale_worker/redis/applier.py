@@ -8,7 +8,7 @@ position, and it is sent only after all others were acknowledged.
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -105,6 +105,7 @@ class Applier:
         renewals: Mapping[str, Renewal] = MappingProxyType({}),
         stale: bool = False,
         broken: str | None = None,
+        near: Sequence[str] = (),
     ) -> tuple[StoredState, str]:
         """Invalidate keys and patterns.
 
@@ -118,6 +119,7 @@ class Applier:
             renewals: Those of ``keys`` that are refreshed, and how.
             stale: Drop the patterns' stale values too.
             broken: Without ``store``: store these tables in the state, as a JSON array, in the last script.
+            near: Patterns of which agents drop their near copies; the keys stay.
 
         Returns:
             The state afterwards, and the ``primary_until`` that stands after a watermark.
@@ -138,7 +140,7 @@ class Applier:
         noted = {} if broken is None else {"broken": broken}
         most = max(1, self._script_keys // REFRESH_WEIGHT) if renewals else self._script_keys
         slices, bodies = Slices(), list[ScriptBody]()
-        for body in split(wanted, patterns, most_keys=most):
+        for body in split(wanted, [*patterns, *near], most_keys=most):
             bodies.append(body)
             await slices.pause()
         if store and not bodies:
@@ -240,6 +242,24 @@ class Applier:
         keys = [self._names.state, self._names.log, self._names.rules]
         accepted(await self._run(RECOVER, keys, [header, published]))
         return seen
+
+    async def run(
+        self,
+        script: Script,
+        state: StoredState,
+        keys: Sequence[str | bytes] = (),
+        arguments: Sequence[Argument] = (),
+        **fields: Any,
+    ) -> None:
+        """Run a script that requires ``state``; with more ``keys``, ``arguments`` and header ``fields``."""
+        header = script_header(fence=self._fence, epoch=state.epoch, position=state.position, **fields)
+        accepted(await self._run(script, [self._names.state, self._names.log, *keys], [header, *arguments]))
+
+    async def existing(self, patterns: Sequence[str]) -> AsyncIterator[Sequence[bytes]]:
+        """Yield the keys that match ``patterns``, in chunks of one script; none of unstale's own."""
+        async for found in scan(self._command, self._names, patterns, stale=False):
+            for start in range(0, len(found), self._script_keys):
+                yield found[start : start + self._script_keys]
 
     async def keep_published(self, state: StoredState, published: bytes) -> bool:
         """Publish the rules again if Redis lost them; return True if it had."""

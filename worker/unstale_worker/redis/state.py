@@ -1,5 +1,6 @@
 """The state stored in Redis, and whether a worker may continue from it. Pure."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ class StoredState:
         primary_until: Set while loaders must read the primary because of a direct invalidation.
         last: Id of the newest log entry.
         broken: Tables that were not captured when their patterns were last invalidated, as a JSON array.
+        adopting: While rules are put in force: what is still to be dropped. See `Adopting`.
     """
 
     live_run: str
@@ -47,6 +49,7 @@ class StoredState:
     primary_until: str = ""
     last: str = "0"
     broken: str = ""
+    adopting: str = ""
 
     @property
     def untouched(self) -> bool:
@@ -66,6 +69,41 @@ class StoredState:
     def advanced(self, page: Page) -> "StoredState":
         """Return the state after a batch's last script has stored the page's position."""
         return replace(self, position=page.position, flushed=page.flushed, database=page.database)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopting:
+    """Rules that are being put in force: the field ``adopting`` of the state.
+
+    Attributes:
+        before: Hash of the rules that agents still read.
+        patterns: Patterns whose keys are to be dropped before agents read other rules.
+    """
+
+    before: str
+    patterns: tuple[str, ...]
+
+    @classmethod
+    def read(cls, state: StoredState) -> "Adopting | None":
+        """Return what the state says; without such a field its rules are the published ones.
+
+        None means that the field is unreadable.
+        """
+        if not state.adopting:
+            return cls(state.rules, ())
+        try:
+            match json.loads(state.adopting):
+                case {"before": str() as before, "patterns": list() as patterns} if all(
+                    isinstance(pattern, str) for pattern in patterns
+                ):
+                    return cls(before, tuple(patterns))
+        except ValueError:
+            pass
+        return None
+
+    def encode(self) -> str:
+        """Return the field's text."""
+        return json.dumps({"before": self.before, "patterns": self.patterns})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +154,10 @@ def standing(state: StoredState, *, rules: str) -> Standing:
     """Check what Redis alone can tell."""
     if not _EPOCH.fullmatch(state.epoch) or not _COUNT.fullmatch(state.last) or not _readable(state.position):
         return Standing.NO_POSITION
-    if state.rules != rules:
-        return Standing.OTHER_RULES
     if state.run != state.live_run:
         return Standing.OTHER_RUN
+    if state.rules != rules:
+        return Standing.OTHER_RULES
     return Standing.READY
 
 

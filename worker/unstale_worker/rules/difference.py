@@ -10,7 +10,7 @@ from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.refresh import RefreshSpec, overlap
 
-_VERSION: Final = 1
+RULES_VERSION: Final = 1
 """Raise it when the same rules begin to invalidate other keys: every pattern then counts as changed."""
 
 NEW: Final = "new: no rule owned its keys, so changes did not invalidate them"
@@ -84,7 +84,7 @@ def _meaning(pattern: str, watches: Sequence[Watch], refreshes: Sequence[Refresh
 
 def _hash(parts: Iterable[object]) -> str:
     content = list(parts)
-    return hashlib.sha256(json.dumps([_VERSION, content]).encode()).hexdigest()[:16] if content else ""
+    return hashlib.sha256(json.dumps([RULES_VERSION, content]).encode()).hexdigest()[:16] if content else ""
 
 
 def _parts(meaning: str) -> list[str]:

@@ -5,18 +5,15 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
 from unstale.errors import RuleError, RuleErrors
 from unstale.protocol.key_forms import KINDS, KeyForm, usable
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import discovery, toml_lines
-from unstale_worker.rules.difference import meanings
+from unstale_worker.rules.difference import RULES_VERSION, meanings
 from unstale_worker.rules.parse import RulesParser
 from unstale_worker.rules.plan import Plan, Step, Watch
 from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
-
-_HASH_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +239,7 @@ def _hash(
         )
         for watch in watches
     )
-    content: list[object] = [_HASH_VERSION, rules, list(ttl)]
+    content: list[object] = [RULES_VERSION, rules, list(ttl)]
     if refreshes:
         content.append([spec.normal for spec in refreshes])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

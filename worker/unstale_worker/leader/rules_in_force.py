@@ -1,0 +1,106 @@
+"""The leader's rules: published for agents, and put in force in place of others."""
+
+import time
+
+import structlog
+
+from unstale.errors import MessageError
+from unstale.protocol.messages import PublishedRules
+from unstale.settings import WorkerSettings
+from unstale_worker.leader.rules_transition import RulesTransition
+from unstale_worker.redis.adoption import Adoption
+from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.state import Adopting, StoredState
+from unstale_worker.rules import Rules, difference
+from unstale_worker.sources import Page
+
+log = structlog.get_logger("unstale.pipeline")
+
+
+class RulesInForce:
+    """What one leader publishes, and what it has to do once more after it has put its rules in force.
+
+    Attributes:
+        published: The rules as agents read them, with those that they follow.
+        transition: What is to be invalidated once more.
+    """
+
+    def __init__(self, applier: Applier, rules: Rules, settings: WorkerSettings) -> None:
+        self._applier, self._rules, self._settings = applier, rules, settings
+        self._adoption = Adoption(applier, settings.names)
+        self.published = PublishedRules.decode(rules.published())
+        self.transition = RulesTransition()
+
+    def __repr__(self) -> str:
+        return f"<RulesInForce {self._rules.hash[:8]}>"
+
+    def encoded(self) -> bytes:
+        """Return the rules as agents read them."""
+        return self.published.encode()
+
+    async def follow(self) -> tuple[PublishedRules | None, bool]:
+        """Read the published rules, and let these follow them.
+
+        Returns:
+            The published rules, None if they are gone or unreadable; and whether they are what these publish.
+        """
+        before = await self._applier.published()
+        now, published = PublishedRules.decode(self._rules.published()), None
+        try:
+            published = None if before is None else PublishedRules.decode(before)
+        except MessageError:
+            log.warning("cannot read the published rules; keys of older rules may stay until their TTL")
+        self.published = now if published is None else now.after(published, now=time.time())
+        return published, before == self.encoded()
+
+    def lead(self) -> None:
+        """Note that changes are applied by these rules from now on."""
+        self.transition.lost(self.published.former, now=time.time(), at=time.monotonic())
+
+    async def adopt(self, state: StoredState, page: Page) -> bool:
+        """Put these rules in force, and drop the keys of each pattern that changed.
+
+        Returns False if it cannot be told what changed.
+
+        Args:
+            state: The state, with other rules, or with rules that were being put in force.
+            page: A page that was read from the state's position just now.
+        """
+        published, _ = await self.follow()
+        before = Adopting.read(state)
+        if published is None or before is None or published.hash != before.before:
+            return False
+        now, changed = self.published, difference(published, self.published)
+        patterns = {*changed.dropped, *before.patterns}
+        kept = len(set(now.patterns) - patterns)
+        log.info(
+            "other rules; dropping the keys of the patterns that changed", dropped=len(patterns), kept=kept
+        )
+        for pattern in sorted(patterns):
+            log.info(
+                "a pattern changed", pattern=pattern, why=changed.dropped.get(pattern, "not dropped yet")
+            )
+        await self._adoption.adopt(
+            state,
+            page,
+            now,
+            Adopting(published.hash, tuple(sorted(patterns))),
+            lives=changed.lives,
+            life=self._life,
+            stale=published.serves_stale or now.serves_stale,
+        )
+        self.transition.shortened(changed.lives, at=time.monotonic())
+        return True
+
+    async def shorten_if_due(self, state: StoredState, page: Page) -> None:
+        """Shorten once more what an agent without the new TTLs may have stored."""
+        if globs := self.transition.lives_due(time.monotonic()):
+            await self._adoption.shorten(state, page, globs, self._life)
+
+    def _life(self, key: str) -> float | None:
+        """Return how long a value of ``key`` may live; None if no rule owns it, as it may be anyone's."""
+        if not self.published.owns(key):
+            return None
+        spec, ttl = self._rules.refresh_of(key), self.published.ttl_of(key)
+        own = self._settings.default_ttl if ttl is None else ttl
+        return max(own, (spec.ttl or 0.0) if spec is not None else 0.0)
