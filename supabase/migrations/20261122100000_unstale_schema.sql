@@ -199,12 +199,6 @@ comment on column unstale.watch_versions.columns is 'What the current version''s
 revoke all on unstale.watch_versions from public;
 grant select on unstale.watch_versions to unstale_worker;
 
--- The worker holds this lock while it sleeps; a capture that is refused a share of it sends a wake-up.
-create or replace function unstale.sleep_lock(out classid integer, out objid integer)
-language sql immutable parallel safe set search_path = ''
-as $$ select 1970496884, 1 $$;
-comment on function unstale.sleep_lock() is 'The advisory lock that means "the worker sleeps".';
-
 create or replace function unstale.database() returns text
 language sql stable security definer set search_path = ''
 as $$
@@ -232,8 +226,8 @@ $$;
 comment on function unstale.token() is
     'Call it in the writing transaction; after the commit, cache.wait_for(token) waits until the change is applied.';
 
-revoke all on function unstale.sleep_lock(), unstale.database(), unstale.token() from public;
-grant execute on function unstale.sleep_lock(), unstale.database(), unstale.token() to unstale_worker;
+revoke all on function unstale.database(), unstale.token() from public;
+grant execute on function unstale.database(), unstale.token() to unstale_worker;
 do $$
 begin
     -- Servers that write through the API with the secret key may ask for a token.

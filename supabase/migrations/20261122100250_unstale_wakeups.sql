@@ -1,11 +1,13 @@
--- Wake-ups over HTTPS: a small table that Supabase Realtime tells the worker about.
+-- Wake-ups: by NOTIFY over a connection, and over HTTPS by a small table that Supabase Realtime tells the worker about.
 --
--- What:   public.unstale_wakeup and what writes, reads and empties it. Only while a worker reads over HTTPS and says so
---         every few seconds do captures write a row, at most one in 100 ms: Realtime counts messages, and the entries of
---         a bulk change would use the project's quota up. A row means "there may be something new" and nothing else.
+-- What:   sequences by which a worker tells captures that it wants wake-ups, the functions that set them, and
+--         public.unstale_wakeup. Only while a worker reads over HTTPS and says so every few seconds do captures write a
+--         row, at most one in 100 ms: Realtime counts messages, and the entries of a bulk change would use the project's
+--         quota up. A row means "there may be something new" and nothing else.
 -- Locks:  none that anybody waits for. Adding the table to the publication supabase_realtime locks only that table.
--- Undo:   drop table public.unstale_wakeup; drop function unstale.tell, unstale.want_wakeups, unstale.purge_wakeups;
---         drop sequence unstale.wakeups_wanted, unstale.wakeups_told;
+-- Undo:   drop table public.unstale_wakeup; drop function unstale.tell, unstale.want_wakeups, unstale.purge_wakeups,
+--         unstale.want_notify, unstale.end_notify; drop sequence unstale.notify_wanted, unstale.wakeups_wanted,
+--         unstale.wakeups_told;
 
 create table if not exists public.unstale_wakeup (
     id bigint      not null,
@@ -17,7 +19,11 @@ comment on table public.unstale_wakeup is
     'Realtime reads it as service_role; nobody else may.';
 comment on column public.unstale_wakeup.id is 'Milliseconds since 1970.';
 
--- Sequences, because setval() is seen by every session at once and reading one costs a capture less than a microsecond.
+-- Sequences, because setval() is seen by every session at once, whatever its snapshot, and reading one costs a capture
+-- less than a microsecond. No advisory lock: every role may take those. Each holds a time, so that a worker that ends
+-- without a word is soon forgotten.
+create sequence if not exists unstale.notify_wanted as bigint;
+comment on sequence unstale.notify_wanted is 'Until when captures send NOTIFY: seconds since 1970.';
 create sequence if not exists unstale.wakeups_wanted as bigint;
 comment on sequence unstale.wakeups_wanted is 'Until when captures tell of changes: seconds since 1970.';
 create sequence if not exists unstale.wakeups_told as bigint;
@@ -74,6 +80,35 @@ begin
 end
 $$;
 
+create or replace function unstale.want_notify() returns text[]
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+    perform pg_catalog.setval('unstale.notify_wanted',
+        pg_catalog.ceil(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()))::bigint + 30);
+    -- Looked at afterwards. A capture inserts its entry, which locks the outbox until the transaction ends, and then
+    -- reads the sequence. So whoever read it before this call is either listed here or already visible to a read.
+    return array(
+        select distinct l.virtualtransaction from pg_catalog.pg_locks as l
+        join pg_catalog.pg_database as d on d.oid = l.database
+        where d.datname = pg_catalog.current_database() and l.locktype = 'relation' and l.granted
+            and l.relation = 'unstale.outbox'::pg_catalog.regclass and l.mode = 'RowExclusiveLock'
+    );
+end
+$$;
+comment on function unstale.want_notify() is
+    'Lets captures send NOTIFY for the next 30 seconds; returns the open transactions that have written to the outbox. '
+    'At the first call, these may end without a NOTIFY.';
+
+create or replace function unstale.end_notify() returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+    perform pg_catalog.setval('unstale.notify_wanted', 1);
+end
+$$;
+comment on function unstale.end_notify() is 'Lets captures send no more NOTIFY.';
+
 create or replace function unstale.want_wakeups() returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -96,25 +131,27 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
     now_is constant bigint := (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000)::bigint;
-    last   bigint := pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass);
-    taken  bigint[];
+    last   constant bigint := pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass);
+    taken  bigint;
 begin
     -- A clock that was set back starts anew where it stands.
     if pg_catalog.abs(now_is - last) < 100 then
         return;
     end if;
-    -- One expression, and the lock is given back inside it: held to the end of the transaction, it would silence
-    -- everybody behind one long writer. Whoever does not get it comes in the very moment in which another one tells.
-    taken := case when pg_catalog.pg_try_advisory_lock(1970496884, 4) then array[
-        case
-            when pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass) is distinct from last
-                then null
-            else pg_catalog.setval('unstale.wakeups_told', now_is)
-        end,
-        pg_catalog.pg_advisory_unlock(1970496884, 4)::integer
-    ] end;
-    if taken[1] is not null then
-        insert into public.unstale_wakeup (id) values (taken[1]) on conflict do nothing;
+    begin
+        -- Refused only while another session is between these lines, or while the table is vacuumed. No role without
+        -- rights on the table can hold this lock.
+        lock table public.unstale_wakeup in share update exclusive mode nowait;
+        if pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass) is not distinct from last then
+            taken := pg_catalog.setval('unstale.wakeups_told', now_is);
+        end if;
+        -- Gives the lock back: held to the end of the transaction, it would silence everybody behind one long writer.
+        raise exception using errcode = 'UN000';
+    exception when others then
+        null;
+    end;
+    if taken is not null then
+        insert into public.unstale_wakeup (id) values (taken) on conflict do nothing;
     end if;
 exception when others then
     -- A hint is never worth the writer's transaction. (The table may have been dropped.)
@@ -133,5 +170,6 @@ $$;
 comment on function unstale.purge_wakeups() is 'Deletes wake-up rows that are older than a minute.';
 
 revoke all on function
-    unstale.publish_wakeups(), unstale.want_wakeups(), unstale.tell(), unstale.purge_wakeups()
+    unstale.publish_wakeups(), unstale.want_notify(), unstale.end_notify(), unstale.want_wakeups(), unstale.tell(), unstale.purge_wakeups()
 from public;
+grant execute on function unstale.want_notify(), unstale.end_notify() to unstale_worker;

@@ -18,6 +18,9 @@ begin
     if pg_catalog.to_regprocedure('unstale.describe(integer)') is not null then
         drop function unstale.describe(integer);
     end if;
+    if pg_catalog.to_regprocedure('unstale.sleep_lock()') is not null then
+        drop function unstale.sleep_lock();
+    end if;
 end
 $$;
 
@@ -152,22 +155,26 @@ comment on function unstale.members(oid) is 'The tables that carry the captures 
 create or replace function unstale.wake() returns void
 language plpgsql volatile set search_path = ''
 as $$
+declare
+    now_is constant double precision := pg_catalog.date_part('epoch', pg_catalog.clock_timestamp());
 begin
-    -- See the generated captures: only while the worker sleeps, and never at the price of the transaction.
-    if not pg_catalog.pg_try_advisory_xact_lock_shared(1970496884, 1)
+    -- Never at the price of the transaction: NOTIFY fails in one that is prepared, and where the queue is full.
+    if pg_catalog.pg_sequence_last_value('unstale.notify_wanted'::pg_catalog.regclass) > now_is
         and pg_catalog.current_setting('max_prepared_transactions') = '0'
         and pg_catalog.pg_notification_queue_usage() < 0.5
     then
         perform pg_catalog.pg_notify('unstale_wakeup', '');
     end if;
-    if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
-        > pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+    -- Asked here too, because tell() begins a subtransaction. Also where the clock was set back.
+    if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass) > now_is
+        and coalesce(pg_catalog.abs(
+            now_is * 1000 - pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass)) >= 100, true)
     then
         perform unstale.tell();
     end if;
 end
 $$;
-comment on function unstale.wake() is 'Sends a wake-up if the worker sleeps, or tells one that reads over HTTPS.';
+comment on function unstale.wake() is 'Sends a wake-up if a worker sleeps, and tells one that reads over HTTPS.';
 
 create or replace function unstale.invalidate_all(watch_id integer) returns void
 language sql volatile set search_path = ''
@@ -289,21 +296,26 @@ $q$;
     end if;
 $q$;
     tail       constant text := $q$
-    if not pg_catalog.pg_try_advisory_xact_lock_shared(1970496884, 1) then
-        if pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0'
+    -- After the insert: unstale.want_notify() relies on it.
+    if greatest(
+        pg_catalog.pg_sequence_last_value('unstale.notify_wanted'::pg_catalog.regclass),
+        pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
+    ) operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) then
+        -- What unstale.wake() does, without its call.
+        if pg_catalog.pg_sequence_last_value('unstale.notify_wanted'::pg_catalog.regclass)
+                operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+            and pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0'
             and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
         then
             perform pg_catalog.pg_notify('unstale_wakeup', '');
         end if;
-    end if;
-    if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
-        operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
-    then
-        -- Asked here too, because tell() begins a subtransaction. Also where the clock was set back.
-        if coalesce(pg_catalog.abs(
-            pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000
-            operator(pg_catalog.-) pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass)
-        ) operator(pg_catalog.>=) 100, true) then
+        if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
+                operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+            and coalesce(pg_catalog.abs(
+                pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000
+                operator(pg_catalog.-) pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass)
+            ) operator(pg_catalog.>=) 100, true)
+        then
             perform unstale.tell();
         end if;
     end if;

@@ -1,7 +1,7 @@
 """32: a writer is open for long while the worker wants to sleep.
 
-Guards: the sleep lock is only ever *tried* (`NotifyWakeUps.try_sleep`): the worker polls on, and nobody's
-commit waits.
+Guards: nobody waits for anybody. Commits notify from now on, and the worker polls until the writer that may
+not has ended (`NotifyWakeUps.try_sleep`). Without the list of such writers it would sleep through the commit.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import pytest
 from faults.stage import staged
 from servers import Database, eventually
 from unstale_worker.sources import notify
+from unstale_worker.sources.wakeups import WakeUps
 from unstale_worker.sql import statement
 from workers import connected, running_worker
 
@@ -19,14 +20,17 @@ from workers import connected, running_worker
 async def test_it_keeps_nobody_up(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
-
-    def waiting(name: str) -> str:
-        text = statement(name)
-        return text.replace("select pg_try_advisory_lock($1::int, $2::int)",
-                            "select pg_advisory_lock($1::int, $2::int) is null")  # fmt: skip
-
     if not defended:
-        monkeypatch.setattr(notify, "statement", waiting)
+        wait = WakeUps.wait
+
+        def unlisted(name: str) -> str:
+            return statement(name).replace("unstale.want_notify()", "(unstale.want_notify())[:0]")
+
+        async def wait_for_a_hint(self: WakeUps, timeout: float) -> bool:
+            return await wait(self, timeout if timeout == 0 or not self.asleep else 3_600)
+
+        monkeypatch.setattr(notify, "statement", unlisted)
+        monkeypatch.setattr(WakeUps, "wait", wait_for_a_hint)
     async with staged(database.dsn, redis_url) as (stage, redis), connected(database.dsn) as slow:
         change = slow.transaction()
         await change.start()
@@ -36,11 +40,10 @@ async def test_it_keeps_nobody_up(
             assert sleeper is not None
             await stage.write(1)
             if not defended:
-                await eventually(lambda: sleeper.listening)
-                await stage.write(2)
+                await eventually(lambda: sleeper.asleep)
+                await change.commit()
                 with pytest.raises(AssertionError, match="the position contains everything"):
                     await stage.applied(redis, timeout=1)
-                await change.rollback()
                 return
             await stage.open_agent()
             for user in range(2, 6):

@@ -153,10 +153,10 @@ async def exercise(connection: asyncpg.Connection, dsn: str, *, event_triggers: 
             width=1,
         ) == [None, {("3",), ("False",), ("down",)}, None, None, {("5",)}]
     # NOTIFY would make this fail; so where two-phase commit is possible, captures send none.
-    assert await connection.fetchval("select pg_try_advisory_lock(classid, objid) from unstale.sleep_lock()")
+    assert await connection.fetchval("select unstale.want_notify()") == []
     async with connected(dsn) as writer:
         await writer.execute("begin; insert into parts values (9, 'a'); prepare transaction 'two-phase'")
-    assert await connection.fetchval("select pg_advisory_unlock(classid, objid) from unstale.sleep_lock()")
+    await connection.execute("select unstale.end_notify()")
     await connection.execute("commit prepared 'two-phase'")
     assert [entry.keys for entry in await changes(connection, after)][-1] == ["9"]
     if await connection.fetchval("select count(*) > 10 from pg_collation where collprovider = 'i'"):

@@ -13,6 +13,7 @@ from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .liveness import LIVENESS_CAUGHT, Liveness
 from .protocol import Protocol
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
+from .waking import WAKING_CAUGHT, Waking
 
 
 def short(variants: tuple[Variant, ...]) -> list[object]:
@@ -97,6 +98,17 @@ def test_a_key_that_lost_its_owner_is_as_old_as_its_bound_at_most() -> None:
 @pytest.mark.parametrize("rule", LOST_CAUGHT)
 def test_without_the_rule_it_is_older(rule: str) -> None:
     assert not explore(LostOwner(off=rule)).holds
+
+
+def test_no_commit_goes_unheard_by_a_worker_that_falls_asleep() -> None:
+    outcome = explore(Waking())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", WAKING_CAUGHT)
+def test_without_the_rule_one_goes_unheard(rule: str) -> None:
+    assert not explore(Waking(off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:

@@ -102,9 +102,10 @@ def test_a_batch_publishes_its_own_watermark_unless_the_last_is_recent(
 class Sleeping(WakeUps):
     """Sleeps from the start, and records what reads without a hint found."""
 
+    asleep = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.asleep = True
         self.told: list[bool] = []
 
     def report_read(self, found: bool, *, asleep: bool) -> None:

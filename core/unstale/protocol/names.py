@@ -16,8 +16,6 @@ LogId = NewType("LogId", int)
 # --- Postgres -----------------------------------------------------------------------------------
 SCHEMA: Final = "unstale"
 WAKEUP_CHANNEL: Final = "unstale_wakeup"
-SLEEP_LOCK: Final = (1970496884, 1)
-"""Advisory lock (classid, objid). While it is held exclusively, the worker sleeps and must be notified."""
 WORKER_ROLE: Final = "unstale_worker"
 APPLICATION_NAME: Final = "unstale-worker"
 """``application_name`` of the worker's sessions: ``unstale-worker:<consumer>:<fence>`` or ``…:standby``."""

@@ -271,7 +271,7 @@ async def test_no_wake_up_unless_the_worker_sleeps(database: Database) -> None:
         await worker.add_listener("unstale_wakeup", lambda *message: heard.append(str(message[-1])))
         await writer.execute("update people set name = 'b' where id = 1")
         assert await settled() == []
-        assert await worker.fetchval("select pg_try_advisory_lock(classid, objid) from unstale.sleep_lock()")
+        assert await worker.fetchval("select unstale.want_notify()") == []
         await writer.execute("update people set name = 'c' where id = 1")
         assert await settled() == [""]
         await writer.execute("update people set name = 'c' where id = 999")
@@ -280,14 +280,13 @@ async def test_no_wake_up_unless_the_worker_sleeps(database: Database) -> None:
             await writer.execute("update people set name = 'd' where id = 1")
             await writer.execute("update people set name = 'e'")
         assert await settled() == [""]
-        await worker.fetchval("select pg_advisory_unlock(classid, objid) from unstale.sleep_lock()")
+        await worker.execute("select unstale.end_notify()")
         async with writer.transaction():
             await writer.execute("update people set name = 'f' where id = 1")
-            # A silent writer is open: its commit would go unheard, so nobody may fall asleep.
-            assert not await worker.fetchval(
-                "select pg_try_advisory_lock(classid, objid) from unstale.sleep_lock()"
-            )
-        assert await worker.fetchval("select pg_try_advisory_lock(classid, objid) from unstale.sleep_lock()")
+            # A silent writer is open: its commit goes unheard, so nobody may fall asleep before it ends.
+            assert len(await worker.fetchval("select unstale.want_notify()")) == 1
+        assert await worker.fetchval("select unstale.want_notify()") == []
+        assert await settled() == []
         await writer.execute("truncate people")
         assert await settled() == [""]
         await worker.remove_listener("unstale_wakeup", lambda *_: None)

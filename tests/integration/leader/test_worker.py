@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from servers import Database, eventually
 from unstale.errors import MigrationMissing
 from unstale.protocol.messages import Watermark
-from unstale.protocol.names import SLEEP_LOCK, Names
+from unstale.protocol.names import Names
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
@@ -167,7 +167,7 @@ async def test_watermarks_come_while_nothing_changes(database: Database, redis_u
 async def test_a_sleeping_worker_is_notified_and_an_absent_one_costs_no_notify(
     database: Database, redis_url: str
 ) -> None:
-    heard: list[object] = []
+    heard: list[tuple[object, ...]] = []
     async with connected(database.dsn) as db, connected(database.dsn) as other:
         await db.execute(SCHEMA)
         await other.add_listener("unstale_wakeup", lambda *arguments: heard.append(arguments))
@@ -178,8 +178,10 @@ async def test_a_sleeping_worker_is_notified_and_an_absent_one_costs_no_notify(
             await db.execute("insert into profiles values (2, 'wake up')")
             await eventually(lambda: len(heard) == 1)
             await eventually(lambda: worker._wakeups is not None and worker._wakeups.received >= 1)
-        free = await db.fetchval("select pg_try_advisory_lock($1::int, $2::int)", *SLEEP_LOCK)
-        assert free, "a stopped worker still holds the lock that means it sleeps"
+        await db.execute("insert into profiles values (3, 'nobody listens')")
+        await db.execute("select pg_notify('unstale_wakeup', 'end')")
+        await eventually(lambda: heard[-1][-1] == "end")
+        assert len(heard) == 2, "captures go on notifying a worker that was stopped"
 
 
 async def test_changes_arrive_with_every_wake_up_lost(database: Database, redis_url: str) -> None:

@@ -82,7 +82,7 @@ class Pipeline:
             self._poll.note(found, now=time.monotonic())
             if not hinted:
                 self._wakeups.report_read(found > 0, asleep=asleep)
-            hinted = await self._rest(found)
+            hinted = await self._rest(found, hinted)
         await self._wakeups.end_sleep()
 
     async def cycle(self) -> int:
@@ -253,17 +253,18 @@ class Pipeline:
             self._on_keys()
         return state
 
-    async def _rest(self, found: int) -> bool:
+    async def _rest(self, found: int, hinted: bool) -> bool:
         """Wait for the next reason to read; returns True if it was a hint."""
-        due = self._watermarks.due_in()
+        if self._poll.must_wake:
+            await self._wakeups.end_sleep()
+        if hinted and not found:
+            # Any role may send NOTIFY, so hints that lead to nothing cause no more reads than polling would.
+            await asyncio.sleep(min(self._poll.pause, self._watermarks.due_in()))
         if self._wakeups.asleep:
-            if self._poll.must_wake:
-                await self._wakeups.end_sleep()
-                return False
-            return await self._wait(due)
+            return await self._wait(self._watermarks.due_in())
         if not found and self._poll.may_sleep and await self._wakeups.try_sleep():
             return False  # read once more before sleeping
-        return await self._wait(min(self._poll.pause, due))
+        return await self._wait(min(self._poll.pause, self._watermarks.due_in()))
 
     async def _wait(self, seconds: float) -> bool:
         hinted = seconds >= TIMER_RESOLUTION and await self._wakeups.wait(seconds)

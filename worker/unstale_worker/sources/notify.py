@@ -1,8 +1,11 @@
 """Wake-ups by NOTIFY, which captures send only while the worker sleeps.
 
-One advisory lock means "the worker sleeps". Captures notify only while it is held exclusively, so a busy or
-absent worker costs the user's transactions nothing. The lock is only ever *tried*. A session that waited for
-it would block every commit behind one long writer, and would receive no NOTIFY meanwhile.
+The worker tells the database that it wants NOTIFY for the next 30 seconds, and repeats it while it sleeps. So
+a busy worker costs the user's transactions nothing, and an absent one nothing after these seconds. Only roles
+with a right on ``unstale.want_notify()`` can set or end this.
+
+A capture that read the previous answer may commit without a NOTIFY. The database lists the transactions for
+which that is possible, and the worker polls until all of them have ended. Nobody waits for anybody.
 """
 
 import asyncio
@@ -13,8 +16,8 @@ from typing import Final
 import asyncpg
 import structlog
 
-from unstale.errors import DatabaseUnavailable
-from unstale.protocol.names import SLEEP_LOCK, WAKEUP_CHANNEL
+from unstale.errors import DatabaseUnavailable, MigrationMissing
+from unstale.protocol.names import WAKEUP_CHANNEL
 from unstale_worker.runtime.backoff import Backoff
 from unstale_worker.runtime.postgres_errors import translate_errors
 from unstale_worker.sources.postgres_connections import PostgresConnections, end_session
@@ -23,6 +26,12 @@ from unstale_worker.sql import statement
 
 log = structlog.get_logger("unstale.wakeups")
 
+NOTIFY_SECONDS: Final = 30.0
+"""Seconds for which one call of ``unstale.want_notify()`` lets captures notify."""
+SLEEP_SECONDS: Final = 20.0
+"""Seconds after which a sleeping worker calls it again; the rest is for a slow answer."""
+MIGRATION_SECONDS: Final = 60.0
+"""Seconds between two attempts on a database that lacks the function."""
 UNANNOUNCED_READS: Final = 3
 """Consecutive timer reads that found changes without a NOTIFY, after which the session is replaced."""
 
@@ -44,9 +53,19 @@ class NotifyWakeUps(WakeUps):
         self._retry_at = 0.0
         self._name = "standby"
         self._unannounced = 0
+        self._wanted_until = 0.0
+        self._asleep_until = 0.0
+        self._silent: set[str] = set()
+        self._look_again_at = 0.0
+        self._silent_backoff = Backoff(first=0.02, most=2.0)
 
     def __repr__(self) -> str:
         return f"<NotifyWakeUps {'asleep' if self.asleep else 'awake'} received={self.received}>"
+
+    @property
+    def asleep(self) -> bool:
+        """See `WakeUps.asleep`; ends by itself after `SLEEP_SECONDS`, so that `try_sleep` is called again."""
+        return asyncio.get_running_loop().time() < self._asleep_until
 
     @property
     def listening(self) -> bool:
@@ -64,39 +83,54 @@ class NotifyWakeUps(WakeUps):
             self._name = "standby"
 
     async def try_sleep(self) -> bool:
-        """Try to make every commit notify; if True, read once more and then `wait`.
+        """Make every commit notify; if True, read once more and then `wait`.
 
-        If False, poll. This happens while a transaction is open whose capture saw the worker awake, behind a
-        transaction pooler, and while no session can be opened.
+        If False, poll. This happens behind a transaction pooler, while no session can be opened, and while a
+        transaction is open whose capture may have read that no NOTIFY is wanted. Later commits notify.
         """
         if self._connections.pooled:
             return False
-        if self.asleep:
+        began = asyncio.get_running_loop().time()
+        if began < self._asleep_until:
             return True
+        if began < self._look_again_at:
+            return False
         try:
             connection = await self._open()
             if connection is None:
                 return False
             self._event.clear()
             async with translate_errors():
-                self.asleep = bool(await connection.fetchval(statement("sleep_try"), *SLEEP_LOCK))
+                writers = set(await connection.fetchval(statement("want_notify")))
         except DatabaseUnavailable as error:
             self._broken(error)
+            return False
+        except MigrationMissing as error:
+            log.warning("commits cannot be made to notify; polling", error=str(error))
+            self._look_again_at = began + MIGRATION_SECONDS
+            return False
         except asyncio.CancelledError:
-            # The lock may or may not be granted; closing the session releases it in either case.
             self._broken(None)
             raise
-        return self.asleep
+        unbroken = asyncio.get_running_loop().time() < self._wanted_until
+        self._silent = self._silent & writers if unbroken else writers
+        self._wanted_until = began + NOTIFY_SECONDS
+        if self._silent:
+            self._look_again_at = began + self._silent_backoff.failed()
+            return False
+        self._silent_backoff.succeeded()
+        self._asleep_until = began + SLEEP_SECONDS
+        return True
 
     async def end_sleep(self) -> None:
         """Stop commits from notifying."""
-        if not self.asleep:
+        wanted, connection = self._wanted_until, self._connection
+        self._forget()
+        if asyncio.get_running_loop().time() >= wanted or connection is None:
             return
-        self.asleep = False
-        assert self._connection is not None
         try:
             async with translate_errors():
-                await self._connection.fetchval(statement("sleep_end"), *SLEEP_LOCK)
+                await connection.fetchval(statement("end_notify"))
         except DatabaseUnavailable as error:
             self._broken(error)
         except asyncio.CancelledError:
@@ -113,8 +147,8 @@ class NotifyWakeUps(WakeUps):
             self._broken(None)
 
     async def close(self) -> None:
-        """End the session, which releases the lock."""
-        self.asleep = False
+        """End the session; captures stop notifying 30 seconds later at most."""
+        self._forget()
         connection, self._connection = self._connection, None
         await end_session(connection)
 
@@ -144,11 +178,15 @@ class NotifyWakeUps(WakeUps):
 
     def _terminated(self, connection: object) -> None:
         if connection is self._connection:
-            self.asleep = False
+            self._forget()
             self._event.set()
 
+    def _forget(self) -> None:
+        """Count every open writer as silent at the next `try_sleep`."""
+        self._wanted_until = self._asleep_until = self._look_again_at = 0.0
+
     def _broken(self, error: Exception | None) -> None:
-        self.asleep = False
+        self._forget()
         self._unannounced = 0
         connection, self._connection = self._connection, None
         if connection is not None:

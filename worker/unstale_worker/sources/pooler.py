@@ -14,10 +14,10 @@ MOST_WAIT: Final = 2.0
 async def is_transaction_pooler(connections: PostgresConnections) -> bool:
     """Return True if server sessions are shared; raises `DatabaseUnavailable`.
 
-    Call this before any LISTEN or advisory lock, because a transaction pooler swallows the one and leaks the
-    other. While one connection holds a transaction open, a second connection asks for its backend pid twice.
-    Sessions are shared if that pid changes or equals the first connection's pid. They are also shared if no
-    answer arrives while the transaction is open: then the pool has a single session.
+    Call this before any LISTEN, because a transaction pooler swallows it. While one connection holds a
+    transaction open, a second connection asks for its backend pid twice. Sessions are shared if that pid
+    changes or equals the first connection's pid. They are also shared if no answer arrives while the
+    transaction is open: then the pool has a single session.
     """
     probe = PostgresConnections(connections.dsn, connections.timeout, pooled=True)
     first = await probe.open()

@@ -16,8 +16,6 @@ class WakeUps:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self.asleep = False
-        """True while every commit sends a hint, so that the worker may wait without polling."""
         self.received = 0
         """Number of hints received from outside this process."""
 
@@ -29,6 +27,11 @@ class WakeUps:
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+    @property
+    def asleep(self) -> bool:
+        """True while every commit sends a hint, so that the worker may wait without polling."""
+        return False
 
     @property
     def listening(self) -> bool:
