@@ -191,11 +191,29 @@ select
     v.table_name,
     v.key_columns,
     w.state = 'watched' and w.version = v.version as "current",
-    w.columns
+    w.columns,
+    array(
+        select coalesce((
+            select b.typname::text
+            from pg_catalog.pg_attribute as a
+            join pg_catalog.pg_type as t on t.oid = a.atttypid
+            join pg_catalog.pg_type as b on b.oid = case t.typtype when 'd' then t.typbasetype else t.oid end
+            where a.attrelid = ( -- to_regclass() would need usage on the schema
+                    select c.oid from pg_catalog.pg_class as c
+                    join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+                    where n.nspname = v.table_schema and c.relname = v.table_name
+                )
+                and a.attname = k.name and a.attnum > 0 and not a.attisdropped
+                and b.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+        ), '')
+        from pg_catalog.unnest(v.key_columns) with ordinality as k(name, place) order by k.place
+    ) as key_types
 from unstale.versions as v
 join unstale.watched as w on w.id = v.watch;
 comment on view unstale.watch_versions is 'How to decode entries: the key columns of each (watch, version), in order.';
 comment on column unstale.watch_versions.columns is 'What the current version''s captures compare; null: they report every change.';
+comment on column unstale.watch_versions.key_types is
+    'The built-in types of the key columns now; empty text for any other type, and for a column that is gone.';
 revoke all on unstale.watch_versions from public;
 grant select on unstale.watch_versions to unstale_worker;
 

@@ -54,23 +54,7 @@ create or replace function public.unstale_watches() returns jsonb
 language sql stable security invoker set search_path = ''
 as $$
     select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
-        v.watch, v.version, v.table_schema, v.table_name, v.key_columns, v.current, v.columns, array(
-            -- The built-in types of the key columns now; '' for any other type, and for a column that is gone.
-            select coalesce((
-                select b.typname::text
-                from pg_catalog.pg_attribute as a
-                join pg_catalog.pg_type as t on t.oid = a.atttypid
-                join pg_catalog.pg_type as b on b.oid = case t.typtype when 'd' then t.typbasetype else t.oid end
-                where a.attrelid = ( -- to_regclass() would need usage on the schema
-                        select c.oid from pg_catalog.pg_class as c
-                        join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-                        where n.nspname = v.table_schema and c.relname = v.table_name
-                    )
-                    and a.attname = k.name and a.attnum > 0 and not a.attisdropped
-                    and b.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
-            ), '')
-            from pg_catalog.unnest(v.key_columns) with ordinality as k(name, place) order by k.place
-        )
+        v.watch, v.version, v.table_schema, v.table_name, v.key_columns, v.current, v.columns, v.key_types
     ) order by v.watch, v.version), '[]')
     from unstale.watch_versions as v
 $$;

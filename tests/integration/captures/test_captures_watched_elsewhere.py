@@ -175,7 +175,11 @@ async def test_without_the_function_the_worker_says_what_to_push(database: Datab
 
     async with connected(database.dsn) as db:
         await db.execute(SCHEMA)
-        await db.execute("drop function unstale.watch_states cascade")
-    with pytest.raises(MigrationMissing, match="unstale migration"):
-        async with running_worker(database.worker_dsn, redis_url):
-            pass
+        for older in (
+            "drop function unstale.watch_states cascade",
+            "alter view unstale.watch_versions rename column key_types to something_else",
+        ):
+            await db.execute(older)
+            with pytest.raises(MigrationMissing, match="unstale migration"):
+                async with running_worker(database.worker_dsn, redis_url):
+                    pass

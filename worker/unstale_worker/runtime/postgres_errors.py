@@ -36,6 +36,7 @@ async def translate_errors() -> AsyncIterator[None]:
         asyncpg.UndefinedFunctionError,
         asyncpg.InvalidSchemaNameError,
         asyncpg.UndefinedTableError,
+        asyncpg.UndefinedColumnError,
     ) as error:
         raise MigrationMissing(
             "the database lacks the schema unstale of this version; run `unstale migration` and push the new "
