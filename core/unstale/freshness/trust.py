@@ -1,6 +1,7 @@
 """The owner of trust: what this agent has processed, and which tiers may answer. Pure: no I/O.
 
-`Freshness.trusted_until` and `Freshness.staleness` are measured from the moment at which a PING was sent: the
+Trust is two moments, `Freshness.trusted_until` and `Freshness.believed_until`, so that a read only compares
+them with the clock. They and `Freshness.staleness` are measured from the moment at which a PING was sent: the
 last one whose PONG arrived before the newest watermark. The watermark was published after that moment,
 however long it waited in a buffer afterwards.
 """
@@ -36,11 +37,13 @@ class Freshness:
         watermark: The newest accepted watermark; kept while detached.
         trusted_until: Moment until which the near cache may be served. Each read compares it with the clock,
             so a process that was paused does not serve old values when it resumes.
+        believed_until: Moment until which values in Redis may be used; not before `trusted_until`.
     """
 
     __slots__ = (
         "_clock", "_detached_ttl", "_fresh_as_of", "_local", "_max_silence", "_muted_until", "_ping_number",
-        "_pings", "_ponged", "_proved", "_redis_known", "epoch", "last", "trusted_until", "watermark",
+        "_pings", "_ponged", "_proved", "_redis_known", "believed_until", "epoch", "last", "trusted_until",
+        "watermark",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +60,7 @@ class Freshness:
         self._muted_until = -math.inf
         self._fresh_as_of = -math.inf
         self._redis_known = False
-        self.trusted_until = -math.inf
+        self.trusted_until = self.believed_until = -math.inf
         self.epoch: Epoch | None = None
         self.last = LogId(0)
         self.watermark: Watermark | None = None
@@ -67,12 +70,10 @@ class Freshness:
     @property
     def trust(self) -> Trust:
         """The tiers that may answer now."""
-        behind = self._clock() - self.trusted_until
-        if behind < 0:
+        now = self._clock()
+        if now < self.trusted_until:
             return Trust.ATTACHED
-        if not self._redis_known:
-            return Trust.DETACHED
-        return Trust.BRIEFLY_DETACHED if behind < self._detached_ttl else Trust.DETACHED
+        return Trust.BRIEFLY_DETACHED if now < self.believed_until else Trust.DETACHED
 
     @property
     def attached(self) -> bool:
@@ -82,7 +83,7 @@ class Freshness:
     @property
     def believes_redis(self) -> bool:
         """True if values in Redis may be used. Check it again when a reply of Redis arrives."""
-        return self.trust is not Trust.DETACHED
+        return self._clock() < self.believed_until
 
     @property
     def staleness(self) -> float:
@@ -115,6 +116,7 @@ class Freshness:
     def recognized(self) -> None:
         """Record that Redis holds the followed log, no shorter than before, and was not restarted."""
         self._redis_known = True
+        self._trust_until(self.trusted_until)
 
     def doubted(self) -> None:
         """Trust neither tier: Redis may hold older data than this process has processed."""
@@ -123,7 +125,7 @@ class Freshness:
 
     def detached(self) -> None:
         """Do not trust the near cache until the next accepted watermark."""
-        self.trusted_until = min(self.trusted_until, self._clock())
+        self._trust_until(min(self.trusted_until, self._clock()))
 
     def muted(self) -> None:
         """Flush, and stay detached for ``max_silence``: a message has an unknown version."""
@@ -164,10 +166,15 @@ class Freshness:
         # Never go back: the watermark of a slow read may arrive after that of a faster one.
         self._fresh_as_of = max(self._fresh_as_of, as_of)
         was_attached = self.attached
-        self.trusted_until = heard + self._max_silence
+        self._trust_until(heard + self._max_silence)
         if not was_attached and self.attached:
             self._local.offline.clear()
         self.watermark = watermark
+
+    def _trust_until(self, moment: float) -> None:
+        """Trust the near cache until ``moment``, and Redis for `detached_ttl` longer if it is known."""
+        self.trusted_until = moment
+        self.believed_until = moment + self._detached_ttl if self._redis_known else moment
 
     # --- events: the pub/sub connection ---------------------------------------------------------
 

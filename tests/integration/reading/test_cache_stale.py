@@ -196,9 +196,7 @@ async def test_a_detached_agent_never_serves_it(agent: Cache, keeper: WorkerDoub
     await agent.get_or_load(KEY, loader)
     await changed(agent, keeper)
     loader.value = "new"
-    agent.inspect().freshness.trusted_until = (
-        agent._now()
-    )  # as silence does: briefly detached, Redis still answers
+    agent.inspect().freshness.detached()  # as silence does: briefly detached, Redis still answers
     agent.inspect().freshness._muted_until = float("inf")
     assert not agent.attached
     assert await agent.get_or_load(KEY, loader) == "new"
@@ -207,7 +205,7 @@ async def test_a_detached_agent_never_serves_it(agent: Cache, keeper: WorkerDoub
 
 async def test_detached_for_long_redis_is_not_asked_at_all(agent: Cache, keeper: WorkerDouble) -> None:
     await keeper.redis.set(KEY, '"whatever Redis holds"', px=60_000)
-    agent.inspect().freshness.trusted_until = -1e9
+    agent.inspect().freshness.doubted()
     agent.inspect().freshness._muted_until = float("inf")
     assert await agent.get_or_load(KEY, Loader("loaded")) == "loaded"
 
@@ -224,7 +222,7 @@ async def test_detached_while_redis_answers(
 
     async def slow(key: str, *, life: bool) -> tuple[bytes | None, bytes | None, float | None]:
         found = await ask(key, life=life)
-        agent.inspect().freshness.trusted_until = agent._now()
+        agent.inspect().freshness.detached()
         agent.inspect().freshness._muted_until = float("inf")
         return found
 
