@@ -523,8 +523,7 @@ class Cache:
 
     def _check(self, key: str, model: Model | None, shared: bool) -> None:
         self._check_open()
-        codec.check_key(key, own=self._tag)
-        self._parts.rules.check(key)
+        self._parts.rules.check(key, own=self._tag)
         if shared and model is not None:
             raise TypeError("shared=True returns plain frozen JSON: it cannot be combined with model=")
 

@@ -5,6 +5,8 @@ import random
 import sys
 import time
 from collections import OrderedDict
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
 from unstale.errors import MessageError
@@ -19,6 +21,29 @@ REMEMBERED: Final = 10_000
 """Keys whose rules are cached, so that a read need not match all patterns again."""
 MOST_COMPARED: Final = 1_000
 """Keys that are compared with the patterns to find a typo; one takes about a millisecond for 30 patterns."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """The rules of one key.
+
+    Attributes:
+        owned: True if changes in the database invalidate the key.
+        ttl: Seconds of the first matching ``[ttl]`` pattern, or None.
+        stale: Seconds for which the old value may be served while the key is refreshed; None: not refreshed.
+        near: Seconds that an owned value without a shorter TTL of its own may be kept near.
+        most: Seconds that any value of the key may be kept: few if no rule owns the key any more.
+        asks_life: True if a read must ask how long the value lives in Redis. That is so for a key that no
+            rule owns, and after a value that hid how long it lives. The TTL of any other key is a safety net,
+            as changes invalidate it: its near copy may outlive the one in Redis, by one TTL at most.
+    """
+
+    owned: bool
+    ttl: float | None
+    stale: float | None
+    near: float
+    most: float
+    asks_life: bool
 
 
 class KnownRules:
@@ -37,14 +62,13 @@ class KnownRules:
         self._tier = tier
         self._large_value = large_value or sys.maxsize
         self._detached_ttl = detached_ttl
-        self._lost: set[str] = set()
         self._compared = 0
         self._default_ttl = default_ttl
         self._jitter = jitter
         self.negative_ttl = negative_ttl
         """Longest life in seconds of a value that is None; None: the same as of other values."""
         self._rules = PublishedRules()
-        self._known: OrderedDict[str, tuple[bool, float | None, float | None, bool]] = OrderedDict()
+        self._known: OrderedDict[str, KeyRules] = OrderedDict()
         self._warned: set[str] = set()
         self.loaded = False
         """True once Redis was asked for the rules, even if it had none."""
@@ -71,12 +95,16 @@ class KnownRules:
         """Put these rules in force."""
         self._rules, self.loaded = rules, True
         self._known.clear()
-        self._lost.clear()
 
-    def check(self, key: str) -> None:
-        """Raise ValueError if a rule owns ``key``, but changes would remove another spelling of it."""
-        if self._rules.forms and key not in self._known:
-            self._look_up(key)
+    def check(self, key: str, *, own: str) -> None:
+        """Raise ValueError or TypeError if ``key`` cannot be cached; see `codec.check_key`.
+
+        That includes a key that a rule owns if changes would remove another spelling of it.
+        """
+        if key not in self._known:
+            codec.check_key(key, own=own)
+            if self._rules.forms:
+                self._look_up(key)
 
     def check_pattern(self, pattern: str) -> None:
         """Raise ValueError if ``pattern`` begins like keys of a rule, in another spelling of their value."""
@@ -87,41 +115,48 @@ class KnownRules:
                 f"differently; use {rights[0]!r}"
             )
 
+    def of(self, key: str) -> KeyRules:
+        """Return the rules of ``key``."""
+        return self._known.get(key) or self._look_up(key)
+
     def owns(self, key: str) -> bool:
         """Return True if a rule owns ``key``."""
-        return self._look_up(key)[0]
+        return self.of(key).owned
 
-    def asks_life(self, key: str) -> bool:
-        """Return True if a read must ask how long the value of ``key`` lives in Redis.
+    def seconds_near(
+        self, key: str, value: bytes, life: float | None, ttl: float | None, negative_ttl: float | None
+    ) -> float | None:
+        """Return how long a value of Redis may be kept near; None: not at all, as the next read asks first.
 
-        That is so for a key that no rule owns, and after `lives_shorter`. The TTL of any other key is a
-        safety net, as changes invalidate it: its near copy may outlive the one in Redis, by one TTL at most.
+        ``life`` is how long it lives in Redis, if that was asked. The TTLs are those that the caller wants.
         """
-        return self._look_up(key)[3]
-
-    def lives_shorter(self, key: str) -> None:
-        """Record that a value of ``key`` lives shorter than its rule says: later reads ask how long."""
-        self._known[key] = (*self._look_up(key)[:3], True)
-
-    def near_ttl(self, key: str) -> float:
-        """Return how long an owned value without a shorter TTL of its own may be kept near."""
-        ttl = self._look_up(key)[1]
-        return min(self._default_ttl, codec.UNPUBLISHED_TTL) if ttl is None else ttl
+        known = self.of(key)
+        if life is None:
+            if known.asks_life or codec.hides_its_life(value):
+                self._known[key] = replace(known, asks_life=True)
+                return None
+            life = known.near
+        elif life == inf:
+            life = self.ttl(key)
+        seconds = life if ttl is None else min(life, ttl)
+        if codec.is_nothing(value):
+            seconds = self.bounded(seconds, negative_ttl)
+        return min(seconds, known.most)
 
     def marked(self, key: str, value: bytes, seconds: float) -> bytes:
         """Return ``value`` as it is stored: marked if it lives shorter than other processes expect."""
         self.check_size(key, value)
-        owned, ttl = self._look_up(key)[:2]
-        expected = codec.UNPUBLISHED_TTL if ttl is None else ttl
-        return codec.shorter_lived(value) if owned and seconds < expected else value
+        known = self.of(key)
+        expected = codec.UNPUBLISHED_TTL if known.ttl is None else known.ttl
+        return codec.shorter_lived(value) if known.owned and seconds < expected else value
 
     def refreshed(self, key: str) -> bool:
         """Return True if ``key`` is refreshed when it changes."""
-        return bool(self._rules.refresh) and self._look_up(key)[2] is not None
+        return self.of(key).stale is not None
 
     def serves_stale(self, key: str) -> bool:
         """Return True if the old value of ``key`` may be served while it is refreshed."""
-        return bool(self._rules.refresh) and bool(self._look_up(key)[2])
+        return bool(self.of(key).stale)
 
     @property
     def keeps_stale(self) -> bool:
@@ -130,7 +165,7 @@ class KnownRules:
 
     def ttl(self, key: str) -> float:
         """Return the TTL of ``key``: that of the first matching ``[ttl]`` pattern, else ``default_ttl``."""
-        ttl = self._look_up(key)[1]
+        ttl = self.of(key).ttl
         return self._default_ttl if ttl is None else ttl
 
     def ttl_of_load(
@@ -145,7 +180,7 @@ class KnownRules:
             ttl = self.ttl(key)
         if negative:
             ttl = self.bounded(ttl, negative_ttl)
-        return self.capped(key, ttl)
+        return min(ttl, self.of(key).most)
 
     def shortened(self, ttl: float) -> float:
         """Return ``ttl`` shortened at random, so that values do not expire together."""
@@ -161,22 +196,16 @@ class KnownRules:
         if ttl is None:
             self._warn_of_default(key)
             ttl = self.ttl(key)
-        return self.capped(key, ttl)
+        return min(ttl, self.of(key).most)
 
-    def capped(self, key: str, seconds: float) -> float:
-        """Return ``seconds``, or at most ``detached_ttl`` for a key that no rule owns any more.
+    def _cap_of_unowned(self, key: str) -> float:
+        """Return the most seconds that a value no rule owns is kept, and warn if it should have an owner.
 
-        Other processes may go on with the template that the rules had before. No change invalidates its keys.
+        A key that lost its owner is kept for ``detached_ttl`` at most: other processes may go on with the
+        template that the rules had before, and no change invalidates its keys. Any other is not capped here,
+        but it may be mistyped.
         """
-        if not self._rules.former:
-            return seconds
-        self._look_up(key)
-        return min(seconds, self._detached_ttl) if key in self._lost else seconds
-
-    def _note_unowned(self, key: str) -> None:
-        """Note why no rule owns ``key``, and say it once: it lost its owner, or it is probably mistyped."""
         if former := self._rules.lost_owner(key, now=time.time()):
-            self._lost.add(key)
             self.warn_once(
                 key,
                 "the rules no longer own %r: %r was removed from them, so no change invalidates the key any "
@@ -186,10 +215,10 @@ class KnownRules:
                 former,
                 self._detached_ttl,
             )
-            return
+            return self._detached_ttl
         matched = self._rules.ttl_pattern(key)
         if matched is None or self._compared >= MOST_COMPARED:
-            return
+            return inf
         self._compared += 1
         if meant := near_miss(key, self._rules.patterns, matched=matched[0]):
             self.warn_once(
@@ -200,6 +229,7 @@ class KnownRules:
                 matched[1],
                 meant,
             )
+        return inf
 
     def _warn_of_default(self, key: str) -> None:
         if self.loaded and not self._rules.hash:
@@ -209,8 +239,8 @@ class KnownRules:
                 "and not for long. Start `unstale worker`, with the same REDIS_URL and UNSTALE_NAMESPACE",
             )
             return
-        owned, ttl = self._look_up(key)[:2]
-        if not owned and ttl is None and self.loaded:
+        known = self.of(key)
+        if not known.owned and known.ttl is None and self.loaded:
             self.warn_once(
                 key,
                 "no rule owns %r and no [ttl] pattern matches it: it is kept for %g s, whatever changes in "
@@ -265,22 +295,21 @@ class KnownRules:
             )
         return right is not None
 
-    def _look_up(self, key: str) -> tuple[bool, float | None, float | None, bool]:
-        known = self._known.get(key)
-        if known is None:
-            owned = self._rules.owns(key)
-            if owned:
-                owned = self._can_change(key)
-            else:
-                self._note_unowned(key)
-            known = self._known[key] = (
-                owned,
-                self._rules.ttl_of(key),
-                self._rules.refresh_of(key),
-                not owned,
-            )
-            if len(self._known) > REMEMBERED:
-                self._lost.discard(self._known.popitem(last=False)[0])
+    def _look_up(self, key: str) -> KeyRules:
+        matches = self._rules.owns(key)
+        owned = matches and self._can_change(key)
+        most = inf if matches else self._cap_of_unowned(key)
+        ttl = self._rules.ttl_of(key)
+        known = self._known[key] = KeyRules(
+            owned=owned,
+            ttl=ttl,
+            stale=self._rules.refresh_of(key),
+            near=min(self._default_ttl, codec.UNPUBLISHED_TTL) if ttl is None else ttl,
+            most=most,
+            asks_life=not owned,
+        )
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
         return known
 
     def __repr__(self) -> str:

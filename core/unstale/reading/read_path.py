@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
 from unstale.errors import RedisUnavailable
 from unstale.freshness.published_rules import KnownRules
-from unstale.freshness.trust import Freshness, Trust
+from unstale.freshness.trust import Freshness
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
@@ -93,7 +92,8 @@ class ReadPath:
         held = self.held(key)
         if held is not None:
             return held
-        if options.allows_stale and self._rules.serves_stale(key):  # also while the key is being loaded
+        known = self._rules.of(key)
+        if known.stale and options.allows_stale:  # also while the key is being loaded
             with contextlib.suppress(RedisUnavailable):
                 found = await self._read_or_stale(key, options)
                 if found is not None:
@@ -107,7 +107,7 @@ class ReadPath:
                 key,
                 soft=False,
                 seconds=self._lease_ttl,
-                life=options.ttl is not None or self._rules.asks_life(key),
+                life=options.ttl is not None or known.asks_life,
                 limits=load_parameter(loader) is not None,
             )
             try:
@@ -133,13 +133,13 @@ class ReadPath:
 
     def held(self, key: str) -> ReadResult | None:
         """Return the value of ``key`` in this process, if it may be served now."""
-        freshness = self._freshness
-        if freshness.attached:
+        freshness, now = self._freshness, self._clock()
+        if now < freshness.trusted_until:
             entry = self._local.near.read(key)
-        elif freshness.trust is Trust.DETACHED:
-            entry = self._local.offline.read(key)
+        elif now < freshness.believed_until:
+            return None  # Redis answers
         else:
-            entry = None
+            entry = self._local.offline.read(key)
         return None if entry is None else ReadResult(entry.data, Origin.MEMORY)
 
     async def cached(self, key: str, options: ReadOptions = DEFAULT) -> ReadResult | None:
@@ -155,7 +155,7 @@ class ReadPath:
                 return await self._read_or_stale(key, options)
             read = self._local.in_flight.open(key)
             try:
-                if options.ttl is not None or self._rules.asks_life(key):
+                if options.ttl is not None or self._rules.of(key).asks_life:
                     found, life = await self._tier.read_with_life(key)
                     acquired = ValueOrLease(found, None, life)
                 else:
@@ -193,7 +193,7 @@ class ReadPath:
     ) -> ValueOrLease:
         """Ask Redis for the value or the lease of ``key``; raises `RedisUnavailable`."""
         seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
-        life = life or self._rules.asks_life(key)
+        life = life or self._rules.of(key).asks_life
         asked = self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
         try:
             return await asked
@@ -212,7 +212,7 @@ class ReadPath:
             return None
         read = self._local.in_flight.open(key)
         try:
-            asks = options.ttl is not None or self._rules.asks_life(key)
+            asks = options.ttl is not None or self._rules.of(key).asks_life
             data, stale, life = await self._tier.read_or_stale(key, life=asks)
             found = self._usable(key, read, ValueOrLease(data, None, life), options)
             if found is None and stale is not None and freshness.attached:
@@ -228,18 +228,9 @@ class ReadPath:
         data = acquired.found
         if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
             return None
-        life, rules = acquired.life, self._rules
-        if life is None:
-            if rules.asks_life(key) or codec.hides_its_life(data):
-                rules.lives_shorter(key)  # it is not kept; the next read asks for how long
-                return ReadResult(data, Origin.REDIS)
-            life = rules.near_ttl(key)
-        elif life == inf:
-            life = rules.ttl(key)
-        seconds = life if options.ttl is None else min(life, options.ttl)
-        if codec.is_nothing(data):
-            seconds = rules.bounded(seconds, options.negative_ttl)
-        self._keep(read, data, rules.capped(key, seconds))
+        seconds = self._rules.seconds_near(key, data, acquired.life, options.ttl, options.negative_ttl)
+        if seconds is not None:
+            self._keep(read, data, seconds)
         return ReadResult(data, Origin.REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
