@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from unstale.protocol import codec
 from unstale.protocol.lease import PRIMARY, ReplicaLimits, ValueOrLease
-from unstale.redis_tier.scripts import Argument, Script, pack_command
+from unstale.redis_tier.scripts import Argument, Script, milliseconds, pack_command
 
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Bytes of values in one reply, or in one request, after which the rest is left for the next batch. A reply
@@ -29,18 +29,18 @@ class AcquireBatch:
 
     Attributes:
         soft: True if the lease is that of a missed ``get``.
-        ms: Life of the lease in milliseconds.
+        seconds: Life of the lease.
         limits: True if a caller also asks for the `ReplicaLimits`.
         lives: Keys of which a caller also asks how long their value lives; an ordered set.
         waiting: The callers for each key.
         lease: The lease, once the batch is packed.
     """
 
-    __slots__ = ("lease", "limits", "lives", "ms", "soft", "waiting")
+    __slots__ = ("lease", "limits", "lives", "seconds", "soft", "waiting")
 
-    def __init__(self, *, soft: bool, ms: int, waiting: Waiting) -> None:
+    def __init__(self, *, soft: bool, seconds: float, waiting: Waiting) -> None:
         self.soft = soft
-        self.ms = ms
+        self.seconds = seconds
         self.limits = False
         self.lives: dict[str, None] = {}
         self.waiting = waiting
@@ -68,7 +68,7 @@ class Acquires:
     def __init__(self, limits: tuple[Argument, ...], orphaned: Callable[[str, bytes], object]) -> None:
         self._limits = limits
         self._orphaned = orphaned
-        self._batches: dict[tuple[bool, int], AcquireBatch] = {}
+        self._batches: dict[tuple[bool, float], AcquireBatch] = {}
         self._script_known = False
         self._process = secrets.token_hex(12)
         self._leases = itertools.count(1)
@@ -79,7 +79,7 @@ class Acquires:
     def add(
         self,
         key: str,
-        ms: int,
+        seconds: float,
         *,
         soft: bool,
         limits: bool,
@@ -87,9 +87,9 @@ class Acquires:
         future: asyncio.Future[ValueOrLease],
     ) -> None:
         """Queue a request for ``key``; the reply resolves ``future``."""
-        batch = self._batches.get((soft, ms))
+        batch = self._batches.get((soft, seconds))
         if batch is None:
-            batch = self._batches[soft, ms] = AcquireBatch(soft=soft, ms=ms, waiting={})
+            batch = self._batches[soft, seconds] = AcquireBatch(soft=soft, seconds=seconds, waiting={})
         if limits:
             batch.limits = True
         if life:
@@ -113,7 +113,9 @@ class Acquires:
         """Keep ``most`` keys in ``batch``, and put the others back for the next one."""
         keys = list(batch.waiting)
         later = AcquireBatch(
-            soft=batch.soft, ms=batch.ms, waiting={key: batch.waiting.pop(key) for key in keys[most:]}
+            soft=batch.soft,
+            seconds=batch.seconds,
+            waiting={key: batch.waiting.pop(key) for key in keys[most:]},
         )
         later.limits = batch.limits
         later.lives = {key: None for key in batch.lives if key in later.waiting}
@@ -133,14 +135,13 @@ class Acquires:
 
         How long values live is asked before, so that it is never that of a value which came later.
         """
-        lease = batch.lease = self.new_lease(soft=batch.soft)
+        lease, ms = self.new_lease(soft=batch.soft), milliseconds(batch.seconds)
+        batch.lease = lease
         if len(batch.waiting) == 1:
-            packed = pack_command(("SET", *batch.waiting, lease, "NX", "PX", batch.ms, "GET"))
+            packed = pack_command(("SET", *batch.waiting, lease, "NX", "PX", ms, "GET"))
         else:
             name, script = ("EVALSHA", ACQUIRE.sha) if self._script_known else ("EVAL", ACQUIRE.text)
-            packed = pack_command(
-                (name, script, len(batch.waiting), *batch.waiting, lease, batch.ms, MOST_BYTES)
-            )
+            packed = pack_command((name, script, len(batch.waiting), *batch.waiting, lease, ms, MOST_BYTES))
         if batch.lives:
             packed = b"".join(pack_command(("PTTL", key)) for key in batch.lives) + packed
         return packed + pack_command(self._limits) if batch.limits else packed
@@ -192,7 +193,7 @@ class Acquires:
         return list(futures)
 
     def _put_back(self, batch: AcquireBatch) -> None:
-        later = self._batches.setdefault((batch.soft, batch.ms), batch)
+        later = self._batches.setdefault((batch.soft, batch.seconds), batch)
         if later is not batch:
             later.limits = later.limits or batch.limits
             later.lives |= batch.lives

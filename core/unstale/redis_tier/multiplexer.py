@@ -100,15 +100,15 @@ class Multiplexer:
         return future
 
     def acquire(
-        self, key: str, ms: int, *, soft: bool, limits: bool = False, life: bool = False
+        self, key: str, seconds: float, *, soft: bool, limits: bool = False, life: bool = False
     ) -> "asyncio.Future[ValueOrLease]":
-        """Read ``key``, or acquire its lease for ``ms`` if it is missing: one atomic round trip.
+        """Read ``key``, or acquire its lease for ``seconds`` if it is missing: one atomic round trip.
 
         Callers in one batch that ask for the same kind of lease on a key share it. When Redis takes no new
         value, the key is only read. The future raises `RedisUnavailable`.
         """
         future: asyncio.Future[ValueOrLease] = self._future()
-        self._acquires.add(key, ms, soft=soft, limits=limits, life=life, future=future)
+        self._acquires.add(key, seconds, soft=soft, limits=limits, life=life, future=future)
         self._stir()
         return future
 
@@ -158,6 +158,7 @@ class Multiplexer:
     # --- the batches ----------------------------------------------------------------------------
 
     def _future(self) -> asyncio.Future[Any]:
+        """Return a future for a new command; raises `CacheClosed`, or `RedisUnavailable` during a pause."""
         if self._closed:
             raise CacheClosed()
         if self._pause:

@@ -18,7 +18,7 @@ from unstale.redis_tier.acquires import seconds_left
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.error_replies import refused
 from unstale.redis_tier.multiplexer import Multiplexer
-from unstale.redis_tier.scripts import Script
+from unstale.redis_tier.scripts import Script, milliseconds
 from unstale.redis_tier.shared_tier import Put
 
 LIMITS: Final = ("epoch", "need_lsn", "primary_until", "database")
@@ -108,7 +108,7 @@ class RedisTier:
 
         This is not a coroutine: it is called for every read of Redis.
         """
-        return self.multiplexer.acquire(key, _ms(seconds), soft=soft, limits=limits, life=life)
+        return self.multiplexer.acquire(key, seconds, soft=soft, limits=limits, life=life)
 
     def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
         """Give up the lease of a caller that was cancelled after the reply had arrived, but before it ran."""
@@ -122,7 +122,7 @@ class RedisTier:
         lease = self.multiplexer.new_lease()
         async with self._given_up_if_cancelled(key, lease):
             found, *known = await self._script(
-                _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, _ms(seconds)]
+                _TAKEOVER, [key, self.names.state], [SOFT_LEASE, lease, milliseconds(seconds)]
             )
         if found != lease:
             return ValueOrLease(found, None)
@@ -136,7 +136,7 @@ class RedisTier:
             found, taken, life, *known = await self._script(
                 _REPLACE,
                 [key, self.names.state],
-                [lease, _ms(seconds), suffix, "" if margin is None else _ms(margin)],
+                [lease, milliseconds(seconds), suffix, "" if margin is None else milliseconds(margin)],
             )
         if not taken:
             return ValueOrLease(found, None, seconds_left(life))
@@ -144,7 +144,7 @@ class RedisTier:
 
     async def extend(self, key: str, lease: bytes, *, seconds: float) -> bool:
         """Extend a lease; return False if it is lost."""
-        return bool(await self._script(_EXTEND, [key], [lease, _ms(seconds)]))
+        return bool(await self._script(_EXTEND, [key], [lease, milliseconds(seconds)]))
 
     async def fill(
         self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
@@ -153,7 +153,7 @@ class RedisTier:
         keys = [key, self.names.state]
         if refreshed:
             keys += [self.names.stale(key), self.names.refresh]
-        return bool(await self._script(_FILL, keys, [lease, value, _ms(seconds)]))
+        return bool(await self._script(_FILL, keys, [lease, value, milliseconds(seconds)]))
 
     async def release(self, key: str, found: bytes) -> bool:
         """Remove the content of ``key`` if it is ``found``: an unneeded lease, or an unusable value."""
@@ -192,7 +192,14 @@ class RedisTier:
             _PUT,
             [self.names.state, self.names.log, key, self.names.claim],
             [
-                *(self.names.channel, value, _ms(seconds), key_list([key]), self._log_max_bytes, rules),
+                *(
+                    self.names.channel,
+                    value,
+                    milliseconds(seconds),
+                    key_list([key]),
+                    self._log_max_bytes,
+                    rules,
+                ),
                 self.names.namespace,
             ],
         )
@@ -298,10 +305,6 @@ def _chunks(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
         chunk.append(key)
         size += more
     yield tuple(chunk)
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
 
 
 def _text(data: bytes) -> str:
