@@ -22,7 +22,8 @@ from unstale.protocol.codec import Model
 from unstale.protocol.globs import check_glob
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
-from unstale.reading.options import DEFAULT, Origin, ReadOptions, ReadResult, check_ttl
+from unstale.reading.options import DEFAULT, ReadOptions, check_ttl
+from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, Origin, ReadResult
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, ReadCounts, counters, picture
 from unstale.wiring import Parts
@@ -197,6 +198,7 @@ class Cache:
                         return codec.loads(entry.data)
                     frozen = entry.frozen
                     return frozen if frozen is not UNSET else self._freeze(key, entry)
+        self._check(key, model, shared)
         if (
             model is None
             and ttl is None
@@ -206,37 +208,29 @@ class Cache:
         ):
             options = DEFAULT
         else:
+            check_ttl(ttl)
+            check_ttl(negative_ttl, name="negative_ttl")
             options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model)
-        value = await self._read(key, loader, options, model, shared)
-        if refresh_ahead:
-            self._parts.early.consider(key, loader, options)
-        return value
-
-    async def _read(
-        self, key: str, loader: Loader, options: ReadOptions, model: Model | None, shared: bool
-    ) -> Any:
-        self._check(key, model, shared)
-        check_ttl(options.ttl)
-        check_ttl(options.negative_ttl, name="negative_ttl")
         misfits = 0
         while True:
             loaded = await self._path.read(key, loader, options)
+            self._count(loaded.origin)
             try:
                 value = self._decode(key, loaded.data, model, shared)
                 break
             except ValueError:
-                if loaded.origin is Origin.LOADER:
+                if loaded.origin == LOADER:
                     raise
                 # Cached by a release with another model, or not by unstale at all.
-                self._count(loaded.origin)
                 await self._discard(key, loaded)
                 misfits += 1
                 if misfits > 1:  # a near copy does not name the lease of an instance that replaces the value
                     options = options._replace(fresh=True)
-        self._count(loaded.origin)
-        auditor = self._parts.auditor
-        if auditor.share and loaded.origin is not Origin.LOADER:
-            auditor.sample(key, loader, loaded.data)
+        parts = self._parts
+        if parts.auditor.share and loaded.origin != LOADER:
+            parts.auditor.sample(key, loader, loaded.data)
+        if refresh_ahead:
+            parts.early.consider(key, loader, options)
         return value
 
     @overload
@@ -286,7 +280,7 @@ class Cache:
             writer.missed(key)
         else:
             loaded = await writer.get(key, allows_stale=max_staleness is None)
-        self._count(Origin.LOADER if loaded is None else loaded.origin)
+        self._count(LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return default
         try:
@@ -344,17 +338,22 @@ class Cache:
             self._check(key, None, False)
         check_ttl(ttl)
         check_ttl(negative_ttl, name="negative_ttl")
-        options = ReadOptions(ttl, negative_ttl, max_staleness, model=model)
         if loader is None:
+            options = ReadOptions(ttl, negative_ttl, max_staleness, model=model)
             found = await asyncio.gather(*(self._cached(key, options, model) for key in wanted))
             return {key: value[0] for key, value in zip(wanted, found, strict=True) if value}
-
-        return await load_many(wanted, loader, lambda key, load: self._read(key, load, options, model, False))
+        each: dict[str, Any] = {
+            "ttl": ttl,
+            "negative_ttl": negative_ttl,
+            "max_staleness": max_staleness,
+            "model": model,
+        }
+        return await load_many(wanted, loader, lambda key, load: self.get_or_load(key, load, **each))
 
     async def _cached(self, key: str, options: ReadOptions, model: Model | None) -> tuple[Any, ...]:
         """Return the cached value of ``key`` in a tuple, or an empty tuple."""
         loaded = await self._path.cached(key, options)
-        self._count(Origin.LOADER if loaded is None else loaded.origin)
+        self._count(LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return ()
         try:
@@ -544,11 +543,11 @@ class Cache:
             )
 
     def _count(self, origin: Origin) -> None:
-        if origin is Origin.REDIS:
+        if origin == REDIS:
             self._counts.redis_hits += 1
-        elif origin is Origin.MEMORY:
+        elif origin == MEMORY:
             self._near_hits += 1
-        elif origin is Origin.STALE:
+        elif origin == STALE:
             self._counts.stale_hits += 1
         else:
             self._counts.misses += 1
@@ -570,7 +569,7 @@ class Cache:
         """Remove a value that cannot be decoded, if it is still the one that stands there."""
         self._parts.local.drop([key])
         with contextlib.suppress(RedisUnavailable):
-            if loaded.origin is Origin.STALE:
+            if loaded.origin == STALE:
                 await self._parts.tier.discard_stale(key, loaded.data)
             else:
                 await self._parts.tier.release(key, loaded.data)

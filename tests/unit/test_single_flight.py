@@ -6,7 +6,8 @@ import pytest
 
 from unstale.errors import CacheClosed, LoadCancelled
 from unstale.near_cache.in_flight import InFlightReads
-from unstale.reading.options import DEFAULT, Origin, ReadResult
+from unstale.reading.options import DEFAULT
+from unstale.reading.result import LOADER, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
 
 
@@ -23,7 +24,7 @@ class Fetches:
         self.begun.append(flight)
         gate: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
-        return ReadResult(await gate, Origin.LOADER)
+        return ReadResult(await gate, LOADER)
 
     def join(self, *, forced: bool = False) -> asyncio.Task[ReadResult]:
         return asyncio.create_task(self.flights.join("k", lambda: None, DEFAULT, forced=forced))
@@ -122,7 +123,7 @@ async def test_a_reader_that_comes_while_an_abandoned_load_ends_gets_one_of_its_
         nonlocal begun
         begun += 1
         if begun == 2:
-            return ReadResult(b"2", Origin.LOADER)
+            return ReadResult(b"2", LOADER)
         try:
             await asyncio.Event().wait()
         finally:

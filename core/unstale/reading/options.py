@@ -1,6 +1,5 @@
-"""The options of a read, and its result."""
+"""The options of a read."""
 
-from enum import Enum
 from typing import Any, Final, NamedTuple
 
 MAX_TTL: Final = 10 * 365 * 86_400.0
@@ -33,27 +32,6 @@ class ReadOptions(NamedTuple):
 
 
 DEFAULT: Final = ReadOptions()
-
-
-class Origin(Enum):
-    """The source of a value."""
-
-    MEMORY = "memory"
-    REDIS = "redis"
-    STALE = "stale"
-    """From Redis: the value from before the last change, as the rule's ``serve_stale`` allows."""
-    LOADER = "loader"
-
-
-class ReadResult(NamedTuple):
-    """The JSON of a value, and its source.
-
-    A tuple, because one is created for each read that memory did not answer, and a frozen dataclass costs
-    1 µs more.
-    """
-
-    data: bytes
-    origin: Origin
 
 
 def check_ttl(ttl: float | None, *, name: str = "ttl") -> None:

@@ -14,7 +14,8 @@ from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
 from unstale.protocol.lease import PRIMARY, ValueOrLease
 from unstale.reading.loader import Load, Loader, call, load_parameter
-from unstale.reading.options import DEFAULT, Origin, ReadOptions, ReadResult
+from unstale.reading.options import DEFAULT, ReadOptions
+from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
 from unstale.redis_tier.error_replies import out_of_memory
 from unstale.redis_tier.shared_tier import SharedTier
@@ -140,7 +141,7 @@ class ReadPath:
             return None  # Redis answers
         else:
             entry = self._local.offline.read(key)
-        return None if entry is None else ReadResult(entry.data, Origin.MEMORY)
+        return None if entry is None else ReadResult(entry.data, MEMORY)
 
     async def cached(self, key: str, options: ReadOptions = DEFAULT) -> ReadResult | None:
         """Return the cached value of ``key``, without a load and without a lease."""
@@ -216,7 +217,7 @@ class ReadPath:
             data, stale, life = await self._tier.read_or_stale(key, life=asks)
             found = self._usable(key, read, ValueOrLease(data, None, life), options)
             if found is None and stale is not None and freshness.attached:
-                return ReadResult(stale, Origin.STALE)
+                return ReadResult(stale, STALE)
             return found
         finally:
             self._local.in_flight.close(read)
@@ -231,7 +232,7 @@ class ReadPath:
         seconds = self._rules.seconds_near(key, data, acquired.life, options.ttl, options.negative_ttl)
         if seconds is not None:
             self._keep(read, data, seconds)
-        return ReadResult(data, Origin.REDIS)
+        return ReadResult(data, REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
         self._local.keep(read, data, seconds=seconds, trusted_until=self._freshness.trusted_until)
@@ -253,8 +254,8 @@ class ReadPath:
             return found
         if found is None:  # another process still holds the lease: load from the primary, and do not store
             data = await self._load(flight, Load.of(flight.key, PRIMARY))
-            return ReadResult(data, Origin.LOADER)
-        return ReadResult(await self._load_and_fill(flight, found), Origin.LOADER)
+            return ReadResult(data, LOADER)
+        return ReadResult(await self._load_and_fill(flight, found), LOADER)
 
     async def _value_or_lease(self, flight: Flight) -> ReadResult | ValueOrLease | None:
         """Wait for a value or our own lease; return None if the value must be loaded but not stored."""
@@ -361,7 +362,7 @@ class ReadPath:
             local.keep_offline(flight.read, data, seconds=min(seconds, self._detached_ttl))
         elif not self._tier.shared:
             self._keep(flight.read, data, seconds)  # this process itself has heard of every change
-        return ReadResult(data, Origin.LOADER)
+        return ReadResult(data, LOADER)
 
     # --- early refresh --------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from unstale.protocol.lease import ValueOrLease
 from unstale.reading import load_chain
 from unstale.reading.load_chain import Waiting
 from unstale.reading.loader import Loader
-from unstale.reading.options import ReadOptions, ReadResult
+from unstale.reading.options import ReadOptions
+from unstale.reading.result import ReadResult
 
 CLOSED_WHILE_LOADING = "the cache was closed while this was loading"
 

@@ -10,8 +10,8 @@ from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness, Trust
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
-from unstale.reading.options import ReadResult
 from unstale.reading.read_path import SOFT_LEASE_SECONDS, ReadPath
+from unstale.reading.result import ReadResult
 from unstale.redis_tier.error_replies import out_of_memory
 from unstale.redis_tier.multiplexer import FIRST_PAUSE
 from unstale.redis_tier.shared_tier import Put, SharedTier

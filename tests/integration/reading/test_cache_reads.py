@@ -10,7 +10,7 @@ from servers import eventually
 from unstale import Cache
 from unstale.protocol.codec import is_lease
 from unstale.protocol.names import LEASE
-from unstale.reading.options import ReadResult
+from unstale.reading.result import ReadResult
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache
