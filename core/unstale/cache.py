@@ -7,7 +7,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from pydantic import TypeAdapter
 
@@ -22,7 +22,14 @@ from unstale.protocol.codec import Model
 from unstale.protocol.globs import check_glob
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
-from unstale.reading.options import DEFAULT, ReadOptions, check_ttl
+from unstale.reading.options import (
+    DEFAULT,
+    GetArguments,
+    LoadArguments,
+    ManyArguments,
+    ReadOptions,
+    check_ttl,
+)
 from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, Origin, ReadResult
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, ReadCounts, counters, picture
@@ -123,32 +130,12 @@ class Cache:
 
     @overload
     async def get_or_load(
-        self,
-        key: str,
-        loader: Loader,
-        *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        model: type[T] | TypeAdapter[T],
-        shared: bool = False,
-        refresh_ahead: float = 0.0,
+        self, key: str, loader: Loader, *, model: type[T] | TypeAdapter[T], **options: Unpack[LoadArguments]
     ) -> T | None: ...
 
     @overload
     async def get_or_load(
-        self,
-        key: str,
-        loader: Loader,
-        *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        model: None = None,
-        shared: bool = False,
-        refresh_ahead: float = 0.0,
+        self, key: str, loader: Loader, *, model: None = None, **options: Unpack[LoadArguments]
     ) -> Any: ...
 
     async def get_or_load(
@@ -235,27 +222,11 @@ class Cache:
 
     @overload
     async def get(
-        self,
-        key: str,
-        *,
-        default: Any = None,
-        model: type[T] | TypeAdapter[T],
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        shared: bool = False,
+        self, key: str, *, model: type[T] | TypeAdapter[T], **options: Unpack[GetArguments]
     ) -> T | Any: ...
 
     @overload
-    async def get(
-        self,
-        key: str,
-        *,
-        default: Any = None,
-        model: None = None,
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        shared: bool = False,
-    ) -> Any: ...
+    async def get(self, key: str, *, model: None = None, **options: Unpack[GetArguments]) -> Any: ...
 
     async def get(
         self,
@@ -295,10 +266,8 @@ class Cache:
         keys: Iterable[str],
         loader: ManyLoader | None = None,
         *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
         model: type[T] | TypeAdapter[T],
+        **options: Unpack[ManyArguments],
     ) -> dict[str, T | None]: ...
 
     @overload
@@ -307,10 +276,8 @@ class Cache:
         keys: Iterable[str],
         loader: ManyLoader | None = None,
         *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
         model: None = None,
+        **options: Unpack[ManyArguments],
     ) -> dict[str, Any]: ...
 
     async def get_many(

@@ -1,9 +1,34 @@
-"""The options of a read."""
+"""The options of a read, and the arguments that callers give them by."""
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
 MAX_TTL: Final = 10 * 365 * 86_400.0
 """Longest time to live in seconds: ten years."""
+
+
+class ManyArguments(TypedDict, total=False):
+    """Keyword arguments of `Cache.get_many`, except ``model``; `Cache.get_or_load` explains them."""
+
+    ttl: float | None
+    negative_ttl: float | None
+    max_staleness: float | None
+
+
+class LoadArguments(ManyArguments, total=False):
+    """Keyword arguments of `Cache.get_or_load`, except ``model``."""
+
+    fresh: bool
+    shared: bool
+    refresh_ahead: float
+
+
+class GetArguments(TypedDict, total=False):
+    """Keyword arguments of `Cache.get`, except ``model``."""
+
+    default: Any
+    max_staleness: float | None
+    fresh: bool
+    shared: bool
 
 
 class ReadOptions(NamedTuple):

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar, Unpack, overload
 
 from pydantic import TypeAdapter
 
@@ -21,7 +21,7 @@ from unstale.protocol import codec
 from unstale.protocol.codec import Model
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Loader
-from unstale.reading.options import check_ttl
+from unstale.reading.options import GetArguments, LoadArguments, ManyArguments, check_ttl
 from unstale.runtime.fork import forget_after_fork
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, picture
@@ -173,32 +173,12 @@ class Cache:
 
     @overload
     def get_or_load(
-        self,
-        key: str,
-        loader: Loader,
-        *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        model: type[T] | TypeAdapter[T],
-        shared: bool = False,
-        refresh_ahead: float = 0.0,
+        self, key: str, loader: Loader, *, model: type[T] | TypeAdapter[T], **options: Unpack[LoadArguments]
     ) -> T | None: ...
 
     @overload
     def get_or_load(
-        self,
-        key: str,
-        loader: Loader,
-        *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        model: None = None,
-        shared: bool = False,
-        refresh_ahead: float = 0.0,
+        self, key: str, loader: Loader, *, model: None = None, **options: Unpack[LoadArguments]
     ) -> Any: ...
 
     def get_or_load(
@@ -237,27 +217,11 @@ class Cache:
 
     @overload
     def get(
-        self,
-        key: str,
-        *,
-        default: Any = None,
-        model: type[T] | TypeAdapter[T],
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        shared: bool = False,
+        self, key: str, *, model: type[T] | TypeAdapter[T], **options: Unpack[GetArguments]
     ) -> T | Any: ...
 
     @overload
-    def get(
-        self,
-        key: str,
-        *,
-        default: Any = None,
-        model: None = None,
-        max_staleness: float | None = None,
-        fresh: bool = False,
-        shared: bool = False,
-    ) -> Any: ...
+    def get(self, key: str, *, model: None = None, **options: Unpack[GetArguments]) -> Any: ...
 
     def get(
         self,
@@ -287,10 +251,8 @@ class Cache:
         keys: Iterable[str],
         loader: ManyLoader | None = None,
         *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
         model: type[T] | TypeAdapter[T],
+        **options: Unpack[ManyArguments],
     ) -> dict[str, T | None]: ...
 
     @overload
@@ -299,10 +261,8 @@ class Cache:
         keys: Iterable[str],
         loader: ManyLoader | None = None,
         *,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
         model: None = None,
+        **options: Unpack[ManyArguments],
     ) -> dict[str, Any]: ...
 
     def get_many(

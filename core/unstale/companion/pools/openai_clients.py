@@ -33,7 +33,7 @@ class OpenAIClients:
         def new() -> httpx2.AsyncHTTPTransport:
             return httpx2.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
 
-        transport = _Transport(new, self.vitals, loop)
+        transport = _OpenAITransport(new, self.vitals, loop)
         self._renewable = transport.renewable
         self._http = httpx2.AsyncClient(transport=transport, follow_redirects=True, cookies=no_cookies())
         self.client = AsyncOpenAI(api_key=self._key, base_url=self._url, http_client=self._http)
@@ -109,15 +109,15 @@ class OpenAISync:
                 transport.close()
 
 
-class _Transport(AsyncTransport[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
+class _OpenAITransport(AsyncTransport[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
     broken = httpx2.TransportError
 
     def follow(self, response: httpx2.Response, exchange: Exchange) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Stream(response.stream, exchange)
+        response.stream = _OpenAIStream(response.stream, exchange)
 
 
-class _Stream(AsyncStream, httpx2.AsyncByteStream):
+class _OpenAIStream(AsyncStream, httpx2.AsyncByteStream):
     """An `AsyncStream` that the library accepts as its own."""
 
 

@@ -44,7 +44,7 @@ class SupabaseClients:
             # requests on it (supabase-py issue 1064).
             return httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
 
-        transport = _Transport(new, self.vitals, loop)
+        transport = _SupabaseTransport(new, self.vitals, loop)
         self._renewable = transport.renewable
         self._http = httpx.AsyncClient(
             transport=transport,
@@ -126,13 +126,13 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
-class _Transport(AsyncTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
+class _SupabaseTransport(AsyncTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
     broken = httpx.TransportError
 
     def follow(self, response: httpx.Response, exchange: Exchange) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _Stream(response.stream, exchange)
+        response.stream = _SupabaseStream(response.stream, exchange)
 
 
-class _Stream(AsyncStream, httpx.AsyncByteStream):
+class _SupabaseStream(AsyncStream, httpx.AsyncByteStream):
     """An `AsyncStream` that the library accepts as its own."""
