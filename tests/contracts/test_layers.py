@@ -77,6 +77,7 @@ def imported(source: str) -> set[str]:
 
 EXTRAS = {
     "core/unstale/companion/pools": ["companion"],
+    "core/unstale/companion/recording": ["companion"],
     "core/unstale/reading/replicas.py": ["companion"],
     "core/unstale/companion/tools/livekit.py": ["livekit"],
     "core/unstale/companion/tools/mcp.py": ["mcp"],

@@ -14,13 +14,15 @@ class Waiting:
     Attributes:
         key: The key that is loaded.
         awaited: The loads that its loader waits for now.
+        outer: The loads whose loaders have asked for it.
     """
 
-    __slots__ = ("awaited", "key")
+    __slots__ = ("awaited", "key", "outer")
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.awaited: list[Waiting] = []
+        self.outer: Chain = ()
 
 
 Chain = tuple[Waiting, ...]
@@ -46,6 +48,7 @@ def waiting_for(load: Waiting, waiters: Chain) -> Iterator[None]:
         path = _path(load, waiter)
         if path:
             raise LoadCycle([waiter.key, *(each.key for each in path)])
+    load.outer += waiters
     for waiter in waiters:
         waiter.awaited.append(load)
     try:

@@ -32,3 +32,5 @@ class PoolSettings(DatabaseSettings):
     """Seconds between two health checks of the clients in use, give or take a fifth."""
     pool_shutdown: Seconds = 10.0
     """Seconds that closing the pool waits for requests in flight before it cuts them off."""
+    learn: str | None = None
+    """Folder in which the statements of loaders are recorded; set by `unstale learn`, never in production."""

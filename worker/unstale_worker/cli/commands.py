@@ -214,7 +214,41 @@ def migration(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def learn(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="After `--`: the command to run; without one, the last recording is shown again."
+        ),
+    ] = None,
+    recording: Annotated[
+        Path | None, typer.Option(help="The file of the recording; by default .unstale/loaders.jsonl.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find missing rules: run your tests or application, and compare what loaders read with the rules.
+
+    Exits with 1 if a rule is missing or the command failed. Not for production: statements are planned twice.
+    """
+    from unstale.settings import WorkerSettings
+    from unstale_worker.cli.output import Output
+    from unstale_worker.learn.run import KEPT, learned, run_recorded
+
+    path, code = recording or KEPT, DONE
+    if command:
+        code = run_recorded(command, keep=path)
+    found = learned(path, WorkerSettings.from_env().config)
+    Output(json=json).learned(found)
+    raise typer.Exit(FAILED if code or found.missing else DONE)
+
+
+@app.command()
+def doctor(
+    json: Json = False,
+    loaders: Annotated[
+        bool, typer.Option("--loaders", help="Also compare what `unstale learn` recorded with the rules.")
+    ] = False,
+) -> None:
     """Check the rules, Postgres, Redis and the worker, and report problems with their remedies."""
 
     async def run(stop: asyncio.Event) -> int:
@@ -224,7 +258,9 @@ def doctor(json: Json = False) -> None:
         from unstale_worker.runtime.logs import configure_logging
 
         configure_logging("error")
-        findings = await examine(WorkerSettings.from_env())
+        from unstale_worker.learn.run import KEPT
+
+        findings = await examine(WorkerSettings.from_env(), recording=KEPT if loaders else None)
         Output(json=json).findings(findings)
         return FAILED if any(finding.severity is Severity.ERROR for finding in findings) else DONE
 

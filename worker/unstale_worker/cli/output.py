@@ -13,6 +13,8 @@ from rich.text import Text
 from unstale_worker.cli.tail import Line
 from unstale_worker.doctor import Finding, Severity
 from unstale_worker.forecast.migrations import Compared, Difference
+from unstale_worker.learn.report import Learned
+from unstale_worker.learn.run import report
 from unstale_worker.migration.writer import WrittenMigration
 from unstale_worker.refresh.redis.dead_letters import DeadLetter
 
@@ -51,6 +53,13 @@ class Output:
             )
             if finding.remedy:
                 self._console.print(Text(f"        {finding.remedy}", "dim"))
+
+    def learned(self, found: Learned) -> None:
+        """Print which rules are missing, and the rules to add."""
+        if self._json:
+            self._print_json(asdict(found))
+        else:
+            self._console.print(report(found), markup=False, end="")
 
     def pairs(self, pairs: Iterable[tuple[str, str]], data: dict[str, object]) -> None:
         """Print names and values."""

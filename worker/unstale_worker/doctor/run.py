@@ -8,7 +8,7 @@ from pathlib import Path
 from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import WorkerSettings
 from unstale.settings.variables import unknown_variables, variables
-from unstale_worker.doctor import history_check, refresh_checks
+from unstale_worker.doctor import history_check, loader_checks, refresh_checks
 from unstale_worker.doctor.database_checks import DatabaseChecks
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
 from unstale_worker.doctor.redis_checks import RedisChecks
@@ -17,8 +17,11 @@ from unstale_worker.sources.opening import check_settings, has_project, project_
 from unstale_worker.sources.postgres_connections import PostgresConnections
 
 
-async def examine(settings: WorkerSettings) -> list[Finding]:
-    """Check rules, Postgres, Redis and the worker. Leaves no lasting change."""
+async def examine(settings: WorkerSettings, *, recording: Path | None = None) -> list[Finding]:
+    """Check rules, Postgres, Redis and the worker. Leaves no lasting change.
+
+    With ``recording``, also compare what loaders were seen to read with the rules.
+    """
     rules, findings = _rules(settings.config)
     findings[:0] = _misspelt()
     if rules is not None:
@@ -26,6 +29,11 @@ async def examine(settings: WorkerSettings) -> list[Finding]:
             refresh_checks.SUBJECT,
             lambda: refresh_checks.functions(settings, rules),
             remedy="See docs/refresh.md.",
+        )
+    if rules is not None and recording is not None:
+        path = recording
+        findings += await collected(
+            loader_checks.SUBJECT, lambda: loader_checks.missing(rules, path), remedy=loader_checks.RECORD
         )
     findings += await _database(settings, rules)
     findings += await _redis(settings, rules)

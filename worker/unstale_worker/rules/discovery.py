@@ -15,6 +15,10 @@ _REMEDY: Final = (
 )
 
 
+class NoRules(RuleError):
+    """There is no rules file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The text of a rules file.
@@ -41,7 +45,10 @@ def read(path: Path | None, *, root: Path) -> Found:
             return Found(_display(rules, root), _text(rules), ())
         if project.is_file() and _has_rules(text := _text(project)):
             return Found(_display(project, root), text, ("tool", "unstale"))
-    raise _error(FILE, str(root), f"no rules found in {start} or above")
+    raise NoRules(
+        file=FILE, line=0, field="file", value=str(root), remedy=_REMEDY,
+        problem=f"no rules found in {start} or above",
+    )  # fmt: skip
 
 
 def _has_rules(text: str) -> bool:

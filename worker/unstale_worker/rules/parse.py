@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
-from unstale_worker.rules.identifiers import TableName, check_name
+from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.parse_refresh import RefreshParser
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
@@ -15,11 +15,20 @@ from unstale_worker.rules.template import Template, columns_of
 from unstale_worker.rules.toml_lines import Path
 
 _WATCH_FIELDS: Final = ("table", "keys", "columns", "query", "reads", "purge")
-_TOP_FIELDS: Final = ("watch", "ttl", "refresh")
+_TOP_FIELDS: Final = ("watch", "ttl", "refresh", "learn")
+_LEARN_FIELDS: Final = ("ignore_tables", "ignore_keys")
 
 
 class RulesParser(FieldChecker):
-    """Parser from one document to watches, TTLs and refreshes; every mistake goes to ``errors``."""
+    """Parser from one document to watches, TTLs and refreshes; every mistake goes to ``errors``.
+
+    Attributes:
+        ignored_tables: Tables that `unstale learn` does not ask a rule for, once `run` has returned.
+        ignored_keys: Globs of the keys that it does not look at.
+    """
+
+    ignored_tables: tuple[TableName, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
 
     def run(
         self,
@@ -34,9 +43,24 @@ class RulesParser(FieldChecker):
         for name in data:
             if name not in _TOP_FIELDS:
                 self.unknown((name,), data[name], _TOP_FIELDS)
+        self._learn(data.get("learn", {}))
         watches = tuple(self._watches(data.get("watch", [])))
         ttl = tuple(self._ttl(data.get("ttl", {}), watches))
         return watches, ttl, tuple(RefreshParser(self, watches).run(data.get("refresh", {})))
+
+    # --- [learn] --------------------------------------------------------------------------------
+
+    def _learn(self, block: object) -> None:
+        path: Path = ("learn",)
+        if not isinstance(block, dict):
+            self.mistake(path, block, "must be a table", 'Write [learn] and below it ignore_tables = ["t"].')
+            return
+        for name in block:
+            if name not in _LEARN_FIELDS:
+                self.unknown((*path, name), block[name], _LEARN_FIELDS)
+        tables = self.many(block, path, "ignore_tables", TableName.parse, "", required=False)
+        self.ignored_tables = tables or ()
+        self.ignored_keys = self.many(block, path, "ignore_keys", _glob, "", required=False) or ()
 
     # --- [[watch]] ------------------------------------------------------------------------------
 
@@ -111,6 +135,12 @@ class RulesParser(FieldChecker):
 def _column(name: str) -> str:
     check_name(name)
     return name
+
+
+def _glob(pattern: str) -> str:
+    if problem := _pattern_problem(pattern):
+        raise NameMistake(problem, remedy='Write a Redis glob, such as "user:*:profile".')
+    return pattern
 
 
 def _row_columns(keys: tuple[Template, ...], query: Query | None) -> tuple[str, ...]:

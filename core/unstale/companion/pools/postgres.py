@@ -9,6 +9,7 @@ import asyncpg
 
 from unstale.companion.pools.postgres_refusal import refusal
 from unstale.companion.pools.vitals import Vitals
+from unstale.companion.recording.recorder import current
 from unstale.errors import DatabaseRefused, SettingError
 from unstale.runtime.postgres_url import PostgresUrl
 from unstale.runtime.tls import postgres_tls
@@ -34,6 +35,7 @@ class Database:
         dsn = self._url.dsn
         self.vitals = Vitals()
         self._timeout = settings.database_timeout
+        self._learn = settings.learn
         self.client: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -80,6 +82,10 @@ class Database:
 
     async def _connect(self, *args: Any, **options: Any) -> Any:
         began = self.vitals.began()
+        if (recorder := current(self._learn)) is not None:
+            from unstale.companion.recording.connection import recording
+
+            options["connection_class"] = recording(recorder)
         try:
             connection = await asyncpg.connect(*args, **options)
         except (asyncpg.PostgresError, OSError, ValueError, configparser.Error) as error:

@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 from unstale.companion.pools import ConnectionPool
 from unstale.companion.refresh_context import Refresh, RefreshLoader
 from unstale.protocol import codec
+from unstale.reading import load_chain
 from unstale.settings.pools import PoolSettings
 from unstale_worker.refresh.python.find_loaders import LoaderMistake, find
 from unstale_worker.refresh.python.frames import SIZES, frame, header_of
@@ -137,6 +138,7 @@ class Host:
         try:
             loader = await self._loader(header["loader"])
             self._say({"id": number, "began": True})
+            load_chain.enter((load_chain.Waiting(key),))
             value = codec.encode(key, await loader(Refresh(key, header["fields"], self._pool)))
         except asyncio.CancelledError:
             self._say({"id": number, "error": "the loader was cancelled from inside"})

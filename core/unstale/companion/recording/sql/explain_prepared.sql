@@ -1,0 +1,1 @@
+explain (format json, verbose) execute unstale_recording @{arguments}

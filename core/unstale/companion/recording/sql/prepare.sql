@@ -1,0 +1,1 @@
+prepare unstale_recording as @{query}

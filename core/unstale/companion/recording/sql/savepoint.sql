@@ -1,0 +1,1 @@
+savepoint unstale_recording

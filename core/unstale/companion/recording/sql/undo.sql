@@ -1,0 +1,1 @@
+rollback to savepoint unstale_recording; release savepoint unstale_recording

@@ -1,0 +1,1 @@
+"""Finds missing rules: tables that loaders were seen to read and no rule watches for their keys."""
