@@ -171,3 +171,37 @@ def test_unanswered_pings_are_noticed(freshness: Freshness, clock: Clock) -> Non
     clock.now += 1
     freshness.pong(second)
     assert freshness.unanswered == 0.0
+
+
+def test_a_repeated_watermark_proves_nothing_about_redis(freshness: Freshness, clock: Clock) -> None:
+    """Redis' state says when the worker last published: what is heard later may be a repetition."""
+    freshness.proved(-math.inf)
+    freshness.proved(clock.now)
+    freshness.proved(clock.now - 100.0)  # read by a slower connection: it takes nothing back
+    attach(freshness)
+    freshness.doubted()
+    clock.now += 5.0
+    freshness.pong(freshness.ping())
+    assert not freshness.heard(watermark())
+    assert trust_of(freshness) is Trust.DETACHED
+
+
+def test_a_watermark_too_late_to_attach_keeps_own_loads(
+    freshness: Freshness, local: LocalState, clock: Clock
+) -> None:
+    local.keep_offline(local.in_flight.open("a"), b"1", seconds=60.0)
+    freshness.pong(freshness.ping())
+    clock.now += 5.0
+    assert freshness.heard(watermark())
+    assert trust_of(freshness) is Trust.BRIEFLY_DETACHED
+    assert local.offline.read("a") is not None
+
+
+def test_the_pong_of_a_later_ping_still_counts(freshness: Freshness, clock: Clock) -> None:
+    first = freshness.ping()
+    clock.now += 1.0
+    second = freshness.ping()
+    freshness.pong(first)
+    freshness.pong(second)
+    assert freshness.heard(watermark())
+    assert freshness.staleness == 0.0

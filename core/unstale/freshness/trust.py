@@ -165,9 +165,8 @@ class Freshness:
     def _note(self, watermark: Watermark, *, as_of: float, heard: float) -> None:
         # Never go back: the watermark of a slow read may arrive after that of a faster one.
         self._fresh_as_of = max(self._fresh_as_of, as_of)
-        was_attached = self.attached
         self._trust_until(heard + self._max_silence)
-        if not was_attached and self.attached:
+        if self.attached:
             self._local.offline.clear()
         self.watermark = watermark
 

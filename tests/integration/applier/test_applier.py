@@ -16,7 +16,7 @@ from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.runtime import failpoints
-from unstale_worker.leader.leadership import Leadership
+from unstale_worker.leader.leadership import RENEW, RESIGN, Leadership
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.sources import Page
@@ -493,3 +493,43 @@ async def test_a_lease_is_not_renewed_under_another_fence(multiplexer: Multiplex
     async with asyncio.timeout(60):
         with pytest.raises(LeadershipLost, match="another worker holds the lease"):
             await leadership.keep()
+
+
+async def test_only_the_holder_renews_resigns_or_acquires_again(
+    multiplexer: Multiplexer, redis: Redis
+) -> None:
+    leadership = Leadership(multiplexer, NAMES, ttl=600.0)
+    keys = [NAMES.leader, NAMES.state]
+    assert await leadership.try_acquire() == 1
+    assert await leadership.try_acquire() == 2
+    assert await Leadership(multiplexer, NAMES, ttl=600.0).try_acquire() == 0
+    assert await RENEW(multiplexer, keys=keys, args=["another", 600_000, "2"]) == 0
+    assert await RESIGN(multiplexer, keys=keys[:1], args=["another"]) == 0
+    await redis.delete(NAMES.leader)
+    await redis.lpush(NAMES.leader, "x")
+    assert await RENEW(multiplexer, keys=keys, args=["another", 600_000, "2"]) == 0
+    assert await RESIGN(multiplexer, keys=keys[:1], args=["another"]) == 0
+    await redis.delete(NAMES.leader)
+
+
+async def test_what_cannot_be_counted_counts_for_nothing(multiplexer: Multiplexer, redis: Redis) -> None:
+    """A fence or an id that is no number, or above what Lua counts exactly, begins again."""
+    for odd in ("x", "9" * 16):
+        await redis.hset(NAMES.state, mapping={"fence": odd, "last": odd})
+        await redis.delete(NAMES.leader)
+        applier = await lead(multiplexer)
+        assert (await state_of(redis))["fence"] == "1"
+        await recovered(applier, position="10:10:")
+        assert (await state_of(redis))["last"] == "0"
+
+
+@pytest.mark.parametrize("name", [NAMES.leader, NAMES.state])
+async def test_a_foreign_key_in_a_leaders_place_is_named(
+    multiplexer: Multiplexer, redis: Redis, name: str
+) -> None:
+    await redis.delete(name)
+    await redis.lpush(name, "mine")
+    with pytest.raises(RedisUnavailable, match="holds another type; delete it"):
+        await lead(multiplexer)
+    assert await redis.exists(NAMES.leader, NAMES.state) == 1
+    await redis.delete(name)

@@ -253,6 +253,72 @@ async def test_a_put_under_other_rules_stores_nothing(
     assert (await log.replay(LogId(0))).last == 0
 
 
+async def test_a_put_without_an_epoch_or_rules_is_stored_and_not_logged(
+    tier: RedisTier, silent: WorkerDouble
+) -> None:
+    """Agents are detached then, or about to flush: there is nobody to tell."""
+    await silent.redis.hdel(silent.names.state, "rules")
+    assert await tier.put("session:1", b"1", seconds=60, rules="any") is Put.TOLD
+    logged = await silent.redis.xlen(silent.names.log)
+    run = await silent.redis.hget(silent.names.state, "run") or b""
+    for of_run, epoch in (("0" * 40, True), (run, False)):
+        await silent.redis.hset(silent.names.state, "run", of_run)
+        if not epoch:
+            await silent.redis.hdel(silent.names.state, "epoch")
+        assert await tier.put("session:2", b"2", seconds=60, rules="any") is Put.UNTOLD
+        await silent.redis.set(KEY, "1", ex=60)
+        assert await tier.invalidate([KEY]) == 1
+    assert await tier.read("session:2") == b"2"
+    assert await silent.redis.xlen(silent.names.log) == logged
+
+
+async def test_a_delete_does_not_lower_what_replicas_must_have_replayed(
+    tier: RedisTier, silent: WorkerDouble
+) -> None:
+    for lsn in ("F/F", "F/10", "F/F"):
+        await tier.invalidate([KEY], lsn=lsn)
+    assert await silent.redis.hget(silent.names.state, "need_lsn") == b"F/10"
+
+
+async def test_a_key_of_another_type_is_left_alone(tier: RedisTier, silent: WorkerDouble) -> None:
+    """Redis does not roll a script back, so each checks what it is about to write."""
+    redis, names = silent.redis, silent.names
+    await redis.lpush(KEY, "x")
+    assert not await tier.fill(KEY, b"x", b"1", seconds=60)
+    assert not await tier.extend(KEY, b"x", seconds=60)
+    assert not await tier.release(KEY, b"x")
+    for taken in (await tier.take_over(KEY, seconds=60), await tier.replace(KEY, seconds=60)):
+        assert (taken.lease, taken.found) == (None, None)
+    assert await redis.lrange(KEY, 0, -1) == [b"x"]
+    await redis.delete(KEY)
+
+    await redis.set(names.refresh, "x", ex=60)
+    lease = (await tier.acquire(KEY, soft=False, seconds=60)).lease
+    assert lease is not None
+    assert await tier.fill(KEY, lease, b"1", seconds=60, refreshed=True)
+    await redis.delete(names.refresh)
+
+    await redis.set(names.claim, "x", ex=60)
+    assert await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash) is Put.FOREIGN
+    await redis.delete(names.claim)
+
+    for name in (names.log, names.state):
+        await redis.delete(name)
+        await redis.set(name, "x", ex=60)
+        with pytest.raises(RedisUnavailable):
+            await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
+        with pytest.raises(RedisUnavailable):
+            await tier.invalidate([KEY])
+        assert await tier.read("session:1") is None
+        assert await tier.read(KEY) == b"1"
+
+    lease = (await tier.take_over("user:43:profile", seconds=60)).lease
+    assert lease is not None
+    assert not await tier.fill("user:43:profile", lease, b"1", seconds=60)
+    await redis.delete(names.state)
+    assert not await tier.fill("user:43:profile", lease, b"1", seconds=60)  # there is no epoch
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1", "127.0.0.1:6379", ""])
 def test_a_url_that_is_none_is_a_setting_error(url: str) -> None:
     with pytest.raises(SettingError, match="REDIS_URL"):

@@ -99,6 +99,8 @@ async def test_a_later_change_does_not_prolong_what_is_stale(leader: Leader, red
         assert await redis.get("a") is None
         assert await redis.get(NAMES.stale("a")) == b"1"
         assert 0 < await redis.pttl(NAMES.stale("a")) <= 20_000
+        assert set(await due(redis)) == {"a"}  # it was cached once, and is wanted still
+        await redis.delete(NAMES.refresh)
     await redis.set("a", "2")  # filled, and true until the next change: that bound is a new one
     await leader.apply({"a": KEPT})
     assert await redis.get(NAMES.stale("a")) == b"2"
