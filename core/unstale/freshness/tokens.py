@@ -73,8 +73,7 @@ class TokenWaits:
                 "(`unstale stats`)"
             ) from None
         finally:
-            if wait in self._waits:
-                self._waits.remove(wait)
+            self._waits.remove(wait)
 
     def settle(self) -> None:
         """Wake the callers whose transaction has now been applied."""

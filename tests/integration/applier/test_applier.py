@@ -505,7 +505,10 @@ async def test_only_the_holder_renews_resigns_or_acquires_again(
     assert await Leadership(multiplexer, NAMES, ttl=600.0).try_acquire() == 0
     assert await RENEW(multiplexer, keys=keys, args=["another", 600_000, "2"]) == 0
     assert await RESIGN(multiplexer, keys=keys[:1], args=["another"]) == 0
-    await redis.delete(NAMES.leader)
+    await redis.delete(*keys)
+    await redis.mset({NAMES.leader: "ours", NAMES.state: "of another type"})
+    assert await RENEW(multiplexer, keys=keys, args=["ours", 600_000, "2"]) == 0
+    await redis.delete(*keys)
     await redis.lpush(NAMES.leader, "x")
     assert await RENEW(multiplexer, keys=keys, args=["another", 600_000, "2"]) == 0
     assert await RESIGN(multiplexer, keys=keys[:1], args=["another"]) == 0

@@ -6,6 +6,7 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, CacheClosed, WaitTimeout
+from unstale.freshness.tokens import Token
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache, open_cache
 
@@ -55,6 +56,15 @@ async def test_a_text_that_is_no_token_is_refused(cache: Cache, token: str) -> N
 async def test_a_token_of_another_database_is_refused(cache: Cache) -> None:
     with pytest.raises(ValueError, match="get the token from the database that the worker follows"):
         await cache.wait_for("1234:1:5:0/1")
+
+
+def test_a_token_names_one_database_of_one_server_in_any_history() -> None:
+    token = Token("7:1:5:x", 9, 1)
+    for same in ("7:1:5:x", "7:2:5:y", "7:1", None):
+        token.expect(same)
+    for other in ("8:1:5:x", "7:1:6:x"):
+        with pytest.raises(ValueError, match=f"but the worker follows {other}"):
+            token.expect(other)
 
 
 async def test_closing_wakes_who_waits(valkey: EmbeddedValkey, double: WorkerDouble) -> None:

@@ -303,7 +303,7 @@ async def test_a_key_of_another_type_is_left_alone(tier: RedisTier, silent: Work
     await redis.delete(names.claim)
 
     for name in (names.log, names.state):
-        await redis.delete(name)
+        await redis.delete(names.log, name)
         await redis.set(name, "x", ex=60)
         with pytest.raises(RedisUnavailable):
             await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
