@@ -1,7 +1,8 @@
 """Supabase clients of one event loop, all over one httpx client with renewable connections."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import httpx
 from supabase import AsyncClient, AsyncClientOptions
@@ -11,6 +12,7 @@ from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, 
 from unstale.companion.pools.no_cookies import no_cookies
 from unstale.companion.pools.shared_supabase import SharedClient
 from unstale.companion.pools.vitals import Vitals
+from unstale.companion.recording.recorder import current
 from unstale.errors import SettingError
 from unstale.runtime.project_url import project_url
 from unstale.settings import PoolSettings
@@ -44,6 +46,11 @@ class SupabaseClients:
             # requests on it (supabase-py issue 1064).
             return httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
 
+        hooks: list[Callable[..., Any]] = [self._keep_the_key]
+        if (recorder := current(settings.learn)) is not None:
+            from unstale.companion.recording.rest import RestRecorder
+
+            hooks.append(RestRecorder(recorder, settings))
         transport = _SupabaseTransport(new, self.vitals, loop)
         self._renewable = transport.renewable
         self._http = httpx.AsyncClient(
@@ -51,7 +58,7 @@ class SupabaseClients:
             follow_redirects=True,
             timeout=TIMEOUT,
             cookies=no_cookies(),
-            event_hooks={"request": [self._keep_the_key]},
+            event_hooks={"request": hooks},
         )
         self._origin = _origin(httpx.URL(self._url))
         self._clients: dict[tuple[str, str], AsyncClient] = {}
