@@ -46,6 +46,14 @@ def test_very_many_changes_are_read_in_larger_batches() -> None:
     assert paced(8_000).pause == pytest.approx(BUSY_PAUSE)
 
 
+def test_an_empty_read_between_frequent_changes_makes_no_longer_pause() -> None:
+    policy = paced(1_000)
+    policy.note(0, now=2.0)
+    assert policy.pause == 0.002
+    policy.note(0, now=20.0)
+    assert policy.pause > 0.002
+
+
 def test_one_bulk_entry_does_not_count_as_a_busy_writer() -> None:
     policy = PollPolicy(poll_min=0.002, poll_max=0.25)
     policy.note(1, now=100.0)

@@ -6,7 +6,11 @@ import pytest
 
 from servers import eventually
 from unstale import Cache, CacheClosed, WaitTimeout
-from unstale.freshness.tokens import Token
+from unstale.freshness.tokens import Token, TokenWaits
+from unstale.freshness.trust import Freshness
+from unstale.near_cache.local_state import LocalState
+from unstale.protocol.messages import Snapshot, Watermark
+from unstale.protocol.names import Epoch, LogId
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import Loader, WorkerDouble, attached_cache, open_cache
 
@@ -65,6 +69,22 @@ def test_a_token_names_one_database_of_one_server_in_any_history() -> None:
     for other in ("8:1:5:x", "7:1:6:x"):
         with pytest.raises(ValueError, match=f"but the worker follows {other}"):
             token.expect(other)
+
+
+async def test_a_wait_that_has_ended_is_left_alone() -> None:
+    """Another watermark, or the end of the cache, may come before the caller runs."""
+    local = LocalState(max_entries=1, max_bytes=1_000, clock=lambda: 0.0)
+    freshness = Freshness(local, clock=lambda: 0.0, max_silence=5.0, detached_ttl=30.0)
+    waits = TokenWaits(freshness)
+    waiting = asyncio.create_task(waits.wait(Token("7:1", 9, 1), timeout=60.0))
+    await asyncio.sleep(0)
+    freshness.watermark = Watermark(
+        Epoch("e"), LogId(0), Snapshot(10, 10), "0/9", "r", 0.0, flushed="0/9", database="7:1"
+    )
+    waits.settle()
+    waits.settle()
+    waits.close()
+    await waiting
 
 
 async def test_closing_wakes_who_waits(valkey: EmbeddedValkey, double: WorkerDouble) -> None:

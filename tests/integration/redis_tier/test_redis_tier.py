@@ -225,6 +225,22 @@ async def test_only_soft_leases_are_taken_over(tier: RedisTier, silent: WorkerDo
     assert (again.lease, again.found) == (None, taken.lease)
 
 
+@pytest.mark.parametrize(
+    ("known", "limits"),
+    [
+        ((b"e", b"0/1", None, b"7:1"), ReplicaLimits("0/1", False, "7:1")),
+        ((b"e", None, None, None), ReplicaLimits(None, False, None)),
+        ((None, b"0/1", None, None), ReplicaLimits("0/1", True, None)),
+        ((b"e", b"0/1", b"5", None), ReplicaLimits("0/1", True, None)),
+        ((b"e", b"junk", None, None), ReplicaLimits(None, True, None)),
+    ],
+)
+def test_a_replica_may_be_read_only_by_an_epoch_and_a_position(
+    known: tuple[bytes | None, ...], limits: ReplicaLimits
+) -> None:
+    assert ReplicaLimits.decode(known) == limits
+
+
 async def test_a_replay_is_complete_or_says_that_it_is_not(log: LogReader, silent: WorkerDouble) -> None:
     for number in range(3):
         await silent.apply(f"k{number}", patterns=["p:*"])
@@ -305,9 +321,9 @@ async def test_a_key_of_another_type_is_left_alone(tier: RedisTier, silent: Work
     for name in (names.log, names.state):
         await redis.delete(names.log, name)
         await redis.set(name, "x", ex=60)
-        with pytest.raises(RedisUnavailable):
+        with pytest.raises(RedisUnavailable, match="state or log key holds another type"):
             await tier.put("session:1", b"1", seconds=60, rules=silent.rules.hash)
-        with pytest.raises(RedisUnavailable):
+        with pytest.raises(RedisUnavailable, match="state or log key holds another type"):
             await tier.invalidate([KEY])
         assert await tier.read("session:1") is None
         assert await tier.read(KEY) == b"1"
