@@ -273,6 +273,8 @@ declare
             return null;
         else
 $q$;
+    -- Conditions that are seldom true are nested, here and at the end: plpgsql prepares the whole of an expression again in
+    -- every transaction.
     -- A dump of one table brings its triggers along, to a database where their number means another table. A trigger
     -- on the watched table itself is known by the table's oid, one on a partition or parent by its argument. After a
     -- restore of everything both are outdated, and misplaced() decides.
@@ -281,12 +283,13 @@ declare
     _id pg_catalog.int8;
     _row pg_catalog.record;
 begin
-    if tg_relid operator(pg_catalog.<>) %1$s::pg_catalog.oid
-        and (tg_argv[0] operator(pg_catalog.=)
-            ('%1$s:' operator(pg_catalog.||) tg_relid::pg_catalog.text)) is not true
-        and unstale.misplaced(%2$s, tg_relid)
-    then
-        return null;
+    if tg_relid operator(pg_catalog.<>) %1$s::pg_catalog.oid then
+        if (tg_argv[0] operator(pg_catalog.=)
+                ('%1$s:' operator(pg_catalog.||) tg_relid::pg_catalog.text)) is not true
+            and unstale.misplaced(%2$s, tg_relid)
+        then
+            return null;
+        end if;
     end if;
     _id := (pg_catalog.pg_current_wal_insert_lsn() operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn);
 $q$;
@@ -296,12 +299,11 @@ $q$;
     end if;
 $q$;
     tail       constant text := $q$
-    -- After the insert: unstale.want_notify() relies on it.
+    -- What unstale.wake() does. After the insert: unstale.want_notify() relies on it.
     if greatest(
         pg_catalog.pg_sequence_last_value('unstale.notify_wanted'::pg_catalog.regclass),
         pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
-    ) operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) then
-        -- What unstale.wake() does, without its call.
+    ) operator(pg_catalog.>) 1 then
         if pg_catalog.pg_sequence_last_value('unstale.notify_wanted'::pg_catalog.regclass)
                 operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
             and pg_catalog.current_setting('max_prepared_transactions') operator(pg_catalog.=) '0'
@@ -309,14 +311,16 @@ $q$;
         then
             perform pg_catalog.pg_notify('unstale_wakeup', '');
         end if;
-        if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
-                operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
-            and coalesce(pg_catalog.abs(
-                pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000
-                operator(pg_catalog.-) pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass)
-            ) operator(pg_catalog.>=) 100, true)
-        then
-            perform unstale.tell();
+        if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass) operator(pg_catalog.>) 1 then
+            if pg_catalog.pg_sequence_last_value('unstale.wakeups_wanted'::pg_catalog.regclass)
+                    operator(pg_catalog.>) pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+                and coalesce(pg_catalog.abs(
+                    pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000
+                    operator(pg_catalog.-) pg_catalog.pg_sequence_last_value('unstale.wakeups_told'::pg_catalog.regclass)
+                ) operator(pg_catalog.>=) 100, true)
+            then
+                perform unstale.tell();
+            end if;
         end if;
     end if;
     if pg_catalog.hashint8(_id) operator(pg_catalog.%) 1000 operator(pg_catalog.=) 0 then
