@@ -44,6 +44,7 @@ create table if not exists unstale.outbox (
     watch   integer not null,
     version integer not null,
     keys    text[],
+    operation "char",
     constraint outbox_pkey primary key (xid, id)
 ) with (
     -- Entries are sized to fit a page uncompressed (see unstale.chunk_rows), so do not compress them.
@@ -53,12 +54,28 @@ create table if not exists unstale.outbox (
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
 );
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_attribute as a
+        where a.attrelid = 'unstale.outbox'::regclass and a.attname = 'operation' and not a.attisdropped
+    ) then
+        -- A database that was migrated before there was this column.
+        alter table unstale.outbox add column operation "char";
+    end if;
+end
+$$;
 comment on table unstale.outbox is
     'Changes of watched tables, written by captures. Read with unstale.read(), purged by unstale.purge().';
 comment on column unstale.outbox.xid is 'The transaction that made the change.';
 comment on column unstale.outbox.id is 'Order of the entries within one transaction.';
 comment on column unstale.outbox.keys is
     'Distinct tuples of the key columns'' values, row after row; null: anything in the table may have changed.';
+
+comment on column unstale.outbox.watch is
+    'The watch whose capture wrote the entry; 0: the only key is an annotation of the transaction, see unstale.because().';
+comment on column unstale.outbox.operation is
+    'i, u, d or t: insert, update, delete or truncate; null: DDL, or a capture of an earlier version wrote the entry.';
 
 create table if not exists unstale.watched (
     id            integer  not null generated always as identity,
@@ -244,14 +261,38 @@ $$;
 comment on function unstale.token() is
     'Call it in the writing transaction; after the commit, cache.wait_for(token) waits until the change is applied.';
 
-revoke all on function unstale.database(), unstale.token() from public;
+create or replace function unstale.because(annotation jsonb) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+    text_of text := annotation::text;
+begin
+    if pg_catalog.jsonb_typeof(annotation) is distinct from 'object' then
+        raise exception 'unstale.because() takes a JSON object, not %', coalesce(pg_catalog.left(text_of, 40), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'Write unstale.because(''{"request": "r-17"}'').';
+    end if;
+    if pg_catalog.octet_length(text_of) > 1024 then
+        -- A long value must not make the transaction fail that it describes.
+        raise warning 'unstale.because(): an annotation has at most 1024 bytes, and this one of % is left out',
+            pg_catalog.octet_length(text_of);
+        text_of := pg_catalog.jsonb_build_object('left out', pg_catalog.octet_length(text_of) || ' bytes')::text;
+    end if;
+    -- An id far below those of captures: a read delivers it before the changes of its transaction.
+    insert into unstale.outbox (id, watch, version, keys)
+    values ((pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint - 4611686018427387904, 0, 0, array[text_of]);
+end
+$$;
+comment on function unstale.because(jsonb) is
+    'Call it in the writing transaction: `unstale why` shows the annotation with each key that the transaction removes.';
+
+revoke all on function unstale.database(), unstale.token(), unstale.because(jsonb) from public;
 grant execute on function unstale.database(), unstale.token() to unstale_worker;
 do $$
 begin
     -- Servers that write through the API with the secret key may ask for a token.
     if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
         grant usage on schema unstale to service_role;
-        grant execute on function unstale.token() to service_role;
+        grant execute on function unstale.token(), unstale.because(jsonb) to service_role;
     end if;
 end
 $$;

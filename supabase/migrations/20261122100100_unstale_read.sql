@@ -23,13 +23,23 @@ begin
             flushed_lsn  pg_lsn,
             covered      boolean,
             current_xmax xid8,
-            entries      unstale.entry[]
+            entries      unstale.entry[],
+            xids         xid8[],
+            operations   text
         );
+    end if;
+    if not exists (
+        select from pg_catalog.pg_attribute as a join pg_catalog.pg_type as t on t.typrelid = a.attrelid
+        where t.oid = 'unstale.batch'::regtype and a.attname = 'xids'
+    ) then
+        -- A database that was migrated before the type had these attributes.
+        alter type unstale.batch add attribute xids xid8[], add attribute operations text;
     end if;
 end
 $$;
 comment on type unstale.entry is 'One outbox entry. keys: k key columns times n rows, row after row; null: everything.';
-comment on type unstale.batch is 'What unstale.read() returns.';
+comment on type unstale.batch is
+    'What unstale.read() returns. xids and operations: of each entry; operations has one character each, see unstale.outbox.';
 
 create or replace function unstale.cut(whole pg_snapshot, at xid8, held xid8[] default '{}') returns pg_snapshot
 language sql immutable parallel safe set search_path = ''
@@ -122,6 +132,8 @@ begin
     result.last_id := after_id;
     result.covered := true;
     result.entries := '{}';
+    result.xids := '{}';
+    result.operations := '';
 
     -- A horizon that came with a dump from another server is about other transactions.
     select h.snapshot into horizon
@@ -195,6 +207,7 @@ begin
                 pg_catalog.array_agg((e.watch, e.version, e.keys)::unstale.entry order by e.xid, e.id) as entries,
                 pg_catalog.array_agg(e.xid order by e.xid, e.id) as xids,
                 pg_catalog.array_agg(e.id order by e.xid, e.id) as ids,
+                pg_catalog.string_agg(coalesce(e.operation::text, '-'), '' order by e.xid, e.id) as operations,
                 coalesce(pg_catalog.sum(e.elements), 0)::integer as elements,
                 pg_catalog.count(*)::integer as taken,
                 coalesce(pg_catalog.max(e.found), 0)::integer as found
@@ -206,7 +219,7 @@ begin
                     pg_catalog.count(*) over () as found
                 from (
                     select
-                        o.xid, o.id, o.watch, o.version,
+                        o.xid, o.id, o.watch, o.version, o.operation,
                         coalesce(pg_catalog.cardinality(o.keys), 1) as elements,
                         case when pg_catalog.array_ndims(o.keys) > 1 then array(select pg_catalog.unnest(o.keys))
                             else o.keys end as keys
@@ -221,6 +234,8 @@ begin
             exit when part.taken = 0;
 
             result.entries := result.entries || part.entries;
+            result.xids := result.xids || part.xids;
+            result.operations := result.operations || part.operations;
             from_xid := part.xids[part.taken];
             from_id := part.ids[part.taken];
             result.last_xid := from_xid;

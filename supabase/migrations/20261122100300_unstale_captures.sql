@@ -236,6 +236,7 @@ declare
     pkey       record;
     filtered   boolean := false;
     operation  text;
+    letter     text;      -- what unstale.outbox.operation is
     tuple      text;      -- the key columns of row r as one element of an array
     distinct_tuples text; -- a query for the distinct tuples of a statement, as d.k1, d.k2, ...
     picked     text;      -- k1, k2, ... of row d
@@ -261,9 +262,9 @@ declare
     -- is next. Up to 250,000 rows, to bound the memory. (A trigger on changed keys, `when (old.id <> new.id)`, would
     -- spare the old rows, but Postgres refuses to drop or retype a column that a trigger's condition names.)
     -- (All operator(...) bind alike, from left to right: the parentheses keep entries of one transaction apart.)
-    slices     constant text := $q$        insert into unstale.outbox (id, watch, version, keys)
+    slices     constant text := $q$        insert into unstale.outbox (id, watch, version, keys, operation)
         select _id operator(pg_catalog.+) (g.first operator(pg_catalog./) %3$s), %1$s, %2$s,
-            t.tuples[g.first operator(pg_catalog.+) 1 : g.first operator(pg_catalog.+) %3$s]::pg_catalog.text[]
+            t.tuples[g.first operator(pg_catalog.+) 1 : g.first operator(pg_catalog.+) %3$s]::pg_catalog.text[], %7$L
         from (select %4$s offset 0) as t,
             pg_catalog.generate_series(0, pg_catalog.cardinality(t.tuples) operator(pg_catalog.-) 1, %3$s) as g(first)
         where pg_catalog.cardinality(t.tuples) operator(pg_catalog.<=) 250000%5$s;
@@ -339,7 +340,8 @@ begin
     select * into strict w from unstale.watched as x where x.id = watch_id;
     start := pg_catalog.format(head, w.relation::oid, w.id);
     everything := pg_catalog.format(
-        '    insert into unstale.outbox (id, watch, version, keys) values (_id, %s, %s, null);', w.id, w.version);
+        '    insert into unstale.outbox (id, watch, version, keys, operation) values (_id, %s, %s, null, '
+        'pg_catalog.lower(pg_catalog.left(tg_op, 1))::pg_catalog."char");', w.id, w.version);
     bodies := pg_catalog.jsonb_build_object('truncate', start || everything || tail);
     problem := whole;
     if whole is not null then
@@ -486,23 +488,24 @@ $q$,
     end if;
 
     foreach operation in array '{insert,update,delete}'::text[] loop
+        letter := pg_catalog.left(operation, 1);
         changed_rows := case operation when 'delete' then 'old_rows' else 'new_rows' end;
         if operation <> 'update' then
             distinct_tuples := pg_catalog.format('select distinct %s from %s as r', keys.named, changed_rows);
             single := pg_catalog.format(
-$q$    insert into unstale.outbox (id, watch, version, keys)
-    select _id, %1$s, %2$s, t.tuples
+$q$    insert into unstale.outbox (id, watch, version, keys, operation)
+    select _id, %1$s, %2$s, t.tuples, %6$L
     from (select array(select %3$s from %5$s as r limit 2) as tuples offset 0) as t
     where pg_catalog.cardinality(t.tuples) operator(pg_catalog.=) %4$s;
     if not found then
-$q$,            w.id, w.version, tuple, keys.width, changed_rows);
+$q$,            w.id, w.version, tuple, keys.width, changed_rows, letter);
         elsif not filtered then
             distinct_tuples := pg_catalog.format(
                 'select %1$s from old_rows as r union select %1$s from new_rows as r', keys.named);
             single := pg_catalog.format(
-$q$    insert into unstale.outbox (id, watch, version, keys)
+$q$    insert into unstale.outbox (id, watch, version, keys, operation)
     select _id, %1$s, %2$s,
-        case when t.old operator(pg_catalog.=) t.new then t.new else t.old operator(pg_catalog.||) t.new end
+        case when t.old operator(pg_catalog.=) t.new then t.new else t.old operator(pg_catalog.||) t.new end, 'u'
     from (
         select array(select %3$s from old_rows as r limit 2) as old, array(select %3$s from new_rows as r limit 2) as new
         offset 0
@@ -540,9 +543,9 @@ $q$    select t.* into _row
         if _row.same then
             return null;
         end if;
-        insert into unstale.outbox (id, watch, version, keys) values (_id, %4$s, %5$s,
+        insert into unstale.outbox (id, watch, version, keys, operation) values (_id, %4$s, %5$s,
             case when _row.old operator(pg_catalog.=) _row.new then _row.new
-                else _row.old operator(pg_catalog.||) _row.new end);
+                else _row.old operator(pg_catalog.||) _row.new end, 'u');
     else
 $q$,            tuple, keys.width, image, w.id, w.version);
         end if;
@@ -552,11 +555,11 @@ $q$,            tuple, keys.width, image, w.id, w.version);
                 || case when operation = 'update' then
                     pg_catalog.format(', array(select %s from old_rows as r limit 250001) as old', element) else '' end,
                 case when operation = 'update' then ' and t.old operator(pg_catalog.=) t.tuples' else '' end,
-                any_row ->> operation)
+                any_row ->> operation, letter)
         end;
         bodies := bodies || pg_catalog.jsonb_build_object(operation, start || guard || single || sliced || pg_catalog.format(
-$q$        insert into unstale.outbox (id, watch, version, keys)
-        select _id operator(pg_catalog.+) c.chunk, %1$s, %2$s, pg_catalog.array_agg(%3$s)
+$q$        insert into unstale.outbox (id, watch, version, keys, operation)
+        select _id operator(pg_catalog.+) c.chunk, %1$s, %2$s, pg_catalog.array_agg(%3$s), %6$L
         from (
             select d.*, (pg_catalog.row_number() over () operator(pg_catalog.-) 1) operator(pg_catalog./) %4$s as chunk
             from (%5$s) as d
@@ -565,7 +568,7 @@ $q$        insert into unstale.outbox (id, watch, version, keys)
         if not found then
             return null;
         end if;
-$q$,        w.id, w.version, aggregated, chunk_rows, distinct_tuples)
+$q$,        w.id, w.version, aggregated, chunk_rows, distinct_tuples, letter)
             || case when sliced <> '' then E'        end if;\n' else '' end || E'    end if;\n' || tail);
     end loop;
 end

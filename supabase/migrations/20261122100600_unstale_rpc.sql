@@ -43,7 +43,9 @@ begin
         'entries', coalesce((
             select pg_catalog.json_agg(pg_catalog.json_build_array(e.watch, e.version, e.keys))
             from pg_catalog.unnest(page.entries) as e
-        ), '[]')
+        ), '[]'),
+        'xids', page.xids::text[]::bigint[],
+        'operations', page.operations
     );
 end
 $$;

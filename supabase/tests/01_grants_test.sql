@@ -2,7 +2,7 @@
 begin;
 create extension if not exists pgtap with schema extensions;
 set local search_path = extensions, public, pg_catalog;
-select plan(15);
+select plan(16);
 
 create table public.watched_here (id bigint primary key, name text);
 select unstale.watch('public.watched_here', '{id}', '{name}');
@@ -58,6 +58,7 @@ select is(
      where rolname = 'unstale_worker' and (rolsuper or rolcreatedb or rolcreaterole or rolreplication or rolbypassrls)),
     null, 'the worker''s role has no power of its own');
 select function_privs_are('unstale', 'token', '{}', 'service_role', '{EXECUTE}', 'servers with the secret key may ask for a token');
+select function_privs_are('unstale', 'because', '{jsonb}', 'anon', '{}', 'visitors may not annotate transactions');
 select throws_ok(
     $$ set local role authenticated; select unstale.token() $$, '42501', null, 'a signed-in user may not');
 reset role;

@@ -14,9 +14,15 @@ LITERALS = st.text(alphabet="abc:*?[]\\é{}", min_size=0, max_size=6)
 
 
 def expand(template: Template, *columns: list[str | None]) -> tuple[list[str], set[str]]:
-    keys: dict[str, None] = {}
+    keys: dict[str, int] = {}
     patterns: set[str] = set()
-    template.expand(columns, keys=keys, patterns=patterns)
+    causes = [10 + row for row in range(len(columns[0]) if columns else 1)]
+    template.expand(columns, keys=keys, patterns=patterns, causes=causes)
+    for row, cause in enumerate(causes):  # each key has the last row that makes it
+        alone: dict[str, int] = {}
+        template.expand([column[row : row + 1] for column in columns], keys=alone, patterns=set(), causes=[0])
+        assert all(keys[key] >= cause for key in alone)
+        assert not alone or row + 1 < len(causes) or keys[next(iter(alone))] == cause
     return list(keys), patterns
 
 

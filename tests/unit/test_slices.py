@@ -82,7 +82,7 @@ async def test_planning_lets_others_run(watch: int, rows_each: int) -> None:
 
 
 async def test_finding_refreshes_lets_others_run() -> None:
-    plan = Plan(keys={f"user:{row}:profile": None for row in range(ROWS)}, purged={"user:7:profile": None})
+    plan = Plan(keys={f"user:{row}:profile": 0 for row in range(ROWS)}, purged={"user:7:profile": 0})
     found, ran = await turns(renewals_of(plan, RULES))
     assert ran >= ROWS / 1_000
     assert len(found) == ROWS

@@ -166,6 +166,7 @@ class Listener:
         self._pubsub = self._client.pubsub()
         self._task: asyncio.Task[None] | None = None
         self.messages: list[Message] = []
+        self.payloads: list[bytes] = []
 
     async def __aenter__(self) -> "Listener":
         await self._pubsub.subscribe(Names().channel)
@@ -184,6 +185,7 @@ class Listener:
         while True:
             message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
             if message is not None:
+                self.payloads.append(message["data"])
                 self.messages.append(decode(message["data"]))
 
     async def caught_up(self, redis: Redis) -> None:

@@ -14,12 +14,14 @@ from unstale.protocol import codec
 from unstale.protocol.lease import ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
+from unstale.protocol.reasons import Kind, simple_reason
 from unstale.redis_tier.acquires import seconds_left
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.error_replies import refused
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Script, milliseconds
 from unstale.redis_tier.shared_tier import Put
+from unstale.runtime.process_name import process_name
 
 LIMITS: Final = ("epoch", "need_lsn", "primary_until", "database")
 """Fields of the state that decide whether a loader may read a replica."""
@@ -201,6 +203,7 @@ class RedisTier:
                     rules,
                 ),
                 self.names.namespace,
+                simple_reason(Kind.SET, process_name()),
             ],
         )
         if logged == -2:
@@ -212,9 +215,10 @@ class RedisTier:
     ) -> int:
         """Unlink, log, raise need_lsn and publish; return how many of the keys existed.
 
-        Stale values are unlinked too, whatever rules this process knows.
+        Stale values are unlinked too, whatever rules this process knows. The log names this process.
         """
         removed = 0
+        reason = simple_reason(Kind.DELETE if keys else Kind.PATTERN, process_name())
         for chunk in _chunks(keys) if keys else iter([()]):
             unlinked, _ = await self._script(
                 _DIRECT,
@@ -226,6 +230,7 @@ class RedisTier:
                     key_list(list(patterns)),
                     self._log_max_bytes,
                     len(chunk),
+                    reason,
                 ],
             )
             removed += unlinked

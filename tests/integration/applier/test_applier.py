@@ -229,7 +229,7 @@ async def test_the_log_is_bounded_by_bytes(multiplexer: Multiplexer, redis: Redi
         page = replace(PAGE, position=f"{11 + step}:{11 + step}:")
         state, _ = await applier.apply(state, page, keys=["k" * 3_000], patterns=[], store=True)
     entries = await logged(redis)
-    held = sum(len(fields[b"m"]) + 64 for _, fields in entries)
+    held = sum(len(fields[b"m"]) + len(fields[b"w"]) + 64 for _, fields in entries)
     assert bound * 0.9 < held <= bound
     assert int((await state_of(redis))["log_bytes"]) == held
     assert entries[-1][0] == b"100-0"

@@ -348,6 +348,7 @@ def tail(
 
 app.command()(tracing_commands.explain)
 app.command()(forecast_commands.plan)
+app.command()(tracing_commands.why)
 
 
 @app.command()

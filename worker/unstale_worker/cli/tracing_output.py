@@ -1,12 +1,14 @@
 """Print what `unstale_worker.tracing` found: aligned text, or JSON."""
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import orjson
 
 from unstale_worker.tracing.explain import Explanation, KeyEffect, RuleEffect
+from unstale_worker.tracing.why import Removal, Why
 
 
 def print_explanation(explanation: Explanation, *, json: bool) -> None:
@@ -48,6 +50,85 @@ def _life(effect: KeyEffect) -> str:
         return ttl
     stale = f", stale for at most {effect.serve_stale:g} s" if effect.serve_stale else ""
     return f"{ttl}; refreshed by line {effect.refresh_line}{stale}"
+
+
+def print_why(found: Why, *, json: bool) -> None:
+    """Print what removed a key."""
+    if json:
+        _print_json(asdict(found))
+        return
+    _print_lines(_why(found))
+
+
+def _why(found: Why) -> Iterator[str]:
+    left = "" if found.expires_in_ms is None else f", {found.expires_in_ms / 1000:.0f} s to live"
+    yield f"{found.key}: {'a ' if found.content in ('value', 'lease') else ''}{found.content} in Redis{left}"
+    for owner in found.owners:
+        yield f"  made by {owner.template} at {found.file}:{owner.line}"
+    if not found.owners:
+        hint = "" if found.nearest is None else f"; did you mean {found.nearest}?"
+        yield f"  no rule of {found.file} owns it, so no change removes it{hint}"
+    if found.refresh_line is not None:
+        yield f"  recomputed after a change by [refresh] at {found.file}:{found.refresh_line}"
+    if not found.same_rules:
+        yield f"  the worker has other rules than {found.file} here, so names and lines may differ"
+    for removal in found.removals:
+        yield from _removal(found.file, removal)
+    yield _reach(found)
+    if found.recovered is not None:
+        yield f"{_clock(found.recovered.at_ms)}  every key of the rules was dropped: {found.recovered.why}"
+    if found.renewed is not None:
+        yield f"{_clock(found.renewed.at_ms)}  every agent dropped its near cache: {found.renewed.why}"
+
+
+def _removal(file: str, removal: Removal) -> Iterator[str]:
+    at = "?" if removal.applied_ms is None else _clock(removal.applied_ms)
+    pattern = "" if removal.pattern is None else f", by the pattern {removal.pattern}"
+    yield f"{at}  {_cause(removal)}{pattern}"
+    if removal.lines:
+        yield f"    rule       {', '.join(f'{file}:{line}' for line in removal.lines)}"
+    if removal.annotation is not None:
+        yield f"    because    {orjson.dumps(removal.annotation).decode()}"
+    if removal.committed_after_ms is not None:
+        yield f"    committed  after {_clock(removal.committed_after_ms)}"
+    if removal.read_ms is not None and removal.applied_ms is not None:
+        took = removal.applied_ms - removal.read_ms
+        yield f"    read       {_clock(removal.read_ms)}, applied {took} ms later as log entry {removal.id}"
+
+
+def _cause(removal: Removal) -> str:
+    match removal.kind:
+        case "changes" if removal.table is not None:
+            transaction = "" if removal.xid is None else f" in transaction {removal.xid}"
+            return f"{removal.operation} of {removal.table}{transaction}"
+        case "captures":
+            return "a table's captures are missing, so the worker invalidates its keys; see unstale doctor"
+        case "rules":
+            return "the rules had changed a moment before"
+        case "replay":
+            return f"unstale replay by {removal.process}"
+        case "delete":
+            return f"cache.delete, or a set that stored nothing, by {removal.process}"
+        case "pattern":
+            return f"cache.invalidate_pattern by {removal.process}"
+        case "set":
+            return f"cache.set by {removal.process}"
+    return "for a reason that this version cannot read"
+
+
+def _reach(found: Why) -> str:
+    if found.reaches_back_ms is None:
+        return "the log is empty: nothing removed it since the log began"
+    since = f"{_clock(found.reaches_back_ms)}, where the log begins ({found.entries} entries)"
+    if found.more:
+        return f"and more; --most shows them. The log goes back to {since}"
+    if found.removals:
+        return f"nothing else removed it since {since}"
+    return f"nothing removed it since {since}; it may have expired, or been evicted or deleted by hand"
+
+
+def _clock(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000)) + f".{ms % 1000:03}"
 
 
 def _print_json(data: object) -> None:

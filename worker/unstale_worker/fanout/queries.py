@@ -13,7 +13,14 @@ from typing import Final
 import asyncpg
 
 from unstale_worker.fanout.failure import CAST_REMEDY, ColumnTypes, FanoutFailure, QueryFailed
-from unstale_worker.fanout.statement import Connection, check_columns, failure_of, statement_for, values_of
+from unstale_worker.fanout.statement import (
+    Connection,
+    causes_of,
+    check_columns,
+    failure_of,
+    statement_for,
+    values_of,
+)
 from unstale_worker.rules import Plan, Rules, Watch
 from unstale_worker.runtime.postgres_errors import ends_session
 from unstale_worker.sql import statement
@@ -106,7 +113,8 @@ async def check_queries(
 
 async def _run(connection: Connection, watch: Watch, plan: Plan, *, max_rows: int, timeout: float) -> None:
     """Run the query of one rule for all its arguments; raises `QueryFailed`."""
-    pending = list(plan.queries[watch])
+    asked = plan.queries[watch]
+    pending = list(asked)
     seen = 0
 
     async def run() -> None:
@@ -115,7 +123,7 @@ async def _run(connection: Connection, watch: Watch, plan: Plan, *, max_rows: in
         cursor = await connection.cursor(sql, list(range(len(rows))), *columns)
         while seen <= max_rows and (found := await cursor.fetch(ROWS_A_FETCH)):
             seen += len(found)
-            watch.expand(values_of(watch, found), plan)
+            watch.expand(values_of(watch, found), plan, causes_of(watch, found, asked))
 
     for start in range(0, len(pending), ARGUMENTS_A_RUN):
         rows = pending[start : start + ARGUMENTS_A_RUN]

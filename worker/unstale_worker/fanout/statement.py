@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from unstale_worker.fanout.failure import CAST_REMEDY, FanoutFailure, QueryFailed
-from unstale_worker.rules import Watch
+from unstale_worker.rules import Arguments, Watch
 from unstale_worker.rules.identifiers import display, quote_identifier
 from unstale_worker.rules.template import columns_of
 from unstale_worker.sql import statement
@@ -71,6 +71,16 @@ def values_of(watch: Watch, records: Sequence[asyncpg.Record]) -> dict[str, list
             )
         values[column] = [None if answer is None else str(answer) for answer in answers]
     return values
+
+
+def causes_of(
+    watch: Watch, records: Sequence[asyncpg.Record], asked: Mapping[Arguments, int]
+) -> Sequence[int]:
+    """Return the cause of each record; a record begins with the arguments that found it."""
+    if len(known := set(asked.values())) == 1:
+        return [*known] * len(records)
+    own = len(watch.row_columns)
+    return [asked[tuple(record)[:own]] for record in records]
 
 
 def _places(watch: Watch, names: Sequence[str]) -> dict[str, int]:

@@ -2,21 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, assert_never
 
 import structlog
 
+from unstale.protocol.reasons import Kind
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page, renewals_of
 from unstale_worker.leader.poll_policy import PollPolicy
+from unstale_worker.leader.reasons import BatchReasons
 from unstale_worker.leader.rules_in_force import RulesInForce
 from unstale_worker.leader.watermarks import Watermarks
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.script_batches import always
 from unstale_worker.redis.state import Adopting, Seen, Standing, StoredState, standing, standing_after_read
 from unstale_worker.rules import Rules
 from unstale_worker.sources import Page, Source
@@ -69,6 +72,8 @@ class Pipeline:
             source, rules, logger=log, known=health.coverage, report=self._covered
         )
         self._publish_rules_at = 0.0
+        self._read_before = ""
+        self._annotations: dict[int, Mapping[str, object]] = {}
         self._state: StoredState | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -107,7 +112,7 @@ class Pipeline:
                     prefetched = asyncio.create_task(self._source.read(state.position, page.cursor))
                 else:
                     seen = Seen.of(page, began=began, primary_until=primary_until, began_there=began_there)
-                state = await self._apply(state, page, seen)
+                state = await self._apply(state, page, seen, read_at=began_there)
                 if prefetched is None:
                     break
                 page, prefetched = await prefetched, None
@@ -119,10 +124,15 @@ class Pipeline:
         finally:
             if prefetched is not None:
                 await cancelled(prefetched)
-        if patterns := await self._captures.check_if_due() | self._in_force.transition.due(time.monotonic()):
-            await self._invalidate(state, page, patterns)
+        uncaptured, left = (
+            await self._captures.check_if_due(),
+            self._in_force.transition.due(time.monotonic()),
+        )
+        if patterns := uncaptured | left:
+            await self._invalidate(state, page, patterns, Kind.CAPTURES if uncaptured else Kind.RULES)
         await self._in_force.shorten_if_due(state, page)
         self._watermarks.seen = seen
+        self._read_before, self._annotations = began_there, {}
         self._counters.caught_up(began)
         await self._watermarks.publish_if_due(state)
         await self._keep_published(state)
@@ -138,11 +148,13 @@ class Pipeline:
         if await self._applier.keep_published(state, self._in_force.encoded()):
             log.warning("Redis had lost the published rules; they are published again")
 
-    async def _invalidate(self, state: StoredState, page: Page, patterns: Collection[str]) -> None:
+    async def _invalidate(
+        self, state: StoredState, page: Page, patterns: Collection[str], kind: Kind
+    ) -> None:
         """Invalidate patterns without a change that asks for it; the position does not move."""
         await self._applier.apply(
             state, page, keys=(), patterns=sorted(patterns), store=False,
-            stale=self._rules.serves_stale, broken=self._captures.remembered(),
+            stale=self._rules.serves_stale, broken=self._captures.remembered(), reason=always(kind),
         )  # fmt: skip
         self._watermarks.change_applied()
         self._counters.patterns += len(patterns)
@@ -165,11 +177,13 @@ class Pipeline:
                         return state
                     # The rules are the same, but the key is gone, or the types of columns have changed.
                     log.info("publishing the rules again; new epoch")
-                    await self._applier.new_epoch(state, published=self._in_force.encoded())
+                    await self._applier.new_epoch(
+                        state, published=self._in_force.encoded(), why="the rules were published again"
+                    )
                     self._counters.epochs += 1
                 case Standing.OTHER_RUN:
                     log.warning("Redis is another server than before; new epoch", position=state.position)
-                    await self._applier.new_epoch(state)
+                    await self._applier.new_epoch(state, why=verdict.value)
                     self._counters.epochs += 1
                 case Standing.OTHER_RULES:
                     await self._adopt(state)
@@ -210,6 +224,7 @@ class Pipeline:
             state,
             rules=self._rules.hash,
             published=now.encode(),
+            why=why.value,
             patterns=patterns,
             snapshot=lambda: self._source.read(None),
             stale=stale,
@@ -219,7 +234,7 @@ class Pipeline:
         if published is not None:
             self._in_force.transition.recovered(published, now, at=time.monotonic())
 
-    async def _apply(self, state: StoredState, page: Page, seen: Seen | None) -> StoredState:
+    async def _apply(self, state: StoredState, page: Page, seen: Seen | None, *, read_at: str) -> StoredState:
         """Apply one page. ``seen``, if the page is a batch's last, may be published in the same script."""
         moved = page.position != state.position
         if not page.entries and not moved:
@@ -230,6 +245,8 @@ class Pipeline:
             for failure in await self._source.run_queries(self._rules, plan):
                 self._counters.failed(str(failure))
                 log.error("a fan-out query failed; its patterns were invalidated", problem=str(failure))
+        if self._annotations:
+            plan.annotations = {**self._annotations, **plan.annotations}
         at = time.monotonic()
         joins = seen is not None and moved and self._watermarks.may_join()
         state, primary_until = await self._applier.apply(
@@ -241,7 +258,11 @@ class Pipeline:
             seen=seen if joins else None,
             renewals=await renewals_of(plan, self._rules),
             stale=self._rules.serves_stale,
+            reason=BatchReasons(page, plan, read_at=read_at, read_before=self._read_before),
         )
+        if plan.annotations:  # the last transaction may go on in the next page
+            last = page.xids[-1] if page.xids else 0
+            self._annotations = {xid: noted for xid, noted in plan.annotations.items() if xid == last}
         if joins:
             self._watermarks.published(at, primary_until)
         elif page.entries:

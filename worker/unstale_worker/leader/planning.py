@@ -1,15 +1,26 @@
 """Plans what one page of the outbox invalidates."""
 
 import logging
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
+import orjson
+
+from unstale.protocol.reasons import table_number
 from unstale_worker.rules import Plan, Renewal, Rules
 from unstale_worker.runtime.slices import Slices
-from unstale_worker.sources import Page, WatchVersion
+from unstale_worker.sources import OutboxEntry, Page, WatchVersion
 
 ENTRIES_A_SLICE: Final = 256
+LARGE: Final = 128
+"""Values of an entry that is planned alone: all its rows have one cause, which is cheaper."""
 ROWS_A_SLICE: Final = 2_000
 """A few milliseconds of work, after which other tasks may run."""
+
+ANNOTATIONS: Final = (0, 0)
+"""Watch and version of an entry that ``unstale.because()`` wrote; its only key is a JSON object."""
+
+MAX_ANNOTATION_BYTES: Final = 2_048
 
 logger = logging.getLogger("unstale.planning")  # an agent process plans too, and may lack structlog
 
@@ -22,6 +33,24 @@ class Versions(Protocol):
         ...
 
 
+class _Rows(NamedTuple):
+    """The rows of one watch version.
+
+    Attributes:
+        flat: Their values, row after row.
+        numbers: The number of each entry in its page.
+    """
+
+    flat: list[str | None]
+    numbers: list[int]
+
+    def causes(self, width: int, entries: Sequence[OutboxEntry]) -> list[int]:
+        """Return the number of the entry of each row, if a row has ``width`` values."""
+        if len(self.flat) == len(self.numbers) * width:
+            return self.numbers
+        return [number for number in self.numbers for _ in range(len(entries[number].keys or ()) // width)]
+
+
 async def plan_page(page: Page, rules: Rules, versions: Versions) -> Plan:
     """Plan what the entries of ``page`` invalidate, without running fan-out queries. Raises `Unavailable`.
 
@@ -29,34 +58,65 @@ async def plan_page(page: Page, rules: Rules, versions: Versions) -> Plan:
     run in between, as a page of many rows takes longer than the leader's lease lives on a busy machine.
     """
     plan = Plan()
-    together: dict[tuple[int, int], list[str | None]] = {}
+    together: dict[tuple[int, int], _Rows] = {}
     whole: set[tuple[int, int]] = set()
+    large: list[int] = []
     slices = Slices()
     for number, (watch, version, keys) in enumerate(page.entries):
         if number % ENTRIES_A_SLICE == 0:
             await slices.pause()
         if keys is None:
             whole.add((watch, version))
-        elif (flat := together.get((watch, version))) is None:
-            together[watch, version] = list(keys)
-        else:
-            flat.extend(keys)
-    for key in whole | together.keys():
+            continue
+        if len(keys) >= LARGE:
+            large.append(number)
+            continue
+        rows = together.get((watch, version))
+        if rows is None:
+            rows = together[watch, version] = _Rows([], [])
+        flat, numbers = rows
+        flat.extend(keys)
+        numbers.append(number)
+    if notes := together.pop(ANNOTATIONS, None):
+        _note(page, notes, plan.annotations)
+    for key in whole | together.keys() | {page.entries[number][:2] for number in large}:
         written = await versions.watch_version(*key)
         if written is None:
             logger.error("an outbox entry names the unknown watch %d; dropping every owned key", key[0])
             plan.patterns.update(rules.patterns)
             continue
-        table = (written.schema, written.table, written.key_columns)
+        plan.tables[key[0]] = table_number(written.schema, written.table)
+        table, width = (written.schema, written.table, written.key_columns), max(1, len(written.key_columns))
         if key in whole:
             rules.plan(*table, None, plan)
-        if key in together:
-            flat = together[key]
-            step = max(1, len(written.key_columns)) * ROWS_A_SLICE
-            for start in range(0, len(flat), step):
-                rules.plan(*table, flat[start : start + step], plan)
+        parts = [(together[key].flat, together[key].causes(width, page.entries))] if key in together else []
+        for number in large:
+            keys = page.entries[number].keys or ()
+            if page.entries[number][:2] == key:
+                parts.append((list(keys), [number] * (len(keys) // width)))
+        for flat, causes in parts:
+            if len(flat) != len(causes) * width:  # no whole rows
+                rules.plan(*table, None, plan)
+                continue
+            for start in range(0, max(1, len(causes)), ROWS_A_SLICE):
+                end = start + ROWS_A_SLICE
+                rules.plan(*table, flat[start * width : end * width], plan, causes[start:end])
                 await slices.pause()
     return plan
+
+
+def _note(page: Page, notes: _Rows, into: dict[int, Mapping[str, object]]) -> None:
+    """Add the annotations; several of one transaction become one, if that is not too long."""
+    for number, text in zip(notes.numbers, notes.flat, strict=True):
+        xid = page.xids[number]
+        try:
+            added = dict(orjson.loads(text or "{}"))
+            both = {**into.get(xid, {}), **added}
+            size = len(orjson.dumps({"": both}))
+        except (ValueError, TypeError):  # nested too deep, or not written by unstale.because()
+            into[xid] = {"left out": "unreadable"}
+        else:
+            into[xid] = both if size <= MAX_ANNOTATION_BYTES else {**added, "left out": "others"}
 
 
 async def renewals_of(plan: Plan, rules: Rules) -> dict[str, Renewal]:

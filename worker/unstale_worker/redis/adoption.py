@@ -5,9 +5,11 @@ from typing import Final
 
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
+from unstale.protocol.reasons import Kind
 from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.script_batches import always
 from unstale_worker.redis.state import Adopting, StoredState
 from unstale_worker.sources import Page
 
@@ -55,7 +57,9 @@ class Adoption:
         if failpoints.on:
             await failpoints.reach("adoption.begun")
         patterns = sorted(adopting.patterns)
-        await self._applier.apply(state, page, keys=(), patterns=patterns, store=False, stale=stale)
+        await self._applier.apply(
+            state, page, keys=(), patterns=patterns, store=False, stale=stale, reason=always(Kind.RULES)
+        )
         await self.shorten(state, page, lives, life)
         if failpoints.on:
             await failpoints.reach("adoption.before_published")
@@ -78,7 +82,9 @@ class Adoption:
                     groups.setdefault(seconds, []).append(key)
             for seconds, keys in groups.items():
                 await self._applier.run(SHORTEN, state, keys, most=max(1, round(seconds * 1000)))
-        await self._applier.apply(state, page, keys=(), patterns=(), near=globs, store=False)
+        await self._applier.apply(
+            state, page, keys=(), patterns=(), near=globs, store=False, reason=always(Kind.RULES)
+        )
 
     def __repr__(self) -> str:
         return f"<Adoption {self._applier!r}>"

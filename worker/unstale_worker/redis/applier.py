@@ -106,6 +106,7 @@ class Applier:
         stale: bool = False,
         broken: str | None = None,
         near: Sequence[str] = (),
+        reason: Callable[[ScriptBody], bytes] = lambda _: b"",
     ) -> tuple[StoredState, str]:
         """Invalidate keys and patterns.
 
@@ -120,6 +121,7 @@ class Applier:
             stale: Drop the patterns' stale values too.
             broken: Without ``store``: store these tables in the state, as a JSON array, in the last script.
             near: Patterns of which agents drop their near copies; the keys stay.
+            reason: Returns what the log keeps as the reason of a script; see `unstale.protocol.reasons`.
 
         Returns:
             The state afterwards, and the ``primary_until`` that stands after a watermark.
@@ -155,7 +157,7 @@ class Applier:
                 if refresh is not None:
                     more = {**more, "refresh": refresh}
             header = script_header(**common, log_bytes=self._log_max_bytes, **more) if more else plain_header
-            arguments = [header, body.keys_json, body.patterns_json]
+            arguments = [header, body.keys_json, body.patterns_json, reason(body)]
             return APPLY.call(keys=[names.state, names.log, *chunk], args=arguments)
 
         for start in range(0, last, PIPELINED):
@@ -192,13 +194,14 @@ class Applier:
         self._set_clock(reply[2])
         return bytes(reply[1]).decode()
 
-    async def new_epoch(self, state: StoredState, *, published: bytes | None = None) -> None:
+    async def new_epoch(self, state: StoredState, *, why: str = "", published: bytes | None = None) -> None:
         """Begin a new epoch from the stored position: on another run, or to let agents read ``published``."""
         header = script_header(
             channel=self._names.channel,
             fence=self._fence,
             position=state.position,
             new_epoch=secrets.token_hex(16),
+            why=why,
         )
         keys, args = [self._names.state, self._names.log], [header]
         if published is not None:
@@ -212,6 +215,7 @@ class Applier:
         *,
         rules: str,
         published: bytes,
+        why: str = "",
         patterns: Iterable[str],
         snapshot: Callable[[], Awaitable[Page]],
         stale: bool = False,
@@ -238,6 +242,7 @@ class Applier:
             flushed=page.flushed,
             database=page.database,
             watermark=watermark_fields(seen, rules=rules),
+            why=why,
         )
         keys = [self._names.state, self._names.log, self._names.rules]
         accepted(await self._run(RECOVER, keys, [header, published]))

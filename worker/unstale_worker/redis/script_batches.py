@@ -1,13 +1,14 @@
 """Builds the arguments of the worker's scripts: headers, and batches split by keys and bytes."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from unstale.protocol.messages import MAX_MESSAGE_BYTES, key_list
 from unstale.protocol.names import Names
+from unstale.protocol.reasons import Kind, simple_reason
 from unstale_worker.redis.state import Seen
 from unstale_worker.rules import Renewal
 
@@ -96,3 +97,9 @@ def _fitting(items: list[str], *, as_patterns: bool) -> Iterator[ScriptBody]:
         yield ScriptBody([], b"[]", encoded)
     else:
         yield ScriptBody(items, encoded, b"[]")
+
+
+def always(kind: Kind) -> Callable[[ScriptBody], bytes]:
+    """Return a reason without changes, for every script."""
+    reason = simple_reason(kind)
+    return lambda _: reason

@@ -170,6 +170,7 @@ class Rules:
         key_columns: Sequence[str],
         flat: Sequence[str | None] | None,
         into: Plan,
+        causes: Sequence[int] | None = None,
     ) -> None:
         """Add the keys, patterns and queries of one outbox entry.
 
@@ -183,6 +184,7 @@ class Rules:
             flat: The values of all rows, row after row, None for a null. None instead of a sequence stands
                 for the whole table: its rules add their patterns.
             into: The plan that receives keys, patterns and pending queries.
+            causes: The number of the change of each row; None: 0 for all.
         """
         key = (schema, table, tuple(key_columns))
         steps = self._steps.get(key)
@@ -193,8 +195,9 @@ class Rules:
             for step in steps:
                 into.patterns.update(step.watch.patterns)
         elif flat:
+            numbers = [0] * (len(flat) // len(key_columns)) if causes is None else causes
             for step in steps:
-                step.run(flat, into)
+                step.run(flat, into, numbers)
 
     def renewals(self, keys: Iterable[str], purged: Collection[str] = ()) -> dict[str, Renewal]:
         """Return the renewal of each of ``keys`` that a refresh matches; being ``purged`` overrides it."""

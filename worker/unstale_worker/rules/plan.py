@@ -49,12 +49,13 @@ class Watch:
         query = None if self.query is None else self.query.normal
         return [self.table.schema, self.table.name, columns, query]
 
-    def expand(self, values: Mapping[str, Values], into: "Plan") -> None:
+    def expand(self, values: Mapping[str, Values], into: "Plan", causes: Sequence[int]) -> None:
         """Add the keys of all templates. A template adds its pattern if ``values`` lacks one of its columns.
 
         Args:
             values: Column name to the values of all rows; all columns have the same length.
             into: The plan that receives keys and patterns.
+            causes: The number of the change of each row.
         """
         with into.receiving(purge=self.purge) as keys:
             for template in self.keys:
@@ -63,7 +64,7 @@ class Watch:
                 except KeyError:
                     into.patterns.add(template.pattern)
                 else:
-                    template.expand(columns, keys=keys, patterns=into.patterns)
+                    template.expand(columns, keys=keys, patterns=into.patterns, causes=causes)
 
 
 @dataclass(slots=True)
@@ -71,24 +72,29 @@ class Plan:
     """The invalidations of one batch of changes; a plan only grows.
 
     Attributes:
-        keys: Keys to remove, unique, in order of first appearance.
+        keys: Keys to remove, unique, in order of first appearance, each with its cause: the number of the
+            outbox entry in its page.
         patterns: Globs of the keys to remove.
-        queries: Fan-out queries still to run, each with the arguments of the changed rows.
+        queries: Fan-out queries still to run, each with the arguments of the changed rows and their causes.
         purged: The subset of ``keys`` that a rule with ``purge`` names.
+        tables: The number of the table of each watch; see `unstale.protocol.reasons.table_number`.
+        annotations: What ``unstale.because()`` was given, by transaction.
     """
 
-    keys: dict[str, None] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)
     patterns: set[str] = field(default_factory=set)
-    queries: dict[Watch, set[Arguments]] = field(default_factory=dict)
-    purged: dict[str, None] = field(default_factory=dict)
+    queries: dict[Watch, dict[Arguments, int]] = field(default_factory=dict)
+    purged: dict[str, int] = field(default_factory=dict)
+    tables: dict[int, int] = field(default_factory=dict)
+    annotations: dict[int, Mapping[str, object]] = field(default_factory=dict)
 
     @contextmanager
-    def receiving(self, *, purge: bool) -> Iterator[dict[str, None]]:
+    def receiving(self, *, purge: bool) -> Iterator[dict[str, int]]:
         """Yield the dict that collects the keys of one rule."""
         if not purge:
             yield self.keys
             return
-        own: dict[str, None] = {}
+        own: dict[str, int] = {}
         yield own
         self.keys.update(own)
         self.purged.update(own)
@@ -124,10 +130,10 @@ class Step:
         fills = tuple((template, find(template.columns)) for template in watch.keys)
         return cls(watch, len(key_columns), fills, find(watch.row_columns))
 
-    def run(self, flat: Sequence[str | None], into: Plan) -> None:
+    def run(self, flat: Sequence[str | None], into: Plan, causes: Sequence[int]) -> None:
         """Add the keys, patterns and queries of ``flat``: row after row, ``stride`` values each."""
         if self.watch.query is not None:
-            self._ask(flat, into)
+            self._ask(flat, into, causes)
             return
         with into.receiving(purge=self.watch.purge) as keys:
             for template, places in self.fills:
@@ -135,21 +141,22 @@ class Step:
                     into.patterns.add(template.pattern)
                 else:
                     columns = [flat[place :: self.stride] for place in places]
-                    template.expand(columns, keys=keys, patterns=into.patterns)
+                    template.expand(columns, keys=keys, patterns=into.patterns, causes=causes)
 
-    def _ask(self, flat: Sequence[str | None], into: Plan) -> None:
+    def _ask(self, flat: Sequence[str | None], into: Plan, causes: Sequence[int]) -> None:
         """Record the arguments of the query; add the patterns for rows that cannot be queried."""
         if self.arguments is None:
             into.patterns.update(self.watch.patterns)
             return
-        rows: set[Arguments] = {()}
+        rows: dict[Arguments, int] = {(): causes[-1]}
         if self.arguments:
-            rows = set(zip(*[flat[place :: self.stride] for place in self.arguments], strict=True))
-        fitting = {row for row in rows if not _oversize(row)}
+            columns = [flat[place :: self.stride] for place in self.arguments]
+            rows = dict(zip(zip(*columns, strict=True), causes, strict=True))
+        fitting = {row: cause for row, cause in rows.items() if not _oversize(row)}
         if len(fitting) < len(rows):
             into.patterns.update(self.watch.patterns)
         if fitting:
-            into.queries.setdefault(self.watch, set()).update(fitting)
+            into.queries.setdefault(self.watch, {}).update(fitting)
 
 
 def _oversize(row: Arguments) -> bool:

@@ -109,6 +109,9 @@ class Page:
         current_xmax: The first transaction id that is not assigned yet.
         entries: Entries in order of transaction and id.
         began: The worker's monotonic clock at the start of the read, in seconds.
+        xids: The transaction of each entry.
+        operations: One character for each entry: ``i``, ``u``, ``d`` or ``t`` for insert, update, delete or
+            truncate; ``-`` for DDL, and if a capture of an earlier version wrote the entry.
     """
 
     database: str
@@ -122,6 +125,8 @@ class Page:
     current_xmax: int
     entries: Sequence[OutboxEntry]
     began: float
+    xids: Sequence[int] = ()
+    operations: str = ""
 
     @property
     def seen(self) -> Snapshot:

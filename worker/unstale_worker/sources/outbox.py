@@ -94,6 +94,8 @@ class OutboxSource:
             current_xmax=row[9],
             entries=entries,
             began=began,
+            xids=row[11] or (),
+            operations=row[12] or "",
         )
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:

@@ -67,7 +67,7 @@ async def check_queries(rpc: Rpc, rules: Rules, found: ColumnTypes | None = None
 
 
 async def _run(rpc: Rpc, watch: Watch, plan: Plan, *, max_rows: int) -> None:
-    pending = list(plan.queries[watch])
+    pending, newest = list(plan.queries[watch]), max(plan.queries[watch].values())
     seen = 0
     for start in range(0, len(pending), ARGUMENTS_A_RUN):
         rows = await _ask(rpc, watch, pending[start : start + ARGUMENTS_A_RUN], most=max_rows + 1 - seen)
@@ -80,7 +80,9 @@ async def _run(rpc: Rpc, watch: Watch, plan: Plan, *, max_rows: int) -> None:
                 [None if value is None else str(value) for value in column]
                 for column in zip(*rows, strict=True)
             ]
-            watch.expand(dict(zip(columns_of(watch.keys), texts, strict=False)), plan)
+            # The answer does not say which row of `pending` found a key, so the newest change stands for all.
+            causes = [newest] * len(rows)
+            watch.expand(dict(zip(columns_of(watch.keys), texts, strict=False)), plan, causes)
 
 
 async def _ask(

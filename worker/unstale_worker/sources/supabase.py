@@ -170,6 +170,9 @@ def page_of(answer: Any, *, began: float) -> Page:
         entries = list(map(OutboxEntry._make, answer["entries"]))
         if not {(type(entry.watch), type(entry.version), type(entry.keys)) for entry in entries} <= ENTRIES:
             raise TypeError("entries")
+        xids, operations = list(answer["xids"]), _text(answer["operations"])
+        if not len(xids) == len(operations) == len(entries) or not {*map(type, xids)} <= {int}:
+            raise TypeError("xids")
         return Page(
             database=_text(answer["database"]),
             snapshot=snapshot,
@@ -182,6 +185,8 @@ def page_of(answer: Any, *, began: float) -> Page:
             current_xmax=int(answer["current_xmax"]),
             entries=entries,
             began=began,
+            xids=xids,
+            operations=operations,
         )
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise unreadable("unstale_read") from error

@@ -25,21 +25,32 @@ local function has_type(key, wanted)
   return found == wanted or found == 'none'
 end
 
+-- Milliseconds since 1970 by the server's clock. It is shown to users, and compared only with the same clock to find what
+-- is due.
+local function now_ms()
+  local time = redis.call('TIME')
+  return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+end
+
 -- Appends one log entry, publishes it as a message, and trims the log by bytes. Returns the entry's id.
-local function append(state, log, channel, epoch, keys, patterns, max_bytes)
+-- The log keeps `reason` beside the message, for people, after the time in 6 bytes (see unstale/protocol/reasons.py), and
+-- leaves out an empty list of patterns.
+local function append(state, log, channel, epoch, keys, patterns, max_bytes, reason)
   local last = redis.call('HINCRBY', state, 'last', 1)
   if last > 999999999999999 then
     error('UNSTALE the log id in the state is out of range; the worker begins a new history')
   end
   local body = '"keys":' .. keys .. ',"patterns":' .. patterns
   local id = string.format('%.0f-0', last)
-  if redis.pcall('XADD', log, id, 'm', body)['err'] then
+  local kept = patterns == '[]' and '"keys":' .. keys or body
+  local why = struct.pack('>I6', tonumber(now_ms())) .. (reason or '')
+  if redis.pcall('XADD', log, id, 'm', kept, 'w', why)['err'] then
     -- The newest id of the log is not below ours, so the log belongs to another history. Agents notice that the new log
     -- does not reach back to their own position, and drop everything.
     redis.call('UNLINK', log)
-    redis.call('XADD', log, id, 'm', body)
+    redis.call('XADD', log, id, 'm', kept, 'w', why)
   end
-  local size = #body + 64
+  local size = #kept + #why + 64
   if redis.call('XLEN', log) == 1 then
     -- This is the first entry, or the log was evicted: start counting bytes again.
     redis.call('HSET', state, 'log_bytes', size)
@@ -50,7 +61,7 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes)
         local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
         if not oldest then break end
         redis.call('XDEL', log, oldest[1])
-        bytes = bytes - #oldest[2][2] - 64
+        bytes = bytes - #oldest[2][2] - #(oldest[2][4] or '') - 64
       end
       redis.call('HSET', state, 'log_bytes', string.format('%.0f', bytes))
     end
@@ -84,13 +95,6 @@ local function refusal(state, log, header)
   if (known[4] or '') ~= header.position then return 'position' end
   if header.run and header.run ~= live_run() then return 'run' end
   return nil
-end
-
--- Milliseconds since 1970 by the server's clock. It is shown to users, and compared only with the same clock to find what
--- is due.
-local function now_ms()
-  local time = redis.call('TIME')
-  return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 end
 
 -- The server's clock in milliseconds, to the microsecond.

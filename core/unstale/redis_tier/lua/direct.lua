@@ -1,6 +1,6 @@
 -- Direct invalidation by an agent: unlink, log, raise need_lsn and publish, without moving the position.
 -- KEYS: state, log, the keys to unlink..., the stale values to unlink...
--- ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes, how many of the keys are stale values
+-- ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes, how many of the keys are stale values, reason
 -- Reply: { number of keys unlinked, without stale values; log id }. The id is 0 if there is no live epoch: then the worker
 -- will begin a new one, which makes agents drop everything.
 local state, log = KEYS[1], KEYS[2]
@@ -19,7 +19,7 @@ local known = redis.call('HMGET', state, 'epoch', 'run', 'need_lsn')
 if not known[1] or known[2] ~= live_run() then
   return { unlinked, 0 }
 end
-local id = append(state, log, ARGV[1], known[1], ARGV[3], ARGV[4], tonumber(ARGV[5]))
+local id = append(state, log, ARGV[1], known[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[7])
 if ARGV[2] == '' then
   redis.call('HSET', state, 'primary_until', string.format('%.0f', id))
 elseif lsn_after(ARGV[2], known[3]) then

@@ -1,6 +1,6 @@
 -- Stores a value that no rule owns, and invalidates it in every instance: set, log, publish.
 -- KEYS: state, log, key, claim
--- ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules, namespace
+-- ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules, namespace, reason
 -- Reply: log id and epoch. 0 and '' if there is no live epoch: the value is stored but not announced, because agents are
 -- detached or about to flush. -1 and '' if other rules are in force: nothing is stored, because they may own the key.
 -- -2 and '' if another namespace uses this database: nothing is stored, because its agents would read it.
@@ -19,4 +19,4 @@ redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
 if not known[1] or known[2] ~= live_run() then
   return { 0, '' }
 end
-return { append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5])), known[1] }
+return { append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5]), ARGV[8]), known[1] }

@@ -2,7 +2,7 @@
 -- position, and may publish the watermark that is true from then on.
 -- KEYS: state, log, the keys to unlink..., and with `refresh`: the refresh set, then of each key to refresh its name and the
 --       name of its stale value
--- ARGV: header, keys as JSON, patterns as JSON. Fields of the header, beside those that `refusal` reads:
+-- ARGV: header, keys as JSON, patterns as JSON, reason. Fields of the header, beside those that `refusal` reads:
 --   channel, lsn
 --   log_bytes: a number, most bytes of the log
 --   new_position, flushed, database: in the batch's last script
@@ -63,7 +63,7 @@ if refresh then
 end
 if ARGV[2] ~= '[]' or ARGV[3] ~= '[]' then
   raise_need_lsn(state, header.lsn)
-  id = append(state, log, header.channel, header.epoch, ARGV[2], ARGV[3], header.log_bytes)
+  id = append(state, log, header.channel, header.epoch, ARGV[2], ARGV[3], header.log_bytes, ARGV[4])
 end
 if header.broken then
   redis.call('HSET', state, 'broken', header.broken)

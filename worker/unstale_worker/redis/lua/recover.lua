@@ -2,7 +2,7 @@
 -- stores that snapshot as the position, under a new epoch. Dropping before the snapshot would lose the changes in between.
 -- KEYS: state, log, rules
 -- ARGV: header, the rules as JSON. Fields of the header, beside those that `refusal` reads (run: as it was before the snapshot):
---   channel, new_epoch, new_position, lsn, flushed, database; watermark: see `publish_watermark`
+--   channel, new_epoch, new_position, lsn, flushed, database, why (for people); watermark: see `publish_watermark`
 -- Reply: { 'ok' } or { 'refused', reason }
 local state, log, header = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
 local reason = refusal(state, log, header)
@@ -18,7 +18,7 @@ if not string.match(last, '^%d+$') or #last > 15 then
 end
 redis.call('HSET', state, 'epoch', header.new_epoch, 'run', header.run, 'position', header.new_position, 'lsn', header.lsn,
   'flushed', header.flushed, 'database', header.database, 'rules', header.watermark.rules, 'applied_at', now_ms(),
-  'log_bytes', 0)
+  'log_bytes', 0, 'recovered', now_ms() .. ' ' .. (header.why or ''))
 redis.call('HDEL', state, 'adopting')
 publish_watermark(state, header.new_epoch, header)
 return { 'ok' }

@@ -1,0 +1,273 @@
+"""``unstale why``: what removed a key, newest first, from the log in Redis."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from unstale.errors import ConfigurationError, MessageError
+from unstale.freshness.near_miss import near_miss
+from unstale.protocol.globs import matches
+from unstale.protocol.messages import Invalidation, decode_log_entry, key_list
+from unstale.protocol.names import Epoch, Names
+from unstale.protocol.reasons import Cause, Kind, Reason, decode_reason
+from unstale_worker.redis.applier import unavailable
+from unstale_worker.rules import Rules
+from unstale_worker.tracing.table_names import OPERATIONS, TableNames
+
+PAGE: Final = 1_000
+"""Log entries in one reply: up to 64 MB if all are as large as a message may be, and usually below 1 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One log entry that removed the key.
+
+    Attributes:
+        id: Id of the log entry.
+        kind: What happened: the name of a `Kind` in lower case; ``unknown`` for an entry without a reason.
+        pattern: The pattern that removed the key; None if it was named itself.
+        table: The changed table.
+        operation: ``insert``, ``update``, ``delete``, ``truncate``, or ``change`` if that is not known.
+        xid: The transaction.
+        lines: Lines of the table's rules that own the key.
+        annotation: What ``unstale.because()`` was given in the transaction.
+        process: For a call of the cache: host and process id.
+        committed_after_ms: The read before did not find the change. Times are the clock of Redis, in
+            milliseconds since 1970.
+        read_ms: When the read that found it began.
+        applied_ms: When the key was removed from Redis and the agents were told.
+    """
+
+    id: int
+    kind: str
+    pattern: str | None
+    table: str | None
+    operation: str | None
+    xid: int | None
+    lines: tuple[int, ...]
+    annotation: Mapping[str, object] | None
+    process: str | None
+    committed_after_ms: int | None
+    read_ms: int | None
+    applied_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that removed more than the log can tell.
+
+    Attributes:
+        at_ms: When, by the clock of Redis, in milliseconds since 1970.
+        why: The reason.
+    """
+
+    at_ms: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A key template that makes the key.
+
+    Attributes:
+        line: Line of its ``[[watch]]`` block.
+        template: The template.
+    """
+
+    line: int
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What is known of one key.
+
+    Attributes:
+        key: The key.
+        file: The rules file.
+        same_rules: False if the worker has other rules than the file, so that lines may differ.
+        owners: The templates that make the key; empty if no rule owns it.
+        nearest: The template that it resembles most, if no rule owns it.
+        refresh_line: Line of the ``[refresh]`` that recomputes the key; None without one.
+        content: ``value``, ``lease``, ``missing`` or ``other type``: what Redis has now.
+        expires_in_ms: Remaining life of that; None if it has none.
+        removals: The log entries that removed it, newest first.
+        more: True if there are older ones.
+        reaches_back_ms: When the oldest log entry was written; None for an empty log.
+        entries: How many entries the log has.
+        recovered: When the worker last dropped every key of the rules and began the log anew.
+        renewed: When every agent last dropped its near cache, because of a new epoch.
+    """
+
+    key: str
+    file: str
+    same_rules: bool
+    owners: tuple[Owner, ...]
+    nearest: str | None
+    refresh_line: int | None
+    content: str
+    expires_in_ms: int | None
+    removals: tuple[Removal, ...]
+    more: bool
+    reaches_back_ms: int | None
+    entries: int
+    recovered: Event | None
+    renewed: Event | None
+
+
+async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) -> Why:
+    """Find what removed ``key``: at most ``most`` entries of the log; raises `RedisUnavailable`."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"the key {key!r} is not UTF-8, so it is no key of a cache") from None
+    try:
+        async with redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(names.state, "rules", "recovered", "renewed")
+            pipe.type(key)
+            pipe.pttl(key)
+            pipe.xrange(names.log, count=1)
+            pipe.xlen(names.log)
+            state, kind, life, oldest, entries = await pipe.execute()
+            first = await redis.getrange(key, 0, 0) if kind == b"string" else b""
+        removals: list[Removal] = []
+        tables = TableNames(rules)
+        async for entry_id, fields in _backwards(redis, names):
+            removal = removal_of(key, entry_id, fields, tables)
+            if removal is not None:
+                removals.append(removal)
+                if len(removals) > most:
+                    break
+    except RedisError as error:
+        raise unavailable(error) from error
+    owners = tuple(
+        Owner(watch.line, template.text)
+        for watch in rules.watches
+        for template in watch.keys
+        if matches(template.pattern, key)
+    )
+    reason = decode_reason(oldest[0][1].get(b"w", b"")) if oldest else None
+    refresh = rules.refresh_of(key)
+    return Why(
+        key=key,
+        file=rules.file,
+        same_rules=(state[0] or b"").decode("utf-8", "replace") == rules.hash,
+        owners=owners,
+        nearest=None if owners else nearest(rules, key),
+        refresh_line=None if refresh is None else refresh.line,
+        content=_content(kind, first),
+        expires_in_ms=life if life >= 0 else None,
+        removals=tuple(removals[:most]),
+        more=len(removals) > most,
+        reaches_back_ms=None if reason is None else reason.applied_ms,
+        entries=entries,
+        recovered=_event(state[1]),
+        renewed=_event(state[2]),
+    )
+
+
+def nearest(rules: Rules, key: str) -> str | None:
+    """Return the key template that ``key`` resembles most; None without any rule."""
+    templates = {template.text: template.pattern for watch in rules.watches for template in watch.keys}
+    meant = near_miss(key, templates.values())
+    return max(
+        templates,
+        key=lambda text: (templates[text] == meant, SequenceMatcher(None, text, key).ratio()),
+        default=None,
+    )
+
+
+def removal_of(
+    key: str, entry_id: bytes, fields: Mapping[bytes, bytes], tables: TableNames
+) -> Removal | None:
+    """Return how a log entry removed ``key``; None if it did not."""
+    body, number = fields.get(b"m", b""), int(entry_id.partition(b"-")[0])
+    named = key_list([key])[1:-1] in body  # a quick look; most entries are about other keys
+    if not named and (b'"patterns":' not in body or body.endswith(b'"patterns":[]')):
+        return None
+    try:
+        entry = decode_log_entry(Epoch(""), number, body)
+    except MessageError:
+        return None
+    reason = decode_reason(fields.get(b"w", b""))
+    if key in entry.keys:
+        cause = None if reason is None else _cause_of_key(reason, entry, key)
+        return _removal(entry, reason, cause, None, key, tables)
+    pattern = next((pattern for pattern in entry.patterns if matches(pattern, key)), None)
+    if pattern is None:
+        return None
+    cause = None if reason is None else _cause_of_pattern(reason, pattern, tables)
+    return _removal(entry, reason, cause, pattern, key, tables)
+
+
+def _cause_of_key(reason: Reason, entry: Invalidation, key: str) -> Cause | None:
+    if not reason.causes:
+        return None
+    if not reason.numbers:
+        return reason.causes[0]
+    try:
+        return reason.causes[reason.numbers[entry.keys.index(key)]]
+    except IndexError:
+        return None
+
+
+def _cause_of_pattern(reason: Reason, pattern: str, tables: TableNames) -> Cause | None:
+    """Return the last cause whose table has the pattern, or the last one if that is not known."""
+    owning = [cause for cause in reason.causes if tables.owns(cause.table, pattern)]
+    found = owning or reason.causes
+    return found[-1] if found else None
+
+
+def _removal(
+    entry: Invalidation,
+    reason: Reason | None,
+    cause: Cause | None,
+    pattern: str | None,
+    key: str,
+    tables: TableNames,
+) -> Removal:
+    table = None if cause is None else tables.name(cause.table, key)
+    changes = reason is not None and reason.kind is Kind.CHANGES
+    return Removal(
+        id=entry.id,
+        kind="unknown" if reason is None else reason.kind.name.lower(),
+        pattern=pattern,
+        table=table,
+        operation=None if cause is None else OPERATIONS[cause.operation],
+        xid=cause.xid if cause is not None and cause.xid else None,
+        lines=() if table is None else tables.lines(table, key),
+        annotation=None if cause is None else cause.annotation,
+        process=reason.process if reason is not None and reason.process else None,
+        committed_after_ms=reason.read_ms - reason.gap_ms if reason and changes and reason.gap_ms else None,
+        read_ms=reason.read_ms if reason and changes and reason.read_ms else None,
+        applied_ms=None if reason is None else reason.applied_ms,
+    )
+
+
+async def _backwards(redis: Redis, names: Names) -> AsyncIterator[tuple[bytes, Mapping[bytes, bytes]]]:
+    """Yield the log's entries, newest first."""
+    before = "+"
+    while True:
+        page: Any = await redis.xrevrange(names.log, max=before, count=PAGE)
+        for entry in page:
+            yield entry
+        if len(page) < PAGE:
+            return
+        before = "(" + page[-1][0].decode()
+
+
+def _content(kind: bytes, first: Any) -> str:
+    if kind == b"none":
+        return "missing"
+    if kind != b"string":
+        return "other type"
+    return "lease" if first in (b"\0", "\0") else "value"
+
+
+def _event(field: bytes | None) -> Event | None:
+    at, _, why = (field or b"").decode("utf-8", "replace").partition(" ")
+    return Event(int(at), why) if at.isdecimal() else None
