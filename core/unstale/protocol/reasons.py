@@ -40,6 +40,8 @@ class Kind(StrEnum):
 
 OPERATIONS: Final = {"-": 0, "i": 1, "u": 2, "d": 3, "t": 4}
 """Operations of an outbox entry; ``-`` is DDL, or an entry of an earlier version's capture."""
+OPERATION_NAMES: Final = {"i": "insert", "u": "update", "d": "delete", "t": "truncate", "-": "change"}
+"""The same for people."""
 PACKED: Final = "C"
 """The letter of `Kind.CHANGES` if the rest is compressed."""
 COMPRESS_FROM: Final = 64

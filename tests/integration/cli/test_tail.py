@@ -14,12 +14,16 @@ from redis.asyncio import Redis
 from servers import Database, eventually
 from unstale.errors import RedisUnavailable
 from unstale.protocol.names import Names
+from unstale_worker.cli.output import Output
 from unstale_worker.cli.tail import Line, follow
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers import SCHEMA, connected, running_worker
+from unstale_worker.rules import Rules
+from unstale_worker.tracing.table_names import Changes
+from workers import PROFILES, SCHEMA, connected, running_worker
 from workers.commands import started
 
 CHANNEL = Names().channel
+RULES = Rules.parse(PROFILES)
 
 
 class Tail:
@@ -44,7 +48,7 @@ class Tail:
         await self.task
 
     async def _follow(self) -> None:
-        async for line in follow(self._redis, Names(), pattern=self._pattern, stop=self.stop):
+        async for line in follow(self._redis, Names(), pattern=self._pattern, stop=self.stop, rules=RULES):
             self.lines.append(line)
 
     async def until(self, count: int) -> list[Line]:
@@ -68,9 +72,28 @@ async def test_changes_come_by(database: Database, redis_url: str) -> None:
             await connection.execute("insert into profiles (id) values (42)")
             line = (await tail.until(1))[0]
 
+            await connection.execute("update profiles set name = 'many' where id > 42")
+            await connection.execute("insert into profiles (id) select generate_series(100, 119)")
+            await tail.until(2)
+            many = tail.lines[-1]
+
     assert set(line.keys) == {"user:42:profile", "user:42:greeting_instructions"}
+    assert (line.kind, line.changes) == ("changes", (Changes("public.profiles", "insert", 1),))
+    assert len(many.keys) == 40
     assert line.missed == 0
     assert line.id >= 1
+
+
+def test_a_line_says_what_changed_and_shows_some_of_many_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = tuple(f"user:{number}:profile" for number in range(1_000))
+    changes = (Changes("public.profiles", "update", 999), Changes("public.notes", "insert", 1))
+    Output(json=False).tail(Line(0.0, "e", 7, keys, ("a:*",), None, 0, "changes", None, changes))
+    said = capsys.readouterr().out
+    assert "999 update of public.profiles, 1 insert of public.notes: 1000 keys user:0:profile" in said
+    assert "a:* (pattern)" in said
+    assert len(said) < 400
+    Output(json=False).tail(Line(0.0, "e", 7, ("a",), (), None, 0, "delete", "web-1:7"))
+    assert "delete by web-1:7: a" in capsys.readouterr().out
 
 
 async def test_only_what_a_pattern_matches(redis_url: str) -> None:

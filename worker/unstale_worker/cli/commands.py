@@ -334,12 +334,14 @@ def tail(
         from unstale.settings import WorkerSettings
         from unstale_worker.cli.output import Output
         from unstale_worker.cli.tail import follow
+        from unstale_worker.cli.tracing_commands import known_rules
         from unstale_worker.redis.client import open_redis
         from unstale_worker.redis.explained import explained
 
         settings, output = WorkerSettings.from_env(), Output(json=json)
-        async with explained(settings), open_redis(settings, connections=1) as redis:
-            async for line in follow(redis, settings.names, pattern=pattern, stop=stop):
+        async with explained(settings), open_redis(settings, connections=2) as redis:
+            rules = known_rules(settings.config)
+            async for line in follow(redis, settings.names, pattern=pattern, stop=stop, rules=rules):
                 output.tail(line)
         return DONE
 

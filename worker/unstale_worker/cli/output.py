@@ -26,6 +26,10 @@ _COLORS = {
 }
 
 
+SHOWN_KEYS = 8
+"""Keys of one invalidation that are shown; --json has all."""
+
+
 class Output:
     """Output of one command; each line is flushed, so that a pipe receives it at once.
 
@@ -107,7 +111,14 @@ class Output:
         )
         if line.missed:
             text.append(f"({line.missed} missed before) ", "yellow")
-        text.append(" ".join((*line.keys, *(f"{pattern} (pattern)" for pattern in line.patterns))))
+        if line.kind is not None:
+            changes = ", ".join(f"{each.count} {each.operation} of {each.table}" for each in line.changes)
+            by = f" by {line.process}" if line.process else ""
+            text.append(f"{changes or line.kind}{by}: ", "magenta")
+        if len(line.keys) > SHOWN_KEYS:
+            text.append(f"{len(line.keys)} keys ")
+        shown = [*line.keys[:SHOWN_KEYS], *(["…"] if len(line.keys) > SHOWN_KEYS else [])]
+        text.append(" ".join((*shown, *(f"{pattern} (pattern)" for pattern in line.patterns))))
         self._console.print(text)
 
     def migration(self, result: WrittenMigration, folder: Path, compared: Compared) -> None:

@@ -1,11 +1,26 @@
 """The commands that trace a change to its keys, and a key to its change; see `unstale_worker.tracing`."""
 
 import asyncio
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unstale.errors import ConfigurationError
 from unstale_worker.cli.running import DONE, Json, run
+
+if TYPE_CHECKING:
+    from unstale_worker.rules import Rules
+
+
+def known_rules(path: Path | None) -> "Rules | None":
+    """Return the rules, which give tables their names; None if there is no valid file."""
+    from unstale_worker.rules import Rules
+
+    try:
+        return Rules.load(path)
+    except ConfigurationError:
+        return None
 
 
 def explain(

@@ -1,8 +1,10 @@
 """The leader's loop: read changes, plan what they concern, apply it, store the position, again and again."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Final, assert_never
 
 import structlog
@@ -14,7 +16,7 @@ from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page, renewals_of
 from unstale_worker.leader.poll_policy import PollPolicy
-from unstale_worker.leader.reasons import BatchReasons
+from unstale_worker.leader.reasons import BatchReasons, summed_up
 from unstale_worker.leader.rules_in_force import RulesInForce
 from unstale_worker.leader.watermarks import Watermarks
 from unstale_worker.observe.worker_health import WorkerHealth
@@ -26,6 +28,9 @@ from unstale_worker.sources import Page, Source
 from unstale_worker.sources.wakeups import WakeUps
 
 log = structlog.get_logger("unstale.pipeline")
+DEBUG: Final = logging.getLogger("unstale.pipeline")
+SHOWN_KEYS: Final = 5
+"""Keys of a batch in the debug log."""
 
 TIMER_RESOLUTION: Final = 0.001
 """Seconds. Event loops count in milliseconds, so a shorter pause would become longer; it is left out."""
@@ -260,6 +265,10 @@ class Pipeline:
             stale=self._rules.serves_stale,
             reason=BatchReasons(page, plan, read_at=read_at, read_before=self._read_before),
         )
+        if DEBUG.isEnabledFor(logging.DEBUG) and page.entries:
+            changes, first = await summed_up(page, self._source), list(islice(plan.keys, SHOWN_KEYS))
+            patterns = sorted(plan.patterns)[:SHOWN_KEYS]
+            log.debug("applied", changes=changes, keys=len(plan.keys), first=first, patterns=patterns)
         if plan.annotations:  # the last transaction may go on in the next page
             last = page.xids[-1] if page.xids else 0
             self._annotations = {xid: noted for xid, noted in plan.annotations.items() if xid == last}

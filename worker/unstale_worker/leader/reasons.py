@@ -1,13 +1,29 @@
 """The reasons that the log keeps for the scripts of one batch."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from operator import itemgetter
 
-from unstale.protocol.reasons import changes_reason, table_code
+from unstale.protocol.reasons import OPERATION_NAMES, changes_reason, table_code
+from unstale_worker.leader.planning import Versions
 from unstale_worker.redis.script_batches import ScriptBody
 from unstale_worker.rules import Plan
 from unstale_worker.sources import Page
+
+
+async def summed_up(page: Page, versions: Versions) -> dict[str, int]:
+    """Return how many changes of each table and operation a page has, for the debug log."""
+    summed: Counter[str] = Counter()
+    operations = page.operations or "-" * len(page.entries)
+    for (watch, version, operation), count in Counter(
+        (entry.watch, entry.version, operation)
+        for entry, operation in zip(page.entries, operations, strict=True)
+    ).items():
+        written = await versions.watch_version(watch, version)
+        table = f"watch {watch}" if written is None else f"{written.schema}.{written.table}"
+        summed[f"{table} {OPERATION_NAMES[operation]}"] += count
+    return dict(summed)
 
 
 class BatchReasons:

@@ -3,13 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from unstale.protocol.globs import matches
-from unstale.protocol.reasons import Cause, Reason, table_number
+from unstale.protocol.reasons import OPERATION_NAMES, Cause, Reason, table_number
 from unstale_worker.rules import Rules, TableName, Watch
-
-OPERATIONS: Final = {"i": "insert", "u": "update", "d": "delete", "t": "truncate", "-": "change"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +63,5 @@ class TableNames:
     def changes(self, reason: Reason | None) -> tuple[Changes, ...]:
         """Return the changes of a log entry, summed up by table and operation."""
         causes: tuple[Cause, ...] = () if reason is None else reason.causes
-        counted = Counter((self.name(cause.table), OPERATIONS[cause.operation]) for cause in causes)
+        counted = Counter((self.name(cause.table), OPERATION_NAMES[cause.operation]) for cause in causes)
         return tuple(Changes(table, operation, count) for (table, operation), count in counted.items())

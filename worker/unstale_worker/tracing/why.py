@@ -13,10 +13,10 @@ from unstale.freshness.near_miss import near_miss
 from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, decode_log_entry, key_list
 from unstale.protocol.names import Epoch, Names
-from unstale.protocol.reasons import Cause, Kind, Reason, decode_reason
+from unstale.protocol.reasons import OPERATION_NAMES, Cause, Kind, Reason, decode_reason
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.rules import Rules
-from unstale_worker.tracing.table_names import OPERATIONS, TableNames
+from unstale_worker.tracing.table_names import TableNames
 
 PAGE: Final = 1_000
 """Log entries in one reply: up to 64 MB if all are as large as a message may be, and usually below 1 MB."""
@@ -237,7 +237,7 @@ def _removal(
         kind="unknown" if reason is None else reason.kind.name.lower(),
         pattern=pattern,
         table=table,
-        operation=None if cause is None else OPERATIONS[cause.operation],
+        operation=None if cause is None else OPERATION_NAMES[cause.operation],
         xid=cause.xid if cause is not None and cause.xid else None,
         lines=() if table is None else tables.lines(table, key),
         annotation=None if cause is None else cause.annotation,
