@@ -236,6 +236,7 @@ async def test_nothing_is_open_to_the_api_roles(database: Database) -> None:
                 "select has_schema_privilege($1::name, 'unstale', 'usage')", role
             )
         service = (
+            "because",
             "check",
             "purge",
             "purge_wakeups",
