@@ -83,6 +83,13 @@ class Pipeline:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run cycles until ``stop`` is set, and finish the batch at hand; raises what a cycle raises."""
+        try:
+            await self._cycles(stop)
+        finally:
+            await self._in_force.close()
+        await self._wakeups.end_sleep()
+
+    async def _cycles(self, stop: asyncio.Event) -> None:
         hinted = False
         while not stop.is_set():
             asleep = self._wakeups.asleep
@@ -93,7 +100,6 @@ class Pipeline:
             if not hinted:
                 self._wakeups.report_read(found > 0, asleep=asleep)
             hinted = await self._rest(found, hinted)
-        await self._wakeups.end_sleep()
 
     async def cycle(self) -> int:
         """Bring Redis up to now; returns how many entries were new."""

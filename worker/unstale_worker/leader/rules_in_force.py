@@ -1,15 +1,22 @@
 """The leader's rules: published for agents, and put in force in place of others."""
 
+import asyncio
+import re
 import time
+from collections.abc import Sequence
 
 import structlog
 
-from unstale.errors import MessageError
+from unstale.errors import MessageError, Unavailable
+from unstale.protocol.globs import glob_regex
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.reasons import Kind
+from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.rules_transition import RulesTransition
 from unstale_worker.redis.adoption import Adoption
 from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.script_batches import always
 from unstale_worker.redis.state import Adopting, StoredState
 from unstale_worker.rules import Rules, difference
 from unstale_worker.sources import Page
@@ -30,6 +37,7 @@ class RulesInForce:
         self._adoption = Adoption(applier, settings.names)
         self.published = PublishedRules.decode(rules.published())
         self.transition = RulesTransition()
+        self._shortening: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         return f"<RulesInForce {self._rules.hash[:8]}>"
@@ -85,22 +93,39 @@ class RulesInForce:
             page,
             now,
             Adopting(published.hash, tuple(sorted(patterns))),
-            lives=changed.lives,
-            life=self._life,
             stale=published.serves_stale or now.serves_stale,
         )
         self.transition.shortened(changed.lives, at=time.monotonic())
         return True
 
     async def shorten_if_due(self, state: StoredState, page: Page) -> None:
-        """Shorten once more what an agent without the new TTLs may have stored."""
-        if globs := self.transition.lives_due(time.monotonic()):
-            await self._adoption.shorten(state, page, globs, self._life)
+        """Begin to shorten what was stored with other TTLs; agents drop their near copies of it.
 
-    def _life(self, key: str) -> float | None:
-        """Return how long a value of ``key`` may live; None if no rule owns it, as it may be anyone's."""
-        if not self.published.owns(key):
-            return None
-        spec, ttl = self._rules.refresh_of(key), self.published.ttl_of(key)
-        own = self._settings.default_ttl if ttl is None else ttl
-        return max(own, (spec.ttl or 0.0) if spec is not None else 0.0)
+        It is done beside the cycles: with many keys it takes longer than agents wait for a watermark.
+        """
+        if globs := self.transition.lives_due(time.monotonic()):
+            await self._applier.apply(
+                state, page, keys=(), patterns=(), near=globs, store=False, reason=always(Kind.RULES)
+            )
+            self._shortening.append(asyncio.create_task(self._shorten(globs), name="unstale-shorten"))
+
+    async def close(self) -> None:
+        """End what runs beside the cycles."""
+        for task in self._shortening:
+            await cancelled(task)
+
+    async def _shorten(self, globs: Sequence[str]) -> None:
+        owned = re.compile(b"|".join(b"(?:%b)" % glob_regex(p).pattern for p in self.published.patterns))
+
+        def life(key: str) -> float | None:
+            """Return how long a value may live; None if no rule owns the key, as it may be anyone's."""
+            if not owned.match(key.encode("utf-8", "surrogateescape")):
+                return None
+            spec, ttl = self._rules.refresh_of(key), self.published.ttl_of(key)
+            own = self._settings.default_ttl if ttl is None else ttl
+            return max(own, (spec.ttl or 0.0) if spec is not None else 0.0)
+
+        try:
+            await self._adoption.shorten(globs, life)
+        except Unavailable as error:
+            log.warning("values may live for as long as an older TTL says", error=str(error))

@@ -17,7 +17,7 @@ class RulesTransition:
       force, also behind the scan that dropped the keys.
     - A key that only the old rules own could be stored with their TTL by an agent that had not heard of the
       new rules yet. The published rules say since when such keys have no owner, so another leader knows too.
-    - A key whose TTL became shorter could be stored with the old one.
+    - A key whose TTL became shorter was stored with the old one, or is by an agent that has not heard of it.
 
     Example:
         >>> transition = RulesTransition()
@@ -47,7 +47,7 @@ class RulesTransition:
     def shortened(self, globs: Sequence[str], *, at: float) -> None:
         """Note that keys that match ``globs`` have another TTL since ``at``."""
         if globs:
-            self._lives.append((at + ALL_KNOW_AFTER, tuple(globs)))
+            self._lives += [(at, tuple(globs)), (at + ALL_KNOW_AFTER, tuple(globs))]
 
     def due(self, now: float) -> frozenset[str]:
         """Return the patterns to invalidate at ``now``, each once."""

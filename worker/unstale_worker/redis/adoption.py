@@ -14,7 +14,6 @@ from unstale_worker.redis.state import Adopting, StoredState
 from unstale_worker.sources import Page
 
 ADOPT: Final = Script("unstale_worker.redis", "adopt")
-SHORTEN: Final = Script("unstale_worker.redis", "shorten")
 
 
 class Adoption:
@@ -22,7 +21,7 @@ class Adoption:
 
     Example:
         >>> adoption = Adoption(applier, Names())
-        >>> await adoption.adopt(state, page, now, adopting, lives=(), life=lambda key: None)
+        >>> await adoption.adopt(state, page, now, adopting)
     """
 
     def __init__(self, applier: Applier, names: Names) -> None:
@@ -35,8 +34,6 @@ class Adoption:
         now: PublishedRules,
         adopting: Adopting,
         *,
-        lives: Sequence[str],
-        life: Callable[[str], float | None],
         stale: bool = False,
     ) -> None:
         """Put the rules ``now`` in force, and continue from the position.
@@ -48,8 +45,6 @@ class Adoption:
             page: A page that was read from the state's position just now.
             now: The rules.
             adopting: The rules before, and the patterns to drop.
-            lives: Globs of keys whose TTL changed, see `shorten`.
-            life: How long a value of a key may live now.
             stale: Drop the patterns' stale values too.
         """
         run = self._applier.run
@@ -60,20 +55,15 @@ class Adoption:
         await self._applier.apply(
             state, page, keys=(), patterns=patterns, store=False, stale=stale, reason=always(Kind.RULES)
         )
-        await self.shorten(state, page, lives, life)
         if failpoints.on:
             await failpoints.reach("adoption.before_published")
         await run(ADOPT, state, [self._names.rules], [now.encode()], rules=now.hash)
 
-    async def shorten(
-        self, state: StoredState, page: Page, globs: Sequence[str], life: Callable[[str], float | None]
-    ) -> None:
+    async def shorten(self, globs: Sequence[str], life: Callable[[str], float | None]) -> None:
         """Let stored values of keys that ``globs`` match live for ``life`` seconds at most; None: leave it.
 
-        Agents drop their near copies of them, as these live for as long as the rules before said.
+        It may take seconds, and may run beside batches.
         """
-        if not globs:
-            return
         async for found in self._applier.existing(globs):
             groups: dict[float, list[bytes]] = {}
             for key in found:
@@ -81,10 +71,8 @@ class Adoption:
                 if seconds is not None:
                     groups.setdefault(seconds, []).append(key)
             for seconds, keys in groups.items():
-                await self._applier.run(SHORTEN, state, keys, most=max(1, round(seconds * 1000)))
-        await self._applier.apply(
-            state, page, keys=(), patterns=(), near=globs, store=False, reason=always(Kind.RULES)
-        )
+                if not await self._applier.shorten(keys, max(1, round(seconds * 1000))):
+                    return
 
     def __repr__(self) -> str:
         return f"<Adoption {self._applier!r}>"

@@ -42,6 +42,7 @@ RECOVER: Final = Script("unstale_worker.redis", "recover")
 NEW_EPOCH: Final = Script("unstale_worker.redis", "new_epoch")
 WATERMARK: Final = Script("unstale_worker.redis", "watermark")
 RULES: Final = Script("unstale_worker.redis", "rules")
+SHORTEN: Final = Script("unstale_worker.redis", "shorten")
 
 PIPELINED: Final = 16
 """Scripts sent before their replies are awaited: hides the round trip, and Redis serves others in between."""
@@ -259,6 +260,14 @@ class Applier:
         """Run a script that requires ``state``; with more ``keys``, ``arguments`` and header ``fields``."""
         header = script_header(fence=self._fence, epoch=state.epoch, position=state.position, **fields)
         accepted(await self._run(script, [self._names.state, self._names.log, *keys], [header, *arguments]))
+
+    async def shorten(self, keys: Sequence[bytes], most: int) -> bool:
+        """Let these keys live for at most ``most`` milliseconds; return False if another worker leads."""
+        call = SHORTEN(self._multiplexer, keys=[self._names.state, *keys], args=[self._fence, str(most)])
+        try:
+            return bool(await call)
+        except RedisError as error:
+            raise unavailable(error) from error
 
     async def existing(self, patterns: Sequence[str]) -> AsyncIterator[Sequence[bytes]]:
         """Yield the keys that match ``patterns``, in chunks of one script; none of unstale's own."""

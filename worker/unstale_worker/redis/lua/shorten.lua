@@ -1,13 +1,12 @@
--- Lets stored values live no longer than a TTL that is shorter than the one they were stored with.
--- KEYS: state, log, keys...   ARGV: header, see `refusal`, and its field most: milliseconds     Reply: { 'ok' } or { 'refused', reason }
-local header = cjson.decode(ARGV[1])
-local reason = refusal(KEYS[1], KEYS[2], header)
-if reason then
-  return { 'refused', reason }
+-- Lets stored values live no longer than a TTL that is shorter than the one they were stored with. It removes nothing, so it
+-- may run beside batches, and only a leader that has lost the lead is refused.
+-- KEYS: state, keys...   ARGV: fence, milliseconds     Reply: 1, or 0 if this worker is not the leader any more
+if not has_type(KEYS[1], 'hash') or redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then
+  return 0
 end
-for at = 3, #KEYS do
-  if redis.call('PTTL', KEYS[at]) > header.most then -- a key without a TTL is none of ours
-    redis.call('PEXPIRE', KEYS[at], header.most)
+for at = 2, #KEYS do
+  if redis.call('PTTL', KEYS[at]) > tonumber(ARGV[2]) then -- a key without a TTL is none of ours
+    redis.call('PEXPIRE', KEYS[at], ARGV[2])
   end
 end
-return { 'ok' }
+return 1
