@@ -160,8 +160,8 @@ class Cache:
         Args:
             ttl: Seconds the value may live; overrides ``[ttl]`` and ``default_ttl``.
             negative_ttl: Seconds the value may live if it is None; overrides ``UNSTALE_NEGATIVE_TTL``.
-            max_staleness: The caches may answer only if `staleness` is at most this many seconds, and never
-                with a value that a rule's ``serve_stale`` keeps.
+            max_staleness: The caches may answer only if a rule owns the key and `staleness` is at most this
+                many seconds, and never with a value that a rule's ``serve_stale`` keeps.
             fresh: Only a value that was loaded after this call is returned. It is stored, unless an
                 invalidation overtakes it, so that the next plain read is not older.
             model: The pydantic model, or the TypeAdapter, to validate into.
@@ -241,13 +241,14 @@ class Cache:
         """Return the cached value, which may be None, or ``default`` if there is none.
 
         After a miss, `set` in the same task stores the value unless the key was invalidated in between. With
-        ``max_staleness`` the caches answer only if `staleness` is at most this many seconds, and never with a
-        value that a rule's ``serve_stale`` keeps. With ``fresh`` the answer is always ``default``.
+        ``max_staleness`` the caches answer only for a key that a rule owns, if `staleness` is at most this
+        many seconds, and never with a value that a rule's ``serve_stale`` keeps. With
+        ``fresh`` the answer is always ``default``.
         """
         self._check(key, model, shared)
         writer = self._parts.writer
         loaded: ReadResult | None = None
-        if fresh or (max_staleness is not None and self._freshness.staleness > max_staleness):
+        if fresh or self._path.may_be_older(key, max_staleness):
             writer.missed(key)
         else:
             loaded = await writer.get(key, allows_stale=max_staleness is None)

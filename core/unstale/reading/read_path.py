@@ -87,8 +87,7 @@ class ReadPath:
     async def read(self, key: str, loader: Loader, options: ReadOptions) -> ReadResult:
         """Return the value of ``key``; raises the loader's errors, and TypeError if the value is not JSON."""
         freshness = self._freshness
-        most = options.max_staleness
-        if options.fresh or (most is not None and freshness.staleness > most):
+        if options.fresh or self.may_be_older(key, options.max_staleness):
             return await self.flights.join(key, loader, options, forced=True)
         held = self.held(key)
         if held is not None:
@@ -143,10 +142,16 @@ class ReadPath:
             entry = self._local.offline.read(key)
         return None if entry is None else ReadResult(entry.data, MEMORY)
 
+    def may_be_older(self, key: str, most: float | None) -> bool:
+        """Return True if the caches may hold a value that is older than ``most`` seconds; None is no bound.
+
+        No staleness covers a key that no rule owns.
+        """
+        return most is not None and (self._freshness.staleness > most or not self._rules.owns(key))
+
     async def cached(self, key: str, options: ReadOptions = DEFAULT) -> ReadResult | None:
         """Return the cached value of ``key``, without a load and without a lease."""
-        most = options.max_staleness
-        if most is not None and self._freshness.staleness > most:
+        if self.may_be_older(key, options.max_staleness):
             return None
         held = self.held(key)
         if held is not None or not self._freshness.believes_redis:

@@ -281,6 +281,12 @@ async def test_max_staleness_asks_the_database_when_the_caches_may_be_older(
         assert await cache.get(KEY, max_staleness=1) is None
         assert await cache.get_or_load(KEY, loader) == 2  # what was loaded has replaced what they held
         assert await silent.redis.get(KEY) == b"2"
+        free = Loader(1)
+        assert await cache.get_or_load("free:1", free, ttl=60) == 1
+        free.value = 2
+        assert await cache.get_or_load("free:1", free, ttl=60) == 1
+        assert await cache.get("free:1", max_staleness=60) is None
+        assert await cache.get_or_load("free:1", free, ttl=60, max_staleness=60) == 2, "no rule owns it"
 
 
 @pytest.mark.parametrize("loading", [True, False], ids=["get_or_load", "get"])
