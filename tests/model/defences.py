@@ -46,7 +46,10 @@ class Defence(Enum):
     PUBLISH_AFTER = "keys are unlinked before anybody is told (apply.lua)"
     PREV = "an invalidation names the one before it (Subscriber._invalidate)"
     WATERMARK = "watermarks name the newest id (Subscriber._watermark)"
-    ATTACH_ON_WATERMARK = "a new subscription is trusted from the next watermark on (Freshness)"
+    ATTACH_ON_WATERMARK = (
+        "a new subscription is trusted from a watermark on, heard or in the state (Freshness)"
+    )
+    READ_EPOCH = "a watermark in the state counts in its own epoch only (replay.lua)"
     SUBSCRIBE_FIRST = "subscribe, then replay (Subscriber._follow_once)"
     REPLAY_COMPLETE = "a log that does not reach back drops everything (Subscriber._replay)"
     REPLAY_EPOCH = "replay reads epoch and log together (replay.lua)"

@@ -40,7 +40,7 @@ class AgentSteps:
         at_once = Defence.ATTACH_ON_WATERMARK in off or Defence.WATERMARK in off
         if Defence.SUBSCRIBE_FIRST in off:
             if agent.link == "away":
-                after, loads = self._replay(world, number, agent, loads)
+                after, loads, _ = self._replay(world, number, agent, loads)
                 yield "replays the log", (after._replace(link="subscribed"), loads)
             elif agent.link == "subscribed":
                 yield (
@@ -50,13 +50,14 @@ class AgentSteps:
         elif agent.link == "away":
             yield "subscribes", (agent._replace(link="subscribed"), loads)
         elif agent.link == "subscribed":
-            after, loads = self._replay(world, number, agent, loads)
+            after, loads, _ = self._replay(world, number, agent, loads)
             # A watermark counts only after a PONG, and the first PING is sent from here on.
             after = after._replace(inbox=tuple(m for m in after.inbox if m.kind == "invalidation"))
-            yield (
-                f"replays the log up to {after.last}",
-                (after._replace(link="following", attached=at_once), loads),
-            )
+            after = after._replace(link="following", attached=at_once)
+            yield f"replays the log up to {after.last}", (after, loads)
+            if self._announced(world):
+                after = after._replace(attached=True, known=True)
+                yield f"replays the log up to {after.last}, and finds a watermark", (after, loads)
         if agent.link == "following" and agent.inbox:
             message = agent.inbox[0]
             after, loads = self._hear(world, number, agent._replace(inbox=agent.inbox[1:]), message)
@@ -74,8 +75,8 @@ class AgentSteps:
         loads = world.loads
         other = message.epoch != agent.epoch
         if other or (message.prev != agent.last and Defence.PREV not in self._off):
-            agent, loads = self._replay(world, number, agent, loads)
-            if not agent.known and Defence.DOUBT not in self._off:
+            agent, loads, same = self._replay(world, number, agent, loads)
+            if not same and Defence.DOUBT not in self._off:
                 return agent._replace(link="away", inbox=()), loads
             if message.epoch != agent.epoch and other:
                 return agent, loads  # the state is not of it: nothing of this Redis
@@ -87,21 +88,33 @@ class AgentSteps:
     def _watermark(self, world: World, number: int, agent: Agent, message: Message) -> tuple[Agent, Loads]:
         loads = world.loads
         if message.epoch != agent.epoch or message.id != agent.last:
-            agent, loads = self._replay(world, number, agent, loads)
-            if not agent.known and Defence.DOUBT not in self._off:
+            agent, loads, same = self._replay(world, number, agent, loads)
+            if not same and Defence.DOUBT not in self._off:
                 return agent._replace(link="away", inbox=()), loads
         if agent.epoch == message.epoch and agent.last >= message.id:
             agent = agent._replace(attached=True, known=True, seen=message.told)
         return agent, loads
 
-    def _replay(self, world: World, number: int, agent: Agent, loads: Loads) -> tuple[Agent, Loads]:
-        """``replay.lua`` and what follows from it: one atomic read of epoch, newest id and log."""
+    def _replay(self, world: World, number: int, agent: Agent, loads: Loads) -> tuple[Agent, Loads, bool]:
+        """``replay.lua`` and what follows from it: one atomic read of epoch, newest id and log.
+
+        The last one of the result: whether it is still the log that was followed.
+        """
         redis = world.redis
-        stands = same_run(world, self._off) or Defence.REPLAY_RUN in self._off
-        known = stands and redis.epoch == agent.epoch and redis.last >= agent.last
+        same = self._stands(world) and redis.epoch == agent.epoch and redis.last >= agent.last
+        known = same and self._announced(world)
         agent = agent._replace(met=run(world))
         after, loads = self._caught_up(redis, number, agent, loads)
-        return after._replace(known=known, attached=after.attached and known), loads
+        return after._replace(known=known, attached=after.attached and known), loads, same
+
+    def _stands(self, world: World) -> bool:
+        return same_run(world, self._off) or Defence.REPLAY_RUN in self._off
+
+    def _announced(self, world: World) -> bool:
+        """Whether the state holds a watermark of its own run and epoch; its age is left to ``opening.py``."""
+        redis = world.redis
+        own = redis.read_epoch == redis.epoch or Defence.READ_EPOCH in self._off
+        return self._stands(world) and bool(redis.epoch) and bool(redis.read_epoch) and own
 
     def _caught_up(self, redis: Redis, number: int, agent: Agent, loads: Loads) -> tuple[Agent, Loads]:
         if redis.epoch != agent.epoch and Defence.REPLAY_EPOCH not in self._off:
@@ -126,7 +139,12 @@ class AgentSteps:
         """`Freshness.adopted`: nothing remembered counts, and a watermark is needed to be attached again."""
         agent, loads = self._flush(number, agent, loads)
         agent = agent._replace(
-            epoch=epoch, last=last, processed=invalidated, attached=False, known=False, seen=None
+            epoch=epoch,
+            last=last,
+            processed=newest(agent.processed, invalidated),
+            attached=False,
+            known=False,
+            seen=None,
         )
         return agent, loads
 

@@ -106,6 +106,7 @@ def publish_seen(redis: Redis, epoch: int, seen: Seen, *, any_primary: bool) -> 
     """``publish_seen`` of ``_common.lua``: a watermark; clears a ``primary_until`` from before the read."""
     if redis.primary_until and (redis.primary_until == seen.primary_until or any_primary):
         redis = raise_need_lsn(redis, seen.lsn)._replace(primary_until=0)
+    redis = redis._replace(read_epoch=epoch)
     return redis, watermark_message(redis, epoch, seen.told)
 
 
@@ -123,7 +124,7 @@ def new_epoch(redis: Redis, run: int, epoch: int) -> tuple[Redis, Message]:
 def recover(redis: Redis, run: int, epoch: int, page: Page, invalidated: Versions) -> tuple[Redis, Message]:
     """``recover.lua``: the snapshot's position under a new epoch, and an empty log."""
     redis = store_position(raise_need_lsn(redis, page.lsn), page)
-    redis = redis._replace(epoch=epoch, run=run, log=(), invalidated=invalidated)
+    redis = redis._replace(epoch=epoch, run=run, log=(), invalidated=invalidated, read_epoch=epoch)
     return redis, watermark_message(redis, epoch, page.told)
 
 

@@ -33,7 +33,8 @@ class Server:
         nothing = (0,) * self._config.keys
         fence = 1 if self._config.workers > 1 else 0
         stale = (None,) * self._config.keys if self._config.refreshed else ()
-        return Redis((None,) * self._config.keys, 1, 0, 0, fence=fence, invalidated=nothing, stale=stale)
+        keys = (None,) * self._config.keys
+        return Redis(keys, 1, 0, 0, fence=fence, invalidated=nothing, stale=stale, read_epoch=1)
 
     def moves(self, world: World) -> Iterator[Move[World]]:
         """Evictions, expiry and every kind of loss."""
@@ -57,7 +58,7 @@ class Server:
                     None,
                 )
         empty = self.start()
-        stateless = empty._replace(epoch=0, run=0, position=None, fence=0)
+        stateless = empty._replace(epoch=0, run=0, position=None, fence=0, read_epoch=0)
         if world.flushes < config.flushes:
             yield "FLUSHALL", self.changed(world._replace(flushes=world.flushes + 1), stateless), None
         if world.evictions < config.state_evictions and redis.epoch:
@@ -103,7 +104,8 @@ class Server:
         """The smallest number that nothing alive remembers."""
         if Defence.EPOCH_RANDOM in self._off:
             return world.redis.epoch + 1
-        used = {world.redis.epoch} | {old.epoch for old in world.before}
+        states = (world.redis, *world.before)
+        used = {number for redis in states for number in (redis.epoch, redis.read_epoch)}
         for agent in world.agents:
             used.add(agent.epoch)
             used.update(message.epoch for message in agent.inbox)

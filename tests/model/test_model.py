@@ -11,6 +11,7 @@ from .deploy import ADOPTION_CAUGHT, LOST_CAUGHT, Adoption, LostOwner
 from .freshness import CAUGHT as FRESHNESS_CAUGHT
 from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .liveness import LIVENESS_CAUGHT, Liveness
+from .opening import OPENING_CAUGHT, Opening
 from .protocol import Protocol
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
 from .waking import WAKING_CAUGHT, Waking
@@ -109,6 +110,17 @@ def test_no_commit_goes_unheard_by_a_worker_that_falls_asleep() -> None:
 @pytest.mark.parametrize("rule", WAKING_CAUGHT)
 def test_without_the_rule_one_goes_unheard(rule: str) -> None:
     assert not explore(Waking(off=rule)).holds
+
+
+def test_what_attaches_by_the_state_is_fresh_and_alive() -> None:
+    outcome = explore(Opening())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", OPENING_CAUGHT)
+def test_without_the_rule_it_is_old_or_its_worker_is_dead(rule: str) -> None:
+    assert not explore(Opening(off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:

@@ -221,6 +221,7 @@ CAUGHT = (
     Variant("a log that does not reach back is believed", NEAR, (D.REPLAY_COMPLETE,)),
     Variant("a Redis that went back is believed", NEAR_FAILOVER, (D.DOUBT,)),
     Variant("a log of another run is believed", NEAR_FAILOVER, (D.REPLAY_RUN,)),
+    Variant("a watermark of the epoch before attaches", NEAR_FAILOVER, (D.READ_EPOCH,)),
     Variant("replicas read without need_lsn", REPLICA, (D.NEED_LSN,)),
     Variant("the LSN read before the entries", REPLICA, (D.NEED_LSN_AFTER_READ,)),
     Variant("need_lsn read before the lease", REPLICA, (D.NEED_LSN_AFTER_LEASE,)),

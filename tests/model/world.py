@@ -161,6 +161,7 @@ class Redis(NamedTuple):
     stale: tuple[Stale | None, ...] = ()
     queue: Mask = 0  # the refresh set
     owed: Mask = 0  # ghost: keys that were cached when they changed, and not filled since
+    read_epoch: int = 0  # the epoch in which the newest watermark was published
 
 
 class Known(NamedTuple):
