@@ -40,8 +40,9 @@ async def test_an_agent_notices_and_finds_a_new_connection(
                 await asyncio.Event().wait()
 
             monkeypatch.setattr(Subscriber, "_ping", mute)
+            replays = cache.counters().replays
             proxy.cut()  # so that the subscription has no PINGs
-            await eventually(lambda: not cache.attached)
+            await eventually(lambda: cache.counters().replays > replays and cache.attached)
             await eventually(lambda: proxy.connections > 0)
         proxy.half_open(new=False)
         await stage.write(1)
@@ -52,6 +53,7 @@ async def test_an_agent_notices_and_finds_a_new_connection(
             assert await stage.read(1) == 2
             await stage.settled(redis)
         else:
+            await eventually(lambda: not cache.attached)
             with pytest.raises(AssertionError):
                 await eventually(lambda: cache.attached, timeout=2)
 

@@ -227,7 +227,11 @@ async def test_each_of_its_own_keys_may_vanish_alone(
         await stage.write(1)
         await stage.settled(redis)
         kept = [f"{{unstale:0}}:{kept}" for kept in ("state", "rules", "log", "leader")]
-        assert await redis.exists(*kept) == len(kept)
+
+        async def all_kept() -> bool:
+            return bool(await redis.exists(*kept) == len(kept))
+
+        await eventually(all_kept)
 
 
 async def test_a_lost_refresh_set_costs_no_more_than_the_bound(database: Database, redis_url: str) -> None:

@@ -90,8 +90,17 @@ async def test_values_of_a_redis_that_went_back_are_not_believed(
             assert await scene.cache.get(KEY) == "old"
             return
         assert await scene.cache.get(KEY) == "new"  # its own load, kept while on its own
-        # The worker comes back, begins a new epoch, and applies again what was lost.
+        # The worker comes back and begins a new epoch. That proves nothing: what was lost is still lost.
+        freshness = scene.cache.inspect().freshness
+        replays, pings = scene.cache.counters().replays, freshness._ping_number
         await scene.worker.new_epoch()
+        await eventually(
+            lambda: scene.cache.counters().replays >= replays + 2 and freshness._ping_number > pings,
+            message="the agent follows the new epoch",
+        )
+        assert freshness.trust is Trust.DETACHED
+        assert await scene.cache.get_or_load(KEY, scene.loader) == "new"
+        # The worker applies it again.
         await scene.worker.apply(KEY)
         async with scene.worker.beating():
             await eventually(lambda: scene.cache.attached)
@@ -106,9 +115,10 @@ async def test_a_restarted_redis_is_believed_from_its_new_epoch_on(
     """What it lost, if anything, cannot be seen in a log that is as long as it was: the run tells."""
     async with processed(durable) as scene:
         if not defended:
-            undefended = _REPLAY.text.replace(" and 1 or 0\nif last", " or 1\nif last")
+            undefended = _REPLAY.text.replace(" and 1 or 0\nlocal read_at", " or 1\nlocal read_at")
             assert undefended != _REPLAY.text
             monkeypatch.setattr(_REPLAY, "text", undefended)
+            await scene.worker.grow_old()
         await scene.restart(older=False)
         assert scene.cache.inspect().freshness.trust is (
             Trust.DETACHED if defended else Trust.BRIEFLY_DETACHED
@@ -120,7 +130,7 @@ async def test_a_restarted_redis_is_believed_from_its_new_epoch_on(
 
 async def test_a_lost_subscription_alone_costs_a_moment(durable: EmbeddedValkey) -> None:
     async with processed(durable) as scene:
-        await scene.worker.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await scene.worker.cut_off()
         await eventually(lambda: scene.cache.inspect().freshness.trust is Trust.BRIEFLY_DETACHED)
         calls = scene.loader.calls
         assert await scene.cache.get_or_load(KEY, scene.loader) == "new"

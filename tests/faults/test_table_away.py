@@ -68,7 +68,7 @@ class Scene:
         if what != "nothing is away" and what not in ("Redis away", "Redis hangs"):
             await self.beat.aclose()
         if what == "subscription lost, worker away":
-            await self.worker.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await self.worker.cut_off()
         elif what in ("Redis away", "both away"):
             await self.server.kill()
         elif what == "Redis hangs":

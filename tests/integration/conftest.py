@@ -14,7 +14,7 @@ async def silent(valkey: EmbeddedValkey) -> AsyncIterator[WorkerDouble]:
     """A worker that leads and says nothing unless the test makes it."""
     async with redis_client(valkey.url) as redis:
         worker = WorkerDouble(redis)
-        await worker.recover()
+        await worker.recover(age=3600)  # no agent is attached by the state
         yield worker
 
 

@@ -117,6 +117,7 @@ async def test_whatever_stands_at_unstales_own_keys(
         await worker.recover()
         async with attached_while(worker, valkey.url) as cache:
             assert await cache.get_or_load(key, load) == 1
+            await worker.grow_old()
             for garbage in fields:
                 await redis.hset(worker.names.state, mapping=garbage)  # type: ignore[arg-type]  # bytes are fine
             await redis.xadd(worker.names.log, {"m": entry})

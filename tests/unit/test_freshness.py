@@ -61,6 +61,50 @@ def test_a_watermark_before_the_first_pong_proves_nothing(freshness: Freshness) 
     assert freshness.watermark is None
 
 
+def test_a_watermark_in_the_state_attaches_from_the_sending_of_the_replay(
+    freshness: Freshness, clock: Clock
+) -> None:
+    sent, clock.now = clock.now, clock.now + 0.5
+    assert freshness.shown(0.25, sent=sent, subscribed=sent - 1.0)
+    assert freshness.staleness == pytest.approx(0.75)
+    assert freshness.watermark is None
+    assert freshness.trusted_until == pytest.approx(sent - 1.0 + 5.0)  # as the subscription proves no more
+
+
+@pytest.mark.parametrize("age", [-0.1, 5.0, math.inf, -math.inf, math.nan])
+def test_a_watermark_in_the_state_that_proves_no_living_worker_does_not_count(
+    freshness: Freshness, clock: Clock, age: float
+) -> None:
+    freshness.proved(-math.inf)
+    assert not freshness.shown(age, sent=clock.now, subscribed=clock.now)
+    assert trust_of(freshness) is Trust.DETACHED
+
+
+def test_a_replay_whose_answer_was_read_late_attaches_nothing(freshness: Freshness, clock: Clock) -> None:
+    freshness.proved(-math.inf)
+    sent, clock.now = clock.now, clock.now + 5.0
+    assert not freshness.shown(0.0, sent=sent, subscribed=sent)
+    assert trust_of(freshness) is Trust.DETACHED
+
+
+def test_a_message_of_another_version_keeps_the_state_from_attaching(
+    freshness: Freshness, clock: Clock
+) -> None:
+    freshness.muted()
+    assert not freshness.shown(0.0, sent=clock.now, subscribed=clock.now)
+
+
+def test_the_first_watermark_heard_corrects_what_the_clock_of_redis_said(
+    freshness: Freshness, clock: Clock
+) -> None:
+    assert freshness.shown(0.0, sent=clock.now, subscribed=clock.now)
+    freshness.pong(freshness.ping())
+    freshness.heard(watermark(age=3.0))
+    assert freshness.staleness == pytest.approx(3.0)
+    freshness.heard(watermark(age=4.0))
+    assert freshness.staleness == pytest.approx(3.0)
+
+
 def test_staleness_counts_from_the_ping_and_adds_the_age(freshness: Freshness, clock: Clock) -> None:
     number = freshness.ping()
     clock.now += 0.25

@@ -63,8 +63,8 @@ class WorkerDouble:
         """Return what `unstale.token()` returned in transaction ``xid``."""
         return f"{self.database}:{xid}:1/{xid - 1:X}"
 
-    async def recover(self) -> None:
-        """Lead, and begin a new epoch without a usable position."""
+    async def recover(self, *, age: float = 0.0) -> None:
+        """Lead, and begin a new epoch without a usable position; the watermark is ``age`` seconds old."""
         names = self.names
         reply = await self._acquire(
             self.redis, keys=[names.leader, names.state], args=["double", 600_000, "1"]
@@ -80,7 +80,7 @@ class WorkerDouble:
                 args=[
                     self._header(
                         position=stored, run=run, new_epoch=self.epoch, new_position=self.position,
-                        flushed=self.lsn, database=DATABASE, watermark=self._mark(),
+                        flushed=self.lsn, database=DATABASE, watermark=self._mark(age=age),
                     ),
                     self.rules.encode(),
                 ],
@@ -141,6 +141,15 @@ class WorkerDouble:
                 ],
             )
         )  # fmt: skip
+
+    async def grow_old(self, seconds: float = 3600.0) -> None:
+        """Let the newest watermark in the state be older, as that of a worker that is gone."""
+        await self.redis.hincrbyfloat(self.names.state, "read_at", -seconds * 1000)
+
+    async def cut_off(self) -> None:
+        """Close the agents' subscriptions; no state attaches them again."""
+        await self.grow_old()
+        assert await self.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") > 0
 
     @contextlib.asynccontextmanager
     async def beating(self, *, every: float = 0.05) -> AsyncIterator[None]:
@@ -215,10 +224,15 @@ async def open_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
 
 @contextlib.asynccontextmanager
 async def attached_cache(url: str, **more: Any) -> AsyncIterator[Cache]:
-    """Open a cache, and wait until it is attached. A worker must send watermarks."""
+    """Open a cache, and wait until it has heard a watermark. A worker must send them."""
     async with open_cache(url, **more) as cache:
-        await eventually(lambda: cache.attached, message="the cache is attached")
+        await eventually(lambda: heard(cache), message="the cache hears a watermark")
         yield cache
+
+
+def heard(cache: Cache) -> bool:
+    """Return True if the cache is attached by a watermark that it has heard, and not by the state alone."""
+    return cache.attached and cache.inspect().freshness.watermark is not None
 
 
 class Loader:

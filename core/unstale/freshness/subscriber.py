@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -17,7 +18,7 @@ from unstale.near_cache.local_state import LocalState
 from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, decode
 from unstale.protocol.names import Epoch, LogId
 from unstale.redis_tier.connections import Connections, RedisConnection
-from unstale.redis_tier.log_reader import LogReader
+from unstale.redis_tier.log_reader import LogReader, Replay
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 
 PING_INTERVAL: Final = 1.0
@@ -39,7 +40,8 @@ class Subscriber:
     """Keeps a subscription open and applies the log to the near cache.
 
     Losing the connection detaches the agent. A new connection subscribes, *then* replays the log, *then*
-    reads the messages published meanwhile. The agent is attached again at the next watermark.
+    reads the messages published meanwhile. The agent is attached again by the replay, if the state shows a
+    watermark of a living worker, or else at the next watermark.
 
     Attributes:
         tried: Set once the first attempt to subscribe and replay has ended, with or without success.
@@ -98,11 +100,12 @@ class Subscriber:
         self._freshness.lost()
 
     async def _run(self) -> None:
-        pause = 0.0
+        pause, answered = 0.0, False
         while True:
-            begun, answered = self._clock(), False
+            # A connection on which no watermark came proves that the state does not tell whether one will.
+            by_state, begun, answered = not answered, self._clock(), False
             try:
-                await self._follow_once()
+                await self._follow_once(by_state=by_state)
             except (
                 Exception
             ) as error:  # reconnect after any error: a dead subscriber would leave caches stale
@@ -118,11 +121,12 @@ class Subscriber:
                 self.tried.set()
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
-    async def _follow_once(self) -> None:
+    async def _follow_once(self, *, by_state: bool) -> None:
         connection = self._connections.new()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._connections.open(connection)
+                subscribed = self._clock()
                 await connection.send_command("SUBSCRIBE", self._log.names.channel)
                 reply = await connection.read_response(timeout=math.inf)
             if reply[0] != b"subscribe":
@@ -130,12 +134,15 @@ class Subscriber:
             self.subscribed = True
             self._freshness.doubted()  # the other connections may now lead to another server too
             self._on_subscribed()
-            await self._rules.load()
-            await self._replay()
+            found = await self._first_replay()
             if self._freshness.epoch is None:
                 self._report.found_no_epoch()
             self._freshness.proved(-math.inf)
-            await self._prove()
+            age = found.age if by_state else None
+            if age is not None and self._freshness.shown(age, sent=found.sent, subscribed=subscribed):
+                self._accepted()
+            else:
+                await self._prove()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._ping(connection), name="unstale-ping")
                 tasks.create_task(self._prove_forever(), name="unstale-prove")
@@ -233,9 +240,12 @@ class Subscriber:
             await self._prove()
         reached = freshness.epoch == message.epoch and freshness.last >= message.last
         if reached and freshness.heard(message):
-            self.attached.set()
-            self._report.attached()
+            self._accepted()
             self._on_watermark()
+
+    def _accepted(self) -> None:
+        self.attached.set()
+        self._report.attached()
 
     async def _other_epoch(self, epoch: Epoch, last: LogId) -> None:
         """Handle a message whose epoch is not the followed one.
@@ -259,31 +269,50 @@ class Subscriber:
         if not await self._replay() and self._freshness.epoch is not None:
             raise Moved
 
+    async def _first_replay(self) -> Replay:
+        """Replay on a new connection, and read the rules meanwhile; each opens a connection of its own."""
+        rules, found = await asyncio.gather(self._rules.load(), self._read_log(), return_exceptions=True)
+        for failed in (rules, found):  # no TaskGroup: before Python 3.13 it leaves this task cancelled
+            if isinstance(failed, BaseException):
+                raise failed
+        assert isinstance(found, Replay)
+        if found.age is not None and found.rules != self._rules.hash:
+            await self._rules.load()  # they were published after that read
+        self._process(found)
+        return found
+
     async def _replay(self) -> bool:
         """Replay the log from `Freshness.last`; return True if it is still the same log (epoch and run).
 
-        One atomic read of Redis. Raises `Unavailable`, which ends this connection.
+        Raises `Unavailable`, which ends this connection.
         """
-        freshness = self._freshness
+        return self._process(await self._read_log())
+
+    async def _read_log(self) -> Replay:
+        """Read the log from `Freshness.last`, by one atomic read of Redis; raises `Unavailable`."""
         self.replays += 1
         skip, self._skip_entries = self._skip_entries, True
         try:
             # If the last replay failed, its entries took too long: skip them.
-            found = await self._log.replay(NEWEST if skip else freshness.last)
+            found = await self._log.replay(NEWEST if skip else self._freshness.last)
         except MessageError as error:
             self.unreadable += 1  # the next replay skips the entries
             self._report.once("entry", f"the log holds an unreadable entry: {error}")
-            freshness.adopted(None, freshness.last)
-            return False
+            return Replay(None, self._freshness.last, False, ())
         self._skip_entries = False
+        return replace(found, complete=found.complete and not skip)
+
+    def _process(self, found: Replay) -> bool:
+        """Process what a replay has read; return True if it is still the same log (epoch and run)."""
+        freshness = self._freshness
         known = found.epoch is not None and found.epoch == freshness.epoch and found.last >= freshness.last
-        if known and found.complete and not skip:
+        if known and found.complete:
             for entry in found.entries:
                 self._local.drop(entry.keys, entry.patterns)
             freshness.advanced(found.last)
         else:
             freshness.adopted(found.epoch, found.last)
-        if known and found.stands:
+        if known and found.age is not None:
             freshness.recognized()
         else:  # another server, or its data went back: it may hold values older than what was processed here
             freshness.doubted()

@@ -3,7 +3,8 @@
 Trust is two moments, `Freshness.trusted_until` and `Freshness.believed_until`, so that a read only compares
 them with the clock. They and `Freshness.staleness` are measured from the moment at which a PING was sent: the
 last one whose PONG arrived before the newest watermark. The watermark was published after that moment,
-however long it waited in a buffer afterwards.
+however long it waited in a buffer afterwards. A new connection begins with the watermark that its replay
+finds in the state. It counts from the sending of the replay, by the clock of Redis.
 """
 
 import math
@@ -42,8 +43,8 @@ class Freshness:
 
     __slots__ = (
         "_clock", "_detached_ttl", "_fresh_as_of", "_local", "_max_silence", "_muted_until", "_ping_number",
-        "_pings", "_ponged", "_proved", "_redis_known", "believed_until", "epoch", "last", "trusted_until",
-        "watermark",
+        "_pings", "_ponged", "_proved", "_redis_known", "_shown", "believed_until", "epoch", "last",
+        "trusted_until", "watermark",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class Freshness:
         self._muted_until = -math.inf
         self._fresh_as_of = -math.inf
         self._redis_known = False
+        self._shown = False
         self.trusted_until = self.believed_until = -math.inf
         self.epoch: Epoch | None = None
         self.last = LogId(0)
@@ -114,7 +116,10 @@ class Freshness:
         self.doubted()
 
     def recognized(self) -> None:
-        """Record that Redis holds the followed log, no shorter than before, and was not restarted."""
+        """Record that Redis holds the followed log, no shorter than before, and was not restarted.
+
+        A watermark was published in its epoch, so what a promotion may have taken back is applied again.
+        """
         self._redis_known = True
         self._trust_until(self.trusted_until)
 
@@ -124,7 +129,7 @@ class Freshness:
         self.detached()
 
     def detached(self) -> None:
-        """Do not trust the near cache until the next accepted watermark."""
+        """Do not trust the near cache until the next watermark, heard or shown."""
         self._trust_until(min(self.trusted_until, self._clock()))
 
     def muted(self) -> None:
@@ -141,7 +146,30 @@ class Freshness:
         if heard == -math.inf or self._clock() < self._muted_until or self.unproved:
             return False
         self._redis_known = True
-        self._note(watermark, as_of=self._ponged - watermark.age_ms / 1000, heard=heard)
+        if self._shown:  # by the clock of Redis, which may have been set back meanwhile
+            self._shown, self._fresh_as_of = False, -math.inf
+        self._note(as_of=self._ponged - watermark.age_ms / 1000, heard=heard)
+        self.watermark = watermark
+        return True
+
+    def shown(self, age: float, *, sent: float, subscribed: float) -> bool:
+        """Process the newest watermark as a replay has read it from the state; return True if it counts.
+
+        The replay has read it together with the log, so all that it announced is processed. A new connection
+        is attached by it at once, if the worker is proved alive. It names no transactions for ``wait_for``.
+
+        Args:
+            age: Seconds since the worker began the read that the watermark announced, by the clock of Redis.
+            sent: When this process sent the replay.
+            subscribed: When it sent the subscription, which was confirmed before that.
+        """
+        if not 0 <= age < math.inf:
+            return False
+        self.proved(sent - age)
+        if self._clock() < self._muted_until or self.unproved:
+            return False
+        self._redis_known = self._shown = True
+        self._note(as_of=sent - age, heard=min(subscribed, sent - age))
         return True
 
     def proved(self, at: float) -> None:
@@ -160,15 +188,15 @@ class Freshness:
 
     def caught_up(self, watermark: Watermark, *, as_of: float) -> None:
         """Process the watermark of this process' own read of the outbox, which began at ``as_of``."""
-        self._note(watermark, as_of=as_of, heard=as_of)
+        self._note(as_of=as_of, heard=as_of)
+        self.watermark = watermark
 
-    def _note(self, watermark: Watermark, *, as_of: float, heard: float) -> None:
+    def _note(self, *, as_of: float, heard: float) -> None:
         # Never go back: the watermark of a slow read may arrive after that of a faster one.
         self._fresh_as_of = max(self._fresh_as_of, as_of)
         self._trust_until(heard + self._max_silence)
         if self.attached:
             self._local.offline.clear()
-        self.watermark = watermark
 
     def _trust_until(self, moment: float) -> None:
         """Trust the near cache until ``moment``, and Redis for `detached_ttl` longer if it is known."""

@@ -108,7 +108,7 @@ def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnec
         kind = PrimarySSLConnection if url.tls else PrimaryConnection
         options["connection_pool"] = Sentinels(url, timeout=timeout)
     try:
-        kind(**options)
+        kind(**options, driver_info=None)  # otherwise redis-py reads its own metadata, which takes 2 ms
     except (TypeError, RedisError, ValueError) as error:  # its text may quote a part of the URL
         raise SettingError(
             f"REDIS_URL: an option has a value that cannot be used ({type(error).__name__}); {FORMS}"

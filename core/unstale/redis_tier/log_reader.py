@@ -1,6 +1,7 @@
 """Reads the log and its state, over a separate connection."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +35,11 @@ class Replay:
         entries: Log entries, oldest first.
         stands: True if the epoch was begun by the server that answered, in its present run: it was neither
             restarted nor promoted since.
+        age: Seconds since the worker began the read that its newest watermark announced, by the clock of
+            Redis. None if no watermark was published in this epoch and run, infinite if the clock may not be
+            read, negative if it was set back.
+        sent: When this process sent the read.
+        rules: Hash of the rules in force.
     """
 
     epoch: Epoch | None
@@ -41,6 +47,9 @@ class Replay:
     complete: bool
     entries: tuple[Invalidation, ...]
     stands: bool = False
+    age: float | None = None
+    sent: float = -math.inf
+    rules: str = ""
 
 
 class LogReader:
@@ -53,6 +62,7 @@ class LogReader:
         self, connections: Connections, names: Names, *, timeout: float, clock: Callable[[], float]
     ) -> None:
         self.names = names
+        self._clock = clock
         self.multiplexer = Multiplexer(connections, timeout=timeout, clock=clock)
 
     async def close(self) -> None:
@@ -61,7 +71,8 @@ class LogReader:
 
     async def replay(self, after: LogId) -> Replay:
         """Return epoch, newest id and the entries after ``after``; raises `MessageError` if unreadable."""
-        epoch, last, complete, entries, stands = await self._replay(after)
+        sent = self._clock()
+        epoch, last, complete, entries, stands, age, rules = await self._replay(after)
         if epoch is None:
             return Replay(None, LogId(last), False, ())
         known = Epoch(epoch.decode("utf-8", "replace"))
@@ -69,7 +80,16 @@ class LogReader:
             decode_log_entry(known, int(entry_id.partition(b"-")[0]), fields[1])
             for entry_id, fields in entries
         )
-        return Replay(known, LogId(last), bool(complete), decoded, bool(stands))
+        return Replay(
+            known,
+            LogId(last),
+            bool(complete),
+            decoded,
+            bool(stands),
+            float(age) / 1000 if age else None,
+            sent,
+            rules.decode("utf-8", "replace"),
+        )
 
     async def database(self) -> str | None:
         """Return the identity of the database that the position refers to, or None."""

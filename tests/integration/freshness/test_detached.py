@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from functools import partial
 
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from servers import eventually
 from unstale import Cache, RedisUnavailable
 from unstale.freshness.trust import Trust
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers.double import Loader, WorkerDouble, attached_cache, open_cache
+from workers.double import Loader, WorkerDouble, attached_cache, heard, open_cache
 
 KEY = "user:42:profile"
 FREE = "session:42"
@@ -36,9 +37,10 @@ async def test_briefly_detached_redis_answers_and_is_filled(
 ) -> None:
     async with silent.beating():
         cache = await Cache.from_env(env_file=None, redis_url=valkey.url).start()
+        await eventually(partial(heard, cache))
     try:
         await cache.get_or_load(KEY, Loader("first"))
-        await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await silent.cut_off()
         # For a moment Redis is not trusted either: until the next replay shows the log that was followed.
         await eventually(lambda: cache.inspect().freshness.trust is Trust.BRIEFLY_DETACHED)
         assert await cache.get_or_load(KEY, Loader("unused")) == "first"
@@ -55,9 +57,10 @@ async def test_detached_for_longer_each_process_is_on_its_own_until_attached_aga
 ) -> None:
     async with silent.beating():
         cache = await Cache.from_env(env_file=None, redis_url=valkey.url, detached_ttl=0.2).start()
+        await eventually(partial(heard, cache))
     try:
         await silent.redis.set(KEY, b'"of unknown age"', px=60_000)
-        await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await silent.cut_off()
         await eventually(lambda: cache.inspect().freshness.trust is Trust.DETACHED)
         loader = Loader("own")
         assert await cache.get_or_load(KEY, loader) == "own"
@@ -82,8 +85,9 @@ async def test_a_free_key_that_was_set_while_detached_is_in_redis_only(
     """The message about it would drop a copy kept here, so none is kept: it is read once attached again."""
     async with silent.beating():
         cache = await Cache.from_env(env_file=None, redis_url=valkey.url, detached_ttl=0.001).start()
+        await eventually(partial(heard, cache))
     try:
-        await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await silent.cut_off()
         await eventually(lambda: cache.inspect().freshness.trust is Trust.DETACHED)
         assert await cache.set(FREE, "own") is True
         assert await silent.redis.get(FREE) == b'"own"'

@@ -34,7 +34,7 @@ async def leading_in(url: str) -> AsyncIterator[WorkerDouble]:
     """A worker of this database, silent unless made to speak."""
     async with redis_client(url) as redis:
         worker = WorkerDouble(redis, Names(database=int(url.rpartition("/")[2])))
-        await worker.recover()
+        await worker.recover(age=3600)
         yield worker
 
 

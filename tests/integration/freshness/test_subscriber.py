@@ -228,7 +228,7 @@ async def test_a_killed_connection_detaches_and_what_was_missed_is_replayed(
 ) -> None:
     async with following(valkey, silent) as cache:
         await cache.get_or_load(OTHER, Loader(1))
-        assert await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1
+        await silent.cut_off()
         await silent.apply(KEY)
         await eventually(lambda: not cache.attached)
         assert cache.staleness == float("inf")
@@ -256,7 +256,7 @@ async def test_a_watermark_of_what_cannot_be_reached_does_not_count(
     valkey: EmbeddedValkey, silent: WorkerDouble
 ) -> None:
     async with following(valkey, silent) as cache:
-        await silent.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await silent.cut_off()
         await eventually(lambda: not cache.attached)
         await eventually(lambda: cache.inspect().freshness._ponged > 0)
         # As from a server that was ahead of the one that is asked now.

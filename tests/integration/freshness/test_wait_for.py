@@ -12,7 +12,7 @@ from unstale.near_cache.local_state import LocalState
 from unstale.protocol.messages import Snapshot, Watermark
 from unstale.protocol.names import Epoch, LogId
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers.double import Loader, WorkerDouble, attached_cache, open_cache
+from workers.double import Loader, WorkerDouble, attached_cache, heard, open_cache
 
 KEY = "user:42:profile"
 
@@ -39,7 +39,9 @@ async def test_it_returns_once_the_transaction_was_processed(
 
 
 async def open_and_attach(valkey: EmbeddedValkey) -> Cache:
-    return await Cache.from_env(env_file=None, redis_url=valkey.url).start()
+    cache = await Cache.from_env(env_file=None, redis_url=valkey.url).start()
+    await eventually(lambda: heard(cache))
+    return cache
 
 
 async def test_a_transaction_that_is_not_applied_times_out(cache: Cache, double: WorkerDouble) -> None:
@@ -98,9 +100,9 @@ async def test_closing_wakes_who_waits(valkey: EmbeddedValkey, double: WorkerDou
 async def test_a_new_epoch_takes_the_answer_back(valkey: EmbeddedValkey, silent: WorkerDouble) -> None:
     async with silent.beating():
         cache = await open_and_attach(valkey)
-    try:
         token = silent.token(silent.xid - 1)
         await cache.wait_for(token)
+    try:
         async with cache.subscribe("*") as events:
             await silent.new_epoch()
             await anext(events)

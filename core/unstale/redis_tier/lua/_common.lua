@@ -117,11 +117,12 @@ end
 --   seen: the snapshot that was read
 --   rules: hash of the rules
 --   age_ms, began: see true_age
--- Stores in `read_at` when that read began, by the server's clock: what is read later committed after it.
+-- Stores in `read_at` when that read began, by the server's clock: what is read later committed after it. `read_epoch` says
+-- in which epoch that was published: a promotion takes both back together with the effects.
 local function publish_watermark(state, epoch, header)
   local mark, last = header.watermark, redis.call('HGET', state, 'last') or '0'
   local age = true_age(mark.age_ms, mark.began)
-  redis.call('HSET', state, 'read_at', string.format('%.3f', clock_ms() - tonumber(age)))
+  redis.call('HSET', state, 'read_at', string.format('%.3f', clock_ms() - tonumber(age)), 'read_epoch', epoch)
   redis.call('PUBLISH', header.channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. mark.seen
     .. '","lsn":"' .. header.lsn .. '","rules":"' .. mark.rules .. '","flushed":"' .. header.flushed
     .. '","database":"' .. header.database .. '","age_ms":' .. age .. '}')
