@@ -536,3 +536,20 @@ async def test_a_foreign_key_in_a_leaders_place_is_named(
         await lead(multiplexer)
     assert await redis.exists(NAMES.leader, NAMES.state) == 1
     await redis.delete(name)
+
+
+async def test_rules_are_put_back_by_the_leader_alone(
+    leader: tuple[Applier, StoredState], multiplexer: Multiplexer, redis: Redis
+) -> None:
+    applier, state = leader
+    await redis.delete(NAMES.rules)
+    await redis.lpush(NAMES.rules, "of another type")
+    assert await applier.keep_published(state, b"{}")
+    assert not await applier.keep_published(state, b"{}")
+    await redis.set(NAMES.rules, "overwritten")
+    assert await applier.keep_published(state, b"{}")
+    await redis.delete(NAMES.leader, NAMES.rules)
+    await lead(multiplexer)
+    with pytest.raises(LeadershipLost):
+        await applier.keep_published(state, b"{}")
+    assert await redis.get(NAMES.rules) is None

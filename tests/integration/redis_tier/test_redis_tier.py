@@ -14,6 +14,7 @@ from servers.proxy import Proxy
 from unstale.errors import CacheClosed, RedisUnavailable, SettingError
 from unstale.protocol.lease import ReplicaLimits
 from unstale.protocol.names import LogId, Names
+from unstale.redis_tier import log_reader
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.log_reader import LogReader
 from unstale.redis_tier.multiplexer import Multiplexer
@@ -241,7 +242,9 @@ def test_a_replica_may_be_read_only_by_an_epoch_and_a_position(
     assert ReplicaLimits.decode(known) == limits
 
 
-async def test_a_replay_is_complete_or_says_that_it_is_not(log: LogReader, silent: WorkerDouble) -> None:
+async def test_a_replay_is_complete_or_says_that_it_is_not(
+    log: LogReader, silent: WorkerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         await silent.apply(f"k{number}", patterns=["p:*"])
     replay = await log.replay(LogId(1))
@@ -251,8 +254,18 @@ async def test_a_replay_is_complete_or_says_that_it_is_not(log: LogReader, silen
     await silent.redis.xdel(silent.names.log, "2-0")
     assert not (await log.replay(LogId(1))).complete
     assert (await log.replay(LogId(2))).complete
-    await silent.redis.delete(silent.names.state)
-    assert (await log.replay(LogId(1))).epoch is None
+    assert (await log.replay(LogId(9))).complete  # a log that is behind is noticed by its last id
+    monkeypatch.setattr(log_reader, "MOST_ENTRIES", 1)
+    assert (await log.replay(LogId(2))).complete
+    too_many = await log.replay(LogId(1))
+    assert (too_many.complete, too_many.entries) == (False, ())
+    for name in (silent.names.log, silent.names.state):
+        await silent.redis.delete(name)
+        if name == silent.names.state:
+            assert (await log.replay(LogId(1))).epoch is None
+        await silent.redis.set(name, "of another type", ex=60)
+        assert (await log.replay(LogId(3))).epoch is None
+        await silent.redis.delete(name)
 
 
 async def test_a_put_is_logged(tier: RedisTier, log: LogReader, silent: WorkerDouble) -> None:
