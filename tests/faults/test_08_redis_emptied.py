@@ -276,12 +276,13 @@ async def test_the_snapshot_comes_before_the_drop(
             published: bytes,
             patterns: Iterable[str],
             snapshot: Callable[[], Awaitable[Page]],
+            why: str = "",
             stale: bool = False,
         ) -> Seen:
             await self._drop(state, sorted(patterns), lsn="0/0", stale=stale)
             await meanwhile()
             return await recover(
-                self, state, rules=rules, published=published, patterns=[], snapshot=snapshot
+                self, state, rules=rules, published=published, why=why, patterns=[], snapshot=snapshot
             )
 
         if not defended:

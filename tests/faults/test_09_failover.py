@@ -78,7 +78,7 @@ async def test_an_id_that_comes_again_is_told_apart_by_the_epoch(
 
                 if not defended:
 
-                    async def same_epoch(self: Applier, state: StoredState) -> None:
+                    async def same_epoch(self: Applier, state: StoredState, **_: object) -> None:
                         await redis.hset("{unstale:0}:state", "run", state.live_run)
 
                     monkeypatch.setattr(Applier, "new_epoch", same_epoch)

@@ -20,6 +20,7 @@ from workers import connected, running_worker
 async def test_it_keeps_nobody_up(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
+    waits = asyncio.Event()
     if not defended:
         wait = WakeUps.wait
 
@@ -27,7 +28,10 @@ async def test_it_keeps_nobody_up(
             return statement(name).replace("unstale.want_notify()", "(unstale.want_notify())[:0]")
 
         async def wait_for_a_hint(self: WakeUps, timeout: float) -> bool:
-            return await wait(self, timeout if timeout == 0 or not self.asleep else 3_600)
+            if timeout == 0 or not self.asleep:
+                return await wait(self, timeout)
+            waits.set()
+            return await wait(self, 3_600)
 
         monkeypatch.setattr(notify, "statement", unlisted)
         monkeypatch.setattr(WakeUps, "wait", wait_for_a_hint)
@@ -38,13 +42,13 @@ async def test_it_keeps_nobody_up(
         async with running_worker(database.worker_dsn, redis_url) as worker:
             sleeper = worker._wakeups
             assert sleeper is not None
-            await stage.write(1)
             if not defended:
-                await eventually(lambda: sleeper.asleep)
+                await asyncio.wait_for(waits.wait(), 60)  # it has read once more
                 await change.commit()
                 with pytest.raises(AssertionError, match="the position contains everything"):
                     await stage.applied(redis, timeout=1)
                 return
+            await stage.write(1)
             await stage.open_agent()
             for user in range(2, 6):
                 async with asyncio.timeout(30):
