@@ -18,17 +18,17 @@ class Bag:
 
     def draw(self) -> list[Fault]:
         """One fault, or two at different places that happen at once."""
-        faults = [self._one(set())]
-        if self._chance.random() < 0.5 and len({fault.place for fault in self._faults}) > 1:
-            faults.append(self._one({faults[0].place}))
-        return faults
+        first = self._one(frozenset())
+        if self._chance.random() < 0.5 and any(not fault.places & first.places for fault in self._faults):
+            return [first, self._one(first.places)]
+        return [first]
 
-    def _one(self, taken: set[str]) -> Fault:
-        if not any(fault.place not in taken for fault in self._left):
+    def _one(self, taken: frozenset[str]) -> Fault:
+        if not any(not fault.places & taken for fault in self._left):
             more = list(self._faults)
             self._chance.shuffle(more)
             self._left += more
-        fault = next(fault for fault in self._left if fault.place not in taken)
+        fault = next(fault for fault in self._left if not fault.places & taken)
         self._left.remove(fault)
         return fault
 

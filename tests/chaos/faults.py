@@ -34,11 +34,18 @@ class Fault:
         kind: Its name in the table.
         place: What it happens to; no two faults happen to one place at once.
         act: Does it, and has healed it when it returns.
+        needs: Another place to which nothing may happen meanwhile, or empty.
     """
 
     kind: str
     place: str
     act: Act
+    needs: str = ""
+
+    @property
+    def places(self) -> frozenset[str]:
+        """Every place that it needs for itself."""
+        return frozenset(filter(None, (self.place, self.needs)))
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -302,6 +309,7 @@ FAULTS: Final = (
     Fault("Postgres' clock jumped", "postgres", move_postgres_clock),
     Fault("table swapped", "postgres", swap_table),
     Fault("restored in place", "postgres", restore_in_place),
-    Fault("rules deployed step by step", "worker", deploy_rules),
+    # A copy from before new captures, restored beside it, would rightly end each worker that starts.
+    Fault("rules deployed step by step", "worker", deploy_rules, needs="postgres"),
     Fault("partitions built at once", "postgres", build_partitions),
 )
