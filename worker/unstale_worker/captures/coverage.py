@@ -12,7 +12,7 @@ WATCH = "run `unstale migration --all` and push"
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How far the rules' tables are captured, with a sentence for each table that is not well captured.
+    """The state of the captures of the rules' tables, with a sentence for each that is incomplete or coarse.
 
     Attributes:
         broken: Tables of which changes may stay unreported.

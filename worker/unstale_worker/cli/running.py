@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, the option ``--json``, and running until a signal."""
+"""Exit codes, the option ``--json``, and running until a signal, for all commands."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,1 +1,1 @@
-"""What a push of migrations or a restart with the rules on disk would change, before it is done."""
+"""Forecasts: the effect of pushing the migrations, or of a restart with the rules on disk."""

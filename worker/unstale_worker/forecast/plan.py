@@ -18,7 +18,7 @@ from unstale_worker.rules import Rules
 
 @dataclass(frozen=True, slots=True)
 class RestartPlan:
-    """What starting a worker with the rules on disk would do.
+    """The effect of starting a worker with the rules on disk.
 
     Attributes:
         file: The rules file.

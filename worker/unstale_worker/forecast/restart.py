@@ -1,4 +1,4 @@
-"""What a worker that starts with other rules would do to cached values. Pure."""
+"""The effect on cached values of a worker that starts with other rules. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ RECOVERY: Final = "everything is dropped: it cannot be told what changed"
 
 @dataclass(frozen=True, slots=True)
 class PatternFate:
-    """What happens to the keys of one pattern.
+    """The effect on the keys of one pattern.
 
     Attributes:
         pattern: The pattern, as a glob.

@@ -19,7 +19,7 @@ from unstale_worker.redis.state import Adopting, StoredState
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What Redis says about the rules in force.
+    """The rules in force, and their use, by Redis.
 
     Attributes:
         published: The rules that agents follow.

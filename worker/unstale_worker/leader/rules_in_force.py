@@ -25,7 +25,7 @@ log = structlog.get_logger("unstale.pipeline")
 
 
 class RulesInForce:
-    """What one leader publishes, and what it has to do once more after it has put its rules in force.
+    """The rules that one leader publishes, and its work after it has put them in force.
 
     Attributes:
         published: The rules as agents read them, with those that they follow.

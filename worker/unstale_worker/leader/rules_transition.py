@@ -1,4 +1,4 @@
-"""What to do once more after the rules have changed. Pure."""
+"""Invalidations that are repeated after a change of the rules. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final

@@ -15,7 +15,7 @@ from unstale_worker.rules import Rules
 from unstale_worker.rules.discovery import NoRules
 
 KEPT: Final = Path(".unstale/loaders.jsonl")
-"""Where the last recording is kept, below the folder in which the command ran."""
+"""File of the last recording, below the folder in which the command ran."""
 VARIABLE: Final = "UNSTALE_LEARN"
 
 

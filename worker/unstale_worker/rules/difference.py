@@ -1,4 +1,4 @@
-"""How two rule sets differ: which patterns mean something else, and which TTLs changed. Pure."""
+"""The difference between two rule sets: patterns with another meaning, and changed TTLs. Pure."""
 
 import hashlib
 import json

@@ -84,7 +84,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What is known of one key.
+    """The answer about one key.
 
     Attributes:
         key: The key.

@@ -32,7 +32,7 @@ _CONDITIONS: Final = ("Index Cond", "Recheck Cond", "Filter", "Hash Cond", "Merg
 
 @dataclass(slots=True)
 class Plan:
-    """What a plan names.
+    """The tables and functions that a plan names.
 
     Attributes:
         tables: The tables it scans.

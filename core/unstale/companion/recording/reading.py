@@ -1,4 +1,4 @@
-"""What one statement reads, and how that is written down. Pure."""
+"""The tables that one statement reads, and their record in a file. Pure."""
 
 import json
 import re
