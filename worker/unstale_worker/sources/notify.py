@@ -5,7 +5,8 @@ a busy worker costs the user's transactions nothing, and an absent one nothing a
 with a right on ``unstale.want_notify()`` can set or end this.
 
 A capture that read the previous answer may commit without a NOTIFY. The database lists the transactions for
-which that is possible, and the worker polls until all of them have ended. Nobody waits for anybody.
+which that is possible, and the worker polls until all of them have ended. No
+transaction waits for the worker.
 """
 
 import asyncio

@@ -99,7 +99,7 @@ class Why:
         more: True if there are older ones.
         reaches_back_ms: When the oldest log entry was written; None for an empty log.
         entries: How many entries the log has.
-        recovered: When the worker last dropped every key of the rules and began the log anew.
+        recovered: When the worker last dropped every key of the rules and started an empty log.
         renewed: When every agent last dropped its near cache, because of a new epoch.
     """
 
