@@ -165,8 +165,6 @@ def captured_texts(row: Row, columns: tuple[str, ...]) -> list[str | None]:
                 f"the column {column!r} is {json.dumps(value)[:80]}; a key column is text, a whole number, "
                 "true, false or null"
             )
-        if isinstance(value, bool):
-            value = "true" if value else "false"
         texts.append(None if value is None else str(value))
     return texts
 
