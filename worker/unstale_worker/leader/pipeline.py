@@ -79,6 +79,8 @@ class Pipeline:
         self._publish_rules_at = 0.0
         self._read_before = ""
         self._annotations: dict[int, Mapping[str, object]] = {}
+        self._woken = False
+        self._committed_after = 0.0
         self._state: StoredState | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,6 +96,7 @@ class Pipeline:
         while not stop.is_set():
             asleep = self._wakeups.asleep
             hinted = await self._wakeups.wait(0) or hinted  # a hint is used up by the read that follows it
+            self._woken = hinted and asleep
             found = await self.cycle()
             self._health.cycled()
             self._poll.note(found, now=time.monotonic())
@@ -105,6 +108,7 @@ class Pipeline:
         """Bring Redis up to now; returns how many entries were new."""
         state = self._state or await self._begin()
         self._state = None  # until this cycle has succeeded
+        self._committed_after = time.monotonic() if self._woken else self._counters.caught_up_at
         primary_until = self._watermarks.primary_until
         began_there = self._applier.server_time()
         page = await self._source.read(state.position)
@@ -271,6 +275,8 @@ class Pipeline:
             stale=self._rules.serves_stale,
             reason=BatchReasons(page, plan, read_at=read_at, read_before=self._read_before),
         )
+        if page.entries and self._committed_after > 0:
+            self._counters.latency.add(time.monotonic() - self._committed_after, len(page.entries))
         if DEBUG.isEnabledFor(logging.DEBUG) and page.entries:
             changes, first = await summed_up(page, self._source), list(islice(plan.keys, SHOWN_KEYS))
             patterns = sorted(plan.patterns)[:SHOWN_KEYS]

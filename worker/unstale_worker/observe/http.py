@@ -107,7 +107,11 @@ def why(status: Status) -> str:
 def as_dict(status: Status) -> dict[str, object]:
     """Return the status as JSON-ready values; null for what is not known yet."""
     plain = asdict(status)
-    plain["counters"] = {name: value for name, value in plain["counters"].items() if not name.endswith("_at")}
+    plain["counters"] = {
+        name: value
+        for name, value in plain["counters"].items()
+        if name != "latency" and not name.endswith("_at")
+    }
     for name in ("lag", "watermark_age"):
         plain[name] = round(plain[name], 4) if math.isfinite(plain[name]) else None
     return {"ready": status.ready, "why": why(status), **plain}

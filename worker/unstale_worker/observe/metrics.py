@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from unstale_worker.observe.histogram import BOUNDS, Histogram
 from unstale_worker.observe.status import Role, Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,15 +22,15 @@ class Definition:
 
     Attributes:
         name: Name in Prometheus; counters end in ``_total``.
-        kind: A gauge goes up and down, a counter only up.
+        kind: A gauge goes up and down, a counter only up; a histogram counts durations.
         help: One sentence; docs/metrics.md has the same name as a heading.
         value: Reads it from a status; NaN if it is not known yet.
     """
 
     name: str
-    kind: Literal["gauge", "counter"]
+    kind: Literal["gauge", "counter", "histogram"]
     help: str
-    value: Callable[[Status], float]
+    value: Callable[[Status], float | Histogram]
 
 
 DEFINITIONS: Final = (
@@ -55,6 +57,12 @@ DEFINITIONS: Final = (
         "gauge",
         "Age of the newest read that is applied as a whole.",
         lambda status: _known(status.lag),
+    ),
+    Definition(
+        "unstale_worker_latency_seconds",
+        "histogram",
+        "Estimated seconds from a commit to its invalidation in Redis.",
+        lambda status: status.counters.latency,
     ),
     Definition(
         "unstale_worker_watermark_age_seconds",
@@ -196,13 +204,21 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         status = self._status()
         for definition in DEFINITIONS:
-            family = (
-                GaugeMetricFamily(definition.name, definition.help)
-                if definition.kind == "gauge"
-                else CounterMetricFamily(definition.name, definition.help)
-            )
-            family.add_metric([], definition.value(status))
-            yield family
+            yield _family(definition, definition.value(status))
+
+
+def _family(definition: Definition, value: float | Histogram) -> Metric:
+    if isinstance(value, Histogram):
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(value.counts)), strict=True))
+        return HistogramMetricFamily(definition.name, definition.help, buckets, value.total)
+    family: GaugeMetricFamily | CounterMetricFamily = (
+        GaugeMetricFamily(definition.name, definition.help)
+        if definition.kind == "gauge"
+        else CounterMetricFamily(definition.name, definition.help)
+    )
+    family.add_metric([], value)
+    return family
 
 
 def _known(seconds: float) -> float:

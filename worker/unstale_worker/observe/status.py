@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from unstale_worker.observe.histogram import Histogram
 from unstale_worker.observe.refresh_counters import RefreshCounters
 
 
@@ -21,7 +22,11 @@ class Role(StrEnum):
 
 @dataclass(slots=True)
 class WorkerCounters:
-    """Totals since the start of the process."""
+    """Totals since the start of the process.
+
+    ``latency`` counts the seconds from a commit to its invalidation: from the wake-up that the commit
+    sent, or from the read before, which had not found the change.
+    """
 
     entries: int = 0
     batches: int = 0
@@ -34,6 +39,7 @@ class WorkerCounters:
     last_error: str = ""
     caught_up_at: float = field(default=-math.inf)
     watermark_at: float = field(default=-math.inf)
+    latency: Histogram = field(default_factory=Histogram)
 
     def failed(self, message: str) -> None:
         """Count an error, and keep its message as the newest."""

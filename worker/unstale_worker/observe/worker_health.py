@@ -63,6 +63,6 @@ class WorkerHealth:
             problem=self.problem,
             not_captured={str(table): why for table, why in self.coverage.broken.items()},
             coarsely_captured={str(table): why for table, why in self.coverage.coarse.items()},
-            counters=replace(self.counters),
+            counters=replace(self.counters, latency=self.counters.latency.copy()),
             refreshed=replace(self.refreshed),
         )
