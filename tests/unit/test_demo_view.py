@@ -22,11 +22,13 @@ AGENTS = tuple(
     )
     for number in (1, 2, 3)
 )  # fmt: skip
+PAGE = "http://127.0.0.1:65535"
 FIGURES = DemoFigures(
     seconds=60.0, changes=10_000, unwatched=1, rollbacks=400, reads=120_000, near_hits=114_000,
     redis_hits=3_000, loads=3_000, invalidations=25_000, stale_reads=0, late_reads=0, unconfirmed=0,
     outstanding=0, p50=1.234, p99=12.345, recent_ms=(1.0, 2.0, 12.0, 0.0) * 8, complaint="", agents=AGENTS,
-    worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, ""), greetings=7_654, model_calls=321,
+    worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, "", url=PAGE), greetings=7_654,
+    model_calls=321,
     refreshes=205, waited=98, stale_hits=44,
     greeting="Welcome back, Ada.",
 )  # fmt: skip
@@ -76,6 +78,7 @@ def test_nothing_is_cut_off(width: int, height: int) -> None:
         assert wanted in text, wanted
     assert "user:29:profile" in text
     assert "60 s of 90 s" in text
+    assert PAGE + "/" in text
 
 
 def test_a_low_terminal_shows_no_invalidations_instead_of_half_a_picture() -> None:

@@ -31,7 +31,7 @@ class WorkerSettings(SharedSettings, OutboxSettings, PoolSettings):
     refresh_grace: Annotated[float, Field(ge=0, le=3_600)] = 10.0
     """Seconds that running loaders get to end when a refresh worker is stopped."""
     http_host: str = "127.0.0.1"
-    """Address of ``/healthz``, ``/readyz`` and ``/metrics``."""
+    """Address of ``/healthz``, ``/readyz``, ``/metrics`` and the page."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8787
     """Port of these; 0 takes a free one."""
     http_token: SecretStr | None = None

@@ -143,7 +143,7 @@ def worker(
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
-        from unstale_worker.leader.service import run_service
+        from unstale_worker.page.service import run_refresh_service, run_service
         from unstale_worker.rules import Rules
         from unstale_worker.runtime.logs import configure_logging
 
@@ -151,8 +151,6 @@ def worker(
         configure_logging(settings.log)
         rules = Rules.load(settings.config)
         if role is WorkerRole.REFRESH:
-            from unstale_worker.refresh.refresh_worker import run_refresh_service
-
             await run_refresh_service(settings, rules, stop=stop)
         else:
             await run_service(settings, rules, stop=stop)

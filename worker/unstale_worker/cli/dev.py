@@ -11,8 +11,8 @@ from unstale.errors import ConfigurationError
 from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers import stack
 from unstale_worker.leader.supervisor import Worker
-from unstale_worker.observe.http import serving
 from unstale_worker.observe.status import Role
+from unstale_worker.page.service import serving_page
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.event_loop import run_until_ready
 
@@ -56,7 +56,7 @@ async def _serve(
             if "http_port" not in settings.model_fields_set:
                 settings = settings.model_copy(update={"http_port": 0})
             worker = Worker(settings, rules)
-            async with serving(settings, worker.status) as url:
+            async with serving_page(settings, rules, worker.status) as url:
                 working = asyncio.create_task(worker.run(stop=stop))
                 try:
                     await _accepted(worker, working)
@@ -65,7 +65,7 @@ async def _serve(
                     say(f"# {rules.file}; applied: {', '.join(applied) or 'only the migrations of unstale'}")
                     say(f"DATABASE_URL={servers.database_url}")
                     say(f"REDIS_URL={servers.redis_url}")
-                    say(f"# status of the worker: {url}/; Ctrl-C stops everything")
+                    say(f"# the worker's page: {url}/; Ctrl-C stops everything")
                     await working
                 finally:
                     working.cancel()

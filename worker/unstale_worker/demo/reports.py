@@ -160,7 +160,7 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """The worker's status."""
+    """The worker's status, and the URL of its page."""
 
     role: str
     lag: float | None
@@ -172,6 +172,7 @@ class WorkerReport:
     errors: int
     problem: str
     refreshes: int = 0
+    url: str = ""
 
 
 Report = WriterReport | AgentReport | WorkerReport | ModelReport

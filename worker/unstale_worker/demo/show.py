@@ -92,7 +92,7 @@ async def _watch(
     view = View(seconds=seconds, model=model.label)
     ends = time.monotonic() + seconds if seconds is not None else None
     live = Live(console=console, auto_refresh=False, screen=True) if console.is_terminal else None
-    next_line = time.monotonic() + LINE_EVERY
+    next_line, told = time.monotonic() + LINE_EVERY, False
     with live or nullcontext():
         while not stop.is_set() and not demo.failed.is_set():
             now = time.monotonic()
@@ -102,6 +102,9 @@ async def _watch(
             if model.most_calls is not None and figures.changes and figures.model_calls >= model.most_calls:
                 return
             view.add(figures)
+            if not told and figures.worker is not None and live is None:
+                console.print(f"see {figures.worker.url}/", highlight=False, soft_wrap=True)
+                told = True
             if live is not None:
                 picture = view.picture(
                     figures, news=running.ledger.news(), width=console.width, height=console.height

@@ -69,11 +69,13 @@ class View:
 
     def _title(self, figures: DemoFigures) -> RenderableType:
         clock = f"{figures.seconds:.0f} s" + (f" of {self._seconds:.0f} s" if self._seconds else "")
+        url = figures.worker.url if figures.worker else ""
+        beside = f"  see {url}/" if url else "  every read is checked"
         row = Table.grid(expand=True)
         row.add_column()
         row.add_column(justify="right")
         row.add_row(
-            Text.assemble(("unstale", "bold cyan"), ("  every read is checked", "dim")),
+            Text.assemble(("unstale", "bold cyan"), (beside, "dim")),
             Text.assemble((clock, "bold"), ("   Ctrl-C to stop", "dim")),
         )
         return row

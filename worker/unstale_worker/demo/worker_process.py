@@ -7,6 +7,7 @@ from unstale.settings import WorkerSettings
 from unstale_worker.demo import child
 from unstale_worker.demo.reports import REPORT_EVERY, WorkerReport
 from unstale_worker.leader.supervisor import Worker
+from unstale_worker.page.service import serving_page
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.logs import configure_logging
 
@@ -15,21 +16,23 @@ async def main(stop: asyncio.Event) -> None:
     """Run the worker until ``stop`` is set."""
     settings = WorkerSettings.from_env()
     configure_logging("warning")
-    worker = Worker(settings, Rules.load(settings.config))
+    rules = Rules.load(settings.config)
+    worker = Worker(settings, rules)
 
-    async def report() -> None:
+    async def report(url: str) -> None:
         while True:
-            child.send(_report(worker))
+            child.send(_report(worker, url))
             await asyncio.sleep(REPORT_EVERY)
 
-    async with asyncio.TaskGroup() as group:
-        reporting = group.create_task(report())
-        await worker.run(stop=stop)
-        reporting.cancel()
-    child.send(_report(worker))
+    async with serving_page(settings, rules, worker.status) as url:
+        async with asyncio.TaskGroup() as group:
+            reporting = group.create_task(report(url))
+            await worker.run(stop=stop)
+            reporting.cancel()
+        child.send(_report(worker, url))
 
 
-def _report(worker: Worker) -> WorkerReport:
+def _report(worker: Worker, url: str) -> WorkerReport:
     status = worker.status()
     return WorkerReport(
         role=status.role.value,
@@ -42,6 +45,7 @@ def _report(worker: Worker) -> WorkerReport:
         errors=status.counters.errors,
         problem=status.problem,
         refreshes=status.refreshed.filled + status.refreshed.overtaken,
+        url=url,
     )
 
 

@@ -1,32 +1,45 @@
 """The worker's HTTP server: health, readiness, metrics and a plain status page."""
 
 import asyncio
-import hmac
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Middleware
 
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
+from unstale_worker.observe.http_access import NO_TOKEN, SIGNED_IN, Access, wants_page
 from unstale_worker.observe.http_guard import Guard, own_hosts_only
 from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
 from unstale_worker.observe.status import READY_LAG, Role, Status
 
-OPEN_PATHS: Final = frozenset({"/healthz"})
-"""Answered without a token, as they reveal only that the process runs."""
+BODY_MOST: Final = 64 * 1024
+"""Bytes of a request's body."""
+
+
+class Site(Protocol):
+    """What a server shows to browsers, beside what it answers to programs."""
+
+    def install(self, app: web.Application, access: Access, guard: Guard) -> None:
+        """Add routes, apart from ``/``."""
+
+    def page(self, request: web.Request) -> web.Response:
+        """Answer a browser at ``/``; ``request[SIGNED_IN]`` says if it may see the page."""
 
 
 @asynccontextmanager
-async def serving(settings: WorkerSettings, status: Callable[[], Status]) -> AsyncIterator[str]:
+async def serving(
+    settings: WorkerSettings, status: Callable[[], Status], site: Site | None = None
+) -> AsyncIterator[str]:
     """Serve inside the body; yields the URL. Raises `UnstaleError` if the port is taken."""
     guard = Guard()
-    runner = web.AppRunner(application(settings, status, guard), access_log=None, shutdown_timeout=1.0)
+    app = application(settings, status, guard, site)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server: asyncio.Server | None = None
     try:
@@ -48,7 +61,9 @@ async def serving(settings: WorkerSettings, status: Callable[[], Status]) -> Asy
         await runner.cleanup()
 
 
-def application(settings: WorkerSettings, status: Callable[[], Status], guard: Guard) -> web.Application:
+def application(
+    settings: WorkerSettings, status: Callable[[], Status], guard: Guard, site: Site | None = None
+) -> web.Application:
     """Build the routes; every request calls ``status``."""
     metrics = Metrics(status)
 
@@ -70,17 +85,27 @@ def application(settings: WorkerSettings, status: Callable[[], Status], guard: G
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def page(_: web.Request) -> web.Response:
-        return _json(as_dict(status()))
+    async def page(request: web.Request) -> web.Response:
+        if site is not None and wants_page(request):
+            return site.page(request)
+        if not request[SIGNED_IN]:
+            raise web.HTTPUnauthorized(text=NO_TOKEN, headers={"WWW-Authenticate": "Bearer"})
+        answer = _json(as_dict(status()))
+        answer.headers["Vary"] = "Accept"
+        return answer
 
     token = settings.http_token
-    access = own_hosts_only() if token is None else _bearer(token.get_secret_value())
-    middlewares: list[Middleware] = [guard.middleware, access]
-    app = web.Application(middlewares=middlewares)
+    access = Access(None if token is None else token.get_secret_value())
+    middlewares: list[Middleware] = [guard.middleware, access.middleware()]
+    if token is None:
+        middlewares.insert(1, own_hosts_only())
+    app = web.Application(middlewares=middlewares, client_max_size=BODY_MOST)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/", page)
+    if site is not None:
+        site.install(app, access, guard)
     return app
 
 
@@ -115,23 +140,6 @@ def as_dict(status: Status) -> dict[str, object]:
     for name in ("lag", "watermark_age"):
         plain[name] = round(plain[name], 4) if math.isfinite(plain[name]) else None
     return {"ready": status.ready, "why": why(status), **plain}
-
-
-def _bearer(token: str) -> Middleware:
-    expected = f"Bearer {token}".encode()
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if request.path not in OPEN_PATHS and not hmac.compare_digest(given, expected):
-            return web.Response(
-                status=401,
-                text="a bearer token is required: UNSTALE_HTTP_TOKEN\n",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return await handler(request)
-
-    return check
 
 
 def _json(data: object, *, code: int = 200) -> web.Response:

@@ -6,7 +6,8 @@ file descriptors, and then it reaches neither Redis nor Postgres.
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, cast
 
 from aiohttp import web
@@ -14,9 +15,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 CONNECTIONS_MOST: Final = 64
 """Connections at the same time. One more ends the one that has been silent for longest."""
+STREAMS_MOST: Final = 16
+"""Connections among them that may wait for news at the same time."""
 SILENT_SECONDS: Final = 10.0
 """Seconds that a connection has for its next request, from its first byte to the answer's last."""
 
+TOO_MANY: Final = f"{STREAMS_MOST} pages are open already; close one\n"
 ANOTHER_HOST: Final = (
     "only requests for localhost are answered here; set UNSTALE_HTTP_TOKEN to ask by another name\n"
 )
@@ -79,6 +83,7 @@ class Guard:
     def __init__(self, *, most: int = CONNECTIONS_MOST, silent_seconds: float = SILENT_SECONDS) -> None:
         self._most, self.silent_seconds = most, silent_seconds
         self._connections: dict[asyncio.Protocol, _Guarded] = {}
+        self._streams = 0
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -100,14 +105,32 @@ class Guard:
         if connection is not None:
             connection.forget()
 
+    @contextmanager
+    def stream(self, request: web.Request) -> Iterator[Callable[[], None]]:
+        """Let an answer go on inside the body; yields a function to call after each part that was sent.
+
+        A client that stops reading is ended like any other that is silent. Raises
+        `web.HTTPServiceUnavailable` for one stream too many.
+        """
+        if self._streams >= STREAMS_MOST:
+            raise web.HTTPServiceUnavailable(text=TOO_MANY, headers={"Retry-After": "10"})
+        self._streams += 1
+        try:
+            yield lambda: self._heard_of(request.protocol)
+        finally:
+            self._streams -= 1
+
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Note that a whole request has come: its connection is now the one heard of last."""
-        connection = self._connections.pop(request.protocol, None)
-        if connection is not None:
-            self._connections[request.protocol] = connection
-            connection.answered()
+        self._heard_of(request.protocol)
         return await handler(request)
+
+    def _heard_of(self, protocol: asyncio.Protocol) -> None:
+        connection = self._connections.pop(protocol, None)
+        if connection is not None:
+            self._connections[protocol] = connection
+            connection.answered()
 
 
 def own_hosts_only() -> Middleware:

@@ -11,7 +11,6 @@ import structlog
 from unstale.errors import ConfigurationError, RedisUnavailable, RuleErrors, UnsupportedServer
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
-from unstale_worker.observe.http import serving
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters
@@ -168,19 +167,6 @@ class RefreshWorker:
         self._counters.failed(self._problem)
         if isinstance(error, RedisUnavailable):
             self._redis_up = False
-
-
-async def run_refresh_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.Event) -> None:
-    """Call loaders and answer HTTP until ``stop`` is set.
-
-    Raises `ConfigurationError` if a loader cannot be found, `UnstaleError` if the HTTP port is taken, and
-    what `RefreshWorker.run` raises.
-    """
-    worker = RefreshWorker(settings, rules)
-    async with serving(settings, worker.status) as url:
-        log.info("serving", http=url, rules=rules.file)
-        await worker.run(stop=stop)
-    log.info("stopped")
 
 
 async def _closed(closing: Awaitable[Any]) -> None:
