@@ -13,6 +13,7 @@ from unstale.errors import DatabaseUnavailable, UnstaleError
 from unstale.protocol.names import APPLICATION_NAME
 from unstale_worker.fanout import queries
 from unstale_worker.fanout.failure import ColumnTypes, FanoutFailure
+from unstale_worker.fanout.statement import Connection
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS, translate_errors
 from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
@@ -65,38 +66,12 @@ class OutboxSource:
 
     async def read(self, after: str | None, cursor: Cursor | None = None) -> Page:
         """See `Source.read`."""
-        began = time.monotonic()
         async with self._use() as connection:
-            row = await connection.fetchrow(
-                statement("read"),
-                after,
-                cursor.snapshot if cursor else None,
-                str(cursor.xid) if cursor else None,
-                cursor.id if cursor else None,
-                self._read_entries,
-                MAX_ELEMENTS,
-            )
-        assert row is not None
+            page = await read_page(connection, after, cursor, most=self._read_entries)
         self.reads += 1
-        if row[0] != self._database:  # a restored database may give known numbers to other watches
-            self._database, self._versions = row[0], {}
-        entries: Sequence[OutboxEntry] = [OutboxEntry._make(entry) for entry in row[10] or ()]
-        snapshot: str = row[1]
-        return Page(
-            database=row[0],
-            snapshot=snapshot,
-            position=row[2],
-            more=row[3],
-            cursor=Cursor(snapshot, row[4], row[5]) if row[4] is not None else None,
-            lsn=row[6],
-            flushed=row[7],
-            covered=row[8],
-            current_xmax=row[9],
-            entries=entries,
-            began=began,
-            xids=row[11] or (),
-            operations=row[12] or "",
-        )
+        if page.database != self._database:  # a restored database may give known numbers to other watches
+            self._database, self._versions = page.database, {}
+        return page
 
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
         """See `Source.watch_version`; cached, since a version never changes within one history."""
@@ -210,3 +185,37 @@ class OutboxSource:
             self._connection = await self._connections.open(name=self._name)
             logger.debug("connected to the database as %s", self._name)
         return self._connection
+
+
+async def read_page(
+    connection: Connection, after: str | None, cursor: Cursor | None = None, *, most: int
+) -> Page:
+    """Read at most ``most`` entries after the position ``after``, in the snapshot of ``connection``."""
+    began = time.monotonic()
+    row = await connection.fetchrow(
+        statement("read"),
+        after,
+        cursor.snapshot if cursor else None,
+        str(cursor.xid) if cursor else None,
+        cursor.id if cursor else None,
+        most,
+        MAX_ELEMENTS,
+    )
+    assert row is not None
+    entries: Sequence[OutboxEntry] = [OutboxEntry._make(entry) for entry in row[10] or ()]
+    snapshot: str = row[1]
+    return Page(
+        database=row[0],
+        snapshot=snapshot,
+        position=row[2],
+        more=row[3],
+        cursor=Cursor(snapshot, row[4], row[5]) if row[4] is not None else None,
+        lsn=row[6],
+        flushed=row[7],
+        covered=row[8],
+        current_xmax=row[9],
+        entries=entries,
+        began=began,
+        xids=row[11] or (),
+        operations=row[12] or "",
+    )
