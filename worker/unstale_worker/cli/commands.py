@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from unstale.errors import ConfigurationError, UnstaleError
-from unstale_worker.cli import forecast_commands, tracing_commands
+from unstale_worker.cli import audit_command, forecast_commands, tracing_commands
 from unstale_worker.cli.running import DONE, FAILED, USAGE, Json
 from unstale_worker.cli.running import run as _run
 
@@ -349,6 +349,7 @@ def tail(
 app.command()(tracing_commands.explain)
 app.command()(forecast_commands.plan)
 app.command()(tracing_commands.why)
+app.command()(audit_command.audit)
 
 
 @app.command()

@@ -14,9 +14,9 @@ from unstale_worker.tracing.why import Removal, Why
 def print_explanation(explanation: Explanation, *, json: bool) -> None:
     """Print the effect of a change."""
     if json:
-        _print_json(asdict(explanation))
+        print_json(asdict(explanation))
         return
-    _print_lines(_explanation(explanation))
+    print_lines(_explanation(explanation))
 
 
 def _explanation(explanation: Explanation) -> Iterator[str]:
@@ -55,9 +55,9 @@ def _life(effect: KeyEffect) -> str:
 def print_why(found: Why, *, json: bool) -> None:
     """Print what removed a key."""
     if json:
-        _print_json(asdict(found))
+        print_json(asdict(found))
         return
-    _print_lines(_why(found))
+    print_lines(_why(found))
 
 
 def _why(found: Why) -> Iterator[str]:
@@ -131,12 +131,14 @@ def _clock(ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000)) + f".{ms % 1000:03}"
 
 
-def _print_json(data: object) -> None:
+def print_json(data: object) -> None:
+    """Print one JSON object."""
     sys.stdout.write(orjson.dumps(data).decode() + "\n")
     sys.stdout.flush()
 
 
-def _print_lines(lines: Iterator[str]) -> None:
+def print_lines(lines: Iterator[str]) -> None:
+    """Print lines that may hold any text."""
     for line in lines:
         # A key may hold any character; one that moves the cursor must not reach a terminal.
         sys.stdout.write("".join(char if char.isprintable() else repr(char)[1:-1] for char in line) + "\n")

@@ -1,0 +1,1 @@
+"""``unstale audit``: compares cached values with the database, in a process of its own; writes nothing."""
