@@ -37,12 +37,20 @@ def audit(
             help="Write Prometheus metrics to this file, for the node exporter's textfile collector."
         ),
     ] = None,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow", help="Measure how stale a cache is that unstale does not keep true; needs no worker."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compare cached values with the database, and count in nines; changes nothing.
 
     Exits with 1 if a violation was found, or if nothing could be compared.
     """
+    if shadow:
+        run(lambda stop: _shadow(stop, duration, json=json))
 
     async def work(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
@@ -82,6 +90,26 @@ def audit(
             return DONE if report.sound else FAILED
 
     run(work)
+
+
+async def _shadow(stop: asyncio.Event, duration: str | None, *, json: bool) -> int:
+    from unstale.settings import WorkerSettings
+    from unstale_worker.audit.shadow import shadowing
+    from unstale_worker.cli.tracing_output import print_json, print_lines
+    from unstale_worker.redis.explained import explained
+    from unstale_worker.rules import Rules
+    from unstale_worker.runtime.logs import configure_logging
+
+    settings = WorkerSettings.from_env()
+    configure_logging("warning")
+    seconds = None if duration is None else seconds_in(duration, "--for")
+    async with explained(settings), shadowing(settings, Rules.load(settings.config)) as shadow:
+        await shadow.run(stop, seconds=seconds)
+    if json:
+        print_json(shadow.as_dict())
+    else:
+        print_lines(shadow.lines())
+    return DONE if shadow.looks else FAILED
 
 
 def options_of(delays: str, rate: float, bound: str | None, *, default_bound: float) -> "Options":
