@@ -88,6 +88,7 @@ create table if not exists unstale.watched (
     key_numbers   smallint[] not null,
     columns       text[],
     column_numbers smallint[],
+    numbered      oid,
     problem       text,
     bodies        jsonb,
     changed_at    timestamptz not null default pg_catalog.clock_timestamp(),
@@ -107,8 +108,16 @@ begin
     ) then
         alter table unstale.watched add column bodies jsonb;
     end if;
+    if not exists (
+        select from pg_catalog.pg_attribute as a
+        where a.attrelid = 'unstale.watched'::regclass and a.attname = 'numbered' and not a.attisdropped
+    ) then
+        alter table unstale.watched add column numbered oid;
+    end if;
 end
 $$;
+comment on column unstale.watched.numbered is
+    'The table whose columns the numbers count, and whose captures these are: after a restore it is another one.';
 comment on column unstale.watched.bodies is 'MD5 of the body of each capture, by operation: another body was not written by unstale.';
 comment on column unstale.watched.problem is 'Why the captures write whole-table entries, or lack the column filter.';
 

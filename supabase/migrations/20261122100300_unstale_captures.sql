@@ -204,6 +204,23 @@ as $$
 $$;
 comment on function unstale.resolve(oid, text[], smallint[]) is 'Columns of a table today; nulls where one is gone.';
 
+create or replace function unstale.numbered(watch_id integer) returns unstale.watched
+language plpgsql stable set search_path = ''
+as $$
+declare
+    w unstale.watched;
+begin
+    select * into w from unstale.watched as x where x.id = watch_id;
+    -- A dump leaves dropped columns out, so the restored table counts its columns anew.
+    if w.numbered is distinct from w.relation::oid then
+        w.key_numbers := '{}';
+        w.column_numbers := '{}';
+    end if;
+    return w;
+end
+$$;
+comment on function unstale.numbered(integer) is 'A watch, without numbers of columns that another table had.';
+
 create or replace function unstale.follows_ddl() returns boolean
 language sql stable set search_path = ''
 as $$
@@ -337,7 +354,7 @@ $q$;
         'update', '(exists (select from new_rows) or exists (select from old_rows))',
         'delete', 'exists (select from old_rows)');
 begin
-    select * into strict w from unstale.watched as x where x.id = watch_id;
+    select x.* into strict w from unstale.numbered(watch_id) as x where x.id = watch_id;
     start := pg_catalog.format(head, w.relation::oid, w.id);
     everything := pg_catalog.format(
         '    insert into unstale.outbox (id, watch, version, keys, operation) values (_id, %s, %s, null, '
@@ -405,15 +422,17 @@ begin
 
     select
         pg_catalog.string_agg(
-            pg_catalog.format('%s as p%s', unstale.match_expression(a.attname, a.atttypid), a.attnum), ', ' order by a.attnum
+            pg_catalog.format('%s as p%s', unstale.match_expression(a.attname, a.atttypid), k.place), ', ' order by k.place
         ) as named,
         pg_catalog.string_agg(
-            pg_catalog.format('o.p%1$s operator(pg_catalog.=) n.p%1$s', a.attnum), ' and ' order by a.attnum) as matched,
+            pg_catalog.format('o.p%1$s operator(pg_catalog.=) n.p%1$s', k.place), ' and ' order by k.place) as matched,
         pg_catalog.count(*) as width,
         pg_catalog.array_agg(a.attname) as names
     into pkey
     from pg_catalog.pg_index as i
-    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey[0 : i.indnkeyatts - 1])
+    -- Its place in the key: a restored table counts its columns anew, and a body should not change by that.
+    cross join pg_catalog.unnest(i.indkey[0 : i.indnkeyatts - 1]) with ordinality as k(number, place)
+    join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.number
     where i.indrelid = w.relation and i.indisprimary;
     if w.columns is not null then
         select pg_catalog.min(r.label) filter (where r.name is null) as gone,

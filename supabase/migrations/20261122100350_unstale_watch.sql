@@ -264,17 +264,17 @@ begin
     reported := coalesce(reported, wanted.problem);
     -- The numbers too: a column that was dropped and added again is known by the new one when it is renamed.
     update unstale.watched as w
-    set problem = reported, key_numbers = n.keys, column_numbers = n.columns
+    set problem = reported, key_numbers = n.keys, column_numbers = n.columns, numbered = w.relation::oid
     from (
         select
             (select pg_catalog.array_agg(coalesce(r.number, x.key_numbers[r.ordinal]) order by r.ordinal)
              from unstale.resolve(x.relation, x.key_columns, x.key_numbers) as r) as keys,
             (select pg_catalog.array_agg(coalesce(r.number, x.column_numbers[r.ordinal]) order by r.ordinal)
              from unstale.resolve(x.relation, x.columns, x.column_numbers) as r) as columns
-        from unstale.watched as x where x.id = watch_id
+        from unstale.numbered(watch_id) as x
     ) as n
-    where w.id = watch_id
-        and (w.problem, w.key_numbers, w.column_numbers) is distinct from (reported, n.keys, n.columns);
+    where w.id = watch_id and (w.problem, w.key_numbers, w.column_numbers, w.numbered)
+        is distinct from (reported, n.keys, n.columns, w.relation::oid);
 end
 $$;
 comment on function unstale.generate(integer, boolean) is
@@ -420,6 +420,7 @@ begin
         key_numbers = (select pg_catalog.array_agg(r.number order by r.ordinal)
                        from unstale.resolve(watch.relation, keys, '{}') as r),
         columns = watch.columns,
+        numbered = watch.relation::oid,
         column_numbers = (select pg_catalog.array_agg(r.number order by r.ordinal)
                           from unstale.resolve(watch.relation, watch.columns, '{}') as r),
         changed_at = pg_catalog.clock_timestamp()

@@ -26,7 +26,7 @@ language sql stable security definer set search_path = ''
 set jit = off
 as $$
     with recursive watches as materialized (
-        select w.id, w.relation::oid as relation, w.table_schema, w.table_name, w.key_columns, w.problem, w.bodies,
+        select w.id, w.relation::oid as relation, w.numbered, w.table_schema, w.table_name, w.key_columns, w.problem, w.bodies,
             pg_catalog.format('%I.%I', w.table_schema, w.table_name) as label,
             c.oid is not null as found,
             case when n.nspname is not null then pg_catalog.format('%I.%I', n.nspname, c.relname) end as name_now,
@@ -56,6 +56,8 @@ as $$
         join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
     ), functions as materialized (
         select w.id as watch, w.label, o.operation, o.fires, p.oid as function, p.prosrc,
+            -- A body names its table by a number that a restored table does not keep.
+            pg_catalog.replace(p.prosrc, coalesce(w.numbered, w.relation)::text, w.relation::text) as fitted,
             pg_catalog.format('unstale_%s_%s', w.id, o.operation) as trigger_name,
             case when p.oid is null then 'is missing'
                 when not p.prosecdef or p.proconfig is null
@@ -171,7 +173,14 @@ as $$
             'call unstale.watch again'
         from compared as d
         join functions as f on f.watch = d.watch and f.defect is null
-        where d.failure is null and f.prosrc is distinct from d.bodies ->> f.operation
+        where d.failure is null and f.fitted is distinct from d.bodies ->> f.operation
+        union all
+        select f.watch, false, 4, 'warning', f.label,
+            'its captures came with a dump: each statement looks up whether they belong to its table', 'call unstale.watch again'
+        from compared as d
+        join functions as f on f.watch = d.watch and f.defect is null
+        where f.fitted <> f.prosrc and f.fitted = d.bodies ->> f.operation
+        group by f.watch, f.label
         union all
         select d.watch, true, 2, 'error', d.label, 'its captures could not be compared with the table: ' || d.failure,
             'call unstale.watch again'
@@ -247,10 +256,11 @@ as $$
         select 4, 'warning', w.label, pg_catalog.format('column %I is now called %I', r.label, r.name),
             'use the new name in unstale.toml, then run unstale migration'
         from current_watches as w
+        cross join lateral unstale.numbered(w.id) as x
         cross join lateral (
-            select * from unstale.resolve(w.relation, w.key_columns, w.key_numbers)
+            select * from unstale.resolve(x.relation, x.key_columns, x.key_numbers)
             union all
-            select * from unstale.resolve(w.relation, w.columns, w.column_numbers)
+            select * from unstale.resolve(x.relation, x.columns, x.column_numbers)
         ) as r
         where r.name <> r.label
         union all

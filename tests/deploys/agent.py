@@ -53,7 +53,7 @@ class Agent:
             row = f"item:{number}"
             await recorder.read(self._template.format(id=number), partial(self.read, number), rows=(row,))
             await recorder.sample()
-            await asyncio.sleep(0.02 * random.random())
+            await asyncio.sleep(0.1 * random.random())
 
 
 async def told() -> str:

@@ -15,7 +15,7 @@ import asyncpg
 from deploys.agent import ROWS
 from deploys.previous import python_path
 from history import Checker, Limits, State, Verdict, Writes, decode
-from servers import Database
+from servers import Database, eventually
 from workers import applied, connected, redis_at
 from workers.commands import Ended, environment, run
 
@@ -47,6 +47,8 @@ class Stage:
         self._histories: list[Path] = []
         self._rows = {f"item:{number}": [State(1, True, 0.0, 0.0)] for number in range(1, ROWS + 1)}
         self._stop = asyncio.Event()
+        self._version = 1
+        self._one_change = asyncio.Lock()
 
     async def worker(self, version: Path | None = None) -> asyncio.subprocess.Process:
         """Start a worker with the rules in the folder, and wait until it leads or stands by."""
@@ -55,10 +57,14 @@ class Stage:
             version, "-c", f"from {module} import main; main()", "worker", until="leading"
         )
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Where a worker and the commands find the servers."""
+        return {"DATABASE_URL": self._database.worker_dsn, "REDIS_URL": self._redis_url}
+
     async def refused(self) -> Ended:
         """Run a worker of this version that does not start; return how it ended."""
-        settings = {"DATABASE_URL": self._database.worker_dsn, "REDIS_URL": self._redis_url}
-        return await asyncio.to_thread(run, "worker", cwd=self.folder, settings=settings)
+        return await asyncio.to_thread(run, "worker", cwd=self.folder, settings=self.settings)
 
     async def agent(self, template: str, version: Path | None = None) -> asyncio.subprocess.Process:
         """Start an agent, and wait until it reads."""
@@ -111,15 +117,32 @@ class Stage:
 
     async def write(self) -> None:
         """Change rows until the stage ends."""
-        chance, version = random.Random(11), 1
+        chance = random.Random(11)
         async with connected(self._database.dsn) as db:
             while not self._stop.is_set():
-                version += 1
-                number = chance.randint(1, ROWS)
-                before = time.monotonic()
-                await db.execute("update items set version = $2 where id = $1", number, version)
-                self._rows[f"item:{number}"].append(State(version, True, before, time.monotonic()))
-                await asyncio.sleep(0.02 * chance.random())
+                async with self._one_change:
+                    self._version += 1
+                    number = chance.randint(1, ROWS)
+                    before = time.monotonic()
+                    await db.execute("update items set version = $2 where id = $1", number, self._version)
+                    self._rows[f"item:{number}"].append(State(self._version, True, before, time.monotonic()))
+                await asyncio.sleep(0.1 * chance.random())
+
+    async def changes(self, number: int) -> None:
+        """Wait until so many more changes are committed."""
+        until = self._version + number
+        await eventually(lambda: self._version >= until, message=f"{number} changes are committed")
+
+    @asynccontextmanager
+    async def replaced_rows(self, versions: dict[int, int]) -> AsyncIterator[None]:
+        """Keep the writer away while the body gives rows other versions that nothing captures."""
+        async with self._one_change:
+            before = time.monotonic()
+            yield
+            after = time.monotonic()
+            for number, version in versions.items():
+                self._rows[f"item:{number}"].append(State(version, True, before, after))
+            self._version = max(self._version, *versions.values())
 
     async def settled(self, *agents: asyncio.subprocess.Process) -> Verdict:
         """End the load, let every change be applied, and judge the histories of all agents so far."""

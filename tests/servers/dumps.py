@@ -24,6 +24,15 @@ async def restore(database: Database, file: Path, *options: str, errors: bool = 
         )
 
 
+async def load(database: Database, file: Path) -> None:
+    """Run a dump in plain SQL as the superuser, in one transaction."""
+    async with database.server.event_triggers_allowed():
+        await _run(
+            database, "psql", "--quiet", "--no-psqlrc", "--single-transaction", "--set=ON_ERROR_STOP=1",
+            f"--file={file}", database.superuser_dsn,
+        )  # fmt: skip
+
+
 async def _run(database: Database, program: str, *arguments: str, errors: bool = False) -> None:
     command = [str(database.server.programs / program), *arguments]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120)
