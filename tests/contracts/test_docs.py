@@ -21,7 +21,7 @@ from unstale.settings import (
 )
 from unstale.settings.base import Settings
 from unstale.settings.variables import variables
-from unstale_worker.observe.metrics import DEFINITIONS
+from unstale_worker.observe.metric_table import DEFINITIONS
 from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from unstale_worker.rules import Rules, TableName, TableNeeds
 from unstale_worker.sources import WatchState
 
+PROBLEMS = ("disabled", "missing", "whole table")
 RESTART = "restart this process with the rules that the newest migration was written for"
 WATCH = "run `unstale migration --all` and push"
 
@@ -21,6 +22,17 @@ class Coverage:
 
     broken: Mapping[TableName, str] = field(default_factory=dict)
     coarse: Mapping[TableName, str] = field(default_factory=dict)
+
+    def problems(self) -> frozenset[tuple[str, str]]:
+        """Return each table with the kind of its problem: one of `PROBLEMS`.
+
+        A capture that is not disabled but reports nothing, or less than the rules need, counts as missing.
+        """
+        broken = {
+            (str(table), "disabled" if "is disabled" in why else "missing")
+            for table, why in self.broken.items()
+        }
+        return frozenset(broken | {(str(table), "whole table") for table in self.coarse})
 
 
 def coverage(rules: Rules, captures: Iterable[WatchState]) -> Coverage:

@@ -12,7 +12,6 @@ import structlog
 from unstale.protocol.reasons import Kind
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
-from unstale_worker.captures.coverage import Coverage
 from unstale_worker.captures.monitor import CaptureMonitor
 from unstale_worker.leader.planning import plan_page, renewals_of
 from unstale_worker.leader.poll_policy import PollPolicy
@@ -74,7 +73,7 @@ class Pipeline:
         self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
         self._in_force = RulesInForce(applier, rules, settings)
         self._captures = CaptureMonitor(
-            source, rules, logger=log, known=health.coverage, report=self._covered
+            source, rules, logger=log, known=health.coverage, report=health.covered
         )
         self._publish_rules_at = 0.0
         self._read_before = ""
@@ -173,9 +172,6 @@ class Pipeline:
         )  # fmt: skip
         self._watermarks.change_applied()
         self._counters.patterns += len(patterns)
-
-    def _covered(self, coverage: Coverage) -> None:
-        self._health.coverage = coverage
 
     async def _begin(self) -> StoredState:
         """Read the state, and settle what Redis alone can tell until changes can be applied."""

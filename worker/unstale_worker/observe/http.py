@@ -137,6 +137,7 @@ def as_dict(status: Status) -> dict[str, object]:
         for name, value in plain["counters"].items()
         if name != "latency" and not name.endswith("_at")
     }
+    del plain["capture_problems"]  # for programs that count; the two fields above say it in words
     for name in ("lag", "watermark_age"):
         plain[name] = round(plain[name], 4) if math.isfinite(plain[name]) else None
     return {"ready": status.ready, "why": why(status), **plain}

@@ -72,6 +72,7 @@ class Status:
         not_captured: Tables of which changes may go unreported, each with the reason and the remedy. Their
             keys are invalidated again and again. Only the leader checks.
         coarsely_captured: Tables of which a change invalidates more keys than it concerns, with the reason.
+        capture_problems: Since when, in seconds since 1970, a table has a problem of one kind.
         counters: Totals since the start.
         refreshed: Totals of the refreshes of this process.
     """
@@ -89,6 +90,7 @@ class Status:
     refreshed: RefreshCounters = field(default_factory=RefreshCounters)
     not_captured: Mapping[str, str] = field(default_factory=dict)
     coarsely_captured: Mapping[str, str] = field(default_factory=dict)
+    capture_problems: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:

@@ -1,5 +1,6 @@
 """A worker's own state, written by its tasks while they work."""
 
+import time
 from dataclasses import dataclass, field, replace
 
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
@@ -20,6 +21,7 @@ class WorkerHealth:
         problem: The newest error as a sentence, while it lasts.
         first_start: No worker, and no cycle of this one, has been seen to work on this Redis yet.
         coverage: How far the rules' tables are captured, as of the last check.
+        problems_since: When each problem of a capture was first seen, in seconds since 1970.
         counters: Totals of leading.
         refreshed: Totals of refreshing.
     """
@@ -31,6 +33,7 @@ class WorkerHealth:
     problem: str = ""
     first_start: bool = True
     coverage: Coverage = field(default_factory=Coverage)
+    problems_since: dict[tuple[str, ...], float] = field(default_factory=dict)
     counters: WorkerCounters = field(default_factory=WorkerCounters)
     refreshed: RefreshCounters = field(default_factory=RefreshCounters)
 
@@ -39,6 +42,13 @@ class WorkerHealth:
         self.redis = self.database = True
         self.first_start = False
         self.problem = ""
+
+    def covered(self, coverage: Coverage) -> None:
+        """Note how far the rules' tables are captured."""
+        self.coverage, now = coverage, time.time()
+        self.problems_since = {
+            problem: self.problems_since.get(problem, now) for problem in coverage.problems()
+        }
 
     def failed(self, error: Exception) -> None:
         """Note an error that is retried."""
@@ -63,6 +73,7 @@ class WorkerHealth:
             problem=self.problem,
             not_captured={str(table): why for table, why in self.coverage.broken.items()},
             coarsely_captured={str(table): why for table, why in self.coverage.coarse.items()},
+            capture_problems=dict(self.problems_since),
             counters=replace(self.counters, latency=self.counters.latency.copy()),
             refreshed=replace(self.refreshed),
         )
