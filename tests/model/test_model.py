@@ -13,6 +13,7 @@ from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .liveness import LIVENESS_CAUGHT, Liveness
 from .opening import OPENING_CAUGHT, Opening
 from .protocol import Protocol
+from .tags import TAGS_CAUGHT, TAGS_MASKED, Tags
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
 from .waking import WAKING_CAUGHT, Waking
 
@@ -121,6 +122,23 @@ def test_what_attaches_by_the_state_is_fresh_and_alive() -> None:
 @pytest.mark.parametrize("rule", OPENING_CAUGHT)
 def test_without_the_rule_it_is_old_or_its_worker_is_dead(rule: str) -> None:
     assert not explore(Opening(off=rule)).holds
+
+
+@pytest.mark.parametrize("near", [False, True], ids=["a failover", "a near cache"])
+def test_a_value_under_tags_is_valid_only_if_it_contains_what_invalidated_them(near: bool) -> None:
+    outcome = explore(Tags(near=near))
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", TAGS_CAUGHT)
+def test_without_the_rule_a_value_under_tags_is_old(rule: str) -> None:
+    assert not all(explore(Tags(off=rule, near=near)).holds for near in (False, True))
+
+
+@pytest.mark.parametrize("rule", TAGS_MASKED)
+def test_without_the_rule_the_versions_cover(rule: str) -> None:
+    assert explore(Tags(off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:
