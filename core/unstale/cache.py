@@ -20,6 +20,7 @@ from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
 from unstale.protocol.codec import Model
 from unstale.protocol.globs import check_glob
+from unstale.protocol.tags import check_tag, record
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
 from unstale.reading.options import (
@@ -143,6 +144,7 @@ class Cache:
         key: str,
         loader: Loader,
         *,
+        tags: Collection[str] | None = None,
         ttl: float | None = None,
         negative_ttl: float | None = None,
         max_staleness: float | None = None,
@@ -158,6 +160,8 @@ class Cache:
         reaches every caller that waits for that load. None is a value ("not found") and is cached.
 
         Args:
+            tags: Names under which the value is invalidated together with others: by `invalidate_tag`, or by
+                a rule's ``tags``. Only a value that has all of them is returned.
             ttl: Seconds the value may live; overrides ``[ttl]`` and ``default_ttl``.
             negative_ttl: Seconds the value may live if it is None; overrides ``UNSTALE_NEGATIVE_TTL``.
             max_staleness: The caches may answer only if a rule owns the key and `staleness` is at most this
@@ -177,6 +181,7 @@ class Cache:
                 now < self._freshness.trusted_until
                 and now < entry.expires
                 and get_ident() == self._thread  # a call from another thread fails, also on a hit
+                and (tags is None or entry.tags.issuperset(tags))
             ):
                 entry.used = True
                 if model is None:
@@ -187,7 +192,8 @@ class Cache:
                     return frozen if frozen is not UNSET else self._freeze(key, entry)
         self._check(key, model, shared)
         if (
-            model is None
+            not tags
+            and model is None
             and ttl is None
             and negative_ttl is None
             and max_staleness is None
@@ -197,7 +203,8 @@ class Cache:
         else:
             check_ttl(ttl)
             check_ttl(negative_ttl, name="negative_ttl")
-            options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model)
+            names = self._parts.rules.tags(key, tags) if tags else ()
+            options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model, names)
         misfits = 0
         while True:
             loaded = await self._path.read(key, loader, options)
@@ -233,6 +240,7 @@ class Cache:
         key: str,
         *,
         default: Any = None,
+        tags: Collection[str] | None = None,
         model: Model | None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
@@ -240,18 +248,19 @@ class Cache:
     ) -> Any:
         """Return the cached value, which may be None, or ``default`` if there is none.
 
-        After a miss, `set` in the same task stores the value unless the key was invalidated in between. With
+        After a miss, `set` in the same task stores the value unless the key was invalidated in between, or
+        one of the ``tags``. With ``tags`` only a value that has all of them is returned. With
         ``max_staleness`` the caches answer only for a key that a rule owns, if `staleness` is at most this
         many seconds, and never with a value that a rule's ``serve_stale`` keeps. With
         ``fresh`` the answer is always ``default``.
         """
         self._check(key, model, shared)
-        writer = self._parts.writer
+        writer, names = self._parts.writer, self._parts.rules.tags(key, tags) if tags else ()
         loaded: ReadResult | None = None
-        if fresh or self._path.may_be_older(key, max_staleness):
+        if fresh or self._path.may_be_older(key, max_staleness, names):
             writer.missed(key)
         else:
-            loaded = await writer.get(key, allows_stale=max_staleness is None)
+            loaded = await writer.get(key, allows_stale=max_staleness is None, tags=names)
         self._count(LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return default
@@ -286,6 +295,7 @@ class Cache:
         keys: Iterable[str],
         loader: ManyLoader | None = None,
         *,
+        tags: Collection[str] | Callable[[str], Collection[str]] | None = None,
         ttl: float | None = None,
         negative_ttl: float | None = None,
         max_staleness: float | None = None,
@@ -296,6 +306,7 @@ class Cache:
         Each key is read as `get_or_load` reads it, under a lease of its own. ``loader`` receives the list of
         missing keys and returns a mapping; a key it leaves out was not found, and is None. It should read the
         primary. What it raises is raised here. Without a loader only cached values are returned, as by `get`.
+        ``tags`` are those of every value, or a function that returns the tags of a key.
 
         Example:
             >>> await cache.get_many([f"user:{n}:profile" for n in (1, 2)], load_profiles)
@@ -306,9 +317,12 @@ class Cache:
             self._check(key, None, False)
         check_ttl(ttl)
         check_ttl(negative_ttl, name="negative_ttl")
+        tags_of = tags if callable(tags) else lambda _: tags
         if loader is None:
             options = ReadOptions(ttl, negative_ttl, max_staleness, model=model)
-            found = await asyncio.gather(*(self._cached(key, options, model) for key in wanted))
+            rules = self._parts.rules
+            each_of = (options._replace(tags=rules.tags(key, tags_of(key) or ())) for key in wanted)
+            found = await asyncio.gather(*map(self._cached, wanted, each_of))
             return {key: value[0] for key, value in zip(wanted, found, strict=True) if value}
         each: dict[str, Any] = {
             "ttl": ttl,
@@ -316,16 +330,18 @@ class Cache:
             "max_staleness": max_staleness,
             "model": model,
         }
-        return await load_many(wanted, loader, lambda key, load: self.get_or_load(key, load, **each))
+        return await load_many(
+            wanted, loader, lambda key, load: self.get_or_load(key, load, tags=tags_of(key), **each)
+        )
 
-    async def _cached(self, key: str, options: ReadOptions, model: Model | None) -> tuple[Any, ...]:
+    async def _cached(self, key: str, options: ReadOptions) -> tuple[Any, ...]:
         """Return the cached value of ``key`` in a tuple, or an empty tuple."""
         loaded = await self._path.cached(key, options)
         self._count(LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return ()
         try:
-            return (self._decode(key, loaded.data, model, False),)
+            return (self._decode(key, loaded.data, options.model, False),)
         except ValueError:
             await self._discard(key, loaded)
             return ()
@@ -334,6 +350,7 @@ class Cache:
         self,
         template: str,
         *,
+        tags: Collection[str] = (),
         ttl: float | None = None,
         negative_ttl: float | None = None,
         model: Model | None = None,
@@ -343,7 +360,8 @@ class Cache:
         """Cache what an async function returns, under a key made of its arguments.
 
         Each parameter except ``self`` must be named in ``template``, or in ``ignore`` if no answer depends on
-        it, like a connection: answers would be mixed up otherwise. Values are validated into a pydantic
+        it, like a connection: answers would be mixed up otherwise. ``tags`` may name any parameter, as in
+        ``tags=["user:{user_id}:memories"]``. Values are validated into a pydantic
         return annotation; ``model`` overrides it. The other arguments are those of `get_or_load`. May be
         used before the cache is started. Raises `ConfigurationError` for a template that does not fit.
 
@@ -360,6 +378,7 @@ class Cache:
                 self,
                 template,
                 function,
+                tags=tags,
                 ttl=ttl,
                 negative_ttl=negative_ttl,
                 model=model,
@@ -371,16 +390,20 @@ class Cache:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def set(self, key: str, value: object, ttl: float | None = None) -> bool:
+    async def set(
+        self, key: str, value: object, ttl: float | None = None, *, tags: Collection[str] | None = None
+    ) -> bool:
         """Store a value; return True if it was stored in Redis.
 
         A key that a rule owns is stored only after a `get` of the same task that missed, and only if it was
         not invalidated in between: so get → load → set is safe. Any other key is stored at once, and other
-        instances drop their copies.
+        instances drop their copies. The same holds for ``tags``: if a rule owns one of them, the `get` must
+        have named them all.
         """
         self._check(key, None, False)
         check_ttl(ttl)
-        return await self._parts.writer.set(key, codec.encode(key, value), ttl)
+        names = self._parts.rules.tags(key, tags) if tags else ()
+        return await self._parts.writer.set(key, codec.encode(key, value), ttl, names)
 
     async def delete(self, key: str, *keys: str, lsn: str | None = None) -> None:
         """Invalidate keys in Redis and in every instance; call it after your transaction has committed.
@@ -394,9 +417,28 @@ class Cache:
         """
         for each in (key, *keys):
             self._check(each, None, False)
-        if lsn is not None and not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", lsn):
-            raise ValueError(f"lsn is {lsn!r}: expected a WAL position such as '16/B374D848'")
-        await self._parts.writer.delete((key, *keys), lsn=lsn)
+        await self._parts.writer.delete((key, *keys), lsn=_checked_lsn(lsn))
+
+    async def invalidate_tag(self, tag: str, *, lsn: str | None = None) -> None:
+        """Invalidate every value that was stored under ``tag``, in Redis and in every instance.
+
+        It is one step that costs the same for any number of values, and otherwise as safe as `delete`: no
+        load that began before it can store its value. Redis frees the memory when a key is read the next
+        time, or at the end of its TTL. Raises `RedisUnavailable` if Redis did not confirm; then the values
+        are gone in this process only.
+        """
+        await self.invalidate_tags([tag], lsn=lsn)
+
+    async def invalidate_tags(self, tags: Iterable[str], *, lsn: str | None = None) -> None:
+        """Invalidate several tags: see `invalidate_tag`."""
+        if isinstance(tags, str):
+            raise TypeError(f"tags is {tags!r}: expected a list of tags; use invalidate_tag for one")
+        self._check_open()
+        records = [record(check_tag(tag)) for tag in dict.fromkeys(tags)]
+        for each in records:
+            self._parts.rules.of(each)  # raises for a spelling that no value can have
+        if records:
+            await self._parts.writer.delete(records, lsn=_checked_lsn(lsn))
 
     async def invalidate_pattern(self, pattern: str) -> int:
         """Invalidate every key that the Redis glob matches; return how many values and leases Redis held.
@@ -555,3 +597,9 @@ class Cache:
 
 def _nothing(_key: str) -> Entry | None:
     return None
+
+
+def _checked_lsn(lsn: str | None) -> str | None:
+    if lsn is not None and not re.fullmatch(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}", lsn):
+        raise ValueError(f"lsn is {lsn!r}: expected a WAL position such as '16/B374D848'")
+    return lsn

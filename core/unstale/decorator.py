@@ -28,6 +28,7 @@ class Reads(Protocol):
         key: str,
         loader: Callable[[], Any],
         *,
+        tags: Collection[str] | None = None,
         ttl: float | None = None,
         negative_ttl: float | None = None,
         fresh: bool = False,
@@ -57,6 +58,7 @@ class CachedFunction(Generic[P, R]):
         model: Model | None,
         refresh_ahead: float,
         ignore: Collection[str] = (),
+        tags: Collection[str] = (),
     ) -> None:
         update_wrapper(cast(Any, self), function)
         self._cache, self._template, self._function = cache, template, function
@@ -67,6 +69,7 @@ class CachedFunction(Generic[P, R]):
         self._ignore = ignore
         self._names = _placeholders(template, function, self._signature, ignore, is_async=self.is_async)
         self._between = _between(template)
+        self._tags, self._tag_names = _tags(tags, template, function, self._signature)
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key for these arguments.
@@ -90,6 +93,19 @@ class CachedFunction(Generic[P, R]):
                 )
         return self._template.format_map(texts)
 
+    def tags(self, *args: P.args, **kwargs: P.kwargs) -> tuple[str, ...]:
+        """Return the tags for these arguments; raises ValueError for a None in a tag."""
+        if not self._tags:
+            return ()
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        texts: dict[str, str] = {}
+        for name in self._tag_names:
+            if bound.arguments[name] is None:
+                raise ValueError(f"{name} is None: there is no tag with {{{name}}} for it")
+            texts[name] = str(bound.arguments[name])
+        return tuple(tag.format_map(texts) for tag in self._tags)
+
     def _get_or_load(self, args: Any, kwargs: Any, *, fresh: bool) -> Any:
         """Return what ``get_or_load`` of the cache returns for these arguments."""
         if not self._inferred:
@@ -98,6 +114,7 @@ class CachedFunction(Generic[P, R]):
         return self._cache.get_or_load(
             self.key(*args, **kwargs),
             lambda: self._function(*args, **kwargs),
+            tags=self.tags(*args, **kwargs) if self._tags else None,
             ttl=self._ttl,
             negative_ttl=self._negative_ttl,
             fresh=fresh,
@@ -116,6 +133,7 @@ class CachedFunction(Generic[P, R]):
             model=self._model,
             refresh_ahead=self._ahead,
             ignore=self._ignore,
+            tags=self._tags,
         )
 
     def __repr__(self) -> str:
@@ -148,6 +166,7 @@ class Cached(CachedFunction[P, R]):
             model: Model | None,
             refresh_ahead: float,
             ignore: Collection[str] = (),
+            tags: Collection[str] = (),
         ) -> None: ...
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -233,6 +252,31 @@ def _placeholders(
             "name it in the template, or in ignore="
         )
     return tuple(dict.fromkeys(names))
+
+
+def _tags(
+    tags: Collection[str], template: str, function: Callable[..., object], signature: inspect.Signature
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the templates of tags and the parameters they name; raises `ConfigurationError`."""
+    where = f"@cached({template!r}, tags=...) on {getattr(function, '__qualname__', function)}"
+    if isinstance(tags, str):
+        raise ConfigurationError(f"{where}: tags must be a list of templates, not the text {tags!r}")
+    names: dict[str, None] = {}
+    for tag in tags:
+        try:
+            parts = list(Formatter().parse(tag))
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{where}: tag {tag!r}: {error}") from None
+        for _, name, form, conversion in parts:
+            if name is None:
+                continue
+            if name not in signature.parameters or form or conversion:
+                takes = ", ".join(signature.parameters) or "none"
+                raise ConfigurationError(
+                    f"{where}: {{{name}}} in {tag!r} must be a plain parameter; it has: {takes}"
+                )
+            names[name] = None
+    return tuple(tags), tuple(names)
 
 
 def _between(template: str) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ import random
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -13,6 +14,7 @@ from unstale.errors import MessageError
 from unstale.freshness.near_miss import near_miss
 from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.tags import check_tags, is_record, record, shown
 from unstale.redis_tier.shared_tier import SharedTier
 
 logger = logging.getLogger("unstale")
@@ -101,7 +103,7 @@ class KnownRules:
 
         That includes a key that a rule owns if changes would remove another spelling of it.
         """
-        if key not in self._known:
+        if key not in self._known or is_record(key):
             codec.check_key(key, own=own)
             if self._rules.forms:
                 self._look_up(key)
@@ -119,9 +121,31 @@ class KnownRules:
         """Return the rules of ``key``."""
         return self._known.get(key) or self._look_up(key)
 
-    def owns(self, key: str) -> bool:
-        """Return True if a rule owns ``key``."""
-        return self.of(key).owned
+    def owns(self, key: str, tags: Collection[str] = ()) -> bool:
+        """Return True if a rule owns ``key`` or one of ``tags``."""
+        return self.of(key).owned or (bool(tags) and any(self.of(record(tag)).owned for tag in tags))
+
+    def tags(self, key: str, tags: Iterable[str]) -> tuple[str, ...]:
+        """Return the tags of a value of ``key``, checked and sorted; warn of a tag that no rule owns.
+
+        Raises TypeError or ValueError for what cannot be a tag; and for a key that the worker refreshes, as
+        it would store the value without tags.
+        """
+        found = check_tags(tags)
+        if found and self.refreshed(key):
+            raise ValueError(
+                f"cache key {key!r} cannot have tags: a [refresh] rule lets the worker store its value, "
+                "without tags. Name in keys of the rules what invalidates it, or remove the [refresh]"
+            )
+        for tag in found:
+            if not self.of(record(tag)).owned and self.loaded and self._rules.hash:
+                self.warn_once(
+                    record(tag),
+                    "no rule owns the tag %r, so only invalidate_tag() invalidates what is stored under it; "
+                    "add it to tags of a [[watch]]",
+                    tag,
+                )
+        return found
 
     def seconds_near(
         self, key: str, value: bytes, life: float | None, ttl: float | None, negative_ttl: float | None
@@ -169,18 +193,24 @@ class KnownRules:
         return self._default_ttl if ttl is None else ttl
 
     def ttl_of_load(
-        self, key: str, ttl: float | None, negative_ttl: float | None = None, *, negative: bool = False
+        self,
+        key: str,
+        ttl: float | None,
+        negative_ttl: float | None = None,
+        *,
+        negative: bool = False,
+        tags: Collection[str] = (),
     ) -> float:
         """Return the TTL of a loaded value, before it is `shortened`.
 
         A value that is None (``negative``) lives at most ``negative_ttl`` seconds, or as the setting says.
         """
         if ttl is None:
-            self._warn_of_default(key)
+            self._warn_of_default(key, tags)
             ttl = self.ttl(key)
         if negative:
             ttl = self.bounded(ttl, negative_ttl)
-        return min(ttl, self.of(key).most)
+        return min(ttl, self._most(key, tags))
 
     def shortened(self, ttl: float) -> float:
         """Return ``ttl`` shortened at random, so that values do not expire together."""
@@ -191,12 +221,16 @@ class KnownRules:
         most = self.negative_ttl if negative_ttl is None else negative_ttl
         return seconds if most is None else min(seconds, most)
 
-    def ttl_of_set(self, key: str, ttl: float | None) -> float:
+    def ttl_of_set(self, key: str, ttl: float | None, tags: Collection[str] = ()) -> float:
         """Return the TTL of a value that the caller sets: ``ttl`` itself if given, without jitter."""
         if ttl is None:
-            self._warn_of_default(key)
+            self._warn_of_default(key, tags)
             ttl = self.ttl(key)
-        return min(ttl, self.of(key).most)
+        return min(ttl, self._most(key, tags))
+
+    def _most(self, key: str, tags: Collection[str]) -> float:
+        """Return the most seconds that a value is kept: few if its key or a tag has lost its owner."""
+        return min([self.of(key).most, *(self.of(record(tag)).most for tag in tags)])
 
     def _cap_of_unowned(self, key: str) -> float:
         """Return the most seconds that a value no rule owns is kept, and warn if it should have an owner.
@@ -208,19 +242,20 @@ class KnownRules:
         if former := self._rules.lost_owner(key, now=time.time()):
             self.warn_once(
                 key,
-                "the rules no longer own %r: %r was removed from them, so no change invalidates the key any "
-                "more. It is kept for at most %g s; deploy the code that uses the new key, or add the "
-                "template to keys again until no agent uses it",
-                key,
-                former,
+                "the rules no longer own %r: %r was removed from them, so no change invalidates it any "
+                "more. It is kept for at most %g s; deploy the code that uses the new one, or add the "
+                "template to the rules again until no agent uses it",
+                shown(key),
+                shown(former),
                 self._detached_ttl,
             )
             return self._detached_ttl
-        matched = self._rules.ttl_pattern(key)
+        matched = None if is_record(key) else self._rules.ttl_pattern(key)
         if matched is None or self._compared >= MOST_COMPARED:
             return inf
         self._compared += 1
-        if meant := near_miss(key, self._rules.patterns, matched=matched[0]):
+        patterns = [pattern for pattern in self._rules.patterns if not is_record(pattern)]
+        if meant := near_miss(key, patterns, matched=matched[0]):
             self.warn_once(
                 key,
                 "no rule owns %r, so no change invalidates it; [ttl] %r keeps it for %g s. Did you mean %r?",
@@ -231,7 +266,7 @@ class KnownRules:
             )
         return inf
 
-    def _warn_of_default(self, key: str) -> None:
+    def _warn_of_default(self, key: str, tags: Collection[str] = ()) -> None:
         if self.loaded and not self._rules.hash:
             self.warn_once(
                 "",
@@ -240,7 +275,7 @@ class KnownRules:
             )
             return
         known = self.of(key)
-        if not known.owned and known.ttl is None and self.loaded:
+        if known.ttl is None and self.loaded and not self.owns(key, tags):
             self.warn_once(
                 key,
                 "no rule owns %r and no [ttl] pattern matches it: it is kept for %g s, whatever changes in "
@@ -284,13 +319,14 @@ class KnownRules:
         if right is None:
             self.warn_once(
                 key,
-                "%r looks like a key of a rule, but no row can have it, as the columns have other types: no "
-                "change removes it, so it is cached like a key that no rule owns",
-                key,
+                "%r looks like one of a rule, but no row can have it, as the columns have other types: no "
+                "change removes it, so it is cached like one that no rule owns",
+                shown(key),
             )
         elif right != key:
             raise ValueError(
-                f"cache key {key!r} is owned by a rule, but a change would remove it only as {right!r}; use "
+                f"cache key {shown(key)!r} is owned by a rule, but a change would remove it only as "
+                f"{shown(right)!r}; use "
                 "that spelling, which str() gives of the column's value"
             )
         return right is not None

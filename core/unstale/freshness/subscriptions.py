@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from unstale.protocol.globs import literal_beginning, matches
+from unstale.protocol.names import TAG
 
 MOST_EVENTS: Final = 1_024
 """Events queued for a slow subscriber; one more replaces them all by one `Reset`."""
@@ -19,13 +20,15 @@ class Invalidated:
     Attributes:
         keys: The invalidated keys that match the subscription.
         patterns: Invalidated Redis globs that may overlap the subscription; all keys they match are out of
-            date.
+            date, and all values with a tag that they match.
         staleness: `Cache.staleness` when the event was created.
+        tags: The invalidated tags that match the subscription; all values that have one are out of date.
     """
 
     keys: tuple[str, ...]
     patterns: tuple[str, ...]
     staleness: float
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,13 @@ class Subscription:
         self._ready.set()
 
     def selected(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """Return the ``keys`` that match this subscription, and the ``patterns`` that may overlap it."""
+        """Return the keys and the tags that match this subscription, and the patterns that may overlap it."""
+        tags = (key.removeprefix(TAG) for key in keys if key.startswith(TAG))
+        globs = (pattern.removeprefix(TAG) for pattern in patterns)
         return (
-            tuple(key for key in keys if matches(self._pattern, key)),
-            tuple(pattern for pattern in patterns if may_overlap(pattern, self._pattern)),
+            tuple(key for key in keys if matches(self._pattern, key) and not key.startswith(TAG)),
+            tuple(tag for tag in tags if matches(self._pattern, tag)),
+            tuple(pattern for pattern in globs if may_overlap(pattern, self._pattern)),
         )
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -108,9 +114,9 @@ class Subscriptions:
     def dropped(self, keys: tuple[str, ...], patterns: tuple[str, ...]) -> None:
         """Queue an `Invalidated` for the subscriptions that it concerns."""
         for subscription in self._subscriptions:
-            mine, overlapping = subscription.selected(keys, patterns)
-            if mine or overlapping:
-                subscription.offer(Invalidated(mine, overlapping, self._staleness()))
+            mine, tags, overlapping = subscription.selected(keys, patterns)
+            if mine or tags or overlapping:
+                subscription.offer(Invalidated(mine, overlapping, self._staleness(), tags))
 
     def reset(self) -> None:
         """Queue a `Reset` for every subscription."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from unstale.protocol.globs import glob_regex
+from unstale.protocol.tags import NO_TAGS, record
 
 
 class InFlightRead:
@@ -10,16 +11,20 @@ class InFlightRead:
 
     Attributes:
         key: The key that is being read.
-        valid: True until the key is invalidated or everything is flushed.
+        tags: The tags that the reader names.
+        valid: True until the key or one of the tags is invalidated, or everything is flushed.
         on_invalidated: Called once when `valid` becomes False.
         older: The previous read of the same key that is still open.
         newer: The next one.
     """
 
-    __slots__ = ("key", "newer", "older", "on_invalidated", "valid")
+    __slots__ = ("key", "newer", "older", "on_invalidated", "tags", "valid")
 
-    def __init__(self, key: str, older: "InFlightRead | None" = None) -> None:
+    def __init__(
+        self, key: str, older: "InFlightRead | None" = None, *, tags: frozenset[str] = NO_TAGS
+    ) -> None:
         self.key = key
+        self.tags = tags
         self.older = older
         self.newer: InFlightRead | None = None
         self.valid = True
@@ -36,25 +41,30 @@ class InFlightRead:
 class InFlightReads:
     """All reads in flight of one process, by key."""
 
-    __slots__ = ("_by_key",)
+    __slots__ = ("_by_key", "_tagged")
 
     def __init__(self) -> None:
         # The newest read of each key, linked to the older ones. There is usually one, and a list costs more.
         self._by_key: dict[str, InFlightRead] = {}
+        self._tagged: set[InFlightRead] = set()
 
     def __len__(self) -> int:
         return sum(1 for key in self._by_key for _ in self._of(key))
 
-    def open(self, key: str) -> InFlightRead:
+    def open(self, key: str, tags: frozenset[str] = NO_TAGS) -> InFlightRead:
         """Register a read of ``key``. Call it *before* the read is sent, and `close` afterwards."""
         older = self._by_key.get(key)
-        read = self._by_key[key] = InFlightRead(key, older)
+        read = self._by_key[key] = InFlightRead(key, older, tags=tags)
+        if tags:
+            self._tagged.add(read)
         if older is not None:
             older.newer = read
         return read
 
     def close(self, read: InFlightRead) -> None:
         """Remove a read; closing it twice is harmless."""
+        if read.tags:
+            self._tagged.discard(read)
         older, newer = read.older, read.newer
         if newer is not None:
             newer.older = older
@@ -74,12 +84,21 @@ class InFlightReads:
             for read in tuple(self._of(key)):
                 read.invalidate()
 
+    def invalidate_tag(self, tag: str) -> None:
+        """Invalidate all reads whose reader names ``tag``."""
+        for read in tuple(self._tagged):
+            if tag in read.tags:
+                read.invalidate()
+
     def invalidate_matching(self, patterns: Iterable[str]) -> None:
         """Invalidate all reads of keys that match one of the Redis globs."""
         expressions = [glob_regex(pattern) for pattern in patterns]
         for key in tuple(self._by_key):
             if any(expression.match(key.encode()) for expression in expressions):
                 self.invalidate(key)
+        for read in tuple(self._tagged):
+            if any(expression.match(record(tag).encode()) for expression in expressions for tag in read.tags):
+                read.invalidate()
 
     def invalidate_all(self) -> None:
         """Invalidate all reads."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 from unstale.near_cache.near_store import NearStore
+from unstale.protocol.names import TAG
 
 
 class Listener(Protocol):
@@ -50,20 +51,27 @@ class LocalState:
         """Store a value in the near cache if it is attached and ``read`` was not invalidated."""
         now = self._clock()
         if read.valid and now < trusted_until:
-            self.near.put(read.key, data, expires=now + seconds)
+            self.near.put(read.key, data, expires=now + seconds, tags=read.tags)
 
     def keep_offline(self, read: InFlightRead, data: bytes, *, seconds: float) -> None:
         """Store a value for reads while detached, if ``read`` was not invalidated."""
         if read.valid:
-            self.offline.put(read.key, data, expires=self._clock() + seconds)
+            self.offline.put(read.key, data, expires=self._clock() + seconds, tags=read.tags)
 
     def drop(self, keys: Iterable[str], patterns: Iterable[str] = ()) -> int:
-        """Remove keys and the matches of patterns, and invalidate their reads; return how many were held."""
+        """Remove keys and the matches of patterns, and invalidate their reads; return how many were held.
+
+        The key of a tag's record stands for all values that have the tag.
+        """
         keys, patterns = tuple(keys), tuple(patterns)
         held = 0
         for key in keys:
             held += self.near.drop(key) + self.offline.drop(key)
             self.in_flight.invalidate(key)
+            if key.startswith(TAG):
+                tag = key[len(TAG) :]
+                held += self.near.drop_tag(tag) + self.offline.drop_tag(tag)
+                self.in_flight.invalidate_tag(tag)
         if patterns:
             held += self.near.drop_matching(patterns) + self.offline.drop_matching(patterns)
             self.in_flight.invalidate_matching(patterns)

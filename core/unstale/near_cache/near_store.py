@@ -6,6 +6,7 @@ from sys import getsizeof
 from typing import Any, Final
 
 from unstale.protocol.globs import glob_regex, literal_beginning
+from unstale.protocol.tags import NO_TAGS, record
 
 UNSET: Final = object()
 """Value of an entry's ``frozen`` until a reader requests the shared object."""
@@ -13,6 +14,10 @@ UNSET: Final = object()
 ENTRY_BYTES: Final = 264
 """Bytes counted for an entry beside its key and its JSON (measured: 192 to 255): the entry, its numbers, the
 header of its JSON, its place in the dict, and what the allocator adds."""
+
+TAG_BYTES: Final = 300
+"""Bytes counted for each tag of an entry, and for their set (measured: 216 for a set, and about as much for a
+tag's place in the index if no other entry has the tag)."""
 
 FROZEN_FACTOR: Final = 6
 """Bytes counted for a frozen object per byte of its JSON (measured: 4 to 7 for small profiles)."""
@@ -26,10 +31,13 @@ class Entry:
         expires: Moment on the near cache's clock after which the value is not served.
         frozen: The shared object decoded from the JSON, or `UNSET`.
         size: Bytes counted for the entry.
+        tags: The tags of the value.
         used: True if it was read since an eviction last passed over it.
     """
 
     __slots__ = ("data", "expires", "frozen", "size", "used")
+
+    tags: frozenset[str] = NO_TAGS
 
     def __init__(self, data: bytes, expires: float, size: int) -> None:
         self.data = data
@@ -37,6 +45,16 @@ class Entry:
         self.size = size
         self.frozen: Any = UNSET
         self.used = False
+
+
+class TaggedEntry(Entry):
+    """A value that has tags; a class of its own, so that other entries need no room for them."""
+
+    __slots__ = ("tags",)
+
+    def __init__(self, data: bytes, expires: float, size: int, tags: frozenset[str]) -> None:
+        super().__init__(data, expires, size)
+        self.tags = tags
 
 
 class NearStore:
@@ -54,7 +72,16 @@ class NearStore:
         b'1'
     """
 
-    __slots__ = ("_bytes", "_clock", "_entries", "evictions", "max_bytes", "max_entries", "peek")
+    __slots__ = (
+        "_by_tag",
+        "_bytes",
+        "_clock",
+        "_entries",
+        "evictions",
+        "max_bytes",
+        "max_entries",
+        "peek",
+    )  # fmt: skip
 
     def __init__(self, *, max_entries: int, max_bytes: int, clock: Callable[[], float]) -> None:
         self.max_entries = max_entries
@@ -62,6 +89,7 @@ class NearStore:
         self.evictions = 0
         self._clock = clock
         self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._by_tag: dict[str, set[str]] = {}
         self._bytes = 0
         # The first half of `read`, for `Cache.get_or_load`, which cannot afford a Python call.
         self.peek: Final = self._entries.get
@@ -85,14 +113,18 @@ class NearStore:
         entry.used = True
         return entry
 
-    def put(self, key: str, data: bytes, *, expires: float) -> None:
-        """Store ``data`` until ``expires``. A value larger than the whole cache is not stored."""
+    def put(self, key: str, data: bytes, *, expires: float, tags: frozenset[str] = NO_TAGS) -> None:
+        """Store ``data`` under ``tags`` until ``expires``, unless it is larger than the whole cache."""
         if key in self._entries:
             self.drop(key)
         size = ENTRY_BYTES + getsizeof(key) + len(data)
+        if tags:
+            size += TAG_BYTES * (1 + len(tags))
         if self.max_entries == 0 or size > self.max_bytes:
             return
-        self._entries[key] = Entry(data, expires, size)
+        self._entries[key] = TaggedEntry(data, expires, size, tags) if tags else Entry(data, expires, size)
+        for tag in tags:
+            self._by_tag.setdefault(tag, set()).add(key)
         self._bytes += size
         if self._bytes > self.max_bytes or len(self._entries) > self.max_entries:
             self._evict()
@@ -112,10 +144,19 @@ class NearStore:
         if entry is None:
             return False
         self._bytes -= entry.size
+        if entry.tags:
+            self._forget(key, entry)
         return True
 
+    def drop_tag(self, tag: str) -> int:
+        """Remove all keys whose values have ``tag``; return how many were held."""
+        return sum(self.drop(key) for key in tuple(self._by_tag.get(tag, ())))
+
     def drop_matching(self, patterns: Iterable[str]) -> int:
-        """Remove all keys that match one of the Redis globs; return how many were held."""
+        """Remove all keys that match one of the Redis globs; return how many were held.
+
+        A glob of tags' records removes the values that have one of the tags.
+        """
         # Compare the literal beginnings first, all in one call: that excludes most keys at a fraction of an
         # expression's cost.
         patterns = tuple(patterns)
@@ -123,11 +164,13 @@ class NearStore:
         likely = [key for key in self._entries if key.startswith(beginnings)]
         tests = [glob_regex(pattern).match for pattern in patterns]
         doomed = [key for key in likely if any(test(key.encode()) for test in tests)]
-        return sum(self.drop(key) for key in doomed)
+        tags = [tag for tag in self._by_tag if any(test(record(tag).encode()) for test in tests)]
+        return sum(self.drop(key) for key in doomed) + sum(map(self.drop_tag, tags))
 
     def clear(self) -> None:
         """Remove everything."""
         self._entries.clear()
+        self._by_tag.clear()
         self._bytes = 0
 
     def _evict(self) -> None:
@@ -139,6 +182,16 @@ class NearStore:
             else:
                 self._bytes -= entry.size
                 self.evictions += 1
+                if entry.tags:
+                    self._forget(key, entry)
+
+    def _forget(self, key: str, entry: Entry) -> None:
+        """Remove an entry from the index of tags."""
+        for tag in entry.tags:
+            keys = self._by_tag[tag]
+            keys.discard(key)
+            if not keys:
+                del self._by_tag[tag]
 
     def __repr__(self) -> str:
         return f"<NearStore {len(self._entries)} entries, {self._bytes} bytes>"

@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 import orjson
 from pydantic import BaseModel, TypeAdapter
 
-from unstale.protocol.names import LEASE, SOFT_LEASE
+from unstale.protocol.names import LEASE, SOFT_LEASE, TAG, TAGGED
 from unstale.protocol.plain_values import dumps
 from unstale.protocol.read_back import difference
 
@@ -43,8 +43,11 @@ def check_key(key: str, *, own: str) -> str:
         raise ValueError(f"cache key {key!r} contains a lone surrogate, which Redis cannot store") from None
     if not 0 < size <= MAX_KEY_BYTES:
         raise ValueError(f"a cache key is 1 to {MAX_KEY_BYTES} bytes long, and {key[:60]!r}… has {size}")
-    if key.startswith(own):
-        raise ValueError(f"cache key {key!r} begins with {own!r}, which unstale reserves; use another key")
+    if key.startswith((own, TAG)):
+        reserved = own if key.startswith(own) else TAG
+        raise ValueError(
+            f"cache key {key!r} begins with {reserved!r}, which unstale reserves; use another key"
+        )
     return key
 
 
@@ -163,12 +166,20 @@ def lease_suffix(token: int) -> bytes:
 
 def is_lease(data: bytes) -> bool:
     """Return True if the content of a key is a lease instead of a value."""
-    return data.startswith(_MARKER)
+    return data.startswith(_MARKER) and not data.startswith(TAGGED)
 
 
 def is_soft_lease(data: bytes) -> bool:
     """Return True if the content of a key is a soft lease, which a missed ``get`` left."""
-    return data.startswith(SOFT_LEASE)
+    return data.startswith(SOFT_LEASE) and not data.startswith(TAGGED)
+
+
+def is_tagged(data: bytes) -> bool:
+    """Return True if the content of a key is a value that was stored under tags, or a lease for one.
+
+    Only Redis can tell whether it is valid.
+    """
+    return data.startswith(TAGGED) or (is_lease(data) and b"\n" in data)
 
 
 def lease(token: str, *, soft: bool = False) -> bytes:

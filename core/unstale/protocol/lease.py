@@ -55,6 +55,7 @@ class ValueOrLease:
             but never too long.
         limits: The replica limits, if requested and the lease was acquired.
         holders: An element for each caller that shares the lease; None if it has one holder only.
+        exact: False if ``found`` has tags that the reader did not name.
     """
 
     found: bytes | None
@@ -62,6 +63,7 @@ class ValueOrLease:
     life: float | None = None
     limits: ReplicaLimits = PRIMARY
     holders: list[None] | None = None
+    exact: bool = True
 
     def given_up(self) -> bool:
         """Remove a cancelled caller from the holders of the lease; return True if no holder is left."""

@@ -4,6 +4,7 @@ A message can only *remove* values and never carries one, so a forged or repeate
 never a wrong answer. Unknown fields are ignored. A message of another version decodes to `UnknownVersion`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,6 +14,7 @@ from unstale.errors import MessageError
 from unstale.protocol.globs import glob_regex
 from unstale.protocol.key_forms import KINDS, KeyForm, right_key, usable
 from unstale.protocol.names import Epoch, LogId
+from unstale.protocol.tags import is_record
 
 VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 64 * 1024
@@ -224,21 +226,26 @@ class PublishedRules:
 
     def owns(self, key: str) -> bool:
         """Return True if a rule owns ``key``, so that changes in the database invalidate it."""
-        data = key.encode("utf-8", "surrogatepass")
-        return any(glob_regex(pattern).match(data) for pattern in self.patterns)
+        return any(True for _ in self._matching(key))
+
+    def _matching(self, key: str) -> Iterator[str]:
+        """Yield the patterns that match ``key``; those of tags match the records of tags only."""
+        data, is_tag = key.encode("utf-8", "surrogatepass"), is_record(key)
+        for pattern in self.patterns:
+            if is_record(pattern) is is_tag and glob_regex(pattern).match(data):
+                yield pattern
 
     def right_key(self, key: str) -> str | None:
         """Return the spelling in which changes remove ``key``, which a pattern matches.
 
         None means that no row can have such a key, so that no change ever removes it.
         """
-        data, forms = key.encode("utf-8", "surrogatepass"), list[KeyForm]()
-        for pattern in self.patterns:
-            if glob_regex(pattern).match(data):
-                own = [form for form in self.forms if form.pattern == pattern]
-                if not own:
-                    return key
-                forms += own
+        forms = list[KeyForm]()
+        for pattern in self._matching(key):
+            own = [form for form in self.forms if form.pattern == pattern]
+            if not own:
+                return key
+            forms += own
         return right_key(forms, key)
 
     def lost_owner(self, key: str, *, now: float) -> str | None:

@@ -25,6 +25,11 @@ LEASE: Final = b"\x00unstale:lease:"
 """First bytes of a lease that a loader holds. JSON text cannot begin with a NUL byte."""
 SOFT_LEASE: Final = b"\x00unstale:soft:"
 """First bytes of a lease that a missed ``get`` holds. A loader takes it over instead of waiting."""
+TAGGED: Final = SOFT_LEASE + b"tags\n"
+"""First bytes of a value that was stored under tags. A release that knows no tags takes it for the lease of a
+missed ``get``, so for a miss: it loads, and stores the value without tags."""
+TAG: Final = "unstale:tag:"
+"""Beginning of the key of a tag's record, which the tag itself follows; the same in every namespace."""
 
 
 @dataclass(frozen=True, slots=True)

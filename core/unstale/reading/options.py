@@ -1,22 +1,28 @@
 """The options of a read, and the arguments that callers give them by."""
 
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple, TypedDict
 
 MAX_TTL: Final = 10 * 365 * 86_400.0
 """Longest time to live in seconds: ten years."""
 
 
-class ManyArguments(TypedDict, total=False):
-    """Keyword arguments of `Cache.get_many`, except ``model``; `Cache.get_or_load` explains them."""
-
+class _Arguments(TypedDict, total=False):
     ttl: float | None
     negative_ttl: float | None
     max_staleness: float | None
 
 
-class LoadArguments(ManyArguments, total=False):
+class ManyArguments(_Arguments, total=False):
+    """Keyword arguments of `Cache.get_many`, except ``model``; `Cache.get_or_load` explains them."""
+
+    tags: Collection[str] | Callable[[str], Collection[str]] | None
+
+
+class LoadArguments(_Arguments, total=False):
     """Keyword arguments of `Cache.get_or_load`, except ``model``."""
 
+    tags: Collection[str] | None
     fresh: bool
     shared: bool
     refresh_ahead: float
@@ -26,6 +32,7 @@ class GetArguments(TypedDict, total=False):
     """Keyword arguments of `Cache.get`, except ``model``."""
 
     default: Any
+    tags: Collection[str] | None
     max_staleness: float | None
     fresh: bool
     shared: bool
@@ -41,6 +48,7 @@ class ReadOptions(NamedTuple):
         fresh: True if no cache may answer.
         refresh_ahead: Last share of the value's life, in which it is refreshed early; 0: never.
         model: Model that readers validate into; a loaded value must be read back equal by it.
+        tags: Tags of the value, sorted: a loaded value is stored under them, and a cached one must have them.
     """
 
     ttl: float | None = None
@@ -49,6 +57,7 @@ class ReadOptions(NamedTuple):
     fresh: bool = False
     refresh_ahead: float = 0.0
     model: Any = None
+    tags: tuple[str, ...] = ()
 
     @property
     def allows_stale(self) -> bool:

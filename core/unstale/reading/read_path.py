@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
 from unstale.protocol.lease import PRIMARY, ValueOrLease
+from unstale.protocol.tags import NO_TAGS
 from unstale.reading.loader import Load, Loader, call, load_parameter
 from unstale.reading.options import DEFAULT, ReadOptions
 from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, ReadResult
@@ -87,9 +88,9 @@ class ReadPath:
     async def read(self, key: str, loader: Loader, options: ReadOptions) -> ReadResult:
         """Return the value of ``key``; raises the loader's errors, and TypeError if the value is not JSON."""
         freshness = self._freshness
-        if options.fresh or self.may_be_older(key, options.max_staleness):
+        if options.fresh or self.may_be_older(key, options.max_staleness, options.tags):
             return await self.flights.join(key, loader, options, forced=True)
-        held = self.held(key)
+        held = self.held(key, options.tags)
         if held is not None:
             return held
         known = self._rules.of(key)
@@ -100,21 +101,27 @@ class ReadPath:
                     return found
         if key in self.flights or not freshness.believes_redis:
             return await self.flights.join(key, loader, options)
-        read, handed_over = self._local.in_flight.open(key), False
+        tags = frozenset(options.tags) if options.tags else NO_TAGS
+        read, handed_over = self._local.in_flight.open(key, tags), False
         try:
-            # Not `_acquire`: a coroutine more costs a hit 2 %.
-            asked = self._tier.acquire(
-                key,
-                soft=False,
-                seconds=self._lease_ttl,
-                life=options.ttl is not None or known.asks_life,
-                limits=load_parameter(loader) is not None,
-            )
-            try:
-                acquired = await asked
-            except asyncio.CancelledError:
-                self._tier.abandon(key, asked)
-                raise
+            if tags:
+                acquired = await self._tier.acquire_tagged(
+                    key, options.tags, soft=False, seconds=self._lease_ttl
+                )
+            else:
+                # Not `_acquire`: a coroutine more costs a hit 2 %.
+                asked = self._tier.acquire(
+                    key,
+                    soft=False,
+                    seconds=self._lease_ttl,
+                    life=options.ttl is not None or known.asks_life,
+                    limits=load_parameter(loader) is not None,
+                )
+                try:
+                    acquired = await asked
+                except asyncio.CancelledError:
+                    self._tier.abandon(key, asked)
+                    raise
             found = self._usable(key, read, acquired, options)
             if found is not None:
                 return found
@@ -131,8 +138,8 @@ class ReadPath:
             if not handed_over:
                 self._local.in_flight.close(read)
 
-    def held(self, key: str) -> ReadResult | None:
-        """Return the value of ``key`` in this process, if it may be served now."""
+    def held(self, key: str, tags: Collection[str] = ()) -> ReadResult | None:
+        """Return the value of ``key`` in this process, if it has ``tags`` and may be served now."""
         freshness, now = self._freshness, self._clock()
         if now < freshness.trusted_until:
             entry = self._local.near.read(key)
@@ -140,39 +147,46 @@ class ReadPath:
             return None  # Redis answers
         else:
             entry = self._local.offline.read(key)
-        return None if entry is None else ReadResult(entry.data, MEMORY)
+        if entry is None or (tags and not entry.tags.issuperset(tags)):
+            return None
+        return ReadResult(entry.data, MEMORY)
 
-    def may_be_older(self, key: str, most: float | None) -> bool:
+    def may_be_older(self, key: str, most: float | None, tags: Collection[str] = ()) -> bool:
         """Return True if the caches may hold a value that is older than ``most`` seconds; None is no bound.
 
-        No staleness covers a key that no rule owns.
+        No staleness covers a value if no rule owns its key or one of its tags.
         """
-        return most is not None and (self._freshness.staleness > most or not self._rules.owns(key))
+        return most is not None and (self._freshness.staleness > most or not self._rules.owns(key, tags))
 
     async def cached(self, key: str, options: ReadOptions = DEFAULT) -> ReadResult | None:
         """Return the cached value of ``key``, without a load and without a lease."""
-        if self.may_be_older(key, options.max_staleness):
+        tags = options.tags
+        if self.may_be_older(key, options.max_staleness, tags):
             return None
-        held = self.held(key)
+        held = self.held(key, tags)
         if held is not None or not self._freshness.believes_redis:
             return held
         with contextlib.suppress(RedisUnavailable):
             if options.allows_stale and self._rules.serves_stale(key) and self._freshness.attached:
                 return await self._read_or_stale(key, options)
-            read = self._local.in_flight.open(key)
+            read = self._local.in_flight.open(key, frozenset(tags))
             try:
-                if options.ttl is not None or self._rules.of(key).asks_life:
+                if tags:
+                    acquired = await self._tier.read_tagged(key, tags)
+                elif options.ttl is not None or self._rules.of(key).asks_life:
                     found, life = await self._tier.read_with_life(key)
                     acquired = ValueOrLease(found, None, life)
                 else:
                     acquired = ValueOrLease(await self._tier.read(key), None)
+                if acquired.found is not None and codec.is_tagged(acquired.found):
+                    acquired = await self._tier.read_tagged(key, tags)
                 return self._usable(key, read, acquired, options)
             finally:
                 self._local.in_flight.close(read)
         return None
 
     async def cached_or_lease(
-        self, key: str, read: InFlightRead, *, allows_stale: bool
+        self, key: str, read: InFlightRead, *, allows_stale: bool, tags: tuple[str, ...] = ()
     ) -> tuple[ReadResult | None, bytes | None]:
         """Return the cached value of ``key``, or else a soft lease for the value that the caller will set.
 
@@ -186,26 +200,42 @@ class ReadPath:
                 found = await self._read_or_stale(key, DEFAULT)
                 if found is not None:
                     return found, None
-            acquired = await self._acquire(key, soft=True)
+            acquired = await self._acquire(key, soft=True, tags=tags)
         except RedisUnavailable:
-            return self.held(key), None
+            return self.held(key, tags), None
         found = self._usable(key, read, acquired, DEFAULT)
-        return found if found is not None else self.held(key), acquired.lease
+        return found if found is not None else self.held(key, tags), acquired.lease
 
     # --- Redis ----------------------------------------------------------------------------------
 
     async def _acquire(
-        self, key: str, *, soft: bool, limits: bool = False, life: bool = False
+        self,
+        key: str,
+        *,
+        soft: bool,
+        limits: bool = False,
+        life: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> ValueOrLease:
         """Ask Redis for the value or the lease of ``key``; raises `RedisUnavailable`."""
         seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
+        if tags:
+            return await self._tier.acquire_tagged(key, tags, soft=soft, seconds=seconds)
         life = life or self._rules.of(key).asks_life
         asked = self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
         try:
-            return await asked
+            acquired = await asked
         except asyncio.CancelledError:
             self._tier.abandon(key, asked)
             raise
+        return await self._judged(key, acquired, soft=soft)
+
+    async def _judged(self, key: str, acquired: ValueOrLease, *, soft: bool) -> ValueOrLease:
+        """Return ``acquired``, or what Redis says of tagged content that a reader without tags found."""
+        if acquired.found is None or not codec.is_tagged(acquired.found):
+            return acquired
+        seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
+        return await self._tier.acquire_tagged(key, (), soft=soft, seconds=seconds)
 
     async def _read_or_stale(self, key: str, options: ReadOptions) -> ReadResult | None:
         """Return the value in Redis, or else the stale value from before the last change, if there is one.
@@ -235,7 +265,7 @@ class ReadPath:
         if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
             return None
         seconds = self._rules.seconds_near(key, data, acquired.life, options.ttl, options.negative_ttl)
-        if seconds is not None:
+        if seconds is not None and acquired.exact:
             self._keep(read, data, seconds)
         return ReadResult(data, REDIS)
 
@@ -264,16 +294,18 @@ class ReadPath:
 
     async def _value_or_lease(self, flight: Flight) -> ReadResult | ValueOrLease | None:
         """Wait for a value or our own lease; return None if the value must be loaded but not stored."""
-        key, limits = flight.key, load_parameter(flight.loader) is not None
+        key, tags, limits = flight.key, flight.options.tags, load_parameter(flight.loader) is not None
         give_up: float | None = None
         pause = FIRST_LOOK
         while True:
             acquired, flight.acquired = flight.acquired, None
             if flight.forced:
-                acquired = await self._tier.replace(key, seconds=self._lease_ttl)
+                acquired = await self._tier.replace(key, seconds=self._lease_ttl, tags=tags)
             elif acquired is None:
                 life = flight.options.ttl is not None
-                acquired = await self._acquire(key, soft=False, limits=limits, life=life)
+                acquired = await self._acquire(key, soft=False, limits=limits, life=life, tags=tags)
+            elif not tags:
+                acquired = await self._judged(key, acquired, soft=False)
             if acquired.found is not None and codec.is_soft_lease(acquired.found):
                 acquired = await self._tier.take_over(key, seconds=self._lease_ttl)
             if acquired.lease is not None:
@@ -302,7 +334,7 @@ class ReadPath:
             self.counts.early_loads += 1
         else:
             self.counts.loads += 1
-        self.counts.unowned_loads += not self._rules.owns(flight.key)
+        self.counts.unowned_loads += not self._rules.owns(flight.key, flight.options.tags)
         if self.on_load is not None:
             self.on_load(flight.key)
         data = codec.encode(flight.key, await call(flight.loader, load), flight.options.model)
@@ -314,7 +346,11 @@ class ReadPath:
         """Return the TTL that the caller or the rules ask for."""
         options = flight.options
         return self._rules.ttl_of_load(
-            flight.key, options.ttl, options.negative_ttl, negative=codec.is_nothing(data)
+            flight.key,
+            options.ttl,
+            options.negative_ttl,
+            negative=codec.is_nothing(data),
+            tags=options.tags,
         )
 
     async def _load_and_fill(self, flight: Flight, acquired: ValueOrLease) -> bytes:
@@ -358,7 +394,7 @@ class ReadPath:
     async def _load_offline(self, flight: Flight) -> ReadResult:
         """Load while neither tier can be used, and keep the value for at most ``detached_ttl`` seconds."""
         local = self._local
-        if not flight.forced and (held := self.held(flight.key)) is not None:
+        if not flight.forced and (held := self.held(flight.key, flight.options.tags)) is not None:
             return held
         flight.restart()
         data = await self._load(flight, Load.of(flight.key, PRIMARY))
@@ -379,7 +415,9 @@ class ReadPath:
         """
         flight = Flight(self._local.in_flight, key, loader, options, early=True)
         try:
-            acquired = await self._tier.replace(key, seconds=self._lease_ttl, margin=margin)
+            acquired = await self._tier.replace(
+                key, seconds=self._lease_ttl, margin=margin, tags=options.tags
+            )
             if acquired.lease is not None:
                 await self._load_and_fill(flight, acquired)
             elif acquired.life is not None and acquired.life >= margin:  # another process was faster

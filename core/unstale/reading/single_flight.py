@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from unstale.errors import CacheClosed, LoadCancelled, LoadCycle
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 from unstale.protocol.lease import ValueOrLease
+from unstale.protocol.tags import NO_TAGS
 from unstale.reading import load_chain
 from unstale.reading.load_chain import Waiting
 from unstale.reading.loader import Loader
@@ -28,7 +29,7 @@ class Flight(Waiting):
     """
 
     __slots__ = (
-        "_reads", "abandoned", "acquired", "early", "forced", "lease", "loader", "next", "options",
+        "_reads", "_tags", "abandoned", "acquired", "early", "forced", "lease", "loader", "next", "options",
         "read", "task", "waiters",
     )  # fmt: skip
 
@@ -49,7 +50,8 @@ class Flight(Waiting):
         self.loader = loader
         self.options = options
         self.forced = forced
-        self.read = read if read is not None else reads.open(key)
+        self._tags = frozenset(options.tags) if options.tags else NO_TAGS
+        self.read = read if read is not None else reads.open(key, self._tags)
         self.early = early
         self.acquired = acquired
         self.lease = None if acquired is None else acquired.lease
@@ -58,10 +60,14 @@ class Flight(Waiting):
         self.waiters: list[asyncio.Future[ReadResult]] = []
         self.abandoned = False
 
+    def may_be_joined(self, tags: tuple[str, ...]) -> bool:
+        """Return True if a caller that names ``tags`` gets nothing older than what was invalidated here."""
+        return self.read.valid and (not tags or self.read.tags.issuperset(tags))
+
     def restart(self) -> None:
         """Restart the read in flight; allowed only if nothing that was read so far is used."""
         self._reads.close(self.read)
-        self.read = self._reads.open(self.key)
+        self.read = self._reads.open(self.key, self._tags)
 
     def close(self) -> None:
         """Close the read in flight."""
@@ -102,7 +108,7 @@ class SingleFlight:
         if flight is None:
             flight = Flight(self._reads, key, loader, options, forced=forced, read=read, acquired=acquired)
             self._start(flight)
-        elif forced or flight.abandoned or not flight.read.valid:
+        elif forced or flight.abandoned or not flight.may_be_joined(options.tags):
             if flight.next is None:
                 flight.next = Flight(self._reads, key, loader, options, forced=forced)
                 flight.next.awaited.append(flight)

@@ -112,9 +112,9 @@ class Multiplexer:
         self._stir()
         return future
 
-    def new_lease(self) -> bytes:
+    def new_lease(self, *, soft: bool = False) -> bytes:
         """Return a lease that no other process or batch has."""
-        return self._acquires.new_lease(soft=False)
+        return self._acquires.new_lease(soft=soft)
 
     def request(self, *parts: Argument) -> "asyncio.Future[Any]":
         """Send one command; the future raises the errors of `execute_command`."""

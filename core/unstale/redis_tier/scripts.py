@@ -18,6 +18,9 @@ HEADER: Final = "#!lua flags=allow-oom\n"
 STRICT_HEADER: Final = "#!lua\n"
 """Header of a script that stores more than it frees: Redis refuses it when out of memory."""
 
+READING_HEADER: Final = "#!lua flags=no-writes\n"
+"""Header of a script that only reads: it also runs while Redis takes no writes."""
+
 Argument = str | bytes | int | float
 
 pack_command: Final[Callable[[tuple[Argument, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]  # its stub knows tuples of one element only
@@ -53,11 +56,12 @@ class Script:
 
     __slots__ = ("name", "sha", "text")
 
-    def __init__(self, package: str, name: str, *, allow_oom: bool = True) -> None:
+    def __init__(self, package: str, name: str, *, allow_oom: bool = True, read_only: bool = False) -> None:
         common = files("unstale.redis_tier").joinpath("lua", "_common.lua").read_text("utf-8")
         body = files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
         self.name = name
-        self.text = (HEADER if allow_oom else STRICT_HEADER) + common + body
+        header = READING_HEADER if read_only else HEADER if allow_oom else STRICT_HEADER
+        self.text = header + common + body
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(

@@ -60,6 +60,20 @@ class SharedTier(Protocol):
         """
         ...
 
+    async def acquire_tagged(
+        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float
+    ) -> ValueOrLease:
+        """Return the value of ``key`` if it has ``tags`` and none was invalidated, or acquire its lease.
+
+        One atomic round trip, also for a reader that names no tags and has found content under tags. The
+        lease is lost as soon as one of the tags is invalidated.
+        """
+        ...
+
+    async def read_tagged(self, key: str, tags: Sequence[str]) -> ValueOrLease:
+        """Return such a value, without a lease."""
+        ...
+
     def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
         """Give up the lease of a caller that was cancelled after the reply had arrived, but before it ran.
 
@@ -70,8 +84,10 @@ class SharedTier(Protocol):
         """Acquire the lease of ``key`` if it is missing or holds the soft lease of a missed ``get``."""
         ...
 
-    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
-        """Acquire a lease even if the key holds a value or another lease; a value stays readable.
+    async def replace(
+        self, key: str, *, seconds: float, margin: float | None = None, tags: Sequence[str] = ()
+    ) -> ValueOrLease:
+        """Acquire a lease even if the key holds a value or another lease; a valid value stays readable.
 
         With ``margin`` the lease is acquired only on a value with less than ``margin`` seconds to live. In
         the first half of the margin it is not acquired if another process already has it.
@@ -99,8 +115,10 @@ class SharedTier(Protocol):
         """Remove the stale value kept for ``key`` if it is ``found``."""
         ...
 
-    async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
-        """Store a value that no rule owns, and invalidate it in every instance through the log.
+    async def put(
+        self, key: str, value: bytes, *, seconds: float, rules: str, tags: Sequence[str] = ()
+    ) -> Put:
+        """Store a value that no rule owns, under ``tags``, and invalidate it in every instance by the log.
 
         ``rules`` is the hash of the rules that this process knows. If other rules are in force, nothing is
         stored, because they may own the key.
@@ -162,6 +180,16 @@ class NoSharedTier:
         """Grant a lease: single flight already ensures that this process loads a key once."""
         return _done(ValueOrLease(None, b""))
 
+    async def acquire_tagged(
+        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float
+    ) -> ValueOrLease:
+        """Grant a lease."""
+        return ValueOrLease(None, b"")
+
+    async def read_tagged(self, key: str, tags: Sequence[str]) -> ValueOrLease:
+        """Return nothing."""
+        return ValueOrLease(None, None)
+
     def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
         """Do nothing."""
 
@@ -169,7 +197,9 @@ class NoSharedTier:
         """Grant a lease."""
         return ValueOrLease(None, b"")
 
-    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
+    async def replace(
+        self, key: str, *, seconds: float, margin: float | None = None, tags: Sequence[str] = ()
+    ) -> ValueOrLease:
         """Grant a lease."""
         return ValueOrLease(None, b"")
 
@@ -190,7 +220,9 @@ class NoSharedTier:
     async def discard_stale(self, key: str, found: bytes) -> None:
         """Do nothing."""
 
-    async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
+    async def put(
+        self, key: str, value: bytes, *, seconds: float, rules: str, tags: Sequence[str] = ()
+    ) -> Put:
         """Return `Put.UNTOLD`: there is no other instance."""
         return Put.UNTOLD
 

@@ -9,15 +9,16 @@ from typing import Any, Final
 import orjson
 from redis.exceptions import RedisError
 
-from unstale.errors import MessageError, UnstaleError
+from unstale.errors import MessageError, RedisUnavailable, UnstaleError
 from unstale.protocol import codec
 from unstale.protocol.lease import ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.protocol.reasons import Kind, simple_reason
+from unstale.protocol.tags import is_record, record
 from unstale.redis_tier.acquires import seconds_left
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.error_replies import refused
+from unstale.redis_tier.error_replies import refused, refuses_writes
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Script, milliseconds
 from unstale.redis_tier.shared_tier import Put
@@ -35,9 +36,13 @@ _DIRECT, _EXTEND, _RELEASE, _REPLACE = (
     Script("unstale.redis_tier", name) for name in ("direct", "extend", "release", "replace")
 )
 """These free memory, or nearly keep the size of a key: `replace` adds 100 bytes while a load runs."""
-_FILL, _PUT, _TAKEOVER = (
-    Script("unstale.redis_tier", name, allow_oom=False) for name in ("fill", "put", "takeover")
+_FILL, _PUT, _TAKEOVER, _ACQUIRE_TAGGED = (
+    Script("unstale.redis_tier", name, allow_oom=False)
+    for name in ("fill", "put", "takeover", "acquire_tagged")
 )
+_READ_TAGGED = Script("unstale.redis_tier", "acquire_tagged", read_only=True)
+_LEASE, _VALUE, _TAGGED_MORE = 1, 2, 3
+"""Kinds of content in the reply of ``acquire_tagged.lua``; 0 is none for the reader."""
 
 
 class RedisTier:
@@ -112,6 +117,33 @@ class RedisTier:
         """
         return self.multiplexer.acquire(key, seconds, soft=soft, limits=limits, life=life)
 
+    async def acquire_tagged(
+        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float
+    ) -> ValueOrLease:
+        """Return the value of ``key`` if it has ``tags`` and none was invalidated, or acquire its lease.
+
+        When Redis takes no new value, the key is only read.
+        """
+        lease = self.multiplexer.new_lease(soft=soft)
+        keys, args = [key, self.names.state, *map(record, tags)], [lease, milliseconds(seconds), int(soft)]
+        async with self._given_up_if_cancelled(key, lease):
+            try:
+                reply = await self._script(_ACQUIRE_TAGGED, keys, args)
+            except RedisUnavailable as error:
+                if not refuses_writes(error.__cause__):
+                    raise
+                return await self.read_tagged(key, tags)
+        found, kind, life, *known = reply
+        if kind == _LEASE:
+            return ValueOrLease(None, found, None, ReplicaLimits.decode(known))
+        return ValueOrLease(found, None, seconds_left(life), exact=kind != _TAGGED_MORE)
+
+    async def read_tagged(self, key: str, tags: Sequence[str]) -> ValueOrLease:
+        """Return the value of ``key`` if it has all of ``tags`` and none was invalidated."""
+        keys = [key, self.names.state, *map(record, tags)]
+        found, kind, life = await self._script(_READ_TAGGED, keys, ["", 0, 0])
+        return ValueOrLease(found, None, seconds_left(life), exact=kind != _TAGGED_MORE)
+
     def abandon(self, key: str, asked: "asyncio.Future[ValueOrLease]") -> None:
         """Give up the lease of a caller that was cancelled after the reply had arrived, but before it ran."""
         if asked.done() and not asked.cancelled() and asked.exception() is None:
@@ -130,14 +162,16 @@ class RedisTier:
             return ValueOrLease(found, None)
         return ValueOrLease(None, lease, None, ReplicaLimits.decode(known))
 
-    async def replace(self, key: str, *, seconds: float, margin: float | None = None) -> ValueOrLease:
-        """Acquire a lease even if the key holds a value or another lease; a value stays readable."""
+    async def replace(
+        self, key: str, *, seconds: float, margin: float | None = None, tags: Sequence[str] = ()
+    ) -> ValueOrLease:
+        """Acquire a lease even if the key holds a value or another lease; a valid value stays readable."""
         lease = self.multiplexer.new_lease()  # a lease on a value needs no release: no reader waits for it
         suffix = codec.lease_suffix(secrets.randbits(64))
         async with self._given_up_if_cancelled(key, lease):
             found, taken, life, *known = await self._script(
                 _REPLACE,
-                [key, self.names.state],
+                [key, self.names.state, *map(record, tags)],
                 [lease, milliseconds(seconds), suffix, "" if margin is None else milliseconds(margin)],
             )
         if not taken:
@@ -188,11 +222,13 @@ class RedisTier:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def put(self, key: str, value: bytes, *, seconds: float, rules: str) -> Put:
+    async def put(
+        self, key: str, value: bytes, *, seconds: float, rules: str, tags: Sequence[str] = ()
+    ) -> Put:
         """Store a value that no rule owns, and invalidate it in every instance through the log."""
         logged, _ = await self._script(
             _PUT,
-            [self.names.state, self.names.log, key, self.names.claim],
+            [self.names.state, self.names.log, key, self.names.claim, *map(record, tags)],
             [
                 *(
                     self.names.channel,
@@ -204,6 +240,7 @@ class RedisTier:
                 ),
                 self.names.namespace,
                 simple_reason(Kind.SET, process_name()),
+                secrets.token_hex(12),
             ],
         )
         if logged == -2:
@@ -249,7 +286,11 @@ class RedisTier:
             )
             # Cache keys are UTF-8; others are skipped.
             keys = [
-                text for key in found if (text := _text(key)) and text.startswith(self.names.tag) is stale
+                text
+                for key in found
+                if (text := _text(key))
+                and text.startswith(self.names.tag) is stale
+                and is_record(text) is is_record(pattern)
             ]
             if keys:
                 yield keys

@@ -186,6 +186,7 @@ class Cache:
         key: str,
         loader: Loader,
         *,
+        tags: Collection[str] | None = None,
         ttl: float | None = None,
         negative_ttl: float | None = None,
         max_staleness: float | None = None,
@@ -201,10 +202,11 @@ class Cache:
         (``refresh_ahead``, an audit) runs a plain loader in a thread of its own.
         """
         if max_staleness is None and not (fresh or refresh_ahead):
-            value = self._near(key, model, shared)
+            value = self._near(key, model, shared, tags)
             if value is not _MISS:
                 return value
         options: dict[str, Any] = {
+            "tags": tags,
             "ttl": ttl,
             "negative_ttl": negative_ttl,
             "max_staleness": max_staleness,
@@ -228,6 +230,7 @@ class Cache:
         key: str,
         *,
         default: Any = None,
+        tags: Collection[str] | None = None,
         model: Model | None = None,
         max_staleness: float | None = None,
         fresh: bool = False,
@@ -239,10 +242,15 @@ class Cache:
         `unstale.Cache.get` for the arguments.
         """
         if max_staleness is None and not fresh:
-            value = self._near(key, model, shared)
+            value = self._near(key, model, shared, tags)
             if value is not _MISS:
                 return value
-        options: dict[str, Any] = {"max_staleness": max_staleness, "fresh": fresh, "shared": shared}
+        options: dict[str, Any] = {
+            "tags": tags,
+            "max_staleness": max_staleness,
+            "fresh": fresh,
+            "shared": shared,
+        }
         return self._run(lambda cache, _: cache.get(key, default=default, model=model, **options))
 
     @overload
@@ -270,6 +278,7 @@ class Cache:
         keys: Iterable[str],
         loader: ManyLoader | None = None,
         *,
+        tags: Collection[str] | Callable[[str], Collection[str]] | None = None,
         ttl: float | None = None,
         negative_ttl: float | None = None,
         max_staleness: float | None = None,
@@ -281,6 +290,7 @@ class Cache:
         """
         wanted = list(dict.fromkeys(keys))
         options: dict[str, Any] = {
+            "tags": tags,
             "ttl": ttl,
             "negative_ttl": negative_ttl,
             "max_staleness": max_staleness,
@@ -296,6 +306,7 @@ class Cache:
         self,
         template: str,
         *,
+        tags: Collection[str] = (),
         ttl: float | None = None,
         negative_ttl: float | None = None,
         model: Model | None = None,
@@ -320,6 +331,7 @@ class Cache:
                 self,
                 template,
                 function,
+                tags=tags,
                 ttl=ttl,
                 negative_ttl=negative_ttl,
                 model=model,
@@ -331,12 +343,14 @@ class Cache:
 
     # --- writing --------------------------------------------------------------------------------
 
-    def set(self, key: str, value: object, ttl: float | None = None) -> bool:
+    def set(
+        self, key: str, value: object, ttl: float | None = None, *, tags: Collection[str] | None = None
+    ) -> bool:
         """Store a value; return True if it was stored in Redis. See `unstale.Cache.set`.
 
         A key that a rule owns is stored only after a `get` of the same thread that missed.
         """
-        return self._run(lambda cache, _: cache.set(key, value, ttl))
+        return self._run(lambda cache, _: cache.set(key, value, ttl, tags=tags))
 
     def delete(self, key: str, *keys: str, lsn: str | None = None) -> None:
         """Invalidate keys in Redis and in every instance; call it after your transaction has committed.
@@ -344,6 +358,14 @@ class Cache:
         When it returns, no thread of this process reads an older value. See `unstale.Cache.delete`.
         """
         self._run(lambda cache, _: cache.delete(key, *keys, lsn=lsn))
+
+    def invalidate_tag(self, tag: str, *, lsn: str | None = None) -> None:
+        """Invalidate every value that was stored under ``tag``. See `unstale.Cache.invalidate_tag`."""
+        self._run(lambda cache, _: cache.invalidate_tag(tag, lsn=lsn))
+
+    def invalidate_tags(self, tags: Iterable[str], *, lsn: str | None = None) -> None:
+        """Invalidate several tags: see `invalidate_tag`."""
+        self._run(lambda cache, _: cache.invalidate_tags(tags, lsn=lsn))
 
     def invalidate_pattern(self, pattern: str) -> int:
         """Invalidate every key that the Redis glob matches. See `unstale.Cache.invalidate_pattern`."""
@@ -424,15 +446,15 @@ class Cache:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _near(self, key: str, model: Model | None, shared: bool) -> Any:
-        """Return the near cache's value of ``key``, or `_MISS` if the read has to ask the loop."""
+    def _near(self, key: str, model: Model | None, shared: bool, tags: Collection[str] | None = None) -> Any:
+        """Return the near value of ``key`` if it has ``tags``, or `_MISS` if the read has to ask the loop."""
         if running_loop() is not None:
             refuse_in_event_loop()
         life = self._life
         if life is None:
             return _MISS
         entry = life.near.find(key)
-        if entry is None:
+        if entry is None or (tags is not None and not entry.tags.issuperset(tags)):
             return _MISS
         if not shared:
             try:

@@ -35,6 +35,7 @@ class Cached(CachedFunction[P, R]):
             model: Model | None,
             refresh_ahead: float,
             ignore: Collection[str] = (),
+            tags: Collection[str] = (),
         ) -> None: ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

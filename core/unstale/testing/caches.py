@@ -9,12 +9,14 @@ import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from unstale.cache import Cache
 from unstale.protocol.globs import matches
 from unstale.protocol.messages import PublishedRules, Snapshot
+from unstale.protocol.names import TAG
+from unstale.protocol.tags import is_record, record
 from unstale.redis_tier.shared_tier import NoSharedTier
 from unstale.testing.answer import Answer
 from unstale.testing.clock import FakeClock
@@ -93,22 +95,31 @@ class InMemory:
 
     def invalidated(self, pattern: str) -> Answer:
         """Answer if a key that matches this glob, or a glob that covers it, was invalidated."""
-        keys = [key for key in self._keys if matches(pattern, key)]
+        keys = [key for key in self._keys if matches(pattern, key) and not is_record(key)]
         globs = [glob for glob in self._patterns if glob == pattern or matches(glob, pattern)]
         all_of_them = ", ".join(sorted({*self._keys, *self._patterns})) or "nothing"
         found = ", ".join(sorted({*keys, *globs}))
         return Answer(bool(found), f"invalidated: {found or all_of_them}")
 
+    def invalidated_tag(self, tag: str) -> Answer:
+        """Answer if ``tag`` was invalidated."""
+        tags = sorted({key.removeprefix(TAG) for key in self._keys if is_record(key)})
+        return Answer(tag in tags, f"tags invalidated: {', '.join(tags) or 'none'}")
+
     # --- acting ---------------------------------------------------------------------------------
 
-    def change(self, *keys_or_globs: str) -> None:
-        """Invalidate keys and globs in every cache, as a change of the database does through its rules."""
+    def change(self, *keys_or_globs: str, tags: Collection[str] = ()) -> None:
+        """Invalidate keys, globs and tags in every cache, as a change does through the rules."""
         globs = [each for each in keys_or_globs if not _GLOB.isdisjoint(each)]
-        self.announced([each for each in keys_or_globs if each not in globs], globs)
+        keys = [each for each in keys_or_globs if each not in globs]
+        self.announced([*keys, *map(record, tags)], globs)
 
-    def own(self, *globs: str) -> None:
-        """Let a rule own the keys that match: `Cache.set` then stores only after a `get` that missed."""
-        self._rules = PublishedRules("in memory", globs, (("*", 60.0),))
+    def own(self, *globs: str, tags: Collection[str] = ()) -> None:
+        """Let a rule own the keys that match, and the tags that the globs in ``tags`` match.
+
+        `Cache.set` then stores only after a `get` that missed.
+        """
+        self._rules = PublishedRules("in memory", (*globs, *map(record, tags)), (("*", 60.0),))
         for parts, _ in self._known.values():
             self._attach(parts)
 
@@ -231,6 +242,8 @@ def _method(function: Any) -> Any:
 def _drop(cache: Cache, parts: Parts, keys: tuple[str, ...], globs: tuple[str, ...]) -> None:
     for key in keys:
         parts.local.near.drop(key)
+        if is_record(key):
+            parts.local.near.drop_tag(key.removeprefix(TAG))
     parts.local.near.drop_matching(globs)
     loop = cache._loop
     if loop is not None and loop.is_running() and cache._thread != threading.get_ident():

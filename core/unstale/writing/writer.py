@@ -10,6 +10,7 @@ from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness, Trust
 from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
+from unstale.protocol.tags import shown
 from unstale.reading.read_path import SOFT_LEASE_SECONDS, ReadPath
 from unstale.reading.result import ReadResult
 from unstale.redis_tier.error_replies import out_of_memory
@@ -54,14 +55,14 @@ class Writer:
         self._misses = ReadLeases(local.in_flight, clock)
         self.lost_invalidations = 0
 
-    async def get(self, key: str, *, allows_stale: bool) -> ReadResult | None:
+    async def get(self, key: str, *, allows_stale: bool, tags: tuple[str, ...] = ()) -> ReadResult | None:
         """Return the cached value of ``key``; a miss acquires a soft lease for a `set` that may follow."""
-        held = self._path.held(key)
+        held = self._path.held(key, tags)
         if held is not None:
             return held
-        read, remembered = self._local.in_flight.open(key), False
+        read, remembered = self._local.in_flight.open(key, frozenset(tags)), False
         try:
-            found, lease = await self._path.cached_or_lease(key, read, allows_stale=allows_stale)
+            found, lease = await self._path.cached_or_lease(key, read, allows_stale=allows_stale, tags=tags)
             if found is None:
                 self._misses.remember(key, lease, read, seconds=SOFT_LEASE_SECONDS)
                 remembered = True
@@ -74,36 +75,42 @@ class Writer:
         """Remember a miss that did not ask Redis, so that the `set` that follows it stores nothing."""
         self._misses.remember(key, None, self._local.in_flight.open(key), seconds=SOFT_LEASE_SECONDS)
 
-    async def set(self, key: str, data: bytes, ttl: float | None) -> bool:
-        """Store a value: under the lease of this task's miss, or directly if no rule owns the key.
+    async def set(self, key: str, data: bytes, ttl: float | None, tags: tuple[str, ...] = ()) -> bool:
+        """Store a value: under the lease of this task's miss, or directly if no rule owns the key or a tag.
 
-        Return True if the value was stored in the shared tier, or in the near cache if there is none.
+        The lease is that of a miss that named all ``tags``, as no other tells if they were invalidated
+        since. Without ``tags`` the value has those of the miss. Return True if the value was stored in the
+        shared tier, or in the near cache if there is none.
         """
         miss = self._misses.recall(key)
+        if miss is not None and not miss.read.tags.issuperset(tags):
+            miss = None
+        if miss is not None:
+            tags = tuple(sorted(miss.read.tags))
         self._rules.check_size(key, data)
-        seconds = self._rules.ttl_of_set(key, ttl)
+        seconds = self._rules.ttl_of_set(key, ttl, tags)
         if not self._tier.shared:
-            return self._keep_here(key, data, seconds, miss)
+            return self._keep_here(key, data, seconds, miss, tags)
         try:
             if not self._rules.loaded:
                 await self._rules.load()
-            if not self._rules.owns(key):
-                if await self._put(key, data, seconds):
+            if not self._rules.owns(key, tags):
+                if await self._put(key, data, seconds, tags):
                     return True
                 await self._rules.load()  # other rules are in force since a moment ago
-                if not self._rules.owns(key):
-                    return await self._put(key, data, seconds)
+                if not self._rules.owns(key, tags):
+                    return await self._put(key, data, seconds, tags)
             if miss is None:
                 self._warn_of_blind_set(key)
                 await self._invalidate([key])
                 return False
             if self._freshness.trust is Trust.DETACHED:
-                self._keep_here(key, data, seconds, miss)
+                self._keep_here(key, data, seconds, miss, tags)
                 return False
             data = self._rules.marked(key, data, seconds)
             return miss.lease is not None and await self._path.fill(key, miss.lease, data, seconds=seconds)
         except RedisUnavailable:
-            self._keep_here(key, data, seconds, miss)
+            self._keep_here(key, data, seconds, miss, tags)
             return False
 
     async def delete(self, keys: Sequence[str], *, lsn: str | None) -> None:
@@ -114,7 +121,7 @@ class Writer:
         try:
             await self._invalidate(keys, lsn=lsn)
         except RedisUnavailable as error:
-            raise self._lost(f"{len(keys)} key(s), the first {keys[0]!r}", error) from error
+            raise self._lost(f"{len(keys)} key(s), the first {shown(keys[0])!r}", error) from error
 
     async def invalidate_pattern(self, pattern: str) -> int:
         """Invalidate all string keys that the glob matches; return how many existed.
@@ -159,14 +166,14 @@ class Writer:
         finally:
             self._local.drop(keys)  # even after an error, so that the caller reads its own writes
 
-    async def _put(self, key: str, data: bytes, seconds: float) -> bool:
+    async def _put(self, key: str, data: bytes, seconds: float, tags: tuple[str, ...]) -> bool:
         """Store a key that no rule owns; return False if other rules are in force, or another namespace.
 
         The near cache does not keep the value, because the message about it would drop it. Without an epoch
         there is no message. A detached process could then not read its own value back, so it is kept offline.
         """
         try:
-            put = await self._tier.put(key, data, seconds=seconds, rules=self._rules.hash)
+            put = await self._tier.put(key, data, seconds=seconds, rules=self._rules.hash, tags=tags)
         except RedisUnavailable as error:
             if out_of_memory(error):
                 self._rules.warn_of_full_redis()
@@ -177,33 +184,37 @@ class Writer:
         if put is Put.FOREIGN:
             self._rules.warn_once(key, FOREIGN, key)
         if put in (Put.UNTOLD, Put.FOREIGN) and self._freshness.trust is Trust.DETACHED:
-            seconds = min(seconds, self._detached_ttl)
-            self._local.keep_offline(InFlightRead(key), data, seconds=seconds)
+            seconds, read = min(seconds, self._detached_ttl), InFlightRead(key, tags=frozenset(tags))
+            self._local.keep_offline(read, data, seconds=seconds)
         return put not in (Put.REFUSED, Put.FOREIGN)
 
-    def _keep_here(self, key: str, data: bytes, seconds: float, miss: Miss | None) -> bool:
+    def _keep_here(
+        self, key: str, data: bytes, seconds: float, miss: Miss | None, tags: tuple[str, ...]
+    ) -> bool:
         """Keep the value in this process if that is safe; return True if it is.
 
-        A key that no rule owns is always safe. For an owned key, the value must follow a miss, and the key
-        must not have been invalidated since.
+        It always is if no rule owns the key or a tag. Otherwise the value must follow a miss, and neither the
+        key nor a tag must have been invalidated since.
         """
-        allowed = miss.read.valid if miss is not None else not self._rules.owns(key)
+        allowed = miss.read.valid if miss is not None else not self._rules.owns(key, tags)
         if miss is None and not allowed:
             self._warn_of_blind_set(key)
         self._local.drop([key])  # also invalidates reads in flight, which may have found an older value
+        read = InFlightRead(key, tags=frozenset(tags))
         if allowed and not self._freshness.attached:
             seconds = min(seconds, self._detached_ttl)
-            self._local.keep_offline(InFlightRead(key), data, seconds=seconds)
+            self._local.keep_offline(read, data, seconds=seconds)
         elif allowed and not self._tier.shared:
             until = self._freshness.trusted_until
-            self._local.keep(InFlightRead(key), data, seconds=seconds, trusted_until=until)
+            self._local.keep(read, data, seconds=seconds, trusted_until=until)
         return allowed
 
     def _warn_of_blind_set(self, key: str) -> None:
         self._rules.warn_once(
             key,
-            "set(%r) stored nothing: a rule owns this key, and there was no missed get before it, so the "
-            "value may be out of date. The key was invalidated; use get_or_load, or call get before loading",
+            "set(%r) stored nothing: a rule owns this key or a tag, and there was no missed get with these "
+            "tags before it, so the value may be out of date. The key was invalidated; use get_or_load, or "
+            "call get before loading",
             key,
         )
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unstale.protocol.tags import shown
 from unstale_worker.cli.tail import Line
 from unstale_worker.doctor import Finding, Severity
 from unstale_worker.forecast.migrations import Compared, Difference
@@ -117,8 +118,8 @@ class Output:
             text.append(f"{changes or line.kind}{by}: ", "magenta")
         if len(line.keys) > SHOWN_KEYS:
             text.append(f"{len(line.keys)} keys ")
-        shown = [*line.keys[:SHOWN_KEYS], *(["…"] if len(line.keys) > SHOWN_KEYS else [])]
-        text.append(" ".join((*shown, *(f"{pattern} (pattern)" for pattern in line.patterns))))
+        keys = [*map(shown, line.keys[:SHOWN_KEYS]), *(["…"] if len(line.keys) > SHOWN_KEYS else [])]
+        text.append(" ".join((*keys, *(f"{shown(pattern)} (pattern)" for pattern in line.patterns))))
         self._console.print(text)
 
     def migration(self, result: WrittenMigration, folder: Path, compared: Compared) -> None:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from unstale.errors import MessageError
 from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, decode
-from unstale.protocol.names import Names
+from unstale.protocol.names import TAG, Names
 from unstale.protocol.reasons import Reason, decode_reason
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.rules import Rules
@@ -77,7 +77,11 @@ async def follow(
                 case Invalidation():
                     missed = max(0, message.prev - last) if message.epoch == epoch else 0
                     epoch, last = message.epoch, message.id
-                    keys = tuple(key for key in message.keys if pattern is None or matches(pattern, key))
+                    keys = tuple(
+                        key
+                        for key in message.keys
+                        if pattern is None or matches(pattern, key.removeprefix(TAG))
+                    )
                     if keys or message.patterns:
                         reason = await _reason(redis, names, message.id)
                         yield Line(

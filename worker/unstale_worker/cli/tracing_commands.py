@@ -61,12 +61,14 @@ def explain(
 
 def why(
     key: Annotated[str, typer.Argument(help="The cache key, such as user:42:profile.")],
+    tag: Annotated[bool, typer.Option("--tag", help="The name is that of a tag.")] = False,
     most: Annotated[int, typer.Option("--most", min=1, help="Show at most this many removals.")] = 10,
     json: Json = False,
 ) -> None:
     """Show what removed a key, newest first: change, rule, transaction and times."""
 
     async def work(stop: asyncio.Event) -> int:
+        from unstale.protocol.tags import record
         from unstale.settings import WorkerSettings
         from unstale_worker.cli.tracing_output import print_why
         from unstale_worker.redis.client import open_redis
@@ -77,7 +79,8 @@ def why(
         settings = WorkerSettings.from_env()
         rules = Rules.load(settings.config)
         async with explained(settings), open_redis(settings, connections=1) as redis:
-            print_why(await why(redis, settings.names, rules, key, most=most), json=json)
+            name = record(key) if tag else key
+            print_why(await why(redis, settings.names, rules, name, most=most), json=json)
         return DONE
 
     run(work)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import orjson
 
+from unstale.protocol.tags import shown
 from unstale_worker.tracing.explain import Explanation, KeyEffect, RuleEffect
 from unstale_worker.tracing.why import Removal, Why
 
@@ -38,9 +39,11 @@ def _rule(rule: RuleEffect) -> Iterator[str]:
     width = max((len(effect.key) for effect in rule.keys), default=0)
     for effect in rule.keys:
         yield f"key      {effect.key:<{width}}  {_life(effect)}"
-    for pattern in rule.patterns:
+    for tag in rule.tags:
+        yield f"tag      {tag}  every value stored with it"
+    for pattern in (*rule.patterns, *(f"{glob}  (of tags)" for glob in rule.tag_patterns)):
         yield f"pattern  {pattern}"
-    if not rule.keys and not rule.patterns:
+    if not (rule.keys or rule.tags or rule.patterns or rule.tag_patterns):
         yield "no key" if rule.query is None else "no key: the query returns no row now"
 
 
@@ -62,12 +65,15 @@ def print_why(found: Why, *, json: bool) -> None:
 
 def _why(found: Why) -> Iterator[str]:
     left = "" if found.expires_in_ms is None else f", {found.expires_in_ms / 1000:.0f} s to live"
-    yield f"{found.key}: {'a ' if found.content in ('value', 'lease') else ''}{found.content} in Redis{left}"
+    content = f"a {found.content}" if found.content in ("value", "lease") else found.content
+    yield f"{shown(found.key)}: {content} in Redis{left}"
     for owner in found.owners:
-        yield f"  made by {owner.template} at {found.file}:{owner.line}"
+        yield f"  made by {shown(owner.template)} at {found.file}:{owner.line}"
     if not found.owners:
-        hint = "" if found.nearest is None else f"; did you mean {found.nearest}?"
+        hint = "" if found.nearest is None else f"; did you mean {shown(found.nearest)}?"
         yield f"  no rule of {found.file} owns it, so no change removes it{hint}"
+    if found.tags:
+        yield f"  stored under the tags {', '.join(found.tags)}"
     if found.refresh_line is not None:
         yield f"  recomputed after a change by [refresh] at {found.file}:{found.refresh_line}"
     if not found.same_rules:
@@ -83,8 +89,9 @@ def _why(found: Why) -> Iterator[str]:
 
 def _removal(file: str, removal: Removal) -> Iterator[str]:
     at = "?" if removal.applied_ms is None else _clock(removal.applied_ms)
-    pattern = "" if removal.pattern is None else f", by the pattern {removal.pattern}"
-    yield f"{at}  {_cause(removal)}{pattern}"
+    pattern = "" if removal.pattern is None else f", by the pattern {shown(removal.pattern)}"
+    tag = "" if removal.tag is None else f", by the tag {removal.tag}"
+    yield f"{at}  {_cause(removal)}{pattern}{tag}"
     if removal.lines:
         yield f"    rule       {', '.join(f'{file}:{line}' for line in removal.lines)}"
     if removal.annotation is not None:
@@ -108,7 +115,7 @@ def _cause(removal: Removal) -> str:
         case "replay":
             return f"unstale replay by {removal.process}"
         case "delete":
-            return f"cache.delete, or a set that stored nothing, by {removal.process}"
+            return f"cache.delete or cache.invalidate_tag, or a set that stored nothing, by {removal.process}"
         case "pattern":
             return f"cache.invalidate_pattern by {removal.process}"
         case "set":

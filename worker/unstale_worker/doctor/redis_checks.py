@@ -24,7 +24,7 @@ from unstale_worker.rules import Rules
 TRIAL: Final = Script("unstale_worker.redis", "doctor")
 RIGHTS: Final = (
     "Grant the user of REDIS_URL the commands listed in docs/operations.md, the keys of your rules, "
-    "~unstale:namespace and ~{tag}:*, and the channels &{tag}:*."
+    "~unstale:* and ~{tag}:*, and the channels &{tag}:*."
 )
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.tags import shown
 from unstale.settings import WorkerSettings
 from unstale_worker.forecast.migrations import Compared, Difference, compare_database, differences
 from unstale_worker.forecast.repository import other_rules
@@ -95,10 +96,10 @@ def lines(plan: RestartPlan) -> Iterator[str]:
     """Return the plan as lines of text."""
     found = plan.restart
     yield f"{plan.file}, compared with {found.before}: {'no difference' if found.same else 'other rules'}"
-    width = max((len(fate.pattern) for fate in found.patterns), default=0)
+    width = max((len(shown(fate.pattern)) for fate in found.patterns), default=0)
     for fate in found.patterns:
         if fate.action != KEEP:
-            yield f"  {fate.action:<7}  {fate.pattern:<{width}}  {_keys(fate.keys)}{fate.why}"
+            yield f"  {fate.action:<7}  {shown(fate.pattern):<{width}}  {_keys(fate.keys)}{fate.why}"
     kept = [fate for fate in found.patterns if fate.action == KEEP]
     if kept:
         counts = [fate.keys for fate in kept if fate.keys is not None]
@@ -122,7 +123,7 @@ def _load(plan: RestartPlan) -> Iterator[str]:
     found = plan.restart
     for fate in found.dropped:
         if fate.keys != 0:
-            yield f"load: {fate.pattern}: {_keys(fate.keys)}by {' or '.join(fate.loaders)}"
+            yield f"load: {shown(fate.pattern)}: {_keys(fate.keys)}by {' or '.join(fate.loaders)}"
     if found.dropped and found.loads is not None:
         yield f"load: at most {found.loads:,} loads follow, each when its key is next read"
     elif found.dropped:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.tags import is_record
 from unstale_worker.rules import PythonLoader, RowLoader, Rules, difference
 from unstale_worker.rules.refresh import Loader, overlap
 
@@ -113,7 +114,7 @@ def _loader(loader: Loader) -> str:
 
 
 def _lives_changed(pattern: str, before: PublishedRules, now: PublishedRules) -> bool:
-    return before.ttl_of(pattern) != now.ttl_of(pattern)
+    return not is_record(pattern) and before.ttl_of(pattern) != now.ttl_of(pattern)
 
 
 def _ttl_change(pattern: str, before: PublishedRules, now: PublishedRules) -> str:

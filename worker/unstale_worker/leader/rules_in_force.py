@@ -11,6 +11,7 @@ from unstale.errors import MessageError, Unavailable
 from unstale.protocol.globs import glob_regex
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.reasons import Kind
+from unstale.protocol.tags import is_record, shown
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.rules_transition import RulesTransition
@@ -86,7 +87,9 @@ class RulesInForce:
         )
         for pattern in sorted(patterns):
             log.info(
-                "a pattern changed", pattern=pattern, why=changed.dropped.get(pattern, "not dropped yet")
+                "a pattern changed",
+                pattern=shown(pattern),
+                why=changed.dropped.get(pattern, "not dropped yet"),
             )
         await self._adoption.adopt(
             state,
@@ -118,8 +121,8 @@ class RulesInForce:
         owned = re.compile(b"|".join(b"(?:%b)" % glob_regex(p).pattern for p in self.published.patterns))
 
         def life(key: str) -> float | None:
-            """Return how long a value may live; None if no rule owns the key, as it may be anyone's."""
-            if not owned.match(key.encode("utf-8", "surrogateescape")):
+            """Return how long a value may live; None if no rule owns the key, or for the record of a tag."""
+            if is_record(key) or not owned.match(key.encode("utf-8", "surrogateescape")):
                 return None
             spec, ttl = self._rules.refresh_of(key), self.published.ttl_of(key)
             own = self._settings.default_ttl if ttl is None else ttl

@@ -110,8 +110,12 @@ class FieldChecker:
 
     def missing(self, path: Path, block: dict[str, object], name: str, example: str) -> None:
         """Record a missing field, unless `unknown` has already suggested ``name`` for a misspelt one."""
-        if (*path, name) not in self._meant:
+        if not self.meant(path, name):
             self.mistake(path, block, f"{name} is missing", example)
+
+    def meant(self, path: Path, name: str) -> bool:
+        """Return True if `unknown` has suggested the field ``name``."""
+        return (*path, name) in self._meant
 
     def mistake(self, path: Path, value: object, problem: str, remedy: str) -> None:
         """Record a mistake in the ``value`` at ``path``."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from unstale.protocol.names import TAG
 from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
 from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.parse_refresh import RefreshParser
@@ -14,7 +15,7 @@ from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.rules.template import Template, columns_of
 from unstale_worker.rules.toml_lines import Path
 
-_WATCH_FIELDS: Final = ("table", "keys", "columns", "query", "reads", "purge")
+_WATCH_FIELDS: Final = ("table", "keys", "tags", "columns", "query", "reads", "purge")
 _TOP_FIELDS: Final = ("watch", "ttl", "refresh", "learn")
 _LEARN_FIELDS: Final = ("ignore_tables", "ignore_keys")
 
@@ -93,14 +94,23 @@ class RulesParser(FieldChecker):
             if name not in _WATCH_FIELDS:
                 self.unknown((*path, name), block[name], _WATCH_FIELDS)
         table = self.one(block, path, "table", TableName.parse, 'Write table = "public.profiles".')
-        keys = self.many(block, path, "keys", Template.parse, 'Write keys = ["user:{id}:profile"].')
+        example = 'Write keys = ["user:{id}:profile"], or tags.'
+        alone = "tags" not in block and not self.meant(path, "tags")
+        keys = self.many(block, path, "keys", _key, example, required=alone)
+        tags = self.many(block, path, "tags", Template.parse_tag, "", required=False)
         columns = self.many(block, path, "columns", _column, "", required=False)
         query = self.one(block, path, "query", Query.parse, "", required=False)
         reads = self.many(block, path, "reads", TableName.parse, "", required=False)
         if reads is not None and "query" not in block:
             self.mistake((*path, "reads"), block["reads"], "needs a query", "Add query, or remove reads.")
         purge = self.flag(block, path, "purge", default=False)
-        if len(self.errors) > before or table is None or keys is None:
+        if purge and tags:
+            problem = (
+                "cannot be purged: what is stored under a tag becomes invalid, but stays in Redis for a while"
+            )
+            self.mistake((*path, "tags"), block["tags"], problem, "Name the keys, or write purge = false.")
+        keys = (*(keys or ()), *(tags or ()))
+        if len(self.errors) > before or table is None or not keys:
             return None
         return Watch(table, keys, columns, query, reads, _row_columns(keys, query), self.line(path), purge)
 
@@ -113,7 +123,10 @@ class RulesParser(FieldChecker):
             )
             return
         templates = {
-            template.text: template for watch in watches for template in watch.keys if template.columns
+            template.text: template
+            for watch in watches
+            for template in watch.keys
+            if template.columns and not template.is_tag
         }
         for pattern, value in table.items():
             path: Path = ("ttl", pattern)
@@ -130,6 +143,15 @@ class RulesParser(FieldChecker):
                 self.mistake(path, value, "not a duration", DURATION_REMEDY)
             else:
                 yield pattern, seconds
+
+
+def _key(text: str) -> Template:
+    template = Template.parse(text)
+    if template.is_tag:
+        raise NameMistake(
+            f"begins with {TAG}, which unstale reserves", remedy="Write the tag in tags = [...]."
+        )
+    return template
 
 
 def _column(name: str) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from unstale.protocol.names import TAG
 from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
 from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.plan import Watch
@@ -54,7 +55,9 @@ class RefreshParser:
 
     def __init__(self, checker: FieldChecker, watches: tuple[Watch, ...]) -> None:
         self._checker = checker
-        self._watched = tuple(dict.fromkeys(template for watch in watches for template in watch.keys))
+        templates = dict.fromkeys(template for watch in watches for template in watch.keys)
+        self._watched = tuple(template for template in templates if not template.is_tag)
+        self._tags = frozenset(template.pattern for template in templates if template.is_tag)
 
     def run(self, tables: object) -> Iterator[RefreshSpec]:
         """Yield the refreshes in file order: the first that matches a key counts."""
@@ -92,6 +95,9 @@ class RefreshParser:
             problem = f"a key does not tell where {{{pair[0]}}} ends and {{{pair[1]}}} begins"
             remedy = f"Put {SEPARATOR!r} between them, in the keys of the [[watch]] and of the agent, too."
             check.mistake(path, name, problem, remedy)
+        elif TAG + template.pattern in self._tags or template.is_tag:
+            remedy = "Only keys are refreshed: name in keys of the [[watch]] the key to refresh."
+            check.mistake(path, name, "a tag", remedy)
         elif not any(overlap(template, watched) for watched in self._watched):
             shown = ", ".join(watched.text for watched in self._watched[:5]) or "none"
             remedy = f"Watched templates: {shown}. Only keys that a [[watch]] invalidates are refreshed."

@@ -18,7 +18,7 @@ class Watch:
 
     Attributes:
         table: The watched table.
-        keys: The key templates.
+        keys: The key templates; behind them those of the records of tags, each a key like any other.
         columns: Only changes of these columns (or of a key column) count; None: any change.
         query: The fan-out query; None: the changed row itself fills the templates.
         reads: Tables the query reads, as the user stated them; None: derived from its text.

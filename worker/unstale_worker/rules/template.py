@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from unstale.protocol.globs import escape_glob
+from unstale.protocol.names import TAG
+from unstale.protocol.tags import is_record
 from unstale_worker.rules.identifiers import PLAIN, QUOTED, NameMistake, check_name, unquote
 
 MAX_VALUE_BYTES: Final = 512
@@ -91,6 +93,18 @@ class Template:
         middle = [part for part in literals[1:-1] if part]  # adjacent placeholders need one star
         parts = [literals[0], *middle, literals[-1]] if columns else literals
         return cls(text, tuple(literals), tuple(columns), "*".join(map(escape_glob, parts)))
+
+    @classmethod
+    def parse_tag(cls, text: str) -> "Template":
+        """Parse the template of a tag: the keys that it makes are those of the tags' records."""
+        plain = cls.parse(text)
+        literals = (TAG + plain.literals[0], *plain.literals[1:])
+        return cls(TAG + text, literals, plain.columns, TAG + plain.pattern)
+
+    @property
+    def is_tag(self) -> bool:
+        """True for the template of a tag."""
+        return is_record(self.literals[0])
 
     def expand(
         self, values: Sequence[Values], *, keys: dict[str, int], patterns: set[str], causes: Sequence[int]

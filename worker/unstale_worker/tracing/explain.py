@@ -1,13 +1,15 @@
 """``unstale explain``: the keys that a change of one row removes, planned by the worker's own planner."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final
 
 from unstale.errors import ConfigurationError
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.names import TAG
+from unstale.protocol.tags import is_record
 from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.rules import Arguments, Plan, Rules, TableName, Watch
@@ -44,7 +46,9 @@ class RuleEffect:
     Attributes:
         line: Line of the ``[[watch]]`` block.
         keys: Keys that the rule removes.
+        tags: Tags that it invalidates.
         patterns: Patterns whose keys it removes, because a value cannot be part of a key.
+        tag_patterns: The same for tags.
         query: Its fan-out query; None without one.
         arguments: The arguments of the query, one mapping of column and text for each row.
         failure: Why the query could not be run.
@@ -53,7 +57,9 @@ class RuleEffect:
 
     line: int
     keys: tuple[KeyEffect, ...]
+    tags: tuple[str, ...]
     patterns: tuple[str, ...]
+    tag_patterns: tuple[str, ...]
     query: str | None
     arguments: tuple[Mapping[str, str | None], ...]
     failure: str | None
@@ -107,8 +113,10 @@ async def explain(
     effects = tuple(
         RuleEffect(
             watch.line,
-            tuple(_key_effect(rules, key, purged=key in purged) for key in plan.keys),
-            tuple(sorted(plan.patterns)),
+            tuple(_key_effect(rules, key, purged=key in purged) for key in plan.keys if not is_record(key)),
+            _tags(plan.keys),
+            tuple(sorted(pattern for pattern in plan.patterns if not is_record(pattern))),
+            _tags(sorted(plan.patterns)),
             None if watch.query is None else watch.query.text,
             tuple(dict(zip(watch.row_columns, row, strict=True)) for row in asked),
             str(failures[0]) if failures else None,
@@ -203,6 +211,11 @@ async def _plan(
         return plan, asked, []
     assert source is not None
     return plan, asked, await source.run_queries(alone, plan)
+
+
+def _tags(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the tags, or their globs, whose records are among ``names``."""
+    return tuple(name.removeprefix(TAG) for name in names if is_record(name))
 
 
 def _key_effect(rules: Rules, key: str, *, purged: bool) -> KeyEffect:

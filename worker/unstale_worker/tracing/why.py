@@ -1,7 +1,7 @@
 """``unstale why``: what removed a key, newest first, from the log in Redis."""
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any, Final
 
@@ -12,8 +12,9 @@ from unstale.errors import ConfigurationError, MessageError
 from unstale.freshness.near_miss import near_miss
 from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, decode_log_entry, key_list
-from unstale.protocol.names import Epoch, Names
+from unstale.protocol.names import TAGGED, Epoch, Names
 from unstale.protocol.reasons import OPERATION_NAMES, Cause, Kind, Reason, decode_reason
+from unstale.protocol.tags import MOST_HEADER, record, tags_of
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.rules import Rules
 from unstale_worker.tracing.table_names import TableNames
@@ -40,6 +41,7 @@ class Removal:
             milliseconds since 1970.
         read_ms: When the read that found it began.
         applied_ms: When the key was removed from Redis and the agents were told.
+        tag: The tag by which it was invalidated; None if it was removed itself.
     """
 
     id: int
@@ -54,6 +56,7 @@ class Removal:
     committed_after_ms: int | None
     read_ms: int | None
     applied_ms: int | None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class Why:
         expires_in_ms: Remaining life of that; None if it has none.
         removals: The log entries that removed it, newest first.
         more: True if there are older ones.
+        tags: The tags that the value or the lease in Redis carries; a removal of one is among the removals.
         reaches_back_ms: When the oldest log entry was written; None for an empty log.
         entries: How many entries the log has.
         recovered: When the worker last dropped every key of the rules and started an empty log.
@@ -113,6 +117,7 @@ class Why:
     expires_in_ms: int | None
     removals: tuple[Removal, ...]
     more: bool
+    tags: tuple[str, ...]
     reaches_back_ms: int | None
     entries: int
     recovered: Event | None
@@ -133,11 +138,17 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
             pipe.xrange(names.log, count=1)
             pipe.xlen(names.log)
             state, kind, life, oldest, entries = await pipe.execute()
-            first = await redis.getrange(key, 0, 0) if kind == b"string" else b""
+            first: Any = await redis.getrange(key, 0, MOST_HEADER) if kind == b"string" else b""
+        tags = tags_of(first)
         removals: list[Removal] = []
         tables = TableNames(rules)
         async for entry_id, fields in _backwards(redis, names):
             removal = removal_of(key, entry_id, fields, tables)
+            for tag in tags if removal is None else ():
+                removal = removal_of(record(tag), entry_id, fields, tables)
+                if removal is not None:
+                    removal = replace(removal, tag=tag)
+                    break
             if removal is not None:
                 removals.append(removal)
                 if len(removals) > most:
@@ -163,6 +174,7 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
         expires_in_ms=life if life >= 0 else None,
         removals=tuple(removals[:most]),
         more=len(removals) > most,
+        tags=tags,
         reaches_back_ms=None if reason is None else reason.applied_ms,
         entries=entries,
         recovered=_event(state[1]),
@@ -265,7 +277,7 @@ def _content(kind: bytes, first: Any) -> str:
         return "missing"
     if kind != b"string":
         return "other type"
-    return "lease" if first in (b"\0", "\0") else "value"
+    return "lease" if first.startswith(b"\0") and not first.startswith(TAGGED) else "value"
 
 
 def _event(field: bytes | None) -> Event | None:

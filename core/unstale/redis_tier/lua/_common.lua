@@ -25,6 +25,58 @@ local function has_type(key, wanted)
   return found == wanted or found == 'none'
 end
 
+-- A tag's record holds a version, under the key 'unstale:tag:<tag>'. A lease that was acquired under tags, and a value that was
+-- stored under such a lease, carry a header: '<version>:<length>:<tag>' of each tag, and a line feed. A value has TAGGED before
+-- it and the JSON behind it. See unstale/protocol/tags.py.
+local TAG, TAGGED, SOFT, RECORD_MS = 'unstale:tag:', '\0unstale:soft:tags\n', '\0unstale:soft:', 3600000
+
+-- Returns the tags of such content with their versions, the header, and where the JSON begins; nil for any other content.
+local function tags_of(content)
+  if not content or string.byte(content, 1) ~= 0 then return nil end
+  local first = string.match(content, '^%zunstale:%l+:%w+\n()')
+  if not first then return nil end
+  local at, tags = first, {}
+  while true do
+    local version, size, from = string.match(content, '^(%x+):(%d+):()', at)
+    if not version then break end
+    at = from + tonumber(size)
+    tags[#tags + 1] = { record = TAG .. string.sub(content, from, at - 1), version = version }
+  end
+  return tags, string.sub(content, first, at), at + 1
+end
+
+-- Returns true if the record of each tag still holds its version. One that is missing holds none: the tag was invalidated,
+-- or the record was evicted.
+local function tags_stand(tags)
+  for _, tag in ipairs(tags) do
+    if redis.pcall('GET', tag.record) ~= tag.version then return false end
+  end
+  return true
+end
+
+-- Returns the header of the tags whose records are KEYS[first] and those behind it. Makes the missing ones, with the version
+-- `fresh`, which no record has ever had; and lets each live for an hour at least.
+local function tags_header(first, fresh)
+  local parts = {}
+  for at = first, #KEYS do
+    local version = redis.pcall('GET', KEYS[at])
+    if type(version) == 'string' and string.match(version, '^%x+$') then
+      redis.call('PEXPIRE', KEYS[at], RECORD_MS, 'GT')
+    else
+      version = fresh
+      redis.call('SET', KEYS[at], version, 'PX', RECORD_MS)
+    end
+    local name = string.sub(KEYS[at], #TAG + 1)
+    parts[#parts + 1] = version .. ':' .. #name .. ':' .. name
+  end
+  return table.concat(parts) .. '\n'
+end
+
+-- Lets a tag's record live longer than a value that lives for `ms` from now on.
+local function outlive(record, ms)
+  redis.call('PEXPIRE', record, string.format('%.0f', tonumber(ms) + 1000), 'GT')
+end
+
 -- Milliseconds since 1970 by the server's clock. It is shown to users, and compared only with the same clock to find what
 -- is due.
 local function now_ms()

@@ -3,13 +3,22 @@
 -- KEYS: key, state, and if the key is refreshed when it changes: its stale value, the refresh set
 -- ARGV: lease, value, milliseconds to live
 -- Reply: 1 if stored, 0 if the lease is lost or there is no epoch
+-- A value whose lease was acquired under tags is stored under these, with the versions from then; not if one of the tags was
+-- invalidated since.
 if redis.call('TYPE', KEYS[1])['ok'] ~= 'string' or redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 if not has_type(KEYS[2], 'hash') or not redis.call('HGET', KEYS[2], 'epoch') then
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local value = ARGV[2]
+local tags, header = tags_of(ARGV[1])
+if tags then
+  if not tags_stand(tags) then return 0 end
+  for _, tag in ipairs(tags) do outlive(tag.record, ARGV[3]) end
+  value = TAGGED .. header .. value
+end
+redis.call('SET', KEYS[1], value, 'PX', ARGV[3])
 if KEYS[3] then
   redis.call('UNLINK', KEYS[3])
   if has_type(KEYS[4], 'zset') then redis.call('ZREM', KEYS[4], KEYS[1]) end

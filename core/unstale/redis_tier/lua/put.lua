@@ -1,6 +1,7 @@
 -- Stores a value that no rule owns, and invalidates it in every instance: set, log, publish.
--- KEYS: state, log, key, claim
--- ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules, namespace, reason
+-- KEYS: state, log, key, claim, the record of each tag...
+-- ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules, namespace, reason,
+--   and with tags the version of a record that is missing
 -- Reply: log id and epoch. 0 and '' if there is no live epoch: the value is stored but not announced, because agents are
 -- detached or about to flush. -1 and '' if other rules are in force: nothing is stored, because they may own the key.
 -- -2 and '' if another namespace uses this database: nothing is stored, because its agents would read it.
@@ -15,7 +16,12 @@ local known = redis.call('HMGET', state, 'epoch', 'run', 'rules')
 if known[3] and known[3] ~= ARGV[6] then
   return { -1, '' }
 end
-redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+local value = ARGV[2]
+if #KEYS > 4 then
+  value = TAGGED .. tags_header(5, ARGV[9]) .. value
+  for at = 5, #KEYS do outlive(KEYS[at], ARGV[3]) end
+end
+redis.call('SET', KEYS[3], value, 'PX', ARGV[3])
 if not known[1] or known[2] ~= live_run() then
   return { 0, '' }
 end
