@@ -1,0 +1,157 @@
+"""What tags cost: invalidating one with few and with many values in Redis, and reading a value under one.
+
+Values under the tag are written in bulk, as the agent writes them. One value is read before each
+invalidation, so that the tag's record is there. Both servers are asked in turns, and so are both kinds of
+reads: a noisy machine disturbs each alike.
+"""
+
+import asyncio
+import statistics
+import time
+from typing import Any
+
+from harness import arguments, finish, run
+from hits import KEY, PROFILE, REDIS_CALLS, begin_history, took
+from redis.asyncio import Redis
+
+from unstale import Cache
+from unstale.protocol.names import TAGGED, Names
+from unstale.protocol.tags import record
+from unstale.settings import AgentSettings
+from unstale_worker.dev_servers import EmbeddedValkey
+
+FEW, MANY = 10_000, 3_000_000
+INVALIDATIONS = 300
+TAG = "user:42:memories"
+READ_KEY = "search:42:read"
+CHUNK = 10_000
+
+BEAT = """
+local last, time = redis.call('HGET', KEYS[1], 'last'), redis.call('TIME')
+redis.call('HSET', KEYS[1], 'applied_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+redis.call('PUBLISH', ARGV[1], '{"v":1,"epoch":"' .. string.rep('0', 32) .. '","last":' .. last
+  .. ',"seen":"1:1:","lsn":"0/1","rules":"bench","age_ms":0}')
+"""
+"""A watermark that names the newest log entry."""
+STORE = """
+for number = ARGV[1], ARGV[2] do redis.call('SET', 'search:42:' .. number, ARGV[3], 'PX', 3600000) end
+"""
+"""Values that an agent has stored under the tag."""
+
+
+async def beats(redis: Redis) -> None:
+    """Stand in for a worker: watermarks, ten a second."""
+    names = Names()
+    while True:
+        await redis.eval(BEAT, 1, names.state, names.channel)
+        await asyncio.sleep(0.1)
+
+
+async def search() -> object:
+    """The value that is read before each invalidation."""
+    return 1
+
+
+async def profile() -> object:
+    """The value whose reads are timed."""
+    return PROFILE
+
+
+async def filled(cache: Cache, redis: Redis, values: int) -> None:
+    """Store ``values`` values under the tag."""
+    for _ in range(6_000):
+        if cache.attached:
+            break
+        await asyncio.sleep(0.01)
+    await cache.get_or_load(READ_KEY, search, tags=[TAG])
+    version: Any = await redis.get(record(TAG))
+    content = TAGGED + version + f":{len(TAG)}:{TAG}\n1".encode()
+    for start in range(0, values, CHUNK):
+        await redis.eval(STORE, 0, str(start), str(min(start + CHUNK, values) - 1), content)
+    if await cache.get("search:42:0") != 1:
+        raise SystemExit("a value that was written in bulk is not valid")
+
+
+async def invalidations(caches: dict[str, Cache], times: int) -> dict[str, float]:
+    """Median milliseconds of `invalidate_tag` on each server."""
+    samples: dict[str, list[float]] = {name: [] for name in caches}
+    for number in range(times + 10):
+        for name, cache in caches.items():
+            await cache.get_or_load(READ_KEY, search, tags=[TAG])
+            begun = time.perf_counter()
+            await cache.invalidate_tag(TAG)
+            if number >= 10:
+                samples[name].append((time.perf_counter() - begun) * 1e3)
+    for name, cache in caches.items():
+        if await cache.get("search:42:0") is not None:
+            raise SystemExit(f"{name}: a value is still valid")
+    return {name: round(statistics.median(found), 4) for name, found in samples.items()}
+
+
+async def reads(cache: Cache, repeats: int) -> dict[str, float]:
+    """Redis hits one after the other, of a value under a tag and of one without."""
+    drop = cache.inspect().local.near.drop  # the near cache would answer otherwise
+    await cache.get_or_load(KEY, profile)
+    await cache.get_or_load("tagged", profile, tags=[TAG])
+
+    async def hits(key: str, tags: list[str] | None) -> None:
+        for _ in range(REDIS_CALLS):
+            drop(key)
+            await cache.get_or_load(key, search, tags=tags)
+
+    plain, tagged = list[tuple[float, float]](), list[tuple[float, float]]()
+    for _ in range(repeats):
+        plain.append(await took(hits(KEY, None), REDIS_CALLS))
+        tagged.append(await took(hits("tagged", [TAG]), REDIS_CALLS))
+    if cache.counters().loads != 3:  # these two, and the one of `filled`
+        raise SystemExit("a read was no hit")
+    return {
+        "read_us": round(statistics.median(each[0] for each in tagged), 1),
+        "untagged_read_us": round(statistics.median(each[0] for each in plain), 1),
+        "read_time_ratio": round(
+            statistics.median(a[0] / b[0] for a, b in zip(tagged, plain, strict=True)), 2
+        ),
+        "read_cpu_ratio": round(
+            statistics.median(a[1] / b[1] for a, b in zip(tagged, plain, strict=True)), 2
+        ),
+    }
+
+
+async def measure(repeats: int, many: int, times: int) -> dict[str, Any]:
+    """Everything, on two servers of its own."""
+    async with EmbeddedValkey() as small, EmbeddedValkey() as large:
+        clients = {name: Redis.from_url(server.url) for name, server in (("10k", small), ("3m", large))}
+        names = Names()
+        for client in clients.values():
+            await begin_history(client, names)
+            run_id = (await client.info("replication"))["master_replid"]
+            await client.hset(names.state, "run", run_id)
+        voices = [asyncio.create_task(beats(client)) for client in clients.values()]
+        try:
+            async with (
+                Cache(AgentSettings.from_env(env_file=None, redis_url=small.url)) as few_cache,
+                Cache(AgentSettings.from_env(env_file=None, redis_url=large.url)) as many_cache,
+            ):
+                await filled(few_cache, clients["10k"], FEW)
+                await filled(many_cache, clients["3m"], many)
+                figures: dict[str, Any] = await reads(few_cache, repeats)
+                found = await invalidations({"10k": few_cache, "3m": many_cache}, times)
+                figures |= {f"invalidate_ms_{name}": ms for name, ms in found.items()}
+                return figures | {"values_3m": many}
+        finally:
+            for voice in voices:
+                voice.cancel()
+            await asyncio.gather(*voices, return_exceptions=True)
+            for client in clients.values():
+                await client.aclose()
+
+
+async def main() -> None:
+    options = arguments(__doc__ or "", repeats=7)
+    share = 10 if options.quick else 1
+    figures = await measure(options.repeats, MANY // share, INVALIDATIONS // share)
+    finish("values", {"tags": figures}, as_json=options.json, repeats=options.repeats)
+
+
+if __name__ == "__main__":
+    run(main)
