@@ -199,7 +199,7 @@ async def test_the_documented_rights_are_enough_and_nothing_is_written(
     database: Database, valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
     page = (Path(__file__).parents[3] / "docs" / "audit.md").read_text()
-    (acl,) = re.findall(r"^ACL SETUSER .+$", page, re.MULTILINE)
+    (acl,) = re.findall(r"^ACL SETUSER unstale-audit .+$", page, re.MULTILINE)
     (sql,) = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "unstale.toml").write_text(RULES)
     servers = {
