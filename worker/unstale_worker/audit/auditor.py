@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from unstale.errors import ConfigurationError, Unavailable
+from unstale.errors import ConfigurationError, UnstaleError
 from unstale_worker.audit.agenda import Agenda, Due
 from unstale_worker.audit.changes import Changes, auditable
 from unstale_worker.audit.comparing import Comparer, tables_of
@@ -49,7 +49,7 @@ class Options:
 
 
 class Auditor:
-    """Audits until it is stopped; one error of a server costs one round.
+    """Audits until it is stopped.
 
     Attributes:
         tally: The figures.
@@ -96,18 +96,21 @@ class Auditor:
         return self._sampling.problems
 
     async def run(self, stop: asyncio.Event, *, seconds: float | None = None) -> None:
-        """Audit for ``seconds``, or until ``stop`` is set. Raises `ConfigurationError`."""
+        """Audit for ``seconds``, or until ``stop`` is set.
+
+        Raises `ConfigurationError` in the first round; later, an error of a server costs one round.
+        """
         began = before = time.monotonic()
-        away = False
+        worked = away = False
         while not stop.is_set() and (seconds is None or time.monotonic() - began < seconds):
             round_began = time.monotonic()
             try:
                 await self.round(round_began - before)
                 if away:
-                    log.info("both servers answer again")
-                away = False
-            except Unavailable as error:
-                if isinstance(error, ConfigurationError):
+                    log.warning("both servers answer again")
+                worked, away = True, False
+            except UnstaleError as error:  # a restore may take the schema away for a moment
+                if not worked and isinstance(error, ConfigurationError):
                     raise
                 self._changes.forget()
                 self.tally.unanswered(time.monotonic() - before)

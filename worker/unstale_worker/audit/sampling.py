@@ -4,8 +4,9 @@ import asyncpg
 
 from unstale_worker.audit.agenda import Agenda
 from unstale_worker.audit.changes import keys_of_rows
-from unstale_worker.rules import Rules, TableName
+from unstale_worker.rules import PythonLoader, Rules, TableName
 from unstale_worker.rules.identifiers import quote_identifier
+from unstale_worker.rules.refresh import overlap
 from unstale_worker.runtime.postgres_errors import ends_session, translate_errors
 from unstale_worker.sources.outbox import OutboxSource
 from unstale_worker.sql import statement
@@ -26,7 +27,9 @@ class Sampling:
 
     def __init__(self, rules: Rules, source: OutboxSource, agenda: Agenda) -> None:
         self._rules, self._source, self._agenda = rules, source, agenda
-        self._tables = [TableName(*table) for table in rules.tables]
+        self._tables = [
+            table for table in (TableName(*name) for name in rules.tables) if _leads_to_audited(rules, table)
+        ]
         self.problems: dict[str, str] = {}
 
     @property
@@ -72,3 +75,10 @@ class Sampling:
                     raise
                 refused = error
         raise refused
+
+
+def _leads_to_audited(rules: Rules, table: TableName) -> bool:
+    """Return True if a change of the table may remove a key that an audit compares."""
+    audited = [spec.template for spec in rules.refreshes if not isinstance(spec.loader, PythonLoader)]
+    watched = [template for watch in rules.watches if watch.table == table for template in watch.keys]
+    return any(overlap(refresh, template) for refresh in audited for template in watched)
