@@ -98,6 +98,11 @@ class Process:
         assert self._process is not None
         assert self._process.returncode == 0, f"{self.name} ended badly:\n{self.tail()}"
 
+    async def over(self) -> None:
+        """SIGTERM, and wait, whatever it says of what it found."""
+        await eventually(lambda: self.failed or self._listens_to(signal.SIGTERM), timeout=math.inf)
+        await self._end(signal.SIGTERM)
+
     def calm(self) -> None:
         """SIGUSR1: an agent changes nothing from now on, and says so in its `news`."""
         self._signal(signal.SIGUSR1)

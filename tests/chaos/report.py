@@ -35,6 +35,7 @@ def summary(result: Result) -> dict[str, object]:
             for kind, times in sorted(result.recoveries.items())
         },
         "trouble": result.trouble,
+        "audit": result.audit,
     }
 
 
@@ -57,6 +58,7 @@ def table(result: Result) -> str:
         f"reads                               {verdict.reads} ({verdict.attached_reads} attached)",
         f"stale reads                         {verdict.stale_reads} {verdict.stale or ''}",
         f"changes lost                        {len(verdict.lost)}",
+        f"audit: {_audited(result)}",
         f"wrong values in the end             {len(verdict.wrong)} of {verdict.finals}",
         f"oldest answer while attached        {verdict.worst * 1000:.0f} ms",
         f"oldest answer while detached        {verdict.worst_detached * 1000:.0f} ms",
@@ -70,3 +72,15 @@ def table(result: Result) -> str:
         lines.append(f"trouble: {result.trouble}")
     lines.append("every promise was kept" if result.true else "A PROMISE WAS BROKEN")
     return "\n".join(lines)
+
+
+def _audited(result: Result) -> str:
+    """The audit in a few words."""
+    if not result.audit:
+        return "none"
+    observed, staleness = result.audit["observations"], result.audit["staleness"]
+    return (
+        f"{observed['compared']} comparisons, {observed['in_flight']} in flight, "
+        f"{observed['refused']} refused, {result.audit['violation_count']} violations, "
+        f"{staleness['broken_promises']} broken promises"
+    )

@@ -4,9 +4,10 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -40,6 +41,7 @@ class Result:
         loads: Of the Python loader that ended well, in refresh workers and in leaders that stood in.
         verdict: The checker's.
         trouble: Why the run ended early, or empty.
+        audit: What ``unstale audit`` said in the end; empty without it.
     """
 
     seed: int
@@ -51,11 +53,12 @@ class Result:
     loads: tuple[int, int]
     verdict: Verdict
     trouble: str
+    audit: Mapping[str, Any]
 
     @property
     def true(self) -> bool:
-        """Whether every promise was kept."""
-        return self.verdict.true and not self.trouble
+        """Whether every promise was kept, and the audit found nothing else."""
+        return self.verdict.true and not self.trouble and bool(self.audit.get("sound", True))
 
 
 async def run(
@@ -96,6 +99,8 @@ async def run(
             await stage.made_new()
             contents = await stage.valkeys.contents(("item:*", "view:*", "note:*", "memo:*"))
             await asyncio.gather(*(slot.process.finish() for slot in stage.agents))
+            if stage.auditor is not None:
+                await stage.auditor.process.over()
         except (AssertionError, BaseExceptionGroup) as error:
             trouble, contents, elapsed = _words(error), {}, time.monotonic() - began
             say(f"trouble: {trouble}")  # now: perhaps nothing can be judged
@@ -119,6 +124,7 @@ async def run(
             loads=(loaded(folder, "refresher"), loaded(folder, "worker")),
             verdict=await asyncio.to_thread(_judge, stage, rows, read_at, contents),
             trouble=trouble,
+            audit={} if stage.auditor is None else stage.auditor.process.news,
         )
 
 

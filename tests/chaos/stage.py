@@ -58,6 +58,7 @@ class Stage:
 
     Attributes:
         rules: The rules file of workers and refresh workers.
+        auditor: ``unstale audit``, but for a naive cache.
         unpromised: Intervals after failovers that lost writes: `max_silence` from the moment that
             connections reach the promoted server.
         uncaptured: Intervals in which a table was not watched, and the beginning of its rows' names.
@@ -68,6 +69,7 @@ class Stage:
     valkeys: Valkeys
     workers: list[Slot]
     refreshers: list[Slot]
+    auditor: Slot | None
     agents: list[Slot]
     writer: Process
     restores: Restores
@@ -78,7 +80,9 @@ class Stage:
     @property
     def failed(self) -> Process | None:
         """A process that ended by itself."""
-        processes = [slot.process for slot in (*self.workers, *self.refreshers, *self.agents)] + [self.writer]
+        slots = [*self.workers, *self.refreshers, *self.agents]
+        slots += [] if self.auditor is None else [self.auditor]
+        processes = [slot.process for slot in slots] + [self.writer]
         return next((process for process in processes if process.failed), None)
 
     def true_since(self, moment: float) -> bool:
@@ -198,6 +202,11 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             for n in range(1, REFRESHERS + 1)
         ]
 
+        auditor = None
+        if subject == "unstale":
+            command = "unstale_worker.cli.commands audit --json --delays 1s,5s --rate 300"
+            auditor = await slot("auditor", command, theirs, postgres.dsn(user=WORKER_ROLE), pg=True)
+
         dsn = postgres.dsn()  # once: while it is restored it runs elsewhere
 
         def ours(name: str) -> dict[str, str]:
@@ -215,11 +224,14 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
         writer = Process("writer", ["-m", "chaos.writer"], folder=folder, environment=ours)
         stack.push_async_callback(writer.close)
         stage = Stage(
-            folder, postgres, valkeys, workers, refreshers, crowd, writer, Restores(postgres, folder), rules
-        )
+            folder, postgres, valkeys, workers, refreshers, auditor, crowd, writer,
+            Restores(postgres, folder), rules,
+        )  # fmt: skip
         for each in (*workers, *refreshers, *crowd):
             await each.process.start()
         await stage.recovered()
+        if auditor is not None:
+            await auditor.process.start()
         await writer.start()
         yield stage
 

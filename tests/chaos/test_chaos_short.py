@@ -47,6 +47,9 @@ async def test_every_promise_is_kept_for_a_minute() -> None:
     assert result["served_stale_reads"] > 0
     assert result["loads_of_refresh_workers"] > 20
     assert len(result["faults"]) > 15
+    assert result["audit"]["observations"]["compared"] > 500
+    assert result["audit"]["violations"] == []
+    assert result["audit"]["staleness"]["broken_promises"] == 0
 
 
 @pytest.mark.timeout(180)
