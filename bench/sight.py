@@ -3,7 +3,9 @@
 ``why``: 1,000 planted causes of all kinds, in random order, under a running worker; the share that is named
 right. ``cost``: bytes of the log against the same entries without reasons, where each change has an entry of
 its own (the worst case) and in batches; CPU time of a writer against a capture without the operation;
-CPU time of the worker that goes into reasons.
+CPU time of the worker that goes into reasons. ``audit``: comparisons of a correct system under load and
+faults, and what `unstale audit` found of values that are wrong on purpose; ``--audit-only`` does nothing
+else.
 """
 
 import asyncio
@@ -14,6 +16,8 @@ import time
 from typing import Any
 
 import asyncpg
+from audited import SCHEMA as AUDITED
+from audited import audit
 from harness import applied, arguments, cpu_seconds, finish, leads, medians, run, servers, worker
 from redis.asyncio import Redis
 
@@ -233,10 +237,10 @@ async def reason_us() -> dict[str, float]:
 
 async def main() -> None:
     """Measure, and print."""
-    options = arguments(__doc__ or "", repeats=3, planted=1_000)
+    options = arguments(__doc__ or "", repeats=3, planted=1_000, comparisons=1_000_000, audit_only=False)
     planted = options.planted // 10 if options.quick else options.planted
-    runs = []
-    for _ in range(options.repeats):
+    runs: list[dict[str, Any]] = []
+    for _ in range(0 if options.audit_only else options.repeats):
         async with servers(sql=SCHEMA, fsync=False) as running:
             named = await causes(running, planted)
             cost = await log_bytes(running, 200 if options.quick else 2_000)
@@ -244,7 +248,10 @@ async def main() -> None:
                 running, 500 if options.quick else 5_000, rounds=4 if options.quick else 20
             )
             runs.append({"why": named, "cost": {**cost, "write_ratio": ratio, **await reason_us()}})
-    finish("sight", medians(runs), as_json=options.json, repeats=options.repeats)
+    async with servers(sql=AUDITED, fsync=False) as running:
+        found = await audit(running, options.comparisons // 10 if options.quick else options.comparisons)
+    figures = {**(medians(runs) if runs else {}), "audit": found}
+    finish("sight", figures, as_json=options.json, repeats=options.repeats)
 
 
 if __name__ == "__main__":
