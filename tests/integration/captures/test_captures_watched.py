@@ -127,6 +127,12 @@ CASES = {
         "alter table all_profiles owner to postgres; alter table profiles inherit all_profiles",
         "all_profiles is not captured",
     ),
+    "turned into a partition": Case(
+        "create table all_profiles (like profiles including all) partition by range (id);"
+        "alter table all_profiles owner to postgres;"
+        "alter table all_profiles attach partition profiles for values from (0) to (1000)",
+        "all_profiles is not captured",
+    ),
     "a foreign partition": Case(
         FOREIGN + "create table profiles_far (id bigint not null, name text);"
         "drop table profiles_far; alter table profiles drop constraint profiles_pkey;"
