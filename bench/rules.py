@@ -1,8 +1,13 @@
-"""A change of the rules with 100,000 warm keys, while they are read and written: dropped and stale keys."""
+"""A change of the rules with 100,000 warm keys that are read and written: keys dropped, loads, stale keys.
+
+The keys of the 49 rules that did not change are the control group: ``loads_ratio`` is all loads in the time
+after the change, divided by what they would be if the keys of all rules had been loaded as often as theirs.
+"""
 
 import asyncio
 import random
 import socket
+from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
@@ -40,16 +45,23 @@ class Load:
 
     def __init__(self, caches: list[Cache], pool: asyncpg.Pool) -> None:
         self._caches, self._pool = caches, pool
+        self.loads = Counter[int]()
 
-    async def version(self, row: int) -> int:
+    def loads_ratio(self) -> float:
+        """Return all loads, divided by those that rules which did not change would have caused."""
+        others = [self.loads[rule] for rule in range(RULES) if rule != CHANGED]
+        return self.loads.total() / (sum(others) / len(others) * RULES)
+
+    async def version(self, rule: int, row: int) -> int:
         """Load a row's version."""
+        self.loads[rule] += 1
         return int(await self._pool.fetchval("select version from items where id = $1", row))
 
     async def read(self, cache: Cache) -> None:
         """Read random keys for ever, some 200 a second."""
         while True:
-            row = random.randint(1, ROWS)
-            await cache.get_or_load(f"r{random.randrange(RULES)}:{row}", partial(self.version, row))
+            row, rule = random.randint(1, ROWS), random.randrange(RULES)
+            await cache.get_or_load(f"r{rule}:{row}", partial(self.version, rule, row))
             await asyncio.sleep(0.005)
 
     async def write(self) -> None:
@@ -135,7 +147,9 @@ async def measure(seconds: float) -> dict[str, dict[str, float]]:
             first.terminate()
             await in_force(redis, known)
             dropped, first = before - await redis.dbsize(), second
-            figures[name] = {"dropped_percent": 100 * dropped / before}
+            load.loads.clear()
+            await asyncio.sleep(seconds)
+            figures[name] = {"dropped_percent": 100 * dropped / before, "loads_ratio": load.loads_ratio()}
         writer.cancel()
         await asyncio.wait([writer])
         xid = int(await pool.fetchval("select max(xid::text::bigint) from unstale.outbox"))
