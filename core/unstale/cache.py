@@ -33,7 +33,7 @@ from unstale.reading.options import (
 )
 from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, Origin, ReadResult
 from unstale.settings import AgentSettings
-from unstale.stats import Counters, ReadCounts, counters, picture
+from unstale.stats import Counters, counters, picture
 from unstale.wiring import Parts
 
 T = TypeVar("T")
@@ -72,14 +72,12 @@ class Cache:
         return cls(AgentSettings.from_env(**overrides))
 
     def _use(self, parts: Parts) -> None:
-        """Serve from these parts, with counters at zero."""
+        """Serve from these parts, which count from zero."""
         self._parts, self._now = parts, parts.now
         self._freshness, self._path = parts.freshness, parts.path
         self._near = parts.local.near
         # With an audit every read takes the long way, which knows the loader of what it returns.
         self._peek: Callable[[str], Entry | None] = _nothing if parts.auditor.share else self._near.peek
-        self._near_hits = 0
-        self._counts = ReadCounts()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -185,7 +183,7 @@ class Cache:
             ):
                 entry.used = True
                 if model is None:
-                    self._near_hits += 1
+                    entry.tally.near_hits += 1
                     if not shared:
                         return codec.loads(entry.data)
                     frozen = entry.frozen
@@ -208,7 +206,7 @@ class Cache:
         misfits = 0
         while True:
             loaded = await self._path.read(key, loader, options)
-            self._count(loaded.origin)
+            self._count(key, loaded.origin)
             try:
                 value = self._decode(key, loaded.data, model, shared)
                 break
@@ -261,7 +259,7 @@ class Cache:
             writer.missed(key)
         else:
             loaded = await writer.get(key, allows_stale=max_staleness is None, tags=names)
-        self._count(LOADER if loaded is None else loaded.origin)
+        self._count(key, LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return default
         try:
@@ -337,7 +335,7 @@ class Cache:
     async def _cached(self, key: str, options: ReadOptions) -> tuple[Any, ...]:
         """Return the cached value of ``key`` in a tuple, or an empty tuple."""
         loaded = await self._path.cached(key, options)
-        self._count(LOADER if loaded is None else loaded.origin)
+        self._count(key, LOADER if loaded is None else loaded.origin)
         if loaded is None:
             return ()
         try:
@@ -518,7 +516,7 @@ class Cache:
 
     def counters(self) -> Counters:
         """Return what this cache has done since it was last started; no I/O."""
-        return counters(self._parts, self._counts, near_hits=self._near_hits)
+        return counters(self._parts)
 
     async def get_stats(self) -> dict[str, object]:
         """Return counters and state, JSON-ready. Numbers are numbers: ``hit_rate`` is a share from 0 to 1."""
@@ -552,15 +550,16 @@ class Cache:
                 "loop was closed can be started again"
             )
 
-    def _count(self, origin: Origin) -> None:
+    def _count(self, key: str, origin: Origin) -> None:
+        tally = self._parts.rules.of(key).tally
         if origin == REDIS:
-            self._counts.redis_hits += 1
+            tally.redis_hits += 1
         elif origin == MEMORY:
-            self._near_hits += 1
+            tally.near_hits += 1
         elif origin == STALE:
-            self._counts.stale_hits += 1
+            tally.stale_hits += 1
         else:
-            self._counts.misses += 1
+            tally.misses += 1
 
     def _freeze(self, key: str, entry: Entry) -> object:
         frozen = codec.freeze(codec.loads(entry.data))

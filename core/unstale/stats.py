@@ -57,28 +57,20 @@ class Counters:
     near_bytes: int
 
 
-@dataclass(slots=True)
-class ReadCounts:
-    """Reads of one cache by the source of the answer; `Counters` describes the fields."""
-
-    redis_hits: int = 0
-    stale_hits: int = 0
-    misses: int = 0
-
-
-def counters(parts: Parts, reads: ReadCounts, *, near_hits: int) -> Counters:
-    """Return the counters of one cache; no I/O."""
-    local, loads, auditor = parts.local, parts.path.counts, parts.auditor
+def counters(parts: Parts) -> Counters:
+    """Return the counters of one cache, without the near hits of other threads; no I/O."""
+    local, auditor, tallies = parts.local, parts.auditor, parts.rules.tallies
+    every = tuple(tallies.all)
     return Counters(
-        near_hits=near_hits,
-        redis_hits=reads.redis_hits,
-        stale_hits=reads.stale_hits,
-        misses=reads.misses,
-        loads=loads.loads,
-        fills=loads.fills,
-        fills_refused=loads.fills_refused,
-        loads_ahead=loads.early_loads,
-        unowned_loads=loads.unowned_loads,
+        near_hits=sum(tally.near_hits for tally in every),
+        redis_hits=sum(tally.redis_hits for tally in every),
+        stale_hits=sum(tally.stale_hits for tally in every),
+        misses=sum(tally.misses for tally in every),
+        loads=sum(tally.loads for tally in every),
+        fills=sum(tally.fills for tally in every),
+        fills_refused=sum(tally.fills_refused for tally in every),
+        loads_ahead=sum(tally.early_loads for tally in every),
+        unowned_loads=sum(tally.unowned_loads for tally in every),
         invalidations=local.invalidations,
         flushes=local.flushes,
         replays=parts.following.replays,

@@ -15,6 +15,7 @@ from unstale.in_process.outbox_feed import OutboxFeed
 from unstale.in_process.outbox_following import OutboxFollowing
 from unstale.locks import LocalLocks, Locks, RedisLocks
 from unstale.near_cache.local_state import LocalState
+from unstale.protocol.newest_fills import NewestFills
 from unstale.reading.audit import Auditor
 from unstale.reading.early_refresh import EarlyRefresh
 from unstale.reading.read_path import ReadPath
@@ -22,6 +23,8 @@ from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.log_reader import LogReader
 from unstale.redis_tier.shared_tier import NoSharedTier, SharedTier
 from unstale.redis_tier.tier import RedisTier
+from unstale.reporting.content import Content
+from unstale.reporting.reporter import Reporter
 from unstale.runtime import clock
 from unstale.settings import AgentSettings
 from unstale.writing.writer import Writer
@@ -50,6 +53,7 @@ class Parts:
         subscriptions: Open subscriptions; `Cache.subscribe` adds to them.
         tokens: ``wait_for``.
         locks: ``lock``.
+        reporter: Sends reports about this cache; None without Redis, or if they are switched off.
         now: The clock of all parts, in seconds.
 
     ``now`` and ``tier``, which counts without Redis only, are for tests.
@@ -117,7 +121,9 @@ class Parts:
             clock=now,
             lease_ttl=settings.lease_ttl,
             detached_ttl=settings.detached_ttl,
+            newest_fills=NewestFills() if settings.report_interval else None,
         )
+        self.reporter = self._report(settings)
         self.early = EarlyRefresh(self.path, self.local, self.freshness, self.rules, clock=now)
         self.writer = Writer(
             self.tier,
@@ -141,6 +147,8 @@ class Parts:
     async def start(self) -> None:
         """Start to follow, and wait briefly until the cache is attached; raises `ConfigurationError`."""
         await self.following.start()
+        if self.reporter is not None:
+            self.reporter.start()
 
     async def close(self) -> None:
         """Close every part, even if closing another one fails."""
@@ -155,6 +163,8 @@ class Parts:
             stack.push_async_callback(self.auditor.close)
             stack.push_async_callback(self.early.close)
             stack.push_async_callback(self.following.close)
+            if self.reporter is not None:
+                stack.push_async_callback(self.reporter.close)
 
     def _follow_log(
         self, settings: AgentSettings, connections: Connections, tier: RedisTier, log: LogReader
@@ -177,6 +187,25 @@ class Parts:
             on_watermark=self.tokens.settle,
         )
         return LogFollowing(subscriber, log, self.freshness, timeout=settings.redis_timeout)
+
+    def _report(self, settings: AgentSettings) -> Reporter | None:
+        if self.log is None or not settings.report_interval:
+            return None
+        content = Content(
+            settings.agent_name or "",
+            self.local,
+            self.freshness,
+            self.rules,
+            self.path.newest_fills,
+            clock=self.now,
+        )
+        return Reporter(
+            self.log.multiplexer,
+            settings.names,
+            content,
+            self.freshness,
+            interval=settings.report_interval,
+        )
 
     def _follow_outbox(self, settings: AgentSettings) -> Following:
         if not settings.embedded_worker:

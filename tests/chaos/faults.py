@@ -244,6 +244,7 @@ EVICTED: Final[Mapping[str, Callable[[random.Random], list[str]]]] = {
     "the rules": lambda chance: [NAMES.rules],
     "the leader's lease": lambda chance: [NAMES.leader],
     "the claim of the namespace": lambda chance: [NAMES.claim],
+    "the agents that report": lambda chance: [NAMES.agents],
     "the refresh set": lambda chance: [NAMES.refresh],
     "the refresh workers": lambda chance: [NAMES.refresh_workers],
     "the dead letters": lambda chance: [NAMES.dead_letters],

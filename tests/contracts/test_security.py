@@ -11,6 +11,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from servers import Database, eventually
 from unstale import Cache, RedisUnavailable
+from unstale.protocol.names import Names
+from unstale_worker.agents.read import read_agents
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import PROFILES, SCHEMA, connected, running_worker
 from workers.refresh_stage import due, filled
@@ -26,6 +28,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "the rules": ("SET", "{unstale:0}:rules", "{}"),
     "the lease of the leader": ("SET", "{unstale:0}:leader", "me"),
     "an announcement": ("PUBLISH", CHANNEL, "{}"),
+    "the refresh set by the right to report": ("ZADD", "{unstale:0}:refresh", "1", "user:1:profile"),
     "another's key": ("SET", "billing:1", "0"),
     "reading another's key": ("GET", "billing:1"),
     "everything": ("FLUSHALL",),
@@ -57,7 +60,8 @@ async def test_each_user_can_do_its_work(
 ) -> None:
     (tmp_path / "unstale.toml").write_text(PROFILES)
     agent, writer = (
-        Cache.from_env(env_file=None, redis_url=users[name]) for name in ("unstale-agent", "unstale-writer")
+        Cache.from_env(env_file=None, redis_url=users[name], report_interval=0.1)
+        for name in ("unstale-agent", "unstale-writer")
     )
     async with connected(database.dsn) as connection:
         await connection.execute(SCHEMA)
@@ -81,6 +85,12 @@ async def test_each_user_can_do_its_work(
             assert await writer.set("user:1:free", 1, ttl=10)
             await writer.delete("user:45:profile")
             assert await writer.invalidate_pattern("user:1:*") == 1
+            async with Redis.from_url(users["unstale-worker"]) as redis:
+
+                async def reported() -> int:
+                    return len((await read_agents(redis, Names())).agents)
+
+                assert await eventually(lambda: reported()) == 2
             # An agent that only reads may not invalidate for others, and is told so.
             with pytest.raises(RedisUnavailable, match="did not confirm"):
                 await agent.delete("user:44:profile")

@@ -12,6 +12,7 @@ from typing import Final
 
 from unstale.errors import MessageError
 from unstale.freshness.near_miss import near_miss
+from unstale.near_cache.tallies import UNCOUNTED, Tallies, Tally
 from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.tags import check_tags, is_record, record, shown
@@ -38,6 +39,7 @@ class KeyRules:
         asks_life: True if a read must ask how long the value lives in Redis. That is so for a key that no
             rule owns, and after a value that hid how long it lives. The TTL of any other key is a safety net,
             as changes invalidate it: its near copy may outlive the one in Redis, by one TTL at most.
+        tally: Counts of the keys with the same owner; of a key without one, of those of the same shape.
     """
 
     owned: bool
@@ -46,6 +48,7 @@ class KeyRules:
     near: float
     most: float
     asks_life: bool
+    tally: Tally
 
 
 class KnownRules:
@@ -74,6 +77,8 @@ class KnownRules:
         self._warned: set[str] = set()
         self.loaded = False
         """True once Redis was asked for the rules, even if it had none."""
+        self.tallies = Tallies()
+        """Counts of reads, loads and fills."""
 
     @property
     def hash(self) -> str:
@@ -146,6 +151,11 @@ class KnownRules:
                     tag,
                 )
         return found
+
+    def may_own(self, key: str) -> bool:
+        """Return True if a rule owns ``key``, without looking for a misspelling of it."""
+        rules = self._rules
+        return rules.owner(key) is not None and not (rules.forms and rules.right_key(key) is None)
 
     def seconds_near(
         self, key: str, value: bytes, life: float | None, ttl: float | None, negative_ttl: float | None
@@ -232,7 +242,7 @@ class KnownRules:
         """Return the most seconds that a value is kept: few if its key or a tag has lost its owner."""
         return min([self.of(key).most, *(self.of(record(tag)).most for tag in tags)])
 
-    def _cap_of_unowned(self, key: str) -> float:
+    def _cap_of_unowned(self, key: str, tally: Tally) -> float:
         """Return the most seconds that a value no rule owns is kept, and warn if it should have an owner.
 
         A key that lost its owner is kept for ``detached_ttl`` at most: other processes may go on with the
@@ -240,6 +250,7 @@ class KnownRules:
         but it may be mistyped.
         """
         if former := self._rules.lost_owner(key, now=time.time()):
+            tally.former = former
             self.warn_once(
                 key,
                 "the rules no longer own %r: %r was removed from them, so no change invalidates it any "
@@ -256,6 +267,7 @@ class KnownRules:
         self._compared += 1
         patterns = [pattern for pattern in self._rules.patterns if not is_record(pattern)]
         if meant := near_miss(key, patterns, matched=matched[0]):
+            tally.meant = meant
             self.warn_once(
                 key,
                 "no rule owns %r, so no change invalidates it; [ttl] %r keeps it for %g s. Did you mean %r?",
@@ -332,9 +344,15 @@ class KnownRules:
         return right is not None
 
     def _look_up(self, key: str) -> KeyRules:
-        matches = self._rules.owns(key)
-        owned = matches and self._can_change(key)
-        most = inf if matches else self._cap_of_unowned(key)
+        owner = self._rules.owner(key)
+        owned = owner is not None and self._can_change(key)
+        if is_record(key):
+            tally = UNCOUNTED  # a tag is not read by itself
+        elif owner is not None and owned:
+            tally = self.tallies.of_pattern(owner)
+        else:
+            tally = self.tallies.of_shape(key)
+        most = inf if owner is not None else self._cap_of_unowned(key, tally)
         ttl = self._rules.ttl_of(key)
         known = self._known[key] = KeyRules(
             owned=owned,
@@ -343,6 +361,7 @@ class KnownRules:
             near=min(self._default_ttl, codec.UNPUBLISHED_TTL) if ttl is None else ttl,
             most=most,
             asks_life=not owned,
+            tally=tally,
         )
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 
+from unstale.freshness.heard import Heard
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol.messages import Watermark
 from unstale.protocol.names import Epoch, LogId
@@ -39,12 +40,14 @@ class Freshness:
         trusted_until: Moment until which the near cache may be served. Each read compares it with the clock,
             so a process that was paused does not serve old values when it resumes.
         believed_until: Moment until which values in Redis may be used; not before `trusted_until`.
+        attached_since: Moment at which this process was attached last.
+        marks: When which log entries were processed.
     """
 
     __slots__ = (
         "_clock", "_detached_ttl", "_fresh_as_of", "_local", "_max_silence", "_muted_until", "_ping_number",
-        "_pings", "_ponged", "_proved", "_redis_known", "_shown", "believed_until", "epoch", "last",
-        "trusted_until", "watermark",
+        "_pings", "_ponged", "_proved", "_redis_known", "_shown", "attached_since", "believed_until", "epoch",
+        "last", "marks", "trusted_until", "watermark",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +65,8 @@ class Freshness:
         self._fresh_as_of = -math.inf
         self._redis_known = False
         self._shown = False
-        self.trusted_until = self.believed_until = -math.inf
+        self.trusted_until = self.believed_until = self.attached_since = -math.inf
+        self.marks = Heard()
         self.epoch: Epoch | None = None
         self.last = LogId(0)
         self.watermark: Watermark | None = None
@@ -102,6 +106,8 @@ class Freshness:
 
     def advanced(self, last: LogId) -> None:
         """Record that every log entry up to ``last`` of this epoch has been processed."""
+        if last != self.last:
+            self.marks.note(last, self._clock())
         self.last = last
 
     def adopted(self, epoch: Epoch | None, last: LogId) -> None:
@@ -111,6 +117,8 @@ class Freshness:
         """
         self._local.flush()
         self.epoch, self.last = epoch, last
+        self.marks.clear()
+        self.marks.note(last, self._clock())
         self.watermark = None
         self._fresh_as_of = -math.inf
         self.doubted()
@@ -194,9 +202,12 @@ class Freshness:
     def _note(self, *, as_of: float, heard: float) -> None:
         # Never go back: the watermark of a slow read may arrive after that of a faster one.
         self._fresh_as_of = max(self._fresh_as_of, as_of)
+        was_attached = self.attached
         self._trust_until(heard + self._max_silence)
         if self.attached:
             self._local.offline.clear()
+            if not was_attached:
+                self.attached_since = self._clock()
 
     def _trust_until(self, moment: float) -> None:
         """Trust the near cache until ``moment``, and Redis for `detached_ttl` longer if it is known."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 from unstale.near_cache.near_store import NearStore
+from unstale.near_cache.tallies import UNCOUNTED, Tally
 from unstale.protocol.names import TAG
 
 
@@ -47,11 +48,22 @@ class LocalState:
         self._clock = clock
         self._listener = listener
 
-    def keep(self, read: InFlightRead, data: bytes, *, seconds: float, trusted_until: float) -> None:
-        """Store a value in the near cache if it is attached and ``read`` was not invalidated."""
+    def keep(
+        self,
+        read: InFlightRead,
+        data: bytes,
+        *,
+        seconds: float,
+        trusted_until: float,
+        tally: Tally = UNCOUNTED,
+    ) -> None:
+        """Store a value in the near cache if it is attached and ``read`` was not invalidated.
+
+        Its hits are counted in ``tally``.
+        """
         now = self._clock()
         if read.valid and now < trusted_until:
-            self.near.put(read.key, data, expires=now + seconds, tags=read.tags)
+            self.near.put(read.key, data, expires=now + seconds, tags=read.tags, tally=tally)
 
     def keep_offline(self, read: InFlightRead, data: bytes, *, seconds: float) -> None:
         """Store a value for reads while detached, if ``read`` was not invalidated."""

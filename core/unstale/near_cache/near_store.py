@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable
 from sys import getsizeof
 from typing import Any, Final
 
+from unstale.near_cache.tallies import UNCOUNTED, Tally
 from unstale.protocol.globs import glob_regex, literal_beginning
 from unstale.protocol.tags import NO_TAGS, record
 
 UNSET: Final = object()
 """Value of an entry's ``frozen`` until a reader requests the shared object."""
 
-ENTRY_BYTES: Final = 264
-"""Bytes counted for an entry beside its key and its JSON (measured: 192 to 255): the entry, its numbers, the
+ENTRY_BYTES: Final = 272
+"""Bytes counted for an entry beside its key and its JSON (measured: 208 to 269): the entry, its numbers, the
 header of its JSON, its place in the dict, and what the allocator adds."""
 
 TAG_BYTES: Final = 300
@@ -33,16 +34,18 @@ class Entry:
         size: Bytes counted for the entry.
         tags: The tags of the value.
         used: True if it was read since an eviction last passed over it.
+        tally: Where its hits are counted.
     """
 
-    __slots__ = ("data", "expires", "frozen", "size", "used")
+    __slots__ = ("data", "expires", "frozen", "size", "tally", "used")
 
     tags: frozenset[str] = NO_TAGS
 
-    def __init__(self, data: bytes, expires: float, size: int) -> None:
+    def __init__(self, data: bytes, expires: float, size: int, tally: Tally) -> None:
         self.data = data
         self.expires = expires
         self.size = size
+        self.tally = tally
         self.frozen: Any = UNSET
         self.used = False
 
@@ -52,8 +55,8 @@ class TaggedEntry(Entry):
 
     __slots__ = ("tags",)
 
-    def __init__(self, data: bytes, expires: float, size: int, tags: frozenset[str]) -> None:
-        super().__init__(data, expires, size)
+    def __init__(self, data: bytes, expires: float, size: int, tally: Tally, tags: frozenset[str]) -> None:
+        super().__init__(data, expires, size, tally)
         self.tags = tags
 
 
@@ -113,7 +116,15 @@ class NearStore:
         entry.used = True
         return entry
 
-    def put(self, key: str, data: bytes, *, expires: float, tags: frozenset[str] = NO_TAGS) -> None:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        expires: float,
+        tags: frozenset[str] = NO_TAGS,
+        tally: Tally = UNCOUNTED,
+    ) -> None:
         """Store ``data`` under ``tags`` until ``expires``, unless it is larger than the whole cache."""
         if key in self._entries:
             self.drop(key)
@@ -122,7 +133,9 @@ class NearStore:
             size += TAG_BYTES * (1 + len(tags))
         if self.max_entries == 0 or size > self.max_bytes:
             return
-        self._entries[key] = TaggedEntry(data, expires, size, tags) if tags else Entry(data, expires, size)
+        self._entries[key] = (
+            TaggedEntry(data, expires, size, tally, tags) if tags else Entry(data, expires, size, tally)
+        )
         for tag in tags:
             self._by_tag.setdefault(tag, set()).add(key)
         self._bytes += size

@@ -226,7 +226,11 @@ class PublishedRules:
 
     def owns(self, key: str) -> bool:
         """Return True if a rule owns ``key``, so that changes in the database invalidate it."""
-        return any(True for _ in self._matching(key))
+        return self.owner(key) is not None
+
+    def owner(self, key: str) -> str | None:
+        """Return the first pattern that matches ``key``, or None if no rule owns it."""
+        return next(self._matching(key), None)
 
     def _matching(self, key: str) -> Iterator[str]:
         """Yield the patterns that match ``key``; those of tags match the records of tags only."""

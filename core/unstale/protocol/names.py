@@ -138,6 +138,15 @@ class Names:
         return f"{self.tag}:pause:{loader}"
 
     @property
+    def agents(self) -> str:
+        """Sorted set with PX: ids of agents that report, scored by the server's time in ms of the newest."""
+        return f"{self.tag}:agents"
+
+    def agent(self, agent_id: str) -> str:
+        """String with PX: the newest report of one agent, as JSON."""
+        return f"{self.tag}:agents:{agent_id}"
+
+    @property
     def permanent(self) -> frozenset[str]:
         """The keys that may live without a TTL; everything else unstale writes expires."""
         return frozenset(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass
 from typing import Final
 
 from unstale.errors import RedisUnavailable
@@ -13,6 +12,7 @@ from unstale.near_cache.in_flight import InFlightRead
 from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
 from unstale.protocol.lease import PRIMARY, ValueOrLease
+from unstale.protocol.newest_fills import NewestFills
 from unstale.protocol.tags import NO_TAGS
 from unstale.reading.loader import Load, Loader, call, load_parameter
 from unstale.reading.options import DEFAULT, ReadOptions
@@ -30,25 +30,6 @@ SOFT_LEASE_SECONDS: Final = 30.0
 for it."""
 
 
-@dataclass(slots=True)
-class LoadCounts:
-    """Counters of loads.
-
-    Attributes:
-        loads: Loads for a waiting caller.
-        early_loads: Loads in the background, for values about to expire.
-        unowned_loads: The loads of both kinds whose key no rule owns.
-        fills: Values stored in Redis under a lease.
-        fills_refused: Values not stored because the lease was lost: the key was invalidated during the load.
-    """
-
-    loads: int = 0
-    early_loads: int = 0
-    unowned_loads: int = 0
-    fills: int = 0
-    fills_refused: int = 0
-
-
 class ReadPath:
     """Answers each read from the first tier that may answer it, and fills the tiers above.
 
@@ -56,8 +37,8 @@ class ReadPath:
     between, it may now lead to another server.
 
     Attributes:
-        counts: Counters of loads.
         flights: The loads in progress.
+        newest_fills: The keys that this process filled last.
         on_load: Called with the key before each load, for tests.
     """
 
@@ -71,6 +52,7 @@ class ReadPath:
         clock: Callable[[], float],
         lease_ttl: float,
         detached_ttl: float,
+        newest_fills: NewestFills | None = None,
     ) -> None:
         self._tier = tier
         self._local = local
@@ -79,8 +61,8 @@ class ReadPath:
         self._clock = clock
         self._lease_ttl = lease_ttl
         self._detached_ttl = detached_ttl
-        self.counts = LoadCounts()
         self.flights = SingleFlight(self._fetch, local.in_flight)
+        self.newest_fills = newest_fills or NewestFills(0)
         self.on_load: Callable[[str], object] | None = None
 
     # --- the tiers, top to bottom ---------------------------------------------------------------
@@ -270,7 +252,8 @@ class ReadPath:
         return ReadResult(data, REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
-        self._local.keep(read, data, seconds=seconds, trusted_until=self._freshness.trusted_until)
+        until, tally = self._freshness.trusted_until, self._rules.of(read.key).tally
+        self._local.keep(read, data, seconds=seconds, trusted_until=until, tally=tally)
 
     # --- a flight -------------------------------------------------------------------------------
 
@@ -330,14 +313,21 @@ class ReadPath:
             flight.restart()  # what was read so far is not used
 
     async def _load(self, flight: Flight, load: Load) -> bytes:
-        if flight.early:
-            self.counts.early_loads += 1
-        else:
-            self.counts.loads += 1
-        self.counts.unowned_loads += not self._rules.owns(flight.key, flight.options.tags)
+        known, tags, began = self._rules.of(flight.key), flight.options.tags, self._clock()
+        tally = known.tally
+        tally.load_begins(early=flight.early)
+        if not known.owned:
+            if self._rules.owns(flight.key, tags):
+                tally.tagged = True
+            else:
+                tally.unowned_loads += 1
         if self.on_load is not None:
             self.on_load(flight.key)
-        data = codec.encode(flight.key, await call(flight.loader, load), flight.options.model)
+        try:
+            value = await call(flight.loader, load)
+        finally:
+            tally.load_ended(self._clock() - began)
+        data = codec.encode(flight.key, value, flight.options.model)
         if flight.forced:  # no read after this one returns an older value, also if this one cannot be kept
             self._local.near.drop(flight.key)
         return data
@@ -380,15 +370,17 @@ class ReadPath:
 
     async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float) -> bool:
         """Store ``data`` under ``lease``; return False if it was not stored."""
+        known = self._rules.of(key)
         try:
-            refreshed = self._rules.refreshed(key)
-            if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=refreshed):
-                self.counts.fills += self._tier.shared
+            if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=known.stale is not None):
+                if self._tier.shared:
+                    known.tally.fills += 1
+                    self.newest_fills.add(key, self._clock())
                 return True
         except RedisUnavailable as error:
             if out_of_memory(error):
                 self._rules.warn_of_full_redis()
-        self.counts.fills_refused += 1
+        known.tally.fills_refused += 1
         return False
 
     async def _load_offline(self, flight: Flight) -> ReadResult:

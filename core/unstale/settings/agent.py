@@ -32,6 +32,10 @@ class AgentSettings(SharedSettings, OutboxSettings):
     """After this many seconds detached, Redis is no longer read; local loads are then kept this long."""
     audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""
+    agent_name: Annotated[str, Field(max_length=64)] | None = None
+    """Name of this agent in its reports, such as ``web``; host and process are reported beside it."""
+    report_interval: Annotated[float, Field(ge=0, le=60)] = 10.0
+    """Seconds between two reports of this agent to Redis, which `unstale agents` shows; 0: none."""
 
     @classmethod
     def from_env(cls, *, env_file: str | Path | None = DOTENV, **arguments: Any) -> Self:

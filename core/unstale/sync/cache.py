@@ -465,7 +465,7 @@ class Cache:
             value = entry.frozen
         else:
             return _MISS
-        life.near.count()
+        entry.tally.thread_hits.add()
         return value
 
     def _opened(self) -> _Life:

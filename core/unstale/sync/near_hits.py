@@ -21,14 +21,12 @@ process is detached, and then trust it by the watermark of a later connection, w
 entry. A new epoch flushes all entries before anything of it is trusted. A lookup after the flush finds
 nothing, or a value that was stored while the new epoch was trusted.
 
-The one thing written is `Entry.used`, a hint for eviction. Hits are counted with `itertools.count`, whose
-``next`` is atomic under the GIL, where ``+= 1`` loses counts. The loop's thread stores the shared frozen
-object, because that also counts bytes. Python without a GIL promises less, so there each read asks the loop.
+The one thing written is `Entry.used`, a hint for eviction. Hits are counted by `AtomicCount`. The loop's
+thread stores the shared frozen object, because that also counts bytes. Python without a GIL promises less, so
+there each read asks the loop.
 """
 
-import itertools
 import sys
-import threading
 from collections.abc import Callable
 
 from unstale.near_cache.near_store import Entry
@@ -44,16 +42,14 @@ def gil_enabled() -> bool:
 class NearHits:
     """Finds entries that may be served now; any thread may ask."""
 
-    __slots__ = ("_counter", "_freshness", "_lock", "_looks", "_now", "_peek")
+    __slots__ = ("_freshness", "_now", "_peek", "_tallies")
 
     def __init__(self, parts: Parts) -> None:
         self._freshness, self._now = parts.freshness, parts.now
         # With an audit every read takes the long way, which knows the loader of what it returns.
         usable = gil_enabled() and not parts.auditor.share
         self._peek: Callable[[str], Entry | None] = parts.local.near.peek if usable else _nothing
-        self._counter = itertools.count()
-        self._looks = 0
-        self._lock = threading.Lock()
+        self._tallies = parts.rules.tallies
 
     def find(self, key: str) -> Entry | None:
         """Return the near entry of ``key`` if it may be served now. The caller counts the hit."""
@@ -67,18 +63,10 @@ class NearHits:
             return entry
         return None
 
-    def count(self) -> None:
-        """Count one hit."""
-        next(self._counter)
-
     @property
     def hits(self) -> int:
         """Hits counted so far."""
-        with self._lock:
-            # Reading the counter counts, too, so those reads are subtracted.
-            hits = next(self._counter) - self._looks
-            self._looks += 1
-            return hits
+        return sum(tally.thread_hits.value for tally in self._tallies.all)
 
     def __repr__(self) -> str:
         return f"<NearHits {self.hits}>"

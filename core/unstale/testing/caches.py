@@ -49,12 +49,11 @@ class _Before:
 
     def __init__(self, cache: Cache) -> None:
         self.parts, self.loop, self.thread = cache._parts, cache._loop, cache._thread
-        self.closed, self.near_hits, self.counts = cache._closed, cache._near_hits, cache._counts
+        self.closed = cache._closed
 
     def restore(self, cache: Cache) -> None:
         cache._use(self.parts)
         cache._loop, cache._thread, cache._closed = self.loop, self.thread, self.closed
-        cache._near_hits, cache._counts = self.near_hits, self.counts
 
 
 class InMemory:

@@ -162,6 +162,11 @@ class Output:
         self._console.file.flush()
 
 
+def printable(line: str) -> str:
+    """Return a line in which no character moves the cursor of a terminal: a key may hold any."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
 def _compared(compared: Compared) -> dict[str, object]:
     found = [asdict(difference) for difference in compared.differences]
     return {"differences": found, "database_not_compared": compared.skipped or None}

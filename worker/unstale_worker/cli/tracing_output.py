@@ -8,6 +8,7 @@ from dataclasses import asdict
 import orjson
 
 from unstale.protocol.tags import shown
+from unstale_worker.cli.output import printable
 from unstale_worker.tracing.explain import Explanation, KeyEffect, RuleEffect
 from unstale_worker.tracing.why import Removal, Why
 
@@ -147,6 +148,5 @@ def print_json(data: object) -> None:
 def print_lines(lines: Iterator[str]) -> None:
     """Print lines that may hold any text."""
     for line in lines:
-        # A key may hold any character; one that moves the cursor must not reach a terminal.
-        sys.stdout.write("".join(char if char.isprintable() else repr(char)[1:-1] for char in line) + "\n")
+        sys.stdout.write(printable(line) + "\n")
     sys.stdout.flush()

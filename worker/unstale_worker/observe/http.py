@@ -13,6 +13,8 @@ from aiohttp.typedefs import Middleware
 
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
+from unstale_worker.agents import show as agents_shown
+from unstale_worker.observe.agents_view import AgentsView
 from unstale_worker.observe.http_access import NO_TOKEN, SIGNED_IN, Access, wants_page
 from unstale_worker.observe.http_guard import Guard, own_hosts_only
 from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
@@ -65,7 +67,7 @@ def application(
     settings: WorkerSettings, status: Callable[[], Status], guard: Guard, site: Site | None = None
 ) -> web.Application:
     """Build the routes; every request calls ``status``."""
-    metrics = Metrics(status)
+    metrics, agents = Metrics(status), AgentsView(settings)
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -94,6 +96,15 @@ def application(
         answer.headers["Vary"] = "Accept"
         return answer
 
+    async def api_agents(_: web.Request) -> web.Response:
+        found = await agents.read()
+        if found is None:
+            return _json({"problem": "Redis did not answer"}, code=503)
+        return _json(agents_shown.as_dict(found))
+
+    async def closing(_: web.Application) -> None:
+        await agents.close()
+
     token = settings.http_token
     access = Access(None if token is None else token.get_secret_value())
     middlewares: list[Middleware] = [guard.middleware, access.middleware()]
@@ -106,6 +117,8 @@ def application(
     app.router.add_get("/", page)
     if site is not None:
         site.install(app, access, guard)
+    app.router.add_get("/api/agents", api_agents)
+    app.on_cleanup.append(closing)
     return app
 
 

@@ -1,0 +1,1 @@
+"""Reports of an agent about itself, which the worker and its commands read."""

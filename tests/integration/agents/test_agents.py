@@ -1,0 +1,158 @@
+"""Agents report themselves to Redis: who they are, what they follow, and their reads by key pattern."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from servers import Database, eventually
+from unstale import Cache
+from unstale.protocol.names import Names
+from unstale_worker.agents.read import Agent, Agents, read_agents
+from unstale_worker.agents.show import as_dict, lines
+from unstale_worker.observe.http import serving
+from workers import SCHEMA, connected, redis_at, running_worker, settings_for
+from workers.commands import run
+from workers.double import attached_cache
+
+pytestmark = pytest.mark.leaves_keys("user.*")
+
+RULES = """
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:profile", "user:{id}:greeting"]
+
+[ttl]
+"user:*" = "1h"
+"""
+BEAT = 0.1
+"""Seconds between two reports in these tests."""
+
+
+async def reported(redis: Redis, count: int) -> Agents:
+    """Wait until so many agents report, and return them."""
+
+    async def there() -> Agents | None:
+        found = await read_agents(redis, Names())
+        return found if len(found.agents) == count else None
+
+    found = await eventually(there, message=f"{count} agents report")
+    assert found is not None
+    return found
+
+
+async def up_to_date(redis: Redis, name: str, reads: int) -> Agent:
+    """Wait until the agent of that name has reported so many reads."""
+
+    async def there() -> Agent | None:
+        found = (await read_agents(redis, Names())).agents
+        return next((a for a in found if a.report.name == name and a.report.counted.reads >= reads), None)
+
+    found = await eventually(there, message=f"{name} reports {reads} reads")
+    assert found is not None
+    return found
+
+
+async def test_agents_report_what_they_follow_and_what_they_read(
+    database: Database, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "unstale.toml").write_text(RULES)
+    settings = {"DATABASE_URL": database.dsn, "REDIS_URL": redis_url}
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.dsn, redis_url, rules=RULES) as worker:
+            async with (
+                attached_cache(redis_url, agent_name="web", report_interval=BEAT) as web,
+                attached_cache(redis_url, agent_name="jobs", report_interval=BEAT) as jobs,
+                attached_cache(redis_url, report_interval=0),
+            ):
+                with caplog.at_level(logging.WARNING, "unstale"):
+                    await reads(web, jobs)
+                assert caplog.text.count("Did you mean 'user:*:profile'?") == 1
+                await up_to_date(redis, "jobs", 2)
+                await says_what_was_read(await up_to_date(redis, "web", 9))
+                both = await reported(redis, 2)  # and not the one that was told not to
+                assert [agent.label.partition(" ")[0] for agent in both.agents] == ["jobs", "web"]
+                assert both.patterns["user:*:profile"].reads == 8
+                assert not both.others
+                ended = await asyncio.to_thread(run, "agents", cwd=tmp_path, settings=settings)
+                assert ended.code == 0, ended.err
+                assert re.search(
+                    r"user:\*:profil +2 reads, 50.0% hits, 1 load .*did you mean user", ended.out
+                )
+                async with serving(settings_for(None, redis_url, http_port=0), worker.status) as url:
+                    await served(url)
+            assert not (await reported(redis, 0)).agents  # they have said that they leave
+            await follows_other_rules(redis, redis_url)
+
+
+async def reads(web: Cache, jobs: Cache) -> None:
+    """Read known keys, a misspelt one, and one that a change overtakes."""
+    for _ in range(5):
+        await web.get_or_load("user:7:profile", lambda: "Ada")
+    await jobs.get_or_load("user:7:profile", lambda: "never")
+    await jobs.get_or_load("user:7:profile", lambda: "never")
+
+    async def overtaken() -> str:
+        await jobs.delete("user:8:profile")
+        return "old"
+
+    await web.get_or_load("user:8:profile", overtaken)
+    assert await web.get("user:9:greeting") is None
+    for _ in range(2):
+        await web.get_or_load("user:7:profil", lambda: "Ada")
+
+
+async def says_what_was_read(agent: Agent) -> None:
+    """Check one report against the reads above."""
+    report = agent.report
+    assert (report.host, report.pid) == (socket.gethostname()[:24], os.getpid())
+    assert agent.follows == "same"
+    assert report.attached is not None
+    assert report.staleness is not None
+    profile = report.patterns["user:*:profile"]
+    assert (profile.near_hits, profile.misses, profile.loads, profile.fills) == (4, 2, 2, 1)
+    assert profile.fills_refused == 1
+    assert 0 < profile.longest_load <= profile.load_seconds
+    assert report.patterns["user:*:greeting"].misses == 1
+    shape = report.shapes["user:*:profil"]
+    assert (shape.meant, shape.counted.reads, shape.counted.loads) == ("user:*:profile", 2, 1)
+    assert report.heard[-1][0] == report.last
+
+
+async def served(url: str) -> None:
+    """Check what the worker's HTTP server says of them."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/api/agents") as response:
+        assert response.status == 200
+        data: Any = await response.json()
+    assert (data["reporting"], data["attached"], data["other_rules"]) == (2, 2, 0)
+    assert data["patterns"]["user:*:profile"]["reads"] == 8
+    assert data["unowned"]["user:*:profil"]["meant"] == "user:*:profile"
+    json.dumps(data)
+
+
+async def follows_other_rules(redis: Redis, redis_url: str) -> None:
+    """Check that an agent is marked which does not follow the rules in force."""
+    async with attached_cache(redis_url, report_interval=BEAT):
+        await reported(redis, 1)
+        await redis.set(Names().agent("f" * 16), b"{}", px=60_000)
+        await redis.zadd(Names().agents, {"f" * 16: 1, "e" * 16: 2})  # one unreadable, one without a report
+        found = await read_agents(redis, Names())
+        assert (len(found.agents), found.unreadable) == (1, 1)
+        stranger = Agents("other rules", found.epoch, found.last, found.agents)
+        assert not stranger.others  # marked when it is read
+        await redis.hset(Names().state, "rules", "other rules")
+        found = await read_agents(redis, Names())
+        assert [agent.follows for agent in found.others] == ["other"]
+        assert "OTHER RULES" in "\n".join(lines(found))
+        assert as_dict(found)["other_rules"] == 1

@@ -1,0 +1,121 @@
+"""The agents as JSON-ready values, and as lines for people."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from unstale.protocol.agent_reports import Counted
+from unstale_worker.agents.read import Agent, Agents
+
+
+def as_dict(found: Agents) -> dict[str, object]:
+    """Return JSON-ready values."""
+    return {
+        "rules": found.rules,
+        "reporting": len(found.agents),
+        "attached": sum(agent.report.attached is not None for agent in found.agents),
+        "other_rules": len(found.others),
+        "unreadable": found.unreadable,
+        "left_out": found.left_out,
+        "patterns": {name: _counts(counted) for name, counted in found.patterns.items()},
+        "unowned": {
+            name: {"meant": shape.meant or None, "former": shape.former or None, **_counts(shape.counted)}
+            for name, shape in found.shapes.items()
+        },
+        "agents": [agent_as_dict(agent) for agent in found.agents],
+    }
+
+
+def agent_as_dict(agent: Agent) -> dict[str, object]:
+    """Return JSON-ready values of one agent."""
+    report = agent.report
+    return {
+        "id": agent.id,
+        "name": report.name or None,
+        "host": report.host,
+        "pid": report.pid,
+        "version": report.version,
+        "rules": report.rules,
+        "follows": agent.follows,
+        "running": report.running,
+        "attached": report.attached,
+        "staleness": report.staleness,
+        "last": report.last,
+        "reported": agent.ago,
+        "near_entries": report.near_entries,
+        "near_bytes": report.near_bytes,
+        **_counts(report.counted),
+        "patterns": {name: _counts(counted) for name, counted in report.patterns.items()},
+        "unowned": {
+            name: {"meant": shape.meant or None, "former": shape.former or None, **_counts(shape.counted)}
+            for name, shape in report.shapes.items()
+        },
+    }
+
+
+def _counts(counted: Counted) -> dict[str, object]:
+    return {"reads": counted.reads, "hits": counted.hits, **asdict(counted)}
+
+
+def lines(found: Agents) -> Iterator[str]:
+    """Return the agents, and the counts of all of them by pattern, as lines of text."""
+    if not found.agents:
+        yield "no agent reports; those of version 0.1, or with UNSTALE_REPORT_INTERVAL=0, do not"
+    for agent in found.agents:
+        yield from agent_lines(agent)
+    yield from pattern_lines(found)
+    if found.unreadable:
+        yield f"{found.unreadable} reports could not be read: agents of a later version?"
+    if found.left_out:
+        yield f"{found.left_out} more agents are left out"
+
+
+def agent_lines(agent: Agent) -> Iterator[str]:
+    """Return one agent as lines of text."""
+    report = agent.report
+    state = "DETACHED" if report.attached is None else f"attached for {duration(report.attached)}"
+    stale = "" if report.staleness is None else f", staleness {report.staleness:.2f} s"
+    yield f"{agent.label}  {state}{stale}, version {report.version}, reported {agent.ago:.0f} s ago"
+    if agent.follows != "same":
+        known = f"OTHER RULES ({report.rules[:8]})" if report.rules else "NO RULES YET"
+        yield f"    follows    {known} than those in force" if report.rules else f"    follows    {known}"
+    yield f"    reads      {summary(report.counted)}"
+    yield f"    memory     {report.near_entries:,} values, {report.near_bytes / 1e6:.1f} MB"
+
+
+def pattern_lines(found: Agents) -> Iterator[str]:
+    """Return the counts of all agents together, by pattern and by shape."""
+    names = [*found.patterns, *found.shapes]
+    width = max(map(len, names), default=0)
+    for name, counted in found.patterns.items():
+        yield f"{name:<{width}}  {summary(counted)}"
+    for name, shape in found.shapes.items():
+        yield f"{name:<{width}}  {summary(shape.counted)}; {unowned(shape.meant, shape.former)}"
+
+
+def unowned(meant: str, former: str) -> str:
+    """Say why no rule owns a key, as far as that is known."""
+    if former:
+        return f"no rule owns it any more ({former} was removed)"
+    return f"no rule owns it; did you mean {meant}?" if meant else "no rule owns it"
+
+
+def summary(counted: Counted) -> str:
+    """Return counts as text."""
+    loads = counted.loads + counted.loads_ahead
+    share = f"{counted.hits / counted.reads:.1%} hits" if counted.reads else "no reads"
+    mean, longest = counted.load_seconds / max(1, loads) * 1000, counted.longest_load * 1000
+    took = f" ({mean:.0f} ms, longest {longest:.0f})" if loads else ""
+    refused = f", {counted.fills_refused:,} fills refused" if counted.fills_refused else ""
+    return f"{_many(counted.reads, 'read')}, {share}, {_many(loads, 'load')}{took}{refused}"
+
+
+def _many(count: int, one: str) -> str:
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit that fits."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
