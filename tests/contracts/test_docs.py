@@ -21,7 +21,8 @@ from unstale.settings import (
 )
 from unstale.settings.base import Settings
 from unstale.settings.variables import variables
-from unstale_worker.observe.metric_table import DEFINITIONS
+from unstale_worker.observe.agent_metrics import AGENT_METRICS, AgentMetric
+from unstale_worker.observe.metric_table import DEFINITIONS, Definition
 from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]
@@ -120,14 +121,16 @@ def test_the_tree_of_errors_is_the_tree(source: str) -> None:
 
 def test_every_metric_is_documented_with_its_own_sentence_and_nothing_else() -> None:
     said = sections("metrics.md")
-    assert set(said) == {definition.name for definition in DEFINITIONS}
-    for definition in DEFINITIONS:
+    every: list[Definition | AgentMetric] = [*DEFINITIONS, *AGENT_METRICS]
+    assert set(said) == {definition.name for definition in every}
+    for definition in every:
         assert said[definition.name].startswith(f"{definition.kind.capitalize()}. {definition.help}\n")
 
 
 def test_metrics_are_named_as_prometheus_wants() -> None:
-    for definition in DEFINITIONS:
-        assert re.fullmatch(r"unstale_worker_[a-z_]+", definition.name)
+    every: list[Definition | AgentMetric] = [*DEFINITIONS, *AGENT_METRICS]
+    for definition in every:
+        assert re.fullmatch(r"unstale_(worker|agents)_[a-z_]+", definition.name)
         assert definition.name.endswith("_total") is (definition.kind == "counter")
 
 

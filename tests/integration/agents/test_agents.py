@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from servers import Database, eventually
@@ -20,6 +21,7 @@ from unstale import Cache
 from unstale.protocol.names import Names
 from unstale_worker.agents.read import Agent, Agents, read_agents
 from unstale_worker.agents.show import as_dict, lines
+from unstale_worker.observe.agent_metrics import AGENT_METRICS
 from unstale_worker.observe.http import serving
 from workers import SCHEMA, connected, redis_at, running_worker, settings_for
 from workers.commands import run
@@ -139,6 +141,20 @@ async def served(url: str) -> None:
     assert data["patterns"]["user:*:profile"]["reads"] == 8
     assert data["unowned"]["user:*:profil"]["meant"] == "user:*:profile"
     json.dumps(data)
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
+        text = await response.text()
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if family.name.startswith("unstale_agents")
+    }
+    assert {name for name, *_ in found} == {metric.name for metric in AGENT_METRICS}
+    assert found["unstale_agents_reporting",] == 2
+    assert found["unstale_agents_misspelt_shapes",] == 1
+    assert found["unstale_agents_reads_total", "near", "user:*:profile"] == 5
+    assert found["unstale_agents_fills_total", "refused", "user:*:profile"] == 1
+    assert found["unstale_agents_loads_total", "(no rule)"] == 1
 
 
 async def follows_other_rules(redis: Redis, redis_url: str) -> None:

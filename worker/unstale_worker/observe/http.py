@@ -14,6 +14,7 @@ from aiohttp.typedefs import Middleware
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.agents import show as agents_shown
+from unstale_worker.observe.agent_metrics import AgentTotals
 from unstale_worker.observe.agents_view import AgentsView
 from unstale_worker.observe.http_access import NO_TOKEN, SIGNED_IN, Access, wants_page
 from unstale_worker.observe.http_guard import Guard, own_hosts_only
@@ -67,7 +68,7 @@ def application(
     settings: WorkerSettings, status: Callable[[], Status], guard: Guard, site: Site | None = None
 ) -> web.Application:
     """Build the routes; every request calls ``status``."""
-    metrics, agents = Metrics(status), AgentsView(settings)
+    metrics, agents, totals = Metrics(status), AgentsView(settings), AgentTotals()
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -85,7 +86,11 @@ def application(
         )
 
     async def scrape(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        body = metrics.text()
+        # Those of the agents come from the leader alone, so that sums over all workers are right.
+        if status().role is Role.LEADING and (found := await agents.read()) is not None:
+            body += totals.text(found)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def page(request: web.Request) -> web.Response:
         if site is not None and wants_page(request):
