@@ -85,6 +85,11 @@ class KnownRules:
         """Hash of the known rules. If a watermark has another hash, the rules must be loaded again."""
         return self._rules.hash
 
+    @property
+    def published(self) -> PublishedRules:
+        """The rules in force here."""
+        return self._rules
+
     async def load(self) -> None:
         """Read the rules from Redis; raises `RedisUnavailable`. Unreadable rules are logged and ignored."""
         if not self._tier.shared:

@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,13 @@ from unstale import Cache
 from unstale.protocol.names import Names
 from unstale_worker.agents.read import Agent, Agents, read_agents
 from unstale_worker.agents.show import as_dict, lines
+from unstale_worker.dev_servers import migrations_folder
+from unstale_worker.doctor import Severity, examine
+from unstale_worker.forecast.plan import lines as planned
+from unstale_worker.forecast.plan import plan_running
 from unstale_worker.observe.agent_metrics import AGENT_METRICS
 from unstale_worker.observe.http import serving
+from unstale_worker.rules import Rules
 from workers import SCHEMA, connected, redis_at, running_worker, settings_for
 from workers.commands import run
 from workers.double import attached_cache
@@ -92,10 +99,18 @@ async def test_agents_report_what_they_follow_and_what_they_read(
                 assert re.search(
                     r"user:\*:profil +2 reads, 50.0% hits, 1 load .*did you mean user", ended.out
                 )
+                stats = await asyncio.to_thread(run, "stats", cwd=tmp_path, settings=settings)
+                assert re.search(r"^reporting: 2 agents$", stats.out, re.MULTILINE)
+                assert re.search(r"^user:\*:profile: 8 reads, 75.0% hits, 2 loads", stats.out, re.MULTILINE)
+                doubts = await doubted(database.dsn, redis_url, tmp_path)
+                assert len(doubts) == 1
+                assert "web (" in doubts[0]
+                assert "did you mean user:*:profile?" in doubts[0]
                 async with serving(settings_for(None, redis_url, http_port=0), worker.status) as url:
                     await served(url)
             assert not (await reported(redis, 0)).agents  # they have said that they leave
             await follows_other_rules(redis, redis_url)
+            await is_found_by_plan(redis, database.dsn, redis_url, tmp_path)
 
 
 async def reads(web: Cache, jobs: Cache) -> None:
@@ -172,3 +187,26 @@ async def follows_other_rules(redis: Redis, redis_url: str) -> None:
         assert [agent.follows for agent in found.others] == ["other"]
         assert "OTHER RULES" in "\n".join(lines(found))
         assert as_dict(found)["other_rules"] == 1
+
+
+async def doubted(dsn: str, redis_url: str, folder: Path) -> list[str]:
+    """Return what the doctor says is wrong with the agents."""
+    findings = await examine(settings_for(dsn, redis_url, config=folder / "unstale.toml"))
+    return [
+        found.finding for found in findings if found.subject == "agents" and found.severity is not Severity.OK
+    ]
+
+
+async def is_found_by_plan(redis: Redis, dsn: str, redis_url: str, folder: Path) -> None:
+    """Check what `unstale plan` says of an agent with other rules, and of one with an old template."""
+    async with attached_cache(redis_url, agent_name="late", report_interval=BEAT) as late:
+        rules = late.inspect().rules
+        rules.adopt(replace(rules.published, former=(("user:*:old", time.time()),)))
+        await late.get_or_load("user:7:old", lambda: 1)
+        await up_to_date(redis, "late", 1)
+        await redis.hset(Names().state, "rules", "other rules")
+        settings, file = settings_for(dsn, redis_url), Rules.load(folder / "unstale.toml")
+        plan = await plan_running(settings, file, folder=folder, base=migrations_folder(), count=False)
+    said = "\n".join(planned(plan))
+    assert re.search(r"agents: late \(.*\) follow other rules than those in force", said)
+    assert re.search(r"agents: late \(.*\) read keys like user:\*:old \(1 read\): no rule owns", said)

@@ -1,6 +1,6 @@
 """The agents as JSON-ready values, and as lines for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from unstale.protocol.agent_reports import Counted
@@ -9,6 +9,11 @@ from unstale_worker.agents.read import Agent, Agents
 
 def as_dict(found: Agents) -> dict[str, object]:
     """Return JSON-ready values."""
+    return {**sums_as_dict(found), "agents": [agent_as_dict(agent) for agent in found.agents]}
+
+
+def sums_as_dict(found: Agents) -> dict[str, object]:
+    """Return JSON-ready values of all agents together."""
     return {
         "rules": found.rules,
         "reporting": len(found.agents),
@@ -21,7 +26,6 @@ def as_dict(found: Agents) -> dict[str, object]:
             name: {"meant": shape.meant or None, "former": shape.former or None, **_counts(shape.counted)}
             for name, shape in found.shapes.items()
         },
-        "agents": [agent_as_dict(agent) for agent in found.agents],
     }
 
 
@@ -80,6 +84,48 @@ def agent_lines(agent: Agent) -> Iterator[str]:
         yield f"    follows    {known} than those in force" if report.rules else f"    follows    {known}"
     yield f"    reads      {summary(report.counted)}"
     yield f"    memory     {report.near_entries:,} values, {report.near_bytes / 1e6:.1f} MB"
+
+
+def pairs(found: Agents) -> list[tuple[str, str]]:
+    """Return names and values of all agents together, for ``unstale stats``."""
+    others = f", {len(found.others)} with OTHER RULES" if found.others else ""
+    detached = sum(agent.report.attached is None for agent in found.agents)
+    away = f", {detached} detached" if detached else ""
+    total = sum((agent.report.counted for agent in found.agents), Counted())
+    each = [(name, summary(counted)) for name, counted in found.patterns.items()]
+    each += [
+        (name, f"{summary(shape.counted)}; {unowned(shape.meant, shape.former)}")
+        for name, shape in found.shapes.items()
+    ]
+    return [("reporting", f"{len(found.agents)} agents{away}{others}"), ("reads", summary(total)), *each]
+
+
+def problems(found: Agents) -> Iterator[tuple[str, str]]:
+    """Return what is wrong with the agents, each with its remedy."""
+    if found.others:
+        yield (
+            f"{named(found.others)} follow other rules than those in force",
+            "That ends within seconds of a deploy. If it does not, the agent is detached: see its log.",
+        )
+    for name, shape in found.shapes.items():
+        readers = named([agent for agent in found.agents if name in agent.report.shapes])
+        reads = f"{readers} read keys like {name} ({_many(shape.counted.reads, 'read')})"
+        if shape.former:
+            yield (
+                f"{reads}: no rule owns them any more, as {shape.former} was removed from the rules",
+                "Deploy the code that uses the new key, or add the template to keys again until then.",
+            )
+        elif shape.meant:
+            yield (
+                f"{reads}, which no rule owns, so no change removes them: did you mean {shape.meant}?",
+                "Correct the key in the agent's code, or add its template to keys.",
+            )
+
+
+def named(agents: Sequence[Agent], *, most: int = 5) -> str:
+    """Return the labels of some agents."""
+    more = f" and {len(agents) - most} more" if len(agents) > most else ""
+    return ", ".join(agent.label for agent in agents[:most]) + more
 
 
 def pattern_lines(found: Agents) -> Iterator[str]:

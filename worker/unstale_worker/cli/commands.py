@@ -274,6 +274,8 @@ def stats(
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
+        from unstale_worker.agents.read import read_agents
+        from unstale_worker.agents.show import pairs, sums_as_dict
         from unstale_worker.cli.output import Output
         from unstale_worker.observe.overview import lines, read_stats
         from unstale_worker.redis.client import open_redis
@@ -284,7 +286,10 @@ def stats(
         async with explained(settings), open_redis(settings, connections=1) as redis:
             while True:
                 found = await read_stats(redis, settings.names)
-                output.pairs(lines(found), found.as_dict())
+                agents = await read_agents(redis, settings.names)
+                output.pairs(
+                    [*lines(found), *pairs(agents)], {**found.as_dict(), "reports": sums_as_dict(agents)}
+                )
                 if not watch or await stopped_within(stop, seconds=1.0):
                     return DONE
 

@@ -12,6 +12,8 @@ from unstale.errors import SettingError, UnstaleError
 from unstale.protocol.globs import escape_glob
 from unstale.redis_tier.scripts import Script
 from unstale.settings import WorkerSettings
+from unstale_worker.agents.read import read_agents
+from unstale_worker.agents.show import problems
 from unstale_worker.doctor import redis_users
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
@@ -94,6 +96,7 @@ class RedisChecks:
             (redis_users.SUBJECT, self._users),
             ("Redis memory", self._memory),
             ("worker", self._worker),
+            ("agents", self._agents),
             ("namespace", self._namespace),
             ("database number", self._database_numbers),
         )
@@ -218,6 +221,15 @@ class RedisChecks:
                 "its rules differ from the rules file found here",
                 "Restart it with this rules file, or run the doctor with the worker's rules file.",
             )
+
+    async def _agents(self) -> AsyncIterator[Finding]:
+        """Look for agents with other rules, and for keys that they read and no rule owns."""
+        found = await read_agents(self._redis, self._names)
+        wrong = list(problems(found))
+        for problem, remedy in wrong:
+            yield warning("agents", problem, remedy)
+        if found.agents and not wrong:
+            yield ok("agents", f"{len(found.agents)} report; all follow the rules in force")
 
 
 def _text(name: bytes | str) -> str:

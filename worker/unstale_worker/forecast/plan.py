@@ -7,6 +7,7 @@ from pathlib import Path
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.tags import shown
 from unstale.settings import WorkerSettings
+from unstale_worker.agents.show import problems
 from unstale_worker.forecast.migrations import Compared, Difference, compare_database, differences
 from unstale_worker.forecast.repository import other_rules
 from unstale_worker.forecast.restart import KEEP, Restart, restart
@@ -86,6 +87,11 @@ def as_dict(plan: RestartPlan) -> dict[str, object]:
         data["running"] = {
             "rules": running.published.hash,
             "agents": running.agents,
+            "reporting": len(running.reports.agents),
+            "other_rules": [
+                {"agent": agent.label, "rules": agent.report.rules} for agent in running.reports.others
+            ],
+            "agent_problems": [problem for problem, _ in problems(running.reports)],
             "leader": running.leader,
             "waiting_refreshes": running.refreshes,
         }
@@ -148,6 +154,8 @@ def _agents(plan: RestartPlan) -> Iterator[str]:
             f"agents: {running.agents} connected, which follow the rules in force ({followed}) until a "
             "worker with these leads"
         )
+    for problem, _ in problems(running.reports):
+        yield f"agents: {problem}"
 
 
 def _keys(count: int | None) -> str:

@@ -11,6 +11,7 @@ from unstale.errors import MessageError
 from unstale.protocol.globs import glob_regex
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
+from unstale_worker.agents.read import Agents, read_agents
 from unstale_worker.forecast.restart import RECOVERY
 from unstale_worker.redis.applier import STATE, unavailable
 from unstale_worker.redis.key_scan import scan
@@ -26,6 +27,7 @@ class Running:
         recovery: Why a worker would drop every owned key; empty if it would not.
         pending: Patterns that a worker was about to drop.
         agents: Processes that follow the log now.
+        reports: Those of them that report.
         leader: True if a worker leads.
         refreshes: Keys that wait for a refresh.
     """
@@ -34,6 +36,7 @@ class Running:
     recovery: str
     pending: tuple[str, ...]
     agents: int
+    reports: Agents
     leader: bool
     refreshes: int
 
@@ -46,6 +49,7 @@ async def read_running(redis: Redis, names: Names) -> Running:
         stored: bytes | None = await redis.execute_command("GET", names.rules)
         subscribers = await redis.pubsub_numsub(names.channel)
         agents = int(subscribers[0][1]) if subscribers else 0
+        reports = await read_agents(redis, names)
         leader = bool(await redis.exists(names.leader))
         refreshes = int(await redis.zcard(names.refresh))
     except RedisError as error:
@@ -62,7 +66,7 @@ async def read_running(redis: Redis, names: Names) -> Running:
         recovery = f"{RECOVERY} (Redis has lost the published rules, or they are unreadable)"
     elif adopting is not None:
         pending = adopting.patterns
-    return Running(published, recovery, pending, agents, leader, refreshes)
+    return Running(published, recovery, pending, agents, reports, leader, refreshes)
 
 
 async def count_keys(redis: Redis, names: Names, patterns: Iterable[str]) -> Mapping[str, int]:
