@@ -69,8 +69,8 @@ class Tally:
 
     __slots__ = (
         "early_loads", "example", "fills", "fills_refused", "former", "load_seconds", "loads",
-        "longest_load", "meant", "misses", "name", "near_hits", "redis_hits", "stale_hits", "tagged", "thread_hits",
-        "unowned_loads",
+        "longest_load", "meant", "misses", "name", "near_hits", "redis_hits", "stale_hits", "tagged",
+        "thread_hits", "unowned_loads",
     )  # fmt: skip
 
     def __init__(self, name: str, example: str = "") -> None:

@@ -67,13 +67,20 @@ class Content:
             near_entries=len(self._local.near),
             near_bytes=self._local.near.size,
             patterns=_largest(
-                ((tally.name, counted(tally)) for tally in rules.tallies.patterns), most=MOST_REPORTED
+                (
+                    (tally.name, counted(tally))
+                    for tally in rules.tallies.all
+                    if tally.example == "" or tally.tagged  # a rule owns a tag of these keys
+                ),
+                most=MOST_REPORTED,
             ),
             # A rule may own by now what had no owner when it was counted.
             shapes={
                 tally.name: Shape(counted(tally), tally.meant, tally.former)
                 for tally in rules.tallies.shapes
-                if counted(tally).reads and (tally.name == OTHERS or not rules.may_own(tally.example))
+                if not tally.tagged
+                and counted(tally).reads
+                and (tally.name == OTHERS or not rules.may_own(tally.example))
             },
             heard=freshness.marks.ages(now=now),
         )
