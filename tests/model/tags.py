@@ -91,8 +91,8 @@ class Tagged(NamedTuple):
 class Tags:
     """A model of ``acquire_tagged.lua``, ``fill.lua`` and `LocalState`; ``off`` is one of the rules above.
 
-    Either two readers and a near cache, or one reader and a failover: after one an agent drops its near
-    cache, as for any key.
+    Either two readers and a near cache; or one reader, readers of other keys, an eviction and a failover,
+    after which an agent drops its near cache as for any key.
     """
 
     def __init__(self, off: str = "", *, near: bool = False) -> None:
@@ -110,10 +110,10 @@ class Tags:
         for tag in (0, 1):
             if at.commits[tag] < COMMITS:
                 yield f"a change behind {tag}", at._replace(commits=_with(at.commits, tag, +1)), None
-            if redis.records[tag] and not at.evicted:
+            if redis.records[tag] and not (at.evicted or self._near):
                 gone = redis._replace(records=_set(redis.records, tag, 0))
                 yield f"the record of {tag} is evicted", at._replace(redis=gone, evicted=True), None
-            if not redis.records[tag]:
+            if not redis.records[tag] and not self._near:
                 made = redis._replace(records=_set(redis.records, tag, self._fresh(at, redis.records)))
                 yield f"a lease of another key makes the record of {tag}", at._replace(redis=made), None
         if at.before is not None and not at.failed_over:
