@@ -17,7 +17,7 @@ import orjson
 
 from chaos.clocks import move_on_signal
 from chaos.commits import Commits
-from chaos.world import Value, keys, load, rows_of, some_item, some_key, statement
+from chaos.world import Value, keys, load, rows_of, some_item, some_key, statement, tags_of
 from chaos.writer import LOST, change_items
 from history import Final as FinalRecord
 from history import Record, Recorder, encode
@@ -77,7 +77,9 @@ class Agent:
         bound = chance.choice((0.0, 0.3, 2.0)) if chance.random() < 0.06 else None
         await self._recorder.read(
             key,
-            lambda: self._subject.get_or_load(key, self._loader(key, chance), max_staleness=bound),
+            lambda: self._subject.get_or_load(
+                key, self._loader(key, chance), max_staleness=bound, tags=tags_of(key)
+            ),
             rows=rows_of(key),
             bound=bound,
         )
@@ -120,6 +122,7 @@ class Agent:
         else:
             try:
                 await self._cache.delete(f"item:{item}", f"view:{item}")
+                await self._cache.invalidate_tag(f"items:{item}")
             except RedisUnavailable:
                 return
         self._recorder.confirm((row, version) for row, version, _ in rows)
@@ -141,7 +144,7 @@ class Agent:
         """Everything has settled: write down what this agent is served of every key."""
         for key in keys():
             async with asyncio.timeout(10):
-                value = await self._subject.get_or_load(key, partial(self._plain, key))
+                value = await self._subject.get_or_load(key, partial(self._plain, key), tags=tags_of(key))
             write(FinalRecord(key, seen_in(value, rows_of(key))))
 
     async def _plain(self, key: str) -> Value | None:

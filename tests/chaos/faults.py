@@ -19,9 +19,10 @@ from chaos.ordinary_days import (
     swap_table,
 )
 from chaos.stage import MAX_SILENCE, Slot, Stage, slept_file
-from chaos.world import keys, some_item, statement
+from chaos.world import keys, some_item, statement, tags_of
 from chaos.writer import change_items
 from unstale.protocol.names import Names
+from unstale.protocol.tags import record
 
 Act = Callable[[Stage, random.Random], Coroutine[None, None, None]]
 
@@ -238,6 +239,9 @@ async def move_postgres_clock(stage: Stage, chance: random.Random) -> None:
 NAMES: Final = Names()
 EVICTED: Final[Mapping[str, Callable[[random.Random], list[str]]]] = {
     "values": lambda chance: chance.sample(list(keys()), 40),
+    "the records of tags": lambda chance: chance.sample(
+        sorted({record(tag) for key in keys() for tag in tags_of(key) or ()}), 40
+    ),
     "stale values": lambda chance: [NAMES.stale(key) for key in keys()],
     "the state": lambda chance: [NAMES.state],
     "the log": lambda chance: [NAMES.log],

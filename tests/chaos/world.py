@@ -43,7 +43,7 @@ def wider_rules() -> str:
         ('columns = ["version"]\n', ""),
         ('"view:{member}", ', '"view:{member}", "trace:group-of:{member}", '),
     ):
-        assert text.count(before) == 1
+        assert before in text
         text = text.replace(before, after)
     return text
 
@@ -58,11 +58,18 @@ async def watch(connection: Any, table: str, rules: Path = RULES) -> None:
 def rows_of(key: str) -> tuple[str, ...]:
     """The rows that the value of ``key`` is made of."""
     kind, _, number = key.partition(":")
-    if kind == "view":
+    if kind in ("view", "page"):
         return (f"item:{number}", f"group:{int(number) % GROUPS}")
     if kind == "memo":
         return (f"note:{number}",)
     return (key,)
+
+
+def tags_of(key: str) -> list[str] | None:
+    """The tags of the value of ``key``: a page has one for each of its rows, and no rule names its key."""
+    if not key.startswith("page:"):
+        return None
+    return [row.replace(":", "s:") for row in rows_of(key)]
 
 
 def keys() -> Iterator[str]:
@@ -70,6 +77,7 @@ def keys() -> Iterator[str]:
     for number in range(ITEMS):
         yield f"item:{number}"
         yield f"view:{number}"
+        yield f"page:{number}"
     for number in range(NOTES):
         yield f"note:{number}"
         yield f"memo:{number}"
@@ -86,7 +94,7 @@ def some_key(chance: random.Random) -> str:
     if dice < 0.45:
         return f"item:{some_item(chance)}"
     if dice < 0.84:
-        return f"view:{some_item(chance)}"
+        return f"{'view' if dice < 0.65 else 'page'}:{some_item(chance)}"
     return f"{'note' if dice < 0.93 else 'memo'}:{chance.randrange(NOTES)}"
 
 
@@ -94,7 +102,7 @@ async def load(connection: Any, key: str) -> Value | None:
     """The value of ``key`` as the database has it now, read in one statement; None: no such note."""
     rows = rows_of(key)
     kind, _, number = key.partition(":")
-    kind = "note" if kind == "memo" else kind
+    kind = {"memo": "note", "page": "view"}.get(kind, kind)
     arguments = [int(number)] if kind != "view" else [int(row.partition(":")[2]) for row in rows]
     found = await connection.fetchrow(statement(f"load_{kind}"), *arguments)
     if found is None and kind == "note":

@@ -5,7 +5,7 @@ Both are kept up to date by the real worker, so nothing but the named defence is
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Protocol, cast
 
 import orjson
@@ -26,7 +26,14 @@ Loader = Callable[[], Awaitable[Any]]
 class Subject(Protocol):
     """What is judged: unstale's cache, or one of the naive ones."""
 
-    async def get_or_load(self, key: str, loader: Loader, *, max_staleness: float | None = None) -> Any:
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        max_staleness: float | None = None,
+        tags: Collection[str] | None = None,
+    ) -> Any:
         """The value of ``key``."""
         ...
 
@@ -37,7 +44,14 @@ class CacheAside:
     def __init__(self, redis_url: str) -> None:
         self._redis: Redis = Redis.from_url(redis_url, retry=Retry(NoBackoff(), 0), socket_timeout=1)
 
-    async def get_or_load(self, key: str, loader: Loader, *, max_staleness: float | None = None) -> Any:
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        max_staleness: float | None = None,
+        tags: Collection[str] | None = None,
+    ) -> Any:
         """The value in Redis, else the loaded one, which is stored whatever happened meanwhile."""
         with contextlib.suppress(RedisError, OSError):
             data = await self._redis.get(key)
@@ -68,7 +82,14 @@ class Deaf:
         self.subscribed = asyncio.Event()
         """Set while it listens."""
 
-    async def get_or_load(self, key: str, loader: Loader, *, max_staleness: float | None = None) -> Any:
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        *,
+        max_staleness: float | None = None,
+        tags: Collection[str] | None = None,
+    ) -> Any:
         """From memory if it is there."""
         if key in self._near:
             return self._near[key]
