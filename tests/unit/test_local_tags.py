@@ -1,6 +1,7 @@
 """Tags inside one process: near copies, reads in flight, events, the decorator and caches in memory."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from unstale.protocol.globs import escape_glob
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.tags import MAX_TAGS, check_tags, record
 from unstale.testing import in_memory
+from unstale_worker.doctor.findings import Severity
+from unstale_worker.doctor.run import _rules as checked_rules
 
 NOBODY = "redis://127.0.0.1:1/0"
 
@@ -85,6 +88,15 @@ def test_tags_are_checked() -> None:
     for tags, error, problem in wrong:
         with pytest.raises(error, match=problem):
             check_tags(tags)  # type: ignore[arg-type]
+
+
+def test_doctor_points_from_globs_in_keys_to_tags(tmp_path: Path) -> None:
+    path = tmp_path / "unstale.toml"
+    path.write_text('[[watch]]\ntable = "t"\nkeys = ["search:{user_id}:*"]\ntags = ["x:*"]\n')
+    _, findings = checked_rules(path)
+    assert [finding.severity for finding in findings] == [Severity.OK, Severity.WARNING]
+    assert findings[1].finding.startswith("search:{user_id}:* (line 1): a star in keys is part of the key")
+    assert "docs/values.md" in findings[1].remedy
 
 
 def test_a_rule_owns_tags_and_keys_apart() -> None:

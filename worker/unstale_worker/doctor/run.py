@@ -69,7 +69,28 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
             error("rules", str(mistake), "Correct the rules file; docs/rules.md describes every field.")
         ]
     counted = f"{len(rules.watches)} [[watch]], {len(rules.ttl)} [ttl], {len(rules.refreshes)} [refresh]"
-    return rules, [ok("rules", f"{rules.file}: {counted}")]
+    return rules, [ok("rules", f"{rules.file}: {counted}"), *_globs(rules)]
+
+
+def _globs(rules: Rules) -> list[Finding]:
+    """Warn about templates that are meant as patterns; a pattern would be a SCAN for each change."""
+    meant = [
+        f"{template.text} (line {watch.line})"
+        for watch in rules.watches
+        for template in watch.keys
+        if not template.is_tag and not {*"*?["}.isdisjoint("".join(template.literals))
+    ]
+    if not meant:
+        return []
+    return [
+        warning(
+            "rules",
+            f"{', '.join(meant)}: a star in keys is part of the key's name, so a change removes only the key "
+            "that is called so",
+            "To invalidate values whose keys no row can name, store them with tags= and write tags = [...] "
+            "in the [[watch]]: docs/values.md. It is one step, where a pattern would scan all keys.",
+        )
+    ]
 
 
 async def _database(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
