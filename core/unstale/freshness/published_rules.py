@@ -74,6 +74,7 @@ class KnownRules:
         """Longest life in seconds of a value that is None; None: the same as of other values."""
         self._rules = PublishedRules()
         self._known: OrderedDict[str, KeyRules] = OrderedDict()
+        self._tags: OrderedDict[tuple[str, ...], tuple[str, ...]] = OrderedDict()
         self._warned: set[str] = set()
         self.loaded = False
         """True once Redis was asked for the rules, even if it had none."""
@@ -107,6 +108,7 @@ class KnownRules:
         """Put these rules in force."""
         self._rules, self.loaded = rules, True
         self._known.clear()
+        self._tags.clear()
 
     def check(self, key: str, *, own: str) -> None:
         """Raise ValueError or TypeError if ``key`` cannot be cached; see `codec.check_key`.
@@ -141,12 +143,16 @@ class KnownRules:
         Raises TypeError or ValueError for what cannot be a tag; and for a key that the worker refreshes, as
         it would store the value without tags.
         """
-        found = check_tags(tags)
+        given = tuple(tags) if isinstance(tags, list) else tags
+        known = self._tags.get(given) if isinstance(given, tuple) else None
+        found = check_tags(given) if known is None else known
         if found and self.refreshed(key):
             raise ValueError(
                 f"cache key {key!r} cannot have tags: a [refresh] rule lets the worker store its value, "
                 "without tags. Name in keys of the rules what invalidates it, or remove the [refresh]"
             )
+        if known is not None:
+            return known
         for tag in found:
             if not self.of(record(tag)).owned and self.loaded and self._rules.hash:
                 self.warn_once(
@@ -155,6 +161,10 @@ class KnownRules:
                     "add it to tags of a [[watch]]",
                     tag,
                 )
+        if isinstance(given, tuple):
+            self._tags[given] = found
+            if len(self._tags) > REMEMBERED:
+                self._tags.popitem(last=False)
         return found
 
     def may_own(self, key: str) -> bool:

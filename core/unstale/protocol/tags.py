@@ -7,10 +7,10 @@ the number of values, and through the same log. A record that was evicted makes 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from unstale.protocol.names import TAG
+from unstale.protocol.names import TAG, TAGGED
 
 NO_TAGS: Final[frozenset[str]] = frozenset()
 
@@ -62,6 +62,18 @@ def record(tag: str) -> str:
 def is_record(key: str) -> bool:
     """Return True if ``key`` is the key of a tag's record, or a glob that matches only such keys."""
     return key.startswith(TAG)
+
+
+def header(tags: Sequence[str], versions: Sequence[bytes | None]) -> bytes | None:
+    """Return the beginning of a value under exactly these sorted tags; None if a version is missing."""
+    parts = [TAGGED]
+    for tag, version in zip(tags, versions, strict=True):
+        if version is None:
+            return None
+        name = tag.encode()
+        parts.append(b"%b:%d:%b" % (version, len(name), name))
+    parts.append(b"\n")
+    return b"".join(parts)
 
 
 def tags_of(content: bytes) -> tuple[str, ...]:

@@ -87,8 +87,9 @@ class ReadPath:
         read, handed_over = self._local.in_flight.open(key, tags), False
         try:
             if tags:
+                life = options.ttl is not None or known.asks_life
                 acquired = await self._tier.acquire_tagged(
-                    key, options.tags, soft=False, seconds=self._lease_ttl
+                    key, options.tags, soft=False, seconds=self._lease_ttl, life=life
                 )
             else:
                 # Not `_acquire`: a coroutine more costs a hit 2 %.
@@ -201,9 +202,9 @@ class ReadPath:
     ) -> ValueOrLease:
         """Ask Redis for the value or the lease of ``key``; raises `RedisUnavailable`."""
         seconds = SOFT_LEASE_SECONDS if soft else self._lease_ttl
-        if tags:
-            return await self._tier.acquire_tagged(key, tags, soft=soft, seconds=seconds)
         life = life or self._rules.of(key).asks_life
+        if tags:
+            return await self._tier.acquire_tagged(key, tags, soft=soft, seconds=seconds, life=life)
         asked = self._tier.acquire(key, soft=soft, seconds=seconds, life=life, limits=limits)
         try:
             acquired = await asked

@@ -61,12 +61,12 @@ class SharedTier(Protocol):
         ...
 
     async def acquire_tagged(
-        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float
+        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float, life: bool = False
     ) -> ValueOrLease:
         """Return the value of ``key`` if it has ``tags`` and none was invalidated, or acquire its lease.
 
-        One atomic round trip, also for a reader that names no tags and has found content under tags. The
-        lease is lost as soon as one of the tags is invalidated.
+        Also for a reader that names no tags and has found content under tags. ``life`` tells if the life of
+        the value is needed. The lease is lost as soon as one of the tags is invalidated.
         """
         ...
 
@@ -181,7 +181,7 @@ class NoSharedTier:
         return _done(ValueOrLease(None, b""))
 
     async def acquire_tagged(
-        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float
+        self, key: str, tags: Sequence[str], *, soft: bool, seconds: float, life: bool = False
     ) -> ValueOrLease:
         """Grant a lease."""
         return ValueOrLease(None, b"")

@@ -268,3 +268,21 @@ async def test_a_release_without_tags_takes_a_tagged_value_for_a_miss(
     assert orjson.loads(await double.redis.get(key) or b"") == "untagged"
     cache.inspect().local.flush()
     assert await cache.get_or_load(key, Loader("tagged again"), tags=[MEMORIES]) == "tagged again"
+
+
+async def test_a_key_of_another_type_and_a_full_redis_cost_loads_and_no_error(
+    cache: Cache, double: WorkerDouble
+) -> None:
+    key = SEARCHES[0]
+    await double.redis.lpush(key, "a list")
+    assert await cache.get_or_load(key, Loader("loaded"), tags=[MEMORIES]) == "loaded"
+    await double.redis.delete(key)
+    await cache.get_or_load(SEARCHES[1], Loader("cached"), tags=[MEMORIES])
+    await double.redis.config_set("maxmemory", "1")
+    await double.redis.config_set("maxmemory-policy", "noeviction")
+    cache.inspect().local.flush()
+    loader = Loader("not stored")
+    assert await cache.get_or_load(SEARCHES[1], loader, tags=[MEMORIES]) == "cached"
+    assert await cache.get_or_load("another", loader, tags=[MEMORIES]) == "not stored"
+    await cache.invalidate_tag(MEMORIES)  # is never refused for memory
+    assert await cache.get_or_load(SEARCHES[1], loader, tags=[MEMORIES]) == "not stored"
