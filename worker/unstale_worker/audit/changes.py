@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from unstale.errors import ConfigurationError
 from unstale.protocol.messages import Snapshot
 from unstale.protocol.names import Names
+from unstale.protocol.tags import is_record
 from unstale_worker.audit.agenda import Agenda
 from unstale_worker.audit.contents import Contents, read_contents
 from unstale_worker.leader.planning import plan_page
@@ -103,6 +104,8 @@ class Changes:
         await self._source.run_queries(self._rules, plan)
         now = time.monotonic()
         for key, cause in plan.keys.items():
+            if is_record(key):
+                continue
             if auditable(self._rules, key) is None:
                 self.unauditable += 1
             else:

@@ -70,7 +70,7 @@ class Comparer:
         present: list[str] = []
         for key in keys:
             value = contents.values.get(key)
-            if value is None or codec.is_lease(value):
+            if value is None or not codec.is_value(value):
                 results.append(Compared(key, Outcome.ABSENT, now_ms=contents.now_ms))
             elif refusal is not None:
                 results.append(Compared(key, Outcome.REFUSED, refusal, now_ms=contents.now_ms))

@@ -156,7 +156,7 @@ class Shadow:
         values = {
             key: value
             for key, value in zip(keys, found, strict=True)
-            if value is not None and not codec.is_lease(value)
+            if value is not None and codec.is_value(value)
         }
         return values, dict(zip(keys, lives, strict=True))
 
