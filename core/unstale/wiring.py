@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from unstale.freshness.causes import Causes
 from unstale.freshness.following import Following, LogFollowing, NothingFollowed
 from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.subscriber import Subscriber
@@ -18,7 +19,7 @@ from unstale.near_cache.local_state import LocalState
 from unstale.protocol.newest_fills import NewestFills
 from unstale.reading.audit import Auditor
 from unstale.reading.early_refresh import EarlyRefresh
-from unstale.reading.read_path import ReadPath
+from unstale.reading.traced import read_path
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.log_reader import LogReader
 from unstale.redis_tier.shared_tier import NoSharedTier, SharedTier
@@ -70,11 +71,12 @@ class Parts:
         self._name = settings.names.tag
         self.now = now
         self.subscriptions = Subscriptions(lambda: self.freshness.staleness)
+        causes = Causes(self.subscriptions) if settings.otel else None
         self.local = LocalState(
             max_entries=settings.near_max_entries,
             max_bytes=settings.near_max_bytes,
             clock=now,
-            listener=self.subscriptions,
+            listener=causes or self.subscriptions,
         )
         self.freshness = Freshness(
             self.local, clock=now, max_silence=settings.max_silence, detached_ttl=settings.detached_ttl
@@ -113,7 +115,9 @@ class Parts:
             self.following: Following = self._follow_log(settings, connections, self._redis_tier, self.log)
         else:
             self.following = self._follow_outbox(settings)
-        self.path = ReadPath(
+        if causes is not None:
+            causes.follow(self.freshness, self.log)
+        self.path = read_path(causes)(
             self.tier,
             self.local,
             self.freshness,

@@ -51,7 +51,7 @@ def test_nothing_of_the_cache_is_left_out_of_the_contract_on_pools() -> None:
     )
     modules = (path for path in (ROOT / "core" / "unstale").iterdir() if path.suffix in ("", ".py"))
     found = {f"unstale.{path.stem}" for path in modules if not path.name.startswith("_")}
-    above = {"unstale.companion", "unstale.compat", "unstale.sync", "unstale.testing"}
+    above = {"unstale.companion", "unstale.compat", "unstale.sync", "unstale.telemetry", "unstale.testing"}
     assert found - above - {"unstale.reads", "unstale.reads_many"} == set(listed)
 
 
@@ -80,6 +80,9 @@ EXTRAS = {
     "core/unstale/companion/recording": ["companion"],
     "core/unstale/reading/replicas.py": ["companion"],
     "core/unstale/companion/tools/livekit.py": ["livekit"],
+    "core/unstale/runtime/spans.py": ["otel"],
+    "core/unstale/telemetry/opentelemetry_counters.py": ["otel"],
+    "core/unstale/telemetry/prometheus_collector.py": ["prometheus"],
     "core/unstale/companion/tools/mcp.py": ["mcp"],
     "core/unstale/testing/plugin.py": ["dev"],  # pytest, which loads it
     "worker": ["worker"],

@@ -82,6 +82,9 @@ says("companion", lambda: load.connection(primary=None, replica=None))
 says("worker", lambda: Cache.from_env(env_file=None, redis_enabled=False, embedded_worker=True))
 says("livekit", lambda: __import__("unstale.companion.tools.livekit"))
 says("mcp", lambda: __import__("unstale.companion.tools.mcp"))
+says("otel", lambda: Cache.from_env(env_file=None, otel=True))
+says("otel", lambda: __import__("unstale.telemetry", fromlist=["observe"]).observe)
+says("prometheus", lambda: __import__("unstale.telemetry", fromlist=["CacheCollector"]).CacheCollector)
 print("done")
 """
 

@@ -160,6 +160,18 @@ def decode_reason(data: bytes) -> Reason | None:
         return None
 
 
+def cause_of(reason: Reason, keys: Sequence[str], key: str) -> Cause | None:
+    """Return the change that invalidated ``key``, of an entry with these ``keys``; None if unknown."""
+    if not reason.causes or key not in keys:
+        return None
+    if not reason.numbers:
+        return reason.causes[0]
+    try:
+        return reason.causes[reason.numbers[keys.index(key)]]
+    except IndexError:
+        return None
+
+
 def _changes(applied: int, body: bytes) -> Reason:
     reader = _Reader(body)
     read_ms, gap_ms, count, many = reader.varints(4)

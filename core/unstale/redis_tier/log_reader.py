@@ -91,6 +91,17 @@ class LogReader:
             rules.decode("utf-8", "replace"),
         )
 
+    async def entry(self, number: LogId) -> dict[bytes, bytes] | None:
+        """Return the fields of one entry; None if the log has it no more."""
+        try:
+            found = await self.multiplexer.execute_command("XRANGE", self.names.log, number, number)
+        except RedisError as error:
+            raise refused(error) from error
+        if not found:
+            return None
+        fields = found[0][1]
+        return dict(fields) if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+
     async def database(self) -> str | None:
         """Return the identity of the database that the position refers to, or None."""
         try:

@@ -40,6 +40,8 @@ class SharedSettings(Settings):
     """Seconds without a PONG or a watermark after which an agent is detached."""
     watermark_interval: Annotated[float, Field(ge=0.05, le=1.0)] = 0.5
     """Seconds between two watermarks when nothing changes."""
+    otel: bool = False
+    """Make spans and measure durations with OpenTelemetry: loads and first fresh reads, and refreshes."""
     leader_ttl: Annotated[float, Field(ge=0.5, le=60)] = 2.0
     """Seconds the leader's lease lives; a standby takes over this long after a crash."""
 

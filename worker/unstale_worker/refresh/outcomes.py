@@ -1,11 +1,13 @@
 """Results of refreshes: store what was loaded, or count a failure and say when the next attempt is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from unstale.runtime.spans import Spans
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.redis.leases import Failure, Leases
@@ -29,6 +31,7 @@ class Outcomes:
         tally: What is counted.
         attempts: Failures in a row after which a key is a dead letter.
         first_pause: Seconds before the second attempt; doubles with each one.
+        spans: Makes a span of each load; None without `UNSTALE_OTEL`.
     """
 
     leases: Leases
@@ -36,12 +39,21 @@ class Outcomes:
     tally: RefreshCounters
     attempts: int
     first_pause: float
+    spans: Spans | None = None
 
     @classmethod
     def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: RefreshCounters) -> "Outcomes":
         """Return what these settings and rules say."""
         ttls = Ttls.of(rules, settings)
-        return cls(leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff)
+        spans = Spans() if settings.otel else None
+        return cls(leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff, spans)
+
+    def span(self, spec: RefreshSpec, keys: Sequence[str]) -> AbstractContextManager[object]:
+        """Return a span for one load of these keys; nothing without `UNSTALE_OTEL`."""
+        if self.spans is None:
+            return nullcontext()
+        given = {"unstale.refresh": spec.template.text, "unstale.key": keys[0], "unstale.keys": len(keys)}
+        return self.spans.span("unstale.refresh", given)
 
     async def fill(self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes) -> None:
         """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""

@@ -13,7 +13,7 @@ from unstale.freshness.near_miss import near_miss
 from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, decode_log_entry, key_list
 from unstale.protocol.names import TAGGED, Epoch, Names
-from unstale.protocol.reasons import OPERATION_NAMES, Cause, Kind, Reason, decode_reason
+from unstale.protocol.reasons import OPERATION_NAMES, Cause, Kind, Reason, cause_of, decode_reason
 from unstale.protocol.tags import MOST_HEADER, record, tags_of
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.rules import Rules
@@ -207,24 +207,13 @@ def removal_of(
         return None
     reason = decode_reason(fields.get(b"w", b""))
     if key in entry.keys:
-        cause = None if reason is None else _cause_of_key(reason, entry, key)
+        cause = None if reason is None else cause_of(reason, entry.keys, key)
         return _removal(entry, reason, cause, None, key, tables)
     pattern = next((pattern for pattern in entry.patterns if matches(pattern, key)), None)
     if pattern is None:
         return None
     cause = None if reason is None else _cause_of_pattern(reason, pattern, tables)
     return _removal(entry, reason, cause, pattern, key, tables)
-
-
-def _cause_of_key(reason: Reason, entry: Invalidation, key: str) -> Cause | None:
-    if not reason.causes:
-        return None
-    if not reason.numbers:
-        return reason.causes[0]
-    try:
-        return reason.causes[reason.numbers[entry.keys.index(key)]]
-    except IndexError:
-        return None
 
 
 def _cause_of_pattern(reason: Reason, pattern: str, tables: TableNames) -> Cause | None:

@@ -65,7 +65,8 @@ class PythonRefresher:
     async def _load(self, reservation: Reservation) -> None:
         spec, key, lease = reservation.spec, reservation.key, reservation.lease
         try:
-            value = await self._calls.call(spec, key)
+            with self._outcomes.span(spec, [key]):
+                value = await self._calls.call(spec, key)
         except asyncio.CancelledError:
             with suppress(RedisUnavailable):
                 await self._leases.postpone([key], seconds=0.0, lease=lease)

@@ -49,7 +49,8 @@ class SqlRefresher:
         ours = [key for key, result in zip(keys, results, strict=True) if result is Acquired.YES]
         if not ours:
             return
-        loaded = await self._load(spec, ours, lease)
+        with self._outcomes.span(spec, ours):
+            loaded = await self._load(spec, ours, lease)
         if failpoints.on:
             await failpoints.reach("sql_refresher.before_fill")
         await self._outcomes.fill(spec, loaded.values, lease)
