@@ -97,7 +97,12 @@ class PageSite:
         return response
 
     async def _session(self, request: web.Request) -> object:
-        return {"csrf": self._access.csrf(request), "may_act": self._access.may_act, "file": self._rules.file}
+        routes = request.app.router.resources()
+        return {
+            "csrf": self._access.csrf(request),
+            "may_act": self._access.may_act,
+            "agents": any(route.canonical == "/api/agents" for route in routes),
+        }
 
     async def _why(self, request: web.Request) -> object:
         key, most = request.query.get("key", ""), request.query.get("most", "10")

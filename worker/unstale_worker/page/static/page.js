@@ -1,5 +1,6 @@
 // Puts each second's figures on the page. Every list is bounded, and what was shown before is replaced.
 
+import * as agents from "./agents.js";
 import * as ask from "./ask.js";
 import * as charts from "./charts.js";
 import { byId, bytes, clock, count, el, key, list, rate, replace, seconds, shown } from "./dom.js";
@@ -10,6 +11,7 @@ import * as server from "./server.js";
 const ROLES = { leading: "ok", standby: "ok", refreshing: "ok", starting: "warning", stopping: "warning" };
 let heard = 0;
 let newest = 0;
+let reports = null;
 
 function state(worker) {
   const pill = byId("state");
@@ -24,9 +26,9 @@ function box(name, up, big, unit, pairs) {
   return el("div", { class: "card" }, el("h2", {}, dot, name), el("p", { class: "big" }, big, " ", el("small", {}, unit)), list(pairs));
 }
 
-function flow({ worker, redis, agents }) {
+function flow({ worker, redis }) {
   const leads = worker.role === "leading";
-  const stale = agents?.agents?.length ? Math.max(...agents.agents.map((agent) => agent.staleness ?? Infinity)) : null;
+  const stale = reports?.agents.length ? Math.max(...reports.agents.map((agent) => agent.staleness ?? Infinity)) : null;
   replace("flow",
     box("Postgres", worker.role === "refreshing" ? null : worker.database, rate(charts.newest("entries")), "changes/s", [
       ["source", shown(worker.source || "–")],
@@ -62,13 +64,8 @@ function entries(found) {
   byId("newest").tBodies[0].replaceChildren(...rows);
 }
 
-function people({ redis, agents }) {
-  const followers = redis ? redis.agents : 0;
-  byId("agents-count").textContent = redis ? `${count(followers)} follow` : "";
-  if (!agents) {
-    replace("agents", el("p", { class: "dim" }, "No agent reports."));
-    replace("patterns", el("p", { class: "dim" }, "No agent reports."));
-  }
+function people({ redis }) {
+  byId("agents-count").textContent = redis ? `${count(redis.agents)} follow` : "";
 }
 
 function problem(text) {
@@ -108,6 +105,7 @@ byId("examine").addEventListener("click", examine);
 ask.begin();
 const session = await server.begin();
 refresh.begin(session);
+agents.begin(session.agents, (found) => { reports = found; });
 byId("sign-out").hidden = !session.may_act;
 byId("sign-out").addEventListener("click", async () => {
   await server.ask("/sign-out", {});
