@@ -87,10 +87,10 @@ async def test_each_user_can_do_its_work(
             assert await writer.invalidate_pattern("user:1:*") == 1
             async with Redis.from_url(users["unstale-worker"]) as redis:
 
-                async def reported() -> int:
-                    return len((await read_agents(redis, Names())).agents)
+                async def both_reported() -> bool:
+                    return len((await read_agents(redis, Names())).agents) == 2
 
-                assert await eventually(lambda: reported()) == 2
+                await eventually(both_reported)
             # An agent that only reads may not invalidate for others, and is told so.
             with pytest.raises(RedisUnavailable, match="did not confirm"):
                 await agent.delete("user:44:profile")
