@@ -106,6 +106,12 @@ async def test_a_planted_value_is_found_with_its_table_delay_and_cause(
             assert json.loads((tmp_path / "found.jsonl").read_text())["key"] == KEY
             assert "unstale_audit_violations_total 1.0" in (tmp_path / "audit.prom").read_text()
 
+            wrong = await asyncio.to_thread(
+                run, "audit", "--record", "no/such/folder", cwd=tmp_path, settings=servers
+            )
+            assert (wrong.code, wrong.out) == (2, "")
+            assert "no/such/folder cannot be written (No such file or directory)" in wrong.err
+
 
 @pytest.mark.parametrize("defended", [True, False])
 async def test_a_change_that_the_worker_has_not_applied_is_in_flight(

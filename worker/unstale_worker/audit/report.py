@@ -10,6 +10,7 @@ from unstale_worker.audit.tally import Line
 from unstale_worker.audit.violations import Violation
 
 HEAD = ("table", "delay", "compared", "equal", "in flight", "wrong", "absent", "refused", "nines")
+ALL_REFUSED = "nothing was compared: every comparison was refused, for the reasons above"
 NOTHING_COMPARED = (
     "nothing was compared: no audited key had a value in Redis. Let it run longer, or raise --rate; "
     "a key is compared after it changed, or when its row is drawn at random"
@@ -102,7 +103,7 @@ class Report:
             lasting = len(found.lasting)
             return f"{found.count:,} violations in {compared:,} comparisons; {lasting} still last"
         if not compared:
-            return NOTHING_COMPARED
+            return ALL_REFUSED if self.auditor.tally.refusals else NOTHING_COMPARED
         return f"no violation in {compared:,} comparisons"
 
 

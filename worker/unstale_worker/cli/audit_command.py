@@ -68,6 +68,8 @@ def audit(
         options = options_of(delays, rate, bound, default_bound=settings.max_silence)
         seconds = None if duration is None else seconds_in(duration, "--for")
         scope = scope_of(rules)
+        for path in (record, metrics):
+            _check_writable(path)
 
         def say(violation: "Violation") -> None:
             if not json:
@@ -90,6 +92,15 @@ def audit(
             return DONE if report.sound else FAILED
 
     run(work)
+
+
+def _check_writable(path: Path | None) -> None:
+    """Raise `ConfigurationError` if a file cannot be written, before the audit begins."""
+    try:
+        if path is not None:
+            path.open("ab").close()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written ({error.strerror}); name another file") from None
 
 
 async def _shadow(stop: asyncio.Event, duration: str | None, *, json: bool) -> int:
