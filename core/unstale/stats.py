@@ -94,13 +94,17 @@ async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
     reads = hits + counters.misses
     memory: int | None = None
     problem: str | None = None
+    connected = False
     try:
         memory = await parts.tier.used_memory()
+        connected = memory is not None
     except RedisUnavailable as error:
         problem = str(error)
-    except (CacheClosed, MessageError):
+    except MessageError:
+        connected = True  # it answered, but does not tell
+    except CacheClosed:
         pass
-    freshness, connected = parts.freshness, memory is not None
+    freshness = parts.freshness
     staleness, watermark_age = freshness.staleness, freshness.watermark_age
     return {
         "enabled": parts.tier.shared,

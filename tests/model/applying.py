@@ -65,12 +65,14 @@ class Batches:
         read_first = Defence.PRIMARY_UNTIL_READ_FIRST not in self._off
         primary = known.primary_until if read_first else 0
         seen = Seen(page.told, page.lsn if primary or not read_first else 0, primary)
+        follows = self._server.following(world)
         todo = self.scripts(page, known)
         if todo:
-            after = worker._replace(step="apply", page=page, scripts=todo, seen=seen)
+            after = worker._replace(step="apply", page=page, scripts=todo, seen=seen, follows=follows)
             yield f"reads entries up to {page.position:b}", became(world, number, after), None
-        elif worker.seen != seen:
-            yield "reads nothing new", became(world, number, worker._replace(seen=seen)), None
+        elif (worker.seen, worker.follows) != (seen, follows):
+            after = worker._replace(seen=seen, follows=follows)
+            yield "reads nothing new", became(world, number, after), None
 
     def scripts(self, page: Page, known: Known) -> Scripts:
         """The scripts of one page: drops of patterns, then removals; the last one stores the position."""
@@ -106,14 +108,14 @@ class Batches:
         page, known = worker.page, worker.known
         assert page is not None
         assert known is not None
-        dropping, same = name in ("drop", "drop_stale", "need_lsn"), same_run(world, self._off)
+        dropping, same = name in ("drop", "drop_stale", "need_lsn"), same_run(world, self._config, self._off)
         if scripts.refused(world.redis, worker, self._off, same_run=same, epoch=not dropping) or (
-            dropping and known.live_run != run(world)
+            dropping and self._config.run_id and known.live_run != run(world)
         ):
             yield f"is refused ({name})", refused(world, number, worker, self._off), None
         elif dropping:
             after = worker._replace(scripts=rest) if rest else _done(worker, page)
-            redis = self.dropped(world.redis, name, keys, page)
+            redis, after = self._server.stamped(world, self.dropped(world.redis, name, keys, page), after)
             yield f"drops {keys:b} ({name})", self._server.changed(became(world, number, after), redis), None
         elif name.startswith("split_"):
             yield from self._rest_of(world, number, worker, name[6:], keys)
@@ -160,7 +162,7 @@ class Batches:
         assert known is not None
         if moves:
             redis, known = scripts.store_position(redis, page), _moved(known, page)
-        after = worker._replace(scripts=rest, known=known)
+        redis, after = self._server.stamped(world, redis, worker._replace(scripts=rest, known=known))
         after = after if rest else _done(after, page)
         for note, agents in self._server.published(world.agents, message):
             there = became(world, number, after)._replace(agents=agents)

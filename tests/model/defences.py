@@ -42,6 +42,15 @@ class Defence(Enum):
     RECOVER_RUN = "recover.lua requires the run seen before the snapshot"
     DROP_LAST = "a pattern is dropped before the script that says so (Applier.apply)"
 
+    # --- without a run id
+    STAMP = "a script requires the stamp that the worker's own last script left (refusal)"
+    BEGIN_EPOCH = "a worker that reads the state anew begins a new epoch (Applier.state)"
+    SKIPPED_IDS = "an agent's own log entry skips ids, so that a lost id does not come again (append)"
+    READ_AFTERWARDS = (
+        "after a reconnect only a watermark attaches whose read began afterwards (Freshness.connected)"
+    )
+    RECONNECT_DROPS = "a new connection of an agent drops the near cache (Subscriber._process)"
+
     # --- the log
     PUBLISH_AFTER = "keys are unlinked before anybody is told (apply.lua)"
     PREV = "an invalidation names the one before it (Subscriber._invalidate)"

@@ -28,6 +28,13 @@ class AgentSteps:
         for number, agent in enumerate(world.agents):
             for label, (after, loads) in self._steps(world, number, agent):
                 there = world._replace(agents=replaced(world.agents, number, after), loads=loads)
+                if after.link == "away" and agent.link != "away":
+                    there = there._replace(
+                        workers=tuple(
+                            worker._replace(follows=worker.follows & ~(1 << number))
+                            for worker in there.workers
+                        )
+                    )
                 yield f"agent {number} {label}", there, None
 
     def _steps(self, world: World, number: int, agent: Agent) -> Iterator[tuple[str, tuple[Agent, Loads]]]:
@@ -51,6 +58,9 @@ class AgentSteps:
             yield "subscribes", (agent._replace(link="subscribed"), loads)
         elif agent.link == "subscribed":
             after, loads, _ = self._replay(world, number, agent, loads)
+            if not self._config.run_id and Defence.RECONNECT_DROPS not in off:
+                redis = world.redis
+                after, loads = self._adopt(number, after, loads, redis.epoch, redis.last, redis.invalidated)
             # A watermark counts only after a PONG, and the first PING is sent from here on.
             after = after._replace(inbox=tuple(m for m in after.inbox if m.kind == "invalidation"))
             after = after._replace(link="following", attached=at_once)
@@ -91,7 +101,9 @@ class AgentSteps:
             agent, loads, same = self._replay(world, number, agent, loads)
             if not same and Defence.DOUBT not in self._off:
                 return agent._replace(link="away", inbox=()), loads
-        if agent.epoch == message.epoch and agent.last >= message.id:
+        late = self._config.run_id or Defence.READ_AFTERWARDS in self._off
+        known = late or agent.known or message.follows >> number & 1
+        if agent.epoch == message.epoch and agent.last >= message.id and known:
             agent = agent._replace(attached=True, known=True, seen=message.told)
         return agent, loads
 
@@ -108,7 +120,9 @@ class AgentSteps:
         return after._replace(known=known, attached=after.attached and known), loads, same
 
     def _stands(self, world: World) -> bool:
-        return same_run(world, self._off) or Defence.REPLAY_RUN in self._off
+        if not self._config.run_id:
+            return False  # it cannot be told
+        return same_run(world, self._config, self._off) or Defence.REPLAY_RUN in self._off
 
     def _announced(self, world: World) -> bool:
         """Whether the state holds a watermark of its own run and epoch; its age is left to ``opening.py``."""

@@ -34,7 +34,8 @@ class WorkerSteps:
     def start(self) -> tuple[Worker, ...]:
         """The first one leads."""
         others = (Worker("standby"),) * (self._config.workers - 1)
-        return (Worker("begin", 1 if others else 0), *others)
+        stamp = 0 if self._config.run_id else 1
+        return (Worker("begin", 1 if others else 0, stamp=stamp), *others)
 
     def moves(self, world: World) -> Iterator[Move[World]]:
         """What each worker may do next."""
@@ -63,24 +64,34 @@ class WorkerSteps:
         if world.redis.fence != worker.fence and Defence.FENCE not in self._off:
             yield "sees another fence (state)", lost(world, number), None
         elif known.position is None or not known.epoch:
+            worker = worker._replace(stamp=world.redis.stamp)
             yield "sees no position (state)", self._first_read(world, number, worker, known), None
-        elif not same_run(world, self._off) and self._looks_at_run():
+        elif not self._own_history(world, worker):
             after = worker._replace(step="new_epoch", known=known)
+            if not self._config.run_id:
+                after = after._replace(stamp=world.redis.stamp)
             yield "sees another run (state)", became(world, number, after), None
         else:
-            after = worker._replace(step="ready", known=known)
+            after = worker._replace(step="ready", known=known, stamp=world.redis.stamp)
             yield "reads the state", became(world, number, after), None
+
+    def _own_history(self, world: World, worker: Worker) -> bool:
+        """Whether the epoch goes on: the same run, or without a run id what this worker left there."""
+        if self._config.run_id:
+            return same_run(world, self._config, self._off) or not self._looks_at_run()
+        return world.redis.stamp == worker.stamp or Defence.BEGIN_EPOCH in self._off
 
     def _looks_at_run(self) -> bool:
         return not self._off & {Defence.NEW_EPOCH, Defence.RUN_STORED}
 
     def _new_epoch(self, world: World, number: int, worker: Worker) -> Iterator[Move[World]]:
-        same = same_run(world, self._off)
+        same = same_run(world, self._config, self._off)
         if scripts.refused(world.redis, worker, self._off, same_run=same, epoch=False):
             yield "is refused (new_epoch)", refused(world, number, worker, self._off), None
             return
         redis, message = scripts.new_epoch(world.redis, run(world), self._server.fresh_epoch(world))
-        after = became(world, number, Worker("begin", worker.fence))
+        redis, began = self._server.stamped(world, redis, Worker("begin", worker.fence))
+        after = became(world, number, began)
         for note, agents in self._server.published(world.agents, message):
             there = self._server.changed(after._replace(agents=agents), redis)
             yield f"begins epoch {redis.epoch} (new_epoch){note}", there, None
@@ -115,7 +126,7 @@ class WorkerSteps:
         known, seen = worker.known, worker.seen
         assert known is not None
         assert seen is not None
-        same = same_run(world, self._off)
+        same = same_run(world, self._config, self._off)
         if scripts.refused(world.redis, worker, self._off, same_run=same, epoch=True):
             yield "is refused (watermark)", refused(world, number, worker, self._off), None
             return
@@ -125,6 +136,8 @@ class WorkerSteps:
             known=known._replace(primary_until=redis.primary_until),
             seen=seen._replace(primary_until=0, lsn=0),
         )
+        redis, said = self._server.stamped(world, redis, said)
+        message = message._replace(follows=worker.follows)
         there = self._server.changed(became(world, number, said), redis)
         if there != world:
             yield "says a watermark that nobody hears", there, None
@@ -150,7 +163,8 @@ class WorkerSteps:
         if Defence.RECOVER_SNAPSHOT_FIRST in self._off:
             todo = (*todo, ("snapshot", 0))
         page = self._database.first_read(world.database)
-        after = Worker("recover", worker.fence, known, page, (*todo, ("recover", 0)))
+        todo = (*todo, ("recover", 0))
+        after = Worker("recover", worker.fence, known, page, todo, stamp=worker.stamp)
         return became(world, number, after)
 
     def _recover(self, world: World, number: int, worker: Worker) -> Iterator[Move[World]]:
@@ -163,18 +177,21 @@ class WorkerSteps:
             after = worker._replace(page=page, scripts=rest, known=known._replace(live_run=run(world)))
             yield "takes the snapshot", became(world, number, after), None
             return
-        other = known.live_run != run(world) and Defence.RECOVER_RUN not in self._off
+        other = self._config.run_id and known.live_run != run(world) and Defence.RECOVER_RUN not in self._off
         if other or scripts.refused(redis, worker, self._off, same_run=True, epoch=False):
             yield f"is refused ({name} of recovery)", refused(world, number, worker, self._off), None
         elif name != "recover":
-            redis = self._batches.dropped(redis, name, keys, page)
-            there = self._server.changed(became(world, number, worker._replace(scripts=rest)), redis)
+            redis, after = self._server.stamped(
+                world, self._batches.dropped(redis, name, keys, page), worker._replace(scripts=rest)
+            )
+            there = self._server.changed(became(world, number, after), redis)
             yield f"drops {keys:b} ({name} of recovery)", there, None
         else:
             reached = postgres.versions(world.database, page.position, self._config.keys)
             epoch = self._server.fresh_epoch(world)
             redis, message = scripts.recover(redis, run(world), epoch, page, reached)
-            again = became(world, number, Worker("begin", worker.fence))
+            redis, began = self._server.stamped(world, redis, Worker("begin", worker.fence))
+            again = became(world, number, began)
             for note, agents in self._server.published(world.agents, message):
                 there = self._server.changed(again._replace(agents=agents), redis)
                 yield f"recovers at {page.position:b} in epoch {epoch} (recover){note}", there, None
@@ -193,7 +210,9 @@ class WorkerSteps:
             return False
         if redis.fence != worker.fence and Defence.FENCE not in self._off:
             return False
-        if self._looks_at_run() and not same_run(world, self._off):
+        if self._looks_at_run() and not same_run(world, self._config, self._off):
+            return False
+        if redis.stamp != worker.stamp and Defence.STAMP not in self._off:
             return False
         current = known._replace(position=redis.position, database=redis.database, flushed=redis.flushed)
         if not self._batches.counts(world, current):

@@ -294,8 +294,9 @@ class ReadSteps:
             covered,
             lsn,
             self._config.log_max,
-            same_run=same_run(world, self._off),
+            same_run=same_run(world, self._config, self._off),
             pattern=pattern,
+            skipped=self._server.skipped(world),
             stale=Defence.DIRECT_DROPS_STALE not in self._off,
         )
         if Defence.NEED_LSN_DIRECT in self._off and lsn is not None:

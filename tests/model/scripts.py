@@ -36,6 +36,8 @@ def refused(redis: Redis, worker: Worker, off: frozenset[Defence], *, same_run: 
         return True
     if epoch and redis.epoch != known.epoch and Defence.EPOCH_COMPARED not in off:
         return True
+    if redis.stamp != worker.stamp and Defence.STAMP not in off:
+        return True
     return redis.position != known.position and Defence.POSITION_COMPARED not in off
 
 
@@ -82,13 +84,13 @@ def drop_stale(redis: Redis, keys: Mask) -> Redis:
 
 
 def append(
-    redis: Redis, epoch: int, keys: Mask, invalidated: Versions, log_max: int
+    redis: Redis, epoch: int, keys: Mask, invalidated: Versions, log_max: int, skipped: int = 0
 ) -> tuple[Redis, Message]:
     """``append`` of ``_common.lua``: one log entry and the message that says the same."""
-    last = redis.last + 1
+    last = redis.last + 1 + skipped
     told = newest(redis.invalidated, invalidated)
     log = (*redis.log, Entry(last, keys, told))[-log_max:]
-    message = Message("invalidation", epoch, last, last - 1, keys, told)
+    message = Message("invalidation", epoch, last, redis.last, keys, told)
     return redis._replace(last=last, log=log, invalidated=told), message
 
 
@@ -138,6 +140,7 @@ def direct(
     same_run: bool,
     pattern: bool,
     stale: bool = True,
+    skipped: int = 0,
 ) -> tuple[Redis, Message | None]:
     """``direct.lua``: an agent's own invalidation; a pattern's unlinks nothing by itself."""
     if not pattern:
@@ -146,7 +149,7 @@ def direct(
             redis = drop_stale(redis, keys)
     if not redis.epoch or not same_run:
         return redis, None
-    redis, message = append(redis, redis.epoch, keys, invalidated, log_max)
+    redis, message = append(redis, redis.epoch, keys, invalidated, log_max, skipped)
     if lsn is None:
         return redis._replace(primary_until=message.id), message
     return raise_need_lsn(redis, lsn), message

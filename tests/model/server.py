@@ -6,8 +6,10 @@ from itertools import product
 from . import scripts
 from .checker import Move
 from .defences import Defence
-from .world import Agent, Config, Message, Redis, World
+from .world import Agent, Config, Mask, Message, Redis, Worker, World
 
+OUT_OF_REACH = 10
+"""More entries than a worker writes here."""
 STALE_BOUND = "stale: a stale value outlives the bound that began with the change that made it stale"
 
 
@@ -16,8 +18,10 @@ def run(world: World) -> int:
     return world.failovers
 
 
-def same_run(world: World, off: frozenset[Defence]) -> bool:
-    """Whether the epoch belongs to the live server."""
+def same_run(world: World, config: Config, off: frozenset[Defence]) -> bool:
+    """Whether the epoch belongs to the live server, as far as that can be told."""
+    if not config.run_id:
+        return True
     apart = run(world) - world.redis.run
     return apart % 2 == 0 if Defence.RUN_UNIQUE in off else apart == 0
 
@@ -34,7 +38,8 @@ class Server:
         fence = 1 if self._config.workers > 1 else 0
         stale = (None,) * self._config.keys if self._config.refreshed else ()
         keys = (None,) * self._config.keys
-        return Redis(keys, 1, 0, 0, fence=fence, invalidated=nothing, stale=stale, read_epoch=1)
+        stamp = 0 if self._config.run_id else 1
+        return Redis(keys, 1, 0, 0, fence=fence, invalidated=nothing, stale=stale, read_epoch=1, stamp=stamp)
 
     def moves(self, world: World) -> Iterator[Move[World]]:
         """Evictions, expiry and every kind of loss."""
@@ -54,11 +59,11 @@ class Server:
                 before = world.before[back + 1 :] if left else ()
                 yield (
                     f"failover that loses the last {back + 1} writes",
-                    world._replace(redis=old, before=before, failovers=world.failovers + 1),
+                    self._restamped(world._replace(redis=old, before=before, failovers=world.failovers + 1)),
                     None,
                 )
         empty = self.start()
-        stateless = empty._replace(epoch=0, run=0, position=None, fence=0, read_epoch=0)
+        stateless = empty._replace(epoch=0, run=0, position=None, fence=0, read_epoch=0, stamp=0)
         if world.flushes < config.flushes:
             yield "FLUSHALL", self.changed(world._replace(flushes=world.flushes + 1), stateless), None
         if world.evictions < config.state_evictions and redis.epoch:
@@ -76,8 +81,8 @@ class Server:
         if redis == world.redis:
             return world
         if world.failovers < self._config.failovers:
-            return world._replace(redis=redis, before=(world.redis, *world.before[:1]))
-        return world._replace(redis=redis)
+            return self._restamped(world._replace(redis=redis, before=(world.redis, *world.before[:1])))
+        return self._restamped(world._replace(redis=redis))
 
     def published(
         self, agents: tuple[Agent, ...], message: Message | None
@@ -99,6 +104,45 @@ class Server:
             lost = [str(number) for number, agent in enumerate(after) if agent is agents[number]]
             found.append((f" (lost to agent {','.join(lost)})" if lost else "", after))
         return found
+
+    def stamped(self, world: World, redis: Redis, worker: Worker) -> tuple[Redis, Worker]:
+        """A worker's script leaves a stamp that nothing alive remembers, and the worker expects it."""
+        if self._config.run_id:
+            return redis, worker
+        used = {state.stamp for state in (world.redis, *world.before)}
+        used.update(other.stamp for other in world.workers)
+        stamp = next(number for number in range(1, 99) if number not in used)
+        return redis._replace(stamp=stamp), worker._replace(stamp=stamp)
+
+    def _restamped(self, world: World) -> World:
+        """The same world: of stamps it only counts which are equal, so they are numbered as they appear."""
+        if self._config.run_id:
+            return world
+        names = {0: 0}
+        for redis in (world.redis, *world.before):
+            names.setdefault(redis.stamp, len(names))
+        for worker in world.workers:
+            names.setdefault(worker.stamp, len(names))
+        return world._replace(
+            redis=world.redis._replace(stamp=names[world.redis.stamp]),
+            before=tuple(old._replace(stamp=names[old.stamp]) for old in world.before),
+            workers=tuple(worker._replace(stamp=names[worker.stamp]) for worker in world.workers),
+        )
+
+    def following(self, world: World) -> Mask:
+        """The agents that are connected, where a watermark must say so."""
+        if self._config.run_id or Defence.READ_AFTERWARDS in self._off:
+            return 0
+        return sum(1 << number for number, agent in enumerate(world.agents) if agent.link != "away")
+
+    def skipped(self, world: World) -> int:
+        """How many ids an agent's own entry skips, so that its id is none that was lost."""
+        if self._config.run_id or Defence.SKIPPED_IDS in self._off:
+            return 0
+        used = {entry.id for redis in world.before for entry in redis.log}
+        used.update(agent.last for agent in world.agents)
+        used.update(message.id for agent in world.agents for message in agent.inbox)
+        return max([world.redis.last, *used]) - world.redis.last + OUT_OF_REACH
 
     def fresh_epoch(self, world: World) -> int:
         """The smallest number that nothing alive remembers."""

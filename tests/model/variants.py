@@ -85,6 +85,12 @@ OWN_PATTERN = Config("*", agents=1, reads=AGENT, owners=(0,), inbox=1, log_max=1
 OWN_PATTERN_REPLICA = replace(OWN_PATTERN, replica=True)
 OWN_TWO_AGENTS = replace(OWN, agents=2, reads=(Reads(agent=1),), log_max=1)
 
+NO_RUN = Config("ao", reads=ONE, failovers=1, kills=0, run_id=False)
+NO_RUN_SCRIPTS = Config("ab", keys=2, reads=ONE, script_keys=1, failovers=1, kills=0, run_id=False)
+NO_RUN_NEAR = replace(NEAR_FAILOVER, kills=0, run_id=False)
+NO_RUN_OWN = Config("a", agents=1, reads=AGENT, owners=(0,), log_max=1, inbox=1, failovers=1, kills=0,
+                    run_id=False)  # fmt: skip
+
 TOKENS = Config("oa", agents=1, reads=AGENT, crashes=1, begun=1, rollbacks=True, tokens=True,
                 log_max=1, inbox=1, kills=0, silent=False)  # fmt: skip
 TOKENS_LONG = replace(TOKENS, kills=None, silent=True)
@@ -144,6 +150,10 @@ HOLDS = (
     Variant("a near cache and a failover", NEAR_FAILOVER),
     Variant("two leaders", LEADERS),
     Variant("two leaders, killed, and a failover", LEADERS_FAILOVER),
+    Variant("no run id: a failover that loses writes", NO_RUN),
+    Variant("no run id: the same in a batch of two scripts", NO_RUN_SCRIPTS),
+    Variant("no run id: a near cache and a failover", NO_RUN_NEAR, long=True),
+    Variant("no run id: an agent's own delete is lost", NO_RUN_OWN, long=True),
     Variant("an agent's own delete", OWN),
     Variant("an agent's own delete, with a replica", OWN_REPLICA),
     Variant("an agent's own invalidate_pattern", OWN_PATTERN, long=True),
@@ -203,6 +213,10 @@ CAUGHT = (
     Variant("the run only in the worker's memory", NEAR_FAILOVER, (D.RUN_STORED, D.RUN_COMPARED)),
     Variant("a run that comes back", NEAR_FAILOVERS, (D.RUN_UNIQUE,), long=True),
     Variant("epochs that are counted", NEAR_FLUSHED, (D.EPOCH_RANDOM,)),
+    Variant("no run id: no stamp", NO_RUN_SCRIPTS, (D.STAMP,)),
+    Variant("no run id: a new worker goes on with the epoch", NO_RUN_NEAR, (D.BEGIN_EPOCH,), long=True),
+    Variant("no run id: a lost id comes again", NO_RUN_OWN, (D.SKIPPED_IDS,), long=True),
+    Variant("no run id: any watermark attaches again", NO_RUN_OWN, (D.READ_AFTERWARDS,), long=True),
     Variant("the horizon not looked at", PURGE, (D.HORIZON,)),
     Variant("the identity not looked at: another timeline", RESTORE, (D.IDENTITY,)),
     Variant("the identity not looked at: a dump restored", DUMP, (D.IDENTITY,)),
@@ -258,6 +272,13 @@ MASKED = (
         "a fill leaves the stale value", STALE, (D.FILL_DROPS_STALE,), "the value is read first; the bound"
     ),
     Variant("no fence", LEADERS_FAILOVER, (D.FENCE,), "the position is compared; the fence keeps the peace"),
+    Variant(
+        "no run id: a reconnect that keeps the near cache",
+        NO_RUN_OWN,
+        (D.RECONNECT_DROPS,),
+        "ids that were skipped; it is for the one in 65,536 that comes again all the same",
+        long=True,
+    ),
     Variant("the position not compared", LEADERS_FAILOVER, (D.POSITION_COMPARED,), "fence, run and epoch"),
     Variant("the epoch not compared", LEADERS_FAILOVER, (D.EPOCH_COMPARED,), "run and position"),
     Variant("replay first", NEAR, (D.SUBSCRIBE_FIRST,), "the watermark after it exposes the gap"),

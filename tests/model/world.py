@@ -60,7 +60,8 @@ class Config:
         same_timeline: Such a restore keeps the timeline (a copied data folder).
         dumps: Times an older dump is restored into the running server: xids and WAL go on.
         purges: Whether committed entries may be purged, read or not.
-        failovers: Times a Redis promotion goes back by one or two writes.
+        failovers: Times a Redis promotion goes back by one or two writes. Connections may stay.
+        run_id: Redis tells its run id. Without one a failover shows only in the data.
         flushes: Times Redis is emptied without being restarted (FLUSHALL).
         state_evictions: Times the state alone disappears.
         log_max: Entries the log holds.
@@ -92,6 +93,7 @@ class Config:
     dumps: int = 0
     purges: bool = False
     failovers: int = 0
+    run_id: bool = True
     flushes: int = 0
     state_evictions: int = 0
     log_max: int = 2
@@ -148,7 +150,7 @@ class Redis(NamedTuple):
 
     keys: tuple[Standing, ...]
     epoch: int = 0  # 0: absent, as is the rest of the state then
-    run: int = 0
+    run: int = 0  # without a run id: a ghost
     position: Mask | None = None
     database: int = 0
     flushed: int = 0
@@ -162,6 +164,7 @@ class Redis(NamedTuple):
     queue: Mask = 0  # the refresh set
     owed: Mask = 0  # ghost: keys that were cached when they changed, and not filled since
     read_epoch: int = 0  # the epoch in which the newest watermark was published
+    stamp: int = 0  # what the worker's newest script left; 0 with a run id
 
 
 class Known(NamedTuple):
@@ -217,6 +220,8 @@ class Worker(NamedTuple):
     page: Page | None = None
     scripts: tuple[tuple[str, int], ...] = ()  # still to send: (name, argument)
     seen: Seen | None = None
+    stamp: int = 0  # what its newest script left; 0: it has read the state anew
+    follows: Mask = 0  # agents that were connected when the read of `seen` began; without a run id only
 
 
 class Message(NamedTuple):
@@ -229,6 +234,7 @@ class Message(NamedTuple):
     keys: Mask
     invalidated: Versions  # ghost
     told: Told | None = None
+    follows: Mask = 0  # of a watermark: as the worker knows it
 
 
 class Agent(NamedTuple):

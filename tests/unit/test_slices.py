@@ -92,6 +92,8 @@ async def test_finding_refreshes_lets_others_run() -> None:
 class Accepting:
     """A Redis that accepts every script at once."""
 
+    breaks = 0
+
     def __init__(self) -> None:
         self.calls = 0
 

@@ -134,7 +134,9 @@ class Subscriber:
             self.subscribed = True
             self._freshness.doubted()  # the other connections may now lead to another server too
             self._on_subscribed()
+            again = self._freshness.epoch is not None
             found = await self._first_replay()
+            self._freshness.connected(subscribed, doubtful=again and not found.tells_run)
             if self._freshness.epoch is None:
                 self._report.found_no_epoch()
             self._freshness.proved(-math.inf)
@@ -278,6 +280,8 @@ class Subscriber:
         assert isinstance(found, Replay)
         if found.age is not None and found.rules != self._rules.hash:
             await self._rules.load()  # they were published after that read
+        if not found.tells_run:  # it may be another server, where a lost id has come again
+            found = replace(found, complete=False)
         self._process(found)
         return found
 

@@ -45,9 +45,9 @@ class Freshness:
     """
 
     __slots__ = (
-        "_clock", "_detached_ttl", "_fresh_as_of", "_local", "_max_silence", "_muted_until", "_ping_number",
-        "_pings", "_ponged", "_proved", "_redis_known", "_shown", "attached_since", "believed_until", "epoch",
-        "last", "marks", "trusted_until", "watermark",
+        "_clock", "_detached_ttl", "_fresh_as_of", "_local", "_max_silence", "_muted_until", "_not_before",
+        "_ping_number", "_pings", "_ponged", "_proved", "_redis_known", "_shown", "attached_since",
+        "believed_until", "epoch", "last", "marks", "trusted_until", "watermark",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class Freshness:
         self._proved = math.inf  # without a subscriber, watermarks are this process' own
         self._muted_until = -math.inf
         self._fresh_as_of = -math.inf
+        self._not_before = -math.inf
         self._redis_known = False
         self._shown = False
         self.trusted_until = self.believed_until = self.attached_since = -math.inf
@@ -153,6 +154,8 @@ class Freshness:
         heard = min(self._ponged, self._proved)
         if heard == -math.inf or self._clock() < self._muted_until or self.unproved:
             return False
+        if self._ponged - watermark.age_ms / 1000 < self._not_before:
+            return False
         self._redis_known = True
         if self._shown:  # by the clock of Redis, which may have been set back meanwhile
             self._shown, self._fresh_as_of = False, -math.inf
@@ -229,6 +232,15 @@ class Freshness:
             self.doubted()
         self._pings.clear()
         self._ponged = -math.inf
+
+    def connected(self, at: float, *, doubtful: bool) -> None:
+        """Record a subscription that was sent at ``at``.
+
+        It is ``doubtful`` if this process followed a log before, and the server does not tell its run: it may
+        have gone back in the same epoch. Only a watermark whose read began after ``at`` then counts. By then
+        all that this process has processed before is applied again.
+        """
+        self._not_before = at if doubtful else -math.inf
 
     def ping(self) -> int:
         """Record that a PING is sent now; return its number."""

@@ -120,14 +120,19 @@ async def expect_primary(connection: RedisConnection) -> None:
     """Raise `NoPrimary` if the server is a replica.
 
     It asks with INFO, not ROLE: unstale's scripts need INFO anyway, and users with few permissions may not
-    call ROLE.
+    call ROLE. Where INFO is refused, HELLO tells the role. Without either, only writes tell: a replica
+    refuses them.
     """
     await connection.send_command("INFO", "replication")
     try:
-        found = bytes(await connection.read_response(timeout=math.inf))
+        primary = b"role:master" in bytes(await connection.read_response(timeout=math.inf))
     except ResponseError:
-        return  # this user may not call INFO; the worker's scripts do, and they refuse a replica
-    if b"role:master" not in found:
+        await connection.send_command("HELLO")
+        try:
+            primary = b"master" in await connection.read_response(timeout=math.inf)
+        except ResponseError:
+            return
+    if not primary:
         raise NoPrimary(
             "REDIS_URL leads to a replica; give the address of the primary, or of Sentinels that know it"
         )

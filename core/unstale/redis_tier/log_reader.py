@@ -35,6 +35,7 @@ class Replay:
         entries: Log entries, oldest first.
         stands: True if the epoch was begun by the server that answered, in its present run: it was neither
             restarted nor promoted since.
+        tells_run: False if that cannot be told, because scripts of this user may not call INFO.
         age: Seconds since the worker began the read that its newest watermark announced, by the clock of
             Redis. None if no watermark was published in this epoch and run, infinite if the clock may not be
             read, negative if it was set back.
@@ -47,6 +48,7 @@ class Replay:
     complete: bool
     entries: tuple[Invalidation, ...]
     stands: bool = False
+    tells_run: bool = True
     age: float | None = None
     sent: float = -math.inf
     rules: str = ""
@@ -85,7 +87,8 @@ class LogReader:
             LogId(last),
             bool(complete),
             decoded,
-            bool(stands),
+            stands == 1,
+            stands >= 0,
             float(age) / 1000 if age else None,
             sent,
             rules.decode("utf-8", "replace"),

@@ -83,6 +83,8 @@ class Multiplexer:
         """True if the connection is open, as far as is known."""
         self.batches = 0
         """Batches sent."""
+        self.breaks = 0
+        """Connections that ended without being asked to."""
 
     def get(self, key: str) -> "asyncio.Future[bytes | None]":
         """Return a future of the value at ``key``: None if it is missing or of another type, as with MGET.
@@ -195,6 +197,7 @@ class Multiplexer:
                         self._wake = None
                         if await connection.can_read():  # nothing was sent, so the server has closed it
                             self._renewed = True
+                            self.breaks += 1
                     if self._renewed:
                         await connection.disconnect(nowait=True)
                         await self._connect(connection)
@@ -205,6 +208,7 @@ class Multiplexer:
             self._fail(CacheClosed(), current)
             raise
         except Exception as error:
+            self.breaks += 1
             self._runner = self._wake = None
             self._cause = error
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LAST_PAUSE)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from unstale.errors import MessageError, RedisUnavailable, UnstaleError
 from unstale.protocol import codec
@@ -327,8 +327,11 @@ class RedisTier:
         return None if data is None else PublishedRules.decode(data)
 
     async def used_memory(self) -> int | None:
-        """Return how many bytes of memory Redis uses."""
-        data = await self._command("INFO", "memory")
+        """Return how many bytes of memory Redis uses; raises `MessageError` if Redis does not tell."""
+        try:
+            data = await self.multiplexer.execute_command("INFO", "memory")
+        except ResponseError as error:
+            raise MessageError(f"INFO is refused: {error}") from error
         for line in data.decode().splitlines():
             if line.startswith("used_memory:"):
                 return int(line.partition(":")[2])

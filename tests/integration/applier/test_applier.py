@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -156,7 +157,8 @@ async def test_a_refused_script_changes_nothing(
     elif reason == "run":
         await redis.hset(NAMES.state, "run", "another")
     before = (await state_of(redis), await redis.xlen(NAMES.log))
-    wrong = replace(state, **{reason: "9:9:"}) if reason in ("epoch", "position") else state
+    changed: dict[str, Any] = {reason: "9:9:"} if reason in ("epoch", "position") else {}
+    wrong = replace(state, **changed)
     async with Listener(redis_url) as heard:
         expected = LeadershipLost if reason == "fence" else PositionMoved
         seen = Seen("20:20:", "0/200", time.monotonic(), "")

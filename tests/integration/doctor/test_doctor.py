@@ -318,10 +318,10 @@ async def test_an_eviction_policy_that_can_evict_the_state(
     async with Redis.from_url(valkey.url) as redis:
         await redis.config_set("maxmemory", "100mb")
         await redis.config_set("maxmemory-policy", "allkeys-lru")
-        assert worst(await examine(settings), "Redis memory").severity is Severity.WARNING
+        assert worst(await examine(settings), "Redis settings").severity is Severity.WARNING
 
         await redis.config_set("maxmemory-policy", "volatile-lru")
-        assert worst(await examine(settings), "Redis memory").severity is Severity.OK
+        assert worst(await examine(settings), "Redis settings").severity is Severity.OK
 
 
 async def test_agents_on_another_database_number_are_named(

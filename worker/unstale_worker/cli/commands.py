@@ -25,6 +25,13 @@ app = typer.Typer(
 )
 
 
+class DevRedis(StrEnum):
+    """Kind of the Redis server that ``unstale dev`` starts; docs/providers.md describes them."""
+
+    SINGLE = "single"
+    NO_INFO = "no-info"
+
+
 class WorkerRole(StrEnum):
     """Role of a worker process."""
 
@@ -113,7 +120,12 @@ def demo(
 
 
 @app.command()
-def dev() -> None:
+def dev(
+    redis: Annotated[
+        DevRedis,
+        typer.Option(help="single; or no-info: the user may not call INFO, as on many rented servers."),
+    ] = DevRedis.SINGLE,
+) -> None:
     """Start Postgres, Redis and the worker for your own code, with your migrations, until Ctrl-C."""
 
     async def run(stop: asyncio.Event) -> int:
@@ -124,7 +136,10 @@ def dev() -> None:
 
         settings = WorkerSettings.from_env()
         configure_logging(settings.log)
-        await run_dev(Rules.load(settings.config), config=settings.config, stop=stop, say=_print_line)
+        await run_dev(
+            Rules.load(settings.config), config=settings.config, stop=stop, say=_print_line,
+            restricted=redis is DevRedis.NO_INFO,
+        )  # fmt: skip
         return DONE
 
     _run(run)

@@ -7,6 +7,7 @@ import secrets
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -15,6 +16,10 @@ from redis.exceptions import RedisError
 
 from unstale_worker.dev_servers.embedded_server import EmbeddedServer
 from unstale_worker.dev_servers.installs import RedisProgram, find_redis
+
+RESTRICTED_USER: Final = "restricted"
+RESTRICTED_COMMANDS: Final = "+@all -@admin -@dangerous -client -script -wait -command -pubsub"
+"""What rented servers allow: not INFO, CONFIG, MONITOR, ROLE, KEYS and FLUSHALL, among others."""
 
 
 class EmbeddedValkey(EmbeddedServer):
@@ -28,6 +33,8 @@ class EmbeddedValkey(EmbeddedServer):
         args: Further command-line arguments: ``["--maxmemory", "4mb"]``.
         replica_of: Replicate this server, and share its password.
         program: ``redis`` starts Redis instead.
+        restricted: Add the user of `restricted_url`, who may do what rented servers allow: no command of
+            administration, so neither INFO nor CONFIG.
     """
 
     log_name = "valkey.log"
@@ -42,10 +49,12 @@ class EmbeddedValkey(EmbeddedServer):
         args: Sequence[str] = (),
         replica_of: EmbeddedValkey | None = None,
         program: RedisProgram = "valkey",
+        restricted: bool = False,
     ) -> None:
         password = secrets.token_hex(16) if replica_of is None else replica_of.password
         super().__init__(directory=directory, password=password, user=None)
         self.program = program
+        self.restricted = restricted
         self.args = tuple(args)
         if replica_of is not None:
             self.args += ("--replicaof", "127.0.0.1", str(replica_of.port))
@@ -56,13 +65,21 @@ class EmbeddedValkey(EmbeddedServer):
         """URL with the password, for database 0."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
+    @property
+    def restricted_url(self) -> str:
+        """URL of the restricted user."""
+        return f"redis://{RESTRICTED_USER}:{self.password}@127.0.0.1:{self.port}/0"
+
     async def _find(self) -> None:
         self._executable = await asyncio.to_thread(find_redis, self.program)
 
     async def _prepare(self) -> None:
         configuration = self.folder / "server.conf"  # a file, because every user may read command lines
         configuration.touch(mode=0o600)
-        configuration.write_text(f"requirepass {self.password}\nmasterauth {self.password}\n")
+        lines = [f"requirepass {self.password}", f"masterauth {self.password}"]
+        if self.restricted:
+            lines.append(f"user {RESTRICTED_USER} on >{self.password} ~* &* {RESTRICTED_COMMANDS}")
+        configuration.write_text("\n".join([*lines, ""]))
 
     def _argv(self, port: int) -> Sequence[str]:
         return [

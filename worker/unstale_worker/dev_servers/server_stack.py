@@ -41,6 +41,7 @@ async def stack(
     valkey_args: Sequence[str] = (),
     version: PostgresVersion = "18",
     event_triggers: bool = True,
+    restricted: bool = False,
 ) -> AsyncIterator[Stack]:
     """Start both servers and apply unstale's migrations, `migrations` and `sql`.
 
@@ -52,11 +53,12 @@ async def stack(
         valkey_args: Further arguments for Valkey.
         version: Major version of Postgres.
         event_triggers: Let ``postgres`` create event triggers, as on Supabase.
+        restricted: Give the URL of a Redis user who may not call INFO or CONFIG, as on rented servers.
     """
     home = None if directory is None else directory / "postgres"
     async with (
         EmbeddedPostgres(directory=home, settings=settings, version=version) as postgres,
-        EmbeddedValkey(args=valkey_args) as valkey,
+        EmbeddedValkey(args=valkey_args, restricted=restricted) as valkey,
     ):
         await postgres.create_supabase_roles()
         await migrate(postgres, database="postgres", migrations=migrations, event_triggers=event_triggers)
@@ -69,7 +71,7 @@ async def stack(
         yield Stack(
             database_url=postgres.dsn(),
             worker_database_url=postgres.dsn(user=WORKER_ROLE),
-            redis_url=valkey.url,
+            redis_url=valkey.restricted_url if restricted else valkey.url,
             postgres=postgres,
             valkey=valkey,
         )

@@ -147,11 +147,12 @@ def _agents(plan: RestartPlan) -> Iterator[str]:
     if not running.leader:
         yield "worker: none leads, so no change is applied"
     followed = running.published.hash[:8] or "none"
+    connected = "unknown number" if running.agents is None else running.agents
     if plan.restart.same:
-        yield f"agents: {running.agents} connected; the rules in force are these ({followed})"
+        yield f"agents: {connected} connected; the rules in force are these ({followed})"
     else:
         yield (
-            f"agents: {running.agents} connected, which follow the rules in force ({followed}) until a "
+            f"agents: {connected} connected, which follow the rules in force ({followed}) until a "
             "worker with these leads"
         )
     for problem, _ in problems(running.reports):

@@ -13,6 +13,7 @@ from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
 from unstale_worker.agents.read import Agents, read_agents
 from unstale_worker.forecast.restart import RECOVERY
+from unstale_worker.observe.overview import subscribers
 from unstale_worker.redis.applier import STATE, unavailable
 from unstale_worker.redis.key_scan import scan
 from unstale_worker.redis.state import Adopting, StoredState
@@ -26,7 +27,7 @@ class Running:
         published: The rules that agents follow.
         recovery: Why a worker would drop every owned key; empty if it would not.
         pending: Patterns that a worker was about to drop.
-        agents: Processes that follow the log now.
+        agents: Processes that follow the log now; None if PUBSUB is refused.
         reports: Those of them that report.
         leader: True if a worker leads.
         refreshes: Keys that wait for a refresh.
@@ -35,7 +36,7 @@ class Running:
     published: PublishedRules
     recovery: str
     pending: tuple[str, ...]
-    agents: int
+    agents: int | None
     reports: Agents
     leader: bool
     refreshes: int
@@ -47,8 +48,7 @@ async def read_running(redis: Redis, names: Names) -> Running:
         reply = await STATE(redis, keys=[names.state])
         state = StoredState.read(reply[0], reply[2:])
         stored: bytes | None = await redis.execute_command("GET", names.rules)
-        subscribers = await redis.pubsub_numsub(names.channel)
-        agents = int(subscribers[0][1]) if subscribers else 0
+        agents = await subscribers(redis, names)
         reports = await read_agents(redis, names)
         leader = bool(await redis.exists(names.leader))
         refreshes = int(await redis.zcard(names.refresh))

@@ -193,8 +193,13 @@ class Pipeline:
                     )
                     self._counters.epochs += 1
                 case Standing.OTHER_RUN:
-                    log.warning("Redis is another server than before; new epoch", position=state.position)
-                    await self._applier.new_epoch(state, why=verdict.value)
+                    why = verdict.value
+                    if state.unproved:
+                        why = "Redis does not tell its run"
+                        log.info("Redis does not tell if it is the same server; new epoch")
+                    else:
+                        log.warning("Redis is another server than before; new epoch", position=state.position)
+                    await self._applier.new_epoch(state, why=why)
                     self._counters.epochs += 1
                 case Standing.OTHER_RULES:
                     await self._adopt(state)

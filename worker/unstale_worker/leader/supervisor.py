@@ -22,6 +22,7 @@ from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.claim import NamespaceTaken, claim
 from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.explained import explained
+from unstale_worker.redis.tiers import PROMISES, Tier
 from unstale_worker.refresh.python.loader_check import look_for_loaders
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
@@ -47,7 +48,7 @@ class Worker:
         check_settings(settings)
         if any(not isinstance(spec.loader, PythonLoader) for spec in rules.refreshes):
             _ = settings.postgres  # row and sql loaders read it also beside the source over HTTPS
-        RedisUrl.parse(settings.redis_url.get_secret_value())
+        self._sentinels = bool(RedisUrl.parse(settings.redis_url.get_secret_value()).sentinels)
         self._settings, self._rules = settings, rules.require_watches()
         self._health = WorkerHealth()
         self._stood_by = asyncio.Event()
@@ -102,10 +103,12 @@ class Worker:
         redis = open_redis(self._settings, connections=2)
         try:
             async with explained(self._settings):
-                server = await check_redis(redis, state_key=self._settings.names.state)
+                server = await check_redis(
+                    redis, state_key=self._settings.names.state, sentinels=self._sentinels
+                )
         finally:
             await redis.aclose()
-        self._health.redis = True
+        self._health.redis, self._health.tier = True, server.tier
         source = await open_source(self._settings)
         try:
             versions = (await source.watch_versions()).values()
@@ -120,7 +123,12 @@ class Worker:
         finally:
             await source.close()
         await self._claim()
-        log.info("servers checked", redis=server, source=source.kind, rules=self._rules.hash[:8])
+        log.info(
+            "servers checked",
+            redis=server.name, tier=server.tier.value, source=source.kind, rules=self._rules.hash[:8],
+        )  # fmt: skip
+        if server.tier is Tier.NO_RUN_ID:
+            log.warning("Redis does not tell its run id", promises=PROMISES[server.tier])
         return source
 
     async def _claim(self) -> None:

@@ -163,6 +163,12 @@ DEFINITIONS: Final = (
         ),
     ),
     Definition(
+        "unstale_worker_redis_no_run_id",
+        "gauge",
+        "1 if Redis does not tell its run id, where fewer promises hold (docs/providers.md).",
+        lambda status: float(status.redis_tier == "no-run-id"),
+    ),
+    Definition(
         "unstale_worker_database_up",
         "gauge",
         "1 while Postgres answers.",

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from unstale.protocol.names import Names
 from unstale_worker.redis.applier import STATE, unavailable
@@ -17,7 +17,7 @@ class Stats:
     Attributes:
         epoch: The history of the log in force; empty before the first worker.
         run: ``live`` if the epoch belongs to the server that answers. Else ``old``: no worker has seen the
-            failover yet.
+            failover yet. Empty if the server does not tell.
         position: Transactions applied, as a ``pg_snapshot``.
         lsn: WAL position that covers it.
         rules: Hash of the rules in force.
@@ -28,9 +28,9 @@ class Stats:
         last: Id of the newest log entry.
         log_entries: Entries in the log.
         log_bytes: Bytes the log is counted with.
-        agents: Subscribers of the invalidations.
+        agents: Subscribers of the invalidations; None if PUBSUB is refused.
         keys: Keys in this Redis database, of any writer.
-        memory: Memory that Redis uses, as text.
+        memory: Memory that Redis uses, as text; empty if INFO is refused.
     """
 
     epoch: str
@@ -45,7 +45,7 @@ class Stats:
     last: int
     log_entries: int
     log_bytes: int
-    agents: int
+    agents: int | None
     keys: int
     memory: str
 
@@ -64,10 +64,13 @@ async def read_stats(redis: Redis, names: Names) -> Stats:
         applied_at = fields.get(b"applied_at")
         lease = int(await redis.pttl(names.leader))
         entries = int(await redis.xlen(names.log))
-        subscribers = await redis.pubsub_numsub(names.channel)
         return Stats(
             epoch=state.epoch,
-            run="" if not state.run else "live" if state.run == state.live_run else "old",
+            run=""
+            if not (state.run and state.live_run)
+            else "live"
+            if state.run == state.live_run
+            else "old",
             position=state.position,
             lsn=fields.get(b"lsn", ""),
             rules=state.rules,
@@ -82,12 +85,28 @@ async def read_stats(redis: Redis, names: Names) -> Stats:
             last=int(fields.get(b"last", 0)),
             log_entries=entries,
             log_bytes=int(fields.get(b"log_bytes", 0)),
-            agents=int(subscribers[0][1]) if subscribers else 0,
+            agents=await subscribers(redis, names),
             keys=int(await redis.dbsize()),
-            memory=str((await redis.info("memory")).get("used_memory_human", "")),
+            memory=await _memory(redis),
         )
     except RedisError as error:
         raise unavailable(error) from error
+
+
+async def subscribers(redis: Redis, names: Names) -> int | None:
+    """Return how many follow the log; None if PUBSUB is refused."""
+    try:
+        found = await redis.pubsub_numsub(names.channel)
+    except ResponseError:
+        return None
+    return int(found[0][1]) if found else 0
+
+
+async def _memory(redis: Redis) -> str:
+    try:
+        return str((await redis.info("memory")).get("used_memory_human", ""))
+    except ResponseError:  # INFO is refused
+        return ""
 
 
 def lines(stats: Stats) -> list[tuple[str, str]]:
@@ -104,9 +123,9 @@ def lines(stats: Stats) -> list[tuple[str, str]]:
         ("lsn", stats.lsn or "none"),
         ("rules", stats.rules or "none"),
         ("log", ", ".join([entries, size, f"newest {stats.last:,}"])),
-        ("agents", str(stats.agents)),
+        ("agents", "unknown" if stats.agents is None else str(stats.agents)),
         ("keys", f"{stats.keys:,}"),
-        ("memory", stats.memory),
+        ("memory", stats.memory or "unknown"),
     ]
 
 

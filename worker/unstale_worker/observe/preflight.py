@@ -19,6 +19,7 @@ from unstale.errors import MigrationMissing, UnsupportedServer
 from unstale_worker.captures.coverage import missing_columns, narrower_filter
 from unstale_worker.fanout.failure import ColumnTypes
 from unstale_worker.redis.applier import STATE, unavailable
+from unstale_worker.redis.tiers import CheckedRedis, Tier
 from unstale_worker.rules import Rules
 from unstale_worker.sources import WatchVersion
 
@@ -26,28 +27,19 @@ OLDEST_REDIS: Final = (7, 0)
 OLDEST_VALKEY: Final = (7, 2)
 PASSING: Final = (ReadOnlyError, BusyLoadingError, MasterDownError, OutOfMemoryError)
 """Errors that pass: the server was demoted since we connected, loads its data, or is full."""
-SUPPORTED: Final = (
-    "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel), "
-    "self-hosted or node-based managed"
-)
+SUPPORTED: Final = "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel)"
 
 
-async def check_redis(redis: Redis, *, state_key: str) -> str:
-    """Return the server's name and version; raises `UnsupportedServer` or `RedisUnavailable`."""
+async def check_redis(redis: Redis, *, state_key: str, sentinels: bool = False) -> CheckedRedis:
+    """Return what the server is; raises `UnsupportedServer` or `RedisUnavailable`.
+
+    Args:
+        redis: A client of the server.
+        state_key: Name of the state.
+        sentinels: The server was found through Sentinels.
+    """
     try:
-        server = await redis.info("server")
-        name, version = server_version(server)
-        mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's name, and Redis'
-        if mode == "cluster":
-            raise UnsupportedServer(f"REDIS_URL is a Redis Cluster, which is not supported yet; {SUPPORTED}")
-        if mode == "sentinel":
-            raise UnsupportedServer(
-                "REDIS_URL names a Sentinel; write redis+sentinel://host:port,host:port/service/db"
-            )
-        wanted = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
-        if version < wanted:
-            shown = ".".join(map(str, version))
-            raise UnsupportedServer(f"REDIS_URL is {name} {shown}; {SUPPORTED}")
+        name = await _version(redis)
         try:
             reply = await STATE(redis, keys=[state_key])
         except (NoPermissionError, *PASSING):
@@ -56,19 +48,41 @@ async def check_redis(redis: Redis, *, state_key: str) -> str:
             if "ACL failure in script" in str(error):
                 raise NoPermissionError(str(error)) from error
             raise UnsupportedServer(
-                f"scripts of this server cannot call INFO ({str(error)[:120]}), as on Redis Enterprise and "
-                f"Redis Cloud; {SUPPORTED}"
+                f"this server does not run unstale's scripts ({str(error)[:120]}); {SUPPORTED}"
             ) from error
-        if not reply[0]:
-            raise UnsupportedServer(f"INFO replication of this server has no master_replid; {SUPPORTED}")
-        role = await redis.info("replication")
-        if str(role.get("role")) != "master":
-            raise UnsupportedServer(
-                "REDIS_URL is a replica; give the primary's URL, or the Sentinels' "
-                "(redis+sentinel://host:port,host:port/service/db)"
-            )
     except RedisError as error:
         raise unavailable(error) from error
+    if not reply[0]:
+        return CheckedRedis(name, Tier.NO_RUN_ID)
+    return CheckedRedis(name, Tier.SENTINEL if sentinels else Tier.SINGLE)
+
+
+async def _version(redis: Redis) -> str:
+    """Return name and version; raises `UnsupportedServer`, unless the server does not tell them."""
+    try:
+        server = await redis.info("server")
+    except PASSING:
+        raise
+    except ResponseError:  # INFO is refused
+        return "a server that does not tell its version"
+    name, version = server_version(server)
+    mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's name, and Redis'
+    if mode == "cluster":
+        raise UnsupportedServer(f"REDIS_URL is a Redis Cluster, which is not supported yet; {SUPPORTED}")
+    if mode == "sentinel":
+        raise UnsupportedServer(
+            "REDIS_URL names a Sentinel; write redis+sentinel://host:port,host:port/service/db"
+        )
+    wanted = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
+    if version < wanted:
+        shown = ".".join(map(str, version))
+        raise UnsupportedServer(f"REDIS_URL is {name} {shown}; {SUPPORTED}")
+    role = await redis.info("replication")
+    if str(role.get("role")) == "slave":
+        raise UnsupportedServer(
+            "REDIS_URL is a replica; give the primary's URL, or the Sentinels' "
+            "(redis+sentinel://host:port,host:port/service/db)"
+        )
     return f"{name} {'.'.join(map(str, version))}"
 
 

@@ -75,6 +75,8 @@ class Status:
         capture_problems: Since when, in seconds since 1970, a table has a problem of one kind.
         counters: Totals since the start.
         refreshed: Totals of the refreshes of this process.
+        redis_tier: Tier of the Redis server (docs/providers.md): ``single``, ``sentinel`` or ``no-run-id``;
+            empty until it was checked.
     """
 
     role: Role
@@ -91,6 +93,7 @@ class Status:
     not_captured: Mapping[str, str] = field(default_factory=dict)
     coarsely_captured: Mapping[str, str] = field(default_factory=dict)
     capture_problems: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    redis_tier: str = ""
 
     @property
     def ready(self) -> bool:

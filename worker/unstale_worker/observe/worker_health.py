@@ -7,6 +7,7 @@ from unstale.errors import DatabaseUnavailable, RedisUnavailable
 from unstale_worker.captures.coverage import Coverage
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters, seconds_since
+from unstale_worker.redis.tiers import Tier
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class WorkerHealth:
         fence: The fence of the last leadership; 0 before the first.
         redis: Redis answered last time.
         database: The database answered last time.
+        tier: Tier of the Redis server; None until it was checked.
         problem: The newest error as a sentence, while it lasts.
         first_start: No worker, and no cycle of this one, has been seen to work on this Redis yet.
         coverage: How far the rules' tables are captured, as of the last check.
@@ -30,6 +32,7 @@ class WorkerHealth:
     fence: int = 0
     redis: bool = False
     database: bool = False
+    tier: Tier | None = None
     problem: str = ""
     first_start: bool = True
     coverage: Coverage = field(default_factory=Coverage)
@@ -70,6 +73,7 @@ class WorkerHealth:
             listening=listening,
             redis=self.redis,
             database=self.database,
+            redis_tier="" if self.tier is None else self.tier.value,
             problem=self.problem,
             not_captured={str(table): why for table, why in self.coverage.broken.items()},
             coarsely_captured={str(table): why for table, why in self.coverage.coarse.items()},

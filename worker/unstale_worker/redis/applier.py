@@ -9,6 +9,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from unstale_worker.redis.script_batches import (
     split,
     watermark_fields,
 )
+from unstale_worker.redis.stamps import Stamps
 from unstale_worker.redis.state import Seen, StoredState
 from unstale_worker.rules import Renewal
 from unstale_worker.runtime.slices import Slices
@@ -68,6 +70,7 @@ class Applier:
         self._multiplexer, self._names, self._fence = multiplexer, names, str(fence)
         self._log_max_bytes, self._script_keys = log_max_bytes, script_keys
         self._server_ahead: float | None = None
+        self._stamps = Stamps(multiplexer)
         self.keys = 0
         """Keys invalidated so far."""
         self.unlinked = 0
@@ -80,6 +83,7 @@ class Applier:
 
     async def state(self) -> StoredState:
         """Read the state; raises `LeadershipLost` if it holds another fence."""
+        self._stamps.check_connection()
         reply = await self._run(STATE, [self._names.state], [])
         if reply[1] not in (b"hash", b"none"):
             raise RedisUnavailable(
@@ -92,7 +96,7 @@ class Applier:
             raise LeadershipLost(
                 f"Redis has the fence {state.fence or 'none'}, and this worker has {self._fence}"
             )
-        return state
+        return replace(state, unproved=not self._stamps.proved(state))
 
     async def apply(
         self,
@@ -133,8 +137,8 @@ class Applier:
             await self._drop(state, patterns, lsn=page.lsn, stale=stale)
             if failpoints.on:
                 await failpoints.reach("applier.after_drop")
-        common = {"channel": names.channel, "fence": self._fence, "epoch": state.epoch}
-        common |= {"position": state.position, "lsn": page.lsn}
+        common: dict[str, Any] = {"channel": names.channel, "epoch": state.epoch}
+        common |= {"position": state.position, "lsn": page.lsn, "log_bytes": self._log_max_bytes}
         final: dict[str, Any] = {}
         if store:
             final = {"new_position": page.position, "flushed": page.flushed, "database": page.database}
@@ -149,7 +153,7 @@ class Applier:
         if store and not bodies:
             bodies.append(ScriptBody([], b"[]", b"[]"))
         last = len(bodies) - 1 if store else len(bodies)
-        plain_header = script_header(**common, log_bytes=self._log_max_bytes)
+        plain_header = None if self._stamps.needed else self._header(**common)
 
         def call(body: ScriptBody, more: dict[str, Any]) -> tuple[Argument, ...]:
             chunk = body.keys
@@ -157,7 +161,7 @@ class Applier:
                 chunk, refresh = group_refreshes(chunk, renewals, names)
                 if refresh is not None:
                     more = {**more, "refresh": refresh}
-            header = script_header(**common, log_bytes=self._log_max_bytes, **more) if more else plain_header
+            header = self._header(**common, **more) if more or plain_header is None else plain_header
             arguments = [header, body.keys_json, body.patterns_json, reason(body)]
             return APPLY.call(keys=[names.state, names.log, *chunk], args=arguments)
 
@@ -180,9 +184,8 @@ class Applier:
 
     async def watermark(self, state: StoredState, seen: Seen) -> str:
         """Publish up to where everything is applied; returns the ``primary_until`` that stands now."""
-        header = script_header(
+        header = self._header(
             channel=self._names.channel,
-            fence=self._fence,
             epoch=state.epoch,
             position=state.position,
             lsn=seen.lsn,
@@ -197,9 +200,8 @@ class Applier:
 
     async def new_epoch(self, state: StoredState, *, why: str = "", published: bytes | None = None) -> None:
         """Begin a new epoch from the stored position: on another run, or to let agents read ``published``."""
-        header = script_header(
+        header = self._header(
             channel=self._names.channel,
-            fence=self._fence,
             position=state.position,
             new_epoch=secrets.token_hex(16),
             why=why,
@@ -232,9 +234,8 @@ class Applier:
         await self._drop(state, sorted(set(patterns)), lsn=page.lsn, stale=stale)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")
-        header = script_header(
+        header = self._header(
             channel=self._names.channel,
-            fence=self._fence,
             position=state.position,
             run=state.live_run,
             new_epoch=secrets.token_hex(16),
@@ -258,7 +259,7 @@ class Applier:
         **fields: Any,
     ) -> None:
         """Run a script that requires ``state``; with more ``keys``, ``arguments`` and header ``fields``."""
-        header = script_header(fence=self._fence, epoch=state.epoch, position=state.position, **fields)
+        header = self._header(epoch=state.epoch, position=state.position, **fields)
         accepted(await self._run(script, [self._names.state, self._names.log, *keys], [header, *arguments]))
 
     async def shorten(self, keys: Sequence[bytes], most: int) -> bool:
@@ -278,13 +279,17 @@ class Applier:
     async def keep_published(self, state: StoredState, published: bytes) -> bool:
         """Publish the rules again if Redis lost them; return True if it had."""
         keys = [self._names.state, self._names.log, self._names.rules]
-        header = script_header(fence=self._fence, epoch=state.epoch, position=state.position)
-        arguments: list[Argument] = [header, hashlib.sha1(published, usedforsecurity=False).hexdigest()]
-        reply = await self._run(RULES, keys, [*arguments, b""])
-        accepted(reply)
-        if reply[1]:
+        digest = hashlib.sha1(published, usedforsecurity=False).hexdigest()
+
+        async def stand(text: bytes) -> bool:
+            header = self._header(epoch=state.epoch, position=state.position)
+            reply = await self._run(RULES, keys, [header, digest, text])
+            accepted(reply)
+            return bool(reply[1])
+
+        if await stand(b""):
             return False
-        accepted(await self._run(RULES, keys, [*arguments, published]))
+        await stand(published)
         return True
 
     async def published(self) -> bytes | None:
@@ -310,13 +315,21 @@ class Applier:
     async def _drop(self, state: StoredState, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
         """Raise need_lsn, then unlink what a SCAN of the primary finds."""
         keys = [self._names.state, self._names.log]
-        header = script_header(fence=self._fence, position=state.position, run=state.live_run, lsn=lsn)
-        accepted(await self._run(DROP, keys, [header]))
+
+        def header() -> bytes:
+            return self._header(position=state.position, run=state.live_run, lsn=lsn)
+
+        accepted(await self._run(DROP, keys, [header()]))
         async for found in scan(self._command, self._names, patterns, stale=stale):
             for start in range(0, len(found), self._script_keys):
-                reply = await self._run(DROP, [*keys, *found[start : start + self._script_keys]], [header])
+                some = found[start : start + self._script_keys]
+                reply = await self._run(DROP, [*keys, *some], [header()])
                 accepted(reply)
                 self.unlinked += int(reply[1])
+
+    def _header(self, **fields: Any) -> bytes:
+        """Encode the header of a script that is sent next."""
+        return script_header(fence=self._fence, **self._stamps.next(), **fields)
 
     async def _command(self, *parts: Argument) -> Any:
         try:
@@ -329,19 +342,26 @@ class Applier:
     ) -> list[Any]:
         try:
             reply: list[Any] = await script(self._multiplexer, keys=keys, args=arguments)
-        except RedisError as error:
-            raise unavailable(error) from error
+        except BaseException as error:  # it may have run
+            self._stamps.lost()
+            if isinstance(error, RedisError):
+                raise unavailable(error) from error
+            raise
         return reply
 
     async def _pipelined(self, script: Script, calls: Sequence[tuple[Argument, ...]]) -> list[list[Any]]:
         """Send several calls of one script. After a NOSCRIPT send all again, which only repeats removals."""
-        replies: list[Any] = await self._multiplexer.pipeline(*calls)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._command("SCRIPT LOAD", script.text)
-            replies = await self._multiplexer.pipeline(*calls)
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise unavailable(reply) from reply
+        try:
+            replies: list[Any] = await self._multiplexer.pipeline(*calls)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                first = ("EVAL", script.text, *calls[0][2:])  # loads it; SCRIPT LOAD may be refused
+                replies = await self._multiplexer.pipeline(first, *calls[1:])
+            for reply in replies:
+                if isinstance(reply, RedisError):
+                    raise unavailable(reply) from reply
+        except BaseException:  # some may have run
+            self._stamps.lost()
+            raise
         return replies
 
     def _count(self, replies: Sequence[list[Any]]) -> None:

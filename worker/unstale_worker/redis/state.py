@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from unstale.errors import MessageError
 from unstale.protocol.messages import Snapshot, lsn
@@ -24,7 +24,7 @@ class StoredState:
     Absent fields are empty strings.
 
     Attributes:
-        live_run: Replication id of the server that answered.
+        live_run: Replication id of the server that answered; empty if it does not tell it.
         epoch: The current history of the log.
         run: The run that the epoch belongs to.
         position: The transactions already applied, as a ``pg_snapshot``.
@@ -36,6 +36,9 @@ class StoredState:
         last: Id of the newest log entry.
         broken: Tables that were not captured when their patterns were last invalidated, as a JSON array.
         adopting: While rules are put in force: what is still to be dropped. See `Adopting`.
+        stamp: Left by the worker's newest script, if the server does not tell its run.
+        unproved: True if it does not, and this worker did not leave the state as it is. The server may have
+            gone back in time meanwhile.
     """
 
     live_run: str
@@ -50,6 +53,8 @@ class StoredState:
     last: str = "0"
     broken: str = ""
     adopting: str = ""
+    stamp: str = ""
+    unproved: bool = False
 
     @property
     def untouched(self) -> bool:
@@ -63,8 +68,9 @@ class StoredState:
             name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
             for name, value in zip(fields[::2], fields[1::2], strict=True)
         }
-        known = {field.name for field in fields_of(cls)} - {"live_run"}
-        return cls(live_run.decode(), **{name: pairs[name] for name in known & pairs.keys()})
+        known = {field.name for field in fields_of(cls)} - {"live_run", "unproved"}
+        texts: dict[str, Any] = {name: pairs[name] for name in known & pairs.keys()}
+        return cls(live_run.decode(), **texts)
 
     def advanced(self, page: Page) -> "StoredState":
         """Return the state after a batch's last script has stored the page's position."""
@@ -154,7 +160,7 @@ def standing(state: StoredState, *, rules: str) -> Standing:
     """Check what Redis alone can tell."""
     if not _EPOCH.fullmatch(state.epoch) or not _COUNT.fullmatch(state.last) or not _readable(state.position):
         return Standing.NO_POSITION
-    if state.run != state.live_run:
+    if state.run != state.live_run or state.unproved:
         return Standing.OTHER_RUN
     if state.rules != rules:
         return Standing.OTHER_RULES

@@ -138,7 +138,7 @@ class RefreshWorker:
         finally:
             await _closed(redis.aclose())
         self._redis_up, self._problem = True, ""
-        log.info("server checked", redis=server, rules=self._rules.hash[:8])
+        log.info("server checked", redis=server.name, rules=self._rules.hash[:8])
 
     async def _watch(self, store: RefreshStore) -> None:
         """Keep readiness current, and say that this worker is there while the leader has its rules."""

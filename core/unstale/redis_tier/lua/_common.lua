@@ -1,8 +1,10 @@
 -- Shared by all scripts: the identity of the live server, the order of LSNs, and appending to the log.
 
--- The replication id of this server. It changes at every promotion and is never reused.
+-- The replication id of this server. It changes at every promotion and is never reused. '' if the server does not tell it,
+-- because scripts of this user may not call INFO; see `refusal` and `append` for what protects then.
 local function live_run()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local info = redis.pcall('INFO', 'replication')
+  return type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or ''
 end
 
 -- Returns true if the WAL position a ('16/B374D848') is after b. A missing b is before everything.
@@ -87,8 +89,11 @@ end
 -- Appends one log entry, publishes it as a message, and trims the log by bytes. Returns the entry's id.
 -- The log keeps `reason` beside the message, for people, after the time in 6 bytes (see unstale/protocol/reasons.py), and
 -- leaves out an empty list of patterns.
-local function append(state, log, channel, epoch, keys, patterns, max_bytes, reason)
-  local last = redis.call('HINCRBY', state, 'last', 1)
+-- `run` is given by agents. On a server that does not tell its run, a failover may take an agent's entry back while the epoch
+-- goes on. So that no other entry gets the id that some agents have seen, this one skips a random number of ids.
+local function append(state, log, channel, epoch, keys, patterns, max_bytes, reason, run)
+  local ids = run == '' and 2 + redis.call('TIME')[2] % 65536 or 1
+  local last = redis.call('HINCRBY', state, 'last', ids)
   if last > 999999999999999 then
     error('UNSTALE the log id in the state is out of range; the worker begins a new history')
   end
@@ -118,7 +123,7 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes, rea
       redis.call('HSET', state, 'log_bytes', string.format('%.0f', bytes))
     end
   end
-  redis.call('PUBLISH', channel, string.format('{"v":1,"epoch":"%s","id":%.0f,"prev":%.0f,', epoch, last, last - 1)
+  redis.call('PUBLISH', channel, string.format('{"v":1,"epoch":"%s","id":%.0f,"prev":%.0f,', epoch, last, last - ids)
     .. body .. '}')
   return last
 end
@@ -130,11 +135,14 @@ local function raise_need_lsn(state, lsn)
   end
 end
 
--- Returns the reason why a worker's script must not run, or nil. Checks types, fence, run, epoch and position.
+-- Returns the reason why a worker's script must not run, or nil. Checks types, fence, run, epoch, position and stamp.
 -- Header fields that are read:
 --   fence
 --   position: as it was read, '' if there was none
 --   either epoch, which was read with the position and requires the run it belongs to; or run, as it was read; or neither
+--   stamp, new_stamp: only on a server that does not tell its run. The stamp that this worker's own last script left, and
+--     the one that this script leaves, a new one each. If a failover takes back anything that this worker knows of, it takes
+--     back the stamp, too.
 -- The header is JSON with all texts and large numbers as strings, because cjson decodes numbers as doubles.
 local function refusal(state, log, header)
   if not has_type(state, 'hash') or not has_type(log, 'stream') then return 'type' end
@@ -146,6 +154,10 @@ local function refusal(state, log, header)
   end
   if (known[4] or '') ~= header.position then return 'position' end
   if header.run and header.run ~= live_run() then return 'run' end
+  if header.stamp then
+    if (redis.call('HGET', state, 'stamp') or '') ~= header.stamp then return 'stamp' end
+    redis.call('HSET', state, 'stamp', header.new_stamp)
+  end
   return nil
 end
 

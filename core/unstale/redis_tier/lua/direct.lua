@@ -16,10 +16,11 @@ if #KEYS > last then
   redis.call('UNLINK', unpack(KEYS, last + 1))
 end
 local known = redis.call('HMGET', state, 'epoch', 'run', 'need_lsn')
-if not known[1] or known[2] ~= live_run() then
+local run = live_run()
+if not known[1] or (run ~= '' and known[2] ~= run) then
   return { unlinked, 0 }
 end
-local id = append(state, log, ARGV[1], known[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[7])
+local id = append(state, log, ARGV[1], known[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[7], run)
 if ARGV[2] == '' then
   redis.call('HSET', state, 'primary_until', string.format('%.0f', id))
 elseif lsn_after(ARGV[2], known[3]) then

@@ -22,7 +22,8 @@ if #KEYS > 4 then
   for at = 5, #KEYS do outlive(KEYS[at], ARGV[3]) end
 end
 redis.call('SET', KEYS[3], value, 'PX', ARGV[3])
-if not known[1] or known[2] ~= live_run() then
+local run = live_run()
+if not known[1] or (run ~= '' and known[2] ~= run) then
   return { 0, '' }
 end
-return { append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5]), ARGV[8]), known[1] }
+return { append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5]), ARGV[8], run), known[1] }

@@ -2,7 +2,7 @@
 -- KEYS: state, log   ARGV: last id seen, most entries to return
 -- Reply: { epoch, last, complete, entries, stands, age, rules }
 --   complete: 1 if the entries are all those after the id
---   stands: 1 if the epoch was begun by this server in its present run
+--   stands: 1 if the epoch was begun by this server in its present run; -1 if that cannot be told (see `live_run`)
 --   age: milliseconds since the read began that the newest watermark announced, by this server's clock; '' if none was
 --     published in this epoch and run; 'inf' without the permission to read the clock
 --   rules: hash of the rules in force
@@ -14,8 +14,8 @@ local last, seen = tonumber(known[2] or 0), tonumber(ARGV[1])
 if not known[1] then
   return { false, last, 0, {}, 0, '', '' }
 end
-local info = redis.pcall('INFO', 'replication') -- without this permission, an agent trusts Redis only after a watermark
-local stands = not info['err'] and known[3] == string.match(info, 'master_replid:(%x+)') and 1 or 0
+local run = live_run()
+local stands = run == '' and -1 or known[3] == run and 1 or 0
 local read_at, age = tonumber(known[5] or ''), ''
 if stands == 1 and known[4] == known[1] and read_at then
   local time = redis.pcall('TIME')
