@@ -249,3 +249,24 @@ def test_the_pong_of_a_later_ping_still_counts(freshness: Freshness, clock: Cloc
     freshness.pong(second)
     assert freshness.heard(watermark())
     assert freshness.staleness == 0.0
+
+
+def test_where_a_run_cannot_be_told_a_reconnect_waits_for_a_later_read(
+    freshness: Freshness, clock: Clock
+) -> None:
+    """What was processed before may be lost there, and is applied again by a read that begins afterwards."""
+    attach(freshness)
+    freshness.lost()
+    clock.now += 1.0
+    freshness.connected(clock.now, doubtful=True)
+    clock.now += 0.5
+    freshness.pong(freshness.ping())
+    assert not freshness.heard(watermark(age=0.6))
+    assert trust_of(freshness) is Trust.DETACHED
+    assert freshness.heard(watermark(age=0.4))
+    assert trust_of(freshness) is Trust.ATTACHED
+
+    freshness.lost()
+    freshness.connected(clock.now, doubtful=False)
+    freshness.pong(freshness.ping())
+    assert freshness.heard(watermark(age=0.6))

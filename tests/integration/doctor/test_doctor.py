@@ -275,7 +275,7 @@ async def test_without_redis_and_with_a_worker_in_each_process_all_is_well(
 @pytest.mark.parametrize(
     ("rights", "said"),
     [
-        (["+@all", "-info"], "info"),
+        (["+@all", "-evalsha"], "evalsha"),
         (["+@all", "-publish"], "ublish"),
         (["+@all", "-scan"], "SCAN"),
         (["+@all", "-subscribe"], "may not be subscribed to"),

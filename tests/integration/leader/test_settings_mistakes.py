@@ -110,7 +110,7 @@ async def test_a_missing_password_and_a_missing_right_end_it_too(watched: Databa
         assert "requires a password, and REDIS_URL contains none" in await first_start(
             watched.worker_dsn, nobody
         )
-        await redis.execute_command("ACL", "SETUSER", "few", "on", ">few", "~*", "&*", "+@all", "-info")
+        await redis.execute_command("ACL", "SETUSER", "few", "on", ">few", "~*", "&*", "+@all", "-evalsha")
         few = valkey.url.replace(f":{valkey.password}@", "few:few@")
         assert "lacks a right" in await first_start(watched.worker_dsn, few)
         await redis.execute_command("ACL", "SETUSER", "default", "nopass")

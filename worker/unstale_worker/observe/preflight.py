@@ -39,6 +39,7 @@ async def check_redis(redis: Redis, *, state_key: str, sentinels: bool = False) 
         sentinels: The server was found through Sentinels.
     """
     try:
+        await redis.ping()  # what the connection itself meets is no word about INFO
         name = await _version(redis)
         try:
             reply = await STATE(redis, keys=[state_key])
@@ -50,10 +51,15 @@ async def check_redis(redis: Redis, *, state_key: str, sentinels: bool = False) 
             raise UnsupportedServer(
                 f"this server does not run unstale's scripts ({str(error)[:120]}); {SUPPORTED}"
             ) from error
+        if not reply[0]:
+            return CheckedRedis(name, Tier.NO_RUN_ID)
+        if str((await redis.info("replication")).get("role")) != "master":
+            raise UnsupportedServer(
+                "REDIS_URL is a replica; give the primary's URL, or the Sentinels' "
+                "(redis+sentinel://host:port,host:port/service/db)"
+            )
     except RedisError as error:
         raise unavailable(error) from error
-    if not reply[0]:
-        return CheckedRedis(name, Tier.NO_RUN_ID)
     return CheckedRedis(name, Tier.SENTINEL if sentinels else Tier.SINGLE)
 
 
@@ -77,12 +83,6 @@ async def _version(redis: Redis) -> str:
     if version < wanted:
         shown = ".".join(map(str, version))
         raise UnsupportedServer(f"REDIS_URL is {name} {shown}; {SUPPORTED}")
-    role = await redis.info("replication")
-    if str(role.get("role")) == "slave":
-        raise UnsupportedServer(
-            "REDIS_URL is a replica; give the primary's URL, or the Sentinels' "
-            "(redis+sentinel://host:port,host:port/service/db)"
-        )
     return f"{name} {'.'.join(map(str, version))}"
 
 
