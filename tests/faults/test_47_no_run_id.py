@@ -1,4 +1,4 @@
-"""45: a server that does not tell its run id, as many rented ones do not: INFO and CONFIG are refused.
+"""47: a server that does not tell its run id, as many rented ones do not: INFO and CONFIG are refused.
 
 Guards: `Stamps` (a script of the worker requires the stamp of the one before it), a new epoch whenever a
 worker reads the state anew, ids that an agent's own log entry skips, and a near cache that is dropped at a
