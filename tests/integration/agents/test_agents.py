@@ -30,6 +30,7 @@ from unstale_worker.forecast.plan import plan_running
 from unstale_worker.observe.agent_metrics import AGENT_METRICS
 from unstale_worker.observe.http import serving
 from unstale_worker.rules import Rules
+from unstale_worker.tracing.why import Removal, why
 from workers import SCHEMA, connected, redis_at, running_worker, settings_for
 from workers.commands import run
 from workers.double import attached_cache
@@ -108,6 +109,13 @@ async def test_agents_report_what_they_follow_and_what_they_read(
                 assert "did you mean user:*:profile?" in doubts[0]
                 async with serving(settings_for(None, redis_url, http_port=0), worker.status) as url:
                     await served(url)
+                await db.execute("insert into profiles (id) values (7)")
+                await is_traced(redis, web)
+                traced = await asyncio.to_thread(
+                    run, "why", "user:7:profile", cwd=tmp_path, settings=settings
+                )
+                assert "    heard      by 2 of 2 agents that report, the last by " in traced.out
+                assert re.search(r"^    filled     .* by web \(", traced.out, re.MULTILINE)
             assert not (await reported(redis, 0)).agents  # they have said that they leave
             await follows_other_rules(redis, redis_url)
             await is_found_by_plan(redis, database.dsn, redis_url, tmp_path)
@@ -170,6 +178,24 @@ async def served(url: str) -> None:
     assert found["unstale_agents_reads_total", "near", "user:*:profile"] == 5
     assert found["unstale_agents_fills_total", "refused", "user:*:profile"] == 1
     assert found["unstale_agents_loads_total", "(no rule)"] == 1
+
+
+async def is_traced(redis: Redis, web: Cache) -> None:
+    """Check that `unstale why` tells who has heard of a change, and who has filled the key again."""
+
+    async def filled() -> Removal | None:
+        await web.get_or_load("user:7:profile", lambda: "new")
+        newest = (await why(redis, Names(), Rules.parse(RULES), "user:7:profile", most=1)).removals
+        known = newest and newest[0].kind == "changes" and newest[0].filled
+        return newest[0] if known and all(each.heard for each in newest[0].heard) else None
+
+    found = await eventually(filled, message="the agents report that they heard of the change")
+    assert found is not None
+    assert found.applied_ms is not None
+    assert [each.agent.partition(" ")[0] for each in found.heard] == ["jobs", "web"]
+    assert all((each.by_ms or 0) >= found.applied_ms - 5 for each in found.heard)
+    assert [each.agent.partition(" ")[0] for each in found.filled] == ["web"]
+    assert found.filled[0].at_ms >= found.applied_ms - 5
 
 
 async def follows_other_rules(redis: Redis, redis_url: str) -> None:

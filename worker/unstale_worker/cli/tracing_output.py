@@ -12,6 +12,9 @@ from unstale_worker.cli.output import printable
 from unstale_worker.tracing.explain import Explanation, KeyEffect, RuleEffect
 from unstale_worker.tracing.why import Removal, Why
 
+SHOWN_AGENTS = 5
+"""Agents that one line names; --json has all."""
+
 
 def print_explanation(explanation: Explanation, *, json: bool) -> None:
     """Print the effect of a change."""
@@ -102,6 +105,23 @@ def _removal(file: str, removal: Removal) -> Iterator[str]:
     if removal.read_ms is not None and removal.applied_ms is not None:
         took = removal.applied_ms - removal.read_ms
         yield f"    read       {_clock(removal.read_ms)}, applied {took} ms later as log entry {removal.id}"
+    yield from _agents(removal)
+
+
+def _agents(removal: Removal) -> Iterator[str]:
+    """Yield who has heard of a removal, and who has filled the key again."""
+    missing = [each.agent for each in removal.heard if not each.heard]
+    times = [each for each in removal.heard if each.by_ms is not None]
+    if removal.heard:
+        count = len(removal.heard) - len(missing)
+        last = max(times, key=lambda each: each.by_ms or 0, default=None)
+        by = "" if last is None else f", the last by {_clock(last.by_ms or 0)} ({last.agent})"
+        yield f"    heard      by {count} of {len(removal.heard)} agents that report{by}"
+    if missing:
+        more = f" and {len(missing) - SHOWN_AGENTS} more" if len(missing) > SHOWN_AGENTS else ""
+        yield f"    not heard  when they reported last: {', '.join(missing[:SHOWN_AGENTS])}{more}"
+    for fill in removal.filled[:SHOWN_AGENTS]:
+        yield f"    filled     {_clock(fill.at_ms)} by {fill.agent}"
 
 
 def _cause(removal: Removal) -> str:

@@ -1,6 +1,7 @@
 """``unstale why``: what removed a key, newest first, from the log in Redis."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any, Final
@@ -8,19 +9,49 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from unstale.errors import ConfigurationError, MessageError
+from unstale.errors import ConfigurationError, MessageError, RedisUnavailable
 from unstale.freshness.near_miss import near_miss
 from unstale.protocol.globs import matches
 from unstale.protocol.messages import Invalidation, decode_log_entry, key_list
 from unstale.protocol.names import TAGGED, Epoch, Names
+from unstale.protocol.newest_fills import key_number
 from unstale.protocol.reasons import OPERATION_NAMES, Cause, Kind, Reason, cause_of, decode_reason
 from unstale.protocol.tags import MOST_HEADER, record, tags_of
+from unstale_worker.agents.read import Agents, read_agents
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.rules import Rules
 from unstale_worker.tracing.table_names import TableNames
 
 PAGE: Final = 1_000
 """Log entries in one reply: up to 64 MB if all are as large as a message may be, and usually below 1 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An agent, and a log entry.
+
+    Attributes:
+        agent: Name, host and process of the agent.
+        heard: True if its newest report says that it has processed the entry.
+        by_ms: When it had done so at the latest, by the clock of Redis; None if its report does not say.
+    """
+
+    agent: str
+    heard: bool
+    by_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """An agent that stored the key.
+
+    Attributes:
+        agent: Name, host and process of the agent.
+        at_ms: When, by the clock of Redis.
+    """
+
+    agent: str
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +73,8 @@ class Removal:
         read_ms: When the read that found it began.
         applied_ms: When the key was removed from Redis and the agents were told.
         tag: The tag by which it was invalidated; None if it was removed itself.
+        heard: For each agent that reports: when it had processed the entry.
+        filled: The agents that have stored the key since, as far as they remember.
     """
 
     id: int
@@ -57,6 +90,8 @@ class Removal:
     read_ms: int | None
     applied_ms: int | None
     tag: str | None = None
+    heard: tuple[Heard, ...] = ()
+    filled: tuple[Filled, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +190,8 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
                     break
     except RedisError as error:
         raise unavailable(error) from error
+    with suppress(RedisUnavailable):  # who may read the log need not have the right to read reports
+        removals = followed(key, removals, await read_agents(redis, names))
     owners = tuple(
         Owner(watch.line, template.text)
         for watch in rules.watches
@@ -180,6 +217,35 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
         recovered=_event(state[1]),
         renewed=_event(state[2]),
     )
+
+
+def followed(key: str, removals: Sequence[Removal], agents: Agents) -> list[Removal]:
+    """Return the removals, newest first, with what the agents report of each.
+
+    An agent that follows another history of the log has dropped everything, and is left out.
+    """
+    number, until = key_number(key), float("inf")
+    fills = [
+        Filled(agent.label, agent.at_ms - agent.report.fills[number])
+        for agent in agents.agents
+        if number in agent.report.fills
+    ]
+    found = []
+    for removal in removals:
+        since = removal.applied_ms
+        heard = []
+        for agent in agents.agents:
+            report = agent.report
+            if report.epoch != agents.epoch:
+                continue
+            by = [agent.at_ms - age for last, age in report.heard if last >= removal.id]
+            before = [last for last, _ in report.heard if last < removal.id]
+            # Without an older mark, the agent may have heard of it long before the oldest mark.
+            heard.append(Heard(agent.label, report.last >= removal.id, min(by) if by and before else None))
+        mine = [fill for fill in fills if since is not None and since <= fill.at_ms < until]
+        found.append(replace(removal, heard=tuple(heard), filled=tuple(sorted(mine, key=lambda f: f.at_ms))))
+        until = until if since is None else since
+    return found
 
 
 def nearest(rules: Rules, key: str) -> str | None:
