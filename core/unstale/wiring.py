@@ -193,8 +193,9 @@ class Parts:
         return LogFollowing(subscriber, log, self.freshness, timeout=settings.redis_timeout)
 
     def _report(self, settings: AgentSettings) -> Reporter | None:
-        if self.log is None or not settings.report_interval:
+        if self.log is None or not isinstance(self.following, LogFollowing) or not settings.report_interval:
             return None
+        subscriber = self.following.subscriber
         content = Content(
             settings.agent_name or "",
             self.local,
@@ -208,6 +209,7 @@ class Parts:
             settings.names,
             content,
             self.freshness,
+            subscribed=lambda: subscriber.subscribed,
             interval=settings.report_interval,
         )
 

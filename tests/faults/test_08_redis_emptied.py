@@ -180,7 +180,18 @@ query = "select version as value from public.profiles where id = {user_id}"
 debounce = "%s"
 serve_stale = "2s"
 """
-OWN = ("state", "rules", "log", "leader", "refresh", "dead", "refreshed", "refresh-workers", "locks")
+OWN = (
+    "state",
+    "rules",
+    "log",
+    "leader",
+    "refresh",
+    "dead",
+    "refreshed",
+    "refresh-workers",
+    "locks",
+    "agents",
+)
 """Every key of unstale's own without a key of the user's or a pattern in its name; all others have a TTL."""
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
+from servers import eventually
 from unstale.errors import MessageError
 from unstale.freshness.heard import MOST_MARKS, Heard
 from unstale.near_cache.tallies import MOST_SHAPES, OTHERS, Tallies, key_shape
@@ -21,6 +24,7 @@ from unstale.protocol.agent_reports import (
 )
 from unstale.protocol.names import LogId
 from unstale.protocol.newest_fills import MOST_FILLS, NewestFills, key_number
+from unstale.reporting.reporter import Reporter
 
 REPORT = AgentReport(
     name="web", host="web-1", pid=77, version="0.1.0", rules="5e", epoch="9f", last=42, running=60.5,
@@ -116,3 +120,32 @@ def test_shapes_fills_and_marks_are_bounded() -> None:
     assert len(ages) == MOST_MARKS
     assert ages[-1] == (999, 100)
     assert 18_000 < ages[0][1] - ages[-1][1] < 30_000  # two marks a second
+
+
+class Counting(Reporter):
+    """Counts reports instead of sending them."""
+
+    sent = 0
+
+    async def report(self) -> None:
+        self.sent += 1
+
+
+async def test_none_is_sent_while_the_log_is_not_subscribed_to() -> None:
+    """Its failure would make the replay after the outage fail too, and the near cache would be dropped."""
+    subscribed = True
+    nothing: Any = None
+    detached: Any = SimpleNamespace(attached=False)
+    reporter = Counting(nothing, nothing, nothing, detached, subscribed=lambda: subscribed, interval=0.005)
+    reporter.start()
+    try:
+        await eventually(lambda: reporter.sent > 1)
+        subscribed = False
+        await asyncio.sleep(0.01)
+        before = reporter.sent
+        await asyncio.sleep(0.1)
+        assert reporter.sent == before
+        subscribed = True
+        await eventually(lambda: reporter.sent > before)
+    finally:
+        await reporter.close()

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import RedisError, ResponseError
@@ -37,11 +38,15 @@ _REPORT: Final = Script("unstale.redis_tier", "report", allow_oom=False)
 class Reporter:
     """Reports once soon after the start, then every ``interval`` seconds. A report that fails is left out.
 
+    None is tried while the subscription is lost: its failure would make the connection pause, and the replay
+    that comes first on a new subscription would fail for that, so that the near cache would be dropped.
+
     Args:
         multiplexer: The connection.
         names: Names of the Redis keys.
         content: Makes the reports.
         freshness: Tells if Redis is there to be told that the agent leaves.
+        subscribed: Returns True while the log is subscribed to.
         interval: Seconds between two reports.
     """
 
@@ -52,12 +57,14 @@ class Reporter:
         content: Content,
         freshness: Freshness,
         *,
+        subscribed: Callable[[], bool],
         interval: float,
     ) -> None:
         self._multiplexer = multiplexer
         self._names = names
         self._content = content
         self._freshness = freshness
+        self._subscribed = subscribed
         self._interval = interval
         self._id = secrets.token_hex(8)
         self._refused = False
@@ -85,7 +92,8 @@ class Reporter:
         pause = min(FIRST, self._interval) * random.random()
         while True:
             await asyncio.sleep(pause)
-            await self.report()
+            if self._subscribed():
+                await self.report()
             pause = self._interval * random.uniform(1 - JITTER, 1 + JITTER)
 
     async def report(self) -> None:

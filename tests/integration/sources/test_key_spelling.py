@@ -111,7 +111,7 @@ async def test_what_no_row_can_have_is_cached_like_a_key_without_a_rule(
         for key in ("user:guest:profile", "number:seven", "flag:maybe:x"):
             assert await cache.set(key, "value")
             assert not cache.inspect().rules.owns(key)
-            assert f"{key!r} looks like a key of a rule, but no row can have it" in caplog.text
+            assert f"{key!r} looks like one of a rule, but no row can have it" in caplog.text
 
 
 async def test_tools_and_patterns_refuse_another_spelling(source: Way, redis_url: str) -> None:
