@@ -295,7 +295,8 @@ class Subscriber:
     async def _read_log(self) -> Replay:
         """Read the log from `Freshness.last`, by one atomic read of Redis; raises `Unavailable`."""
         self.replays += 1
-        skip, self._skip_entries = self._skip_entries, True
+        # In a pause nothing is sent, so that no entry can have taken too long.
+        skip, self._skip_entries = self._skip_entries, self._skip_entries or not self._log.multiplexer.pausing
         try:
             # If the last replay failed, its entries took too long: skip them.
             found = await self._log.replay(NEWEST if skip else self._freshness.last)

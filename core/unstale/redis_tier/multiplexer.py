@@ -157,6 +157,11 @@ class Multiplexer:
             await cancelled(runner)
         self._fail(CacheClosed())
 
+    @property
+    def pausing(self) -> bool:
+        """True after the connection failed: the next command is refused at once, and not sent."""
+        return self._pause > 0
+
     # --- the batches ----------------------------------------------------------------------------
 
     def _future(self) -> asyncio.Future[Any]:
