@@ -1,4 +1,4 @@
-"""When this process had heard of which log entries, for `unstale why`. Pure: no I/O."""
+"""Moments at which this process had heard of log entries, for `unstale why`. Pure: no I/O."""
 
 from collections import deque
 from typing import Final

@@ -1,4 +1,4 @@
-"""What an agent reports about itself, for people only: nothing decides by it. Pure.
+"""The report of an agent about itself, for people only: nothing decides by it. Pure.
 
 A report is JSON of at most `MAX_REPORT_BYTES`. Every moment in it is an age, measured by the agent when it
 wrote the report, and Redis adds when it was stored: so the clocks of the agents do not matter. A reader

@@ -73,7 +73,7 @@ class SharedSettings(Settings):
 
 
 class DatabaseSettings(Settings):
-    """How to reach the database: for the worker, for connection pools, and for an embedded worker."""
+    """Settings of the way to the database, for a worker (also an embedded one) and connection pools."""
 
     database_url: Annotated[SecretStr | None, Variables("DATABASE_URL", "SUPABASE_DB_URL")] = None
     """The Postgres that holds the outbox; a cache needs it only with an embedded worker."""
@@ -93,7 +93,7 @@ class DatabaseSettings(Settings):
 
 
 class OutboxSettings(DatabaseSettings):
-    """How to follow the outbox: for the worker and for an embedded worker."""
+    """Settings for following the outbox: for the worker and for an embedded worker."""
 
     source: Literal["auto", "outbox", "supabase"] = "auto"
     """Source of the changes: ``outbox`` over asyncpg, ``supabase`` over HTTPS, ``auto``: the best."""

@@ -1,4 +1,4 @@
-"""When to compare which key: some time after each change, and at random. Pure; bounded in memory."""
+"""The agenda: keys to compare some time after each change, and at random. Pure; bounded in memory."""
 
 import random
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ class Agenda:
 
     @property
     def known(self) -> int:
-        """How many keys there are to choose from at random."""
+        """Number of keys to choose from at random."""
         return len(self._known)
 
     def changed(self, key: str, table: str, now: float) -> None:

@@ -33,7 +33,7 @@ DRAW_EVERY: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an audit works.
+    """Options of an audit.
 
     Attributes:
         delays: Seconds after a change at which its keys are compared.
@@ -87,7 +87,7 @@ class Auditor:
 
     @property
     def agenda(self) -> Agenda:
-        """What is still to be compared."""
+        """The keys that are still to be compared."""
         return self._agenda
 
     @property

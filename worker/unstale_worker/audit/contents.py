@@ -1,4 +1,4 @@
-"""What Redis holds at one moment: keys, and the state that says what they contain."""
+"""Contents of Redis at one moment: keys, and the state that says what they contain."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What repeated looks at cached keys showed, by loader. Pure."""
+"""Findings of repeated looks at cached keys, by loader. Pure."""
 
 import random
 from collections import Counter
@@ -23,7 +23,7 @@ class Watched:
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of the keys of one loader.
+    """Counts of the keys of one loader.
 
     Attributes:
         looks: Looks at a cached value that had a result.

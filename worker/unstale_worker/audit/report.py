@@ -19,7 +19,7 @@ NOTHING_COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit found.
+    """Findings of an audit.
 
     Attributes:
         scope: What could be audited.

@@ -34,7 +34,7 @@ class Sampling:
 
     @property
     def tables(self) -> int:
-        """How many tables there are to draw from."""
+        """Number of tables to draw from."""
         return len(self._tables)
 
     async def draw(self) -> None:

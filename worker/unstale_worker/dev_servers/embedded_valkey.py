@@ -19,7 +19,7 @@ from unstale_worker.dev_servers.installs import RedisProgram, find_redis
 
 RESTRICTED_USER: Final = "restricted"
 RESTRICTED_COMMANDS: Final = "+@all -@admin -@dangerous -client -script -wait -command -pubsub"
-"""What rented servers allow: not INFO, CONFIG, MONITOR, ROLE, KEYS and FLUSHALL, among others."""
+"""Rights as on rented servers: not INFO, CONFIG, MONITOR, ROLE, KEYS and FLUSHALL, among others."""
 
 
 class EmbeddedValkey(EmbeddedServer):

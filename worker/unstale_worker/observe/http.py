@@ -26,7 +26,7 @@ BODY_MOST: Final = 64 * 1024
 
 
 class Site(Protocol):
-    """What a server shows to browsers, beside what it answers to programs."""
+    """Pages for browsers, beside the answers to programs."""
 
     def install(self, app: web.Application, access: Access, guard: Guard) -> None:
         """Add routes, apart from ``/``."""

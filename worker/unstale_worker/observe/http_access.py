@@ -35,7 +35,7 @@ NO_TOKEN: Final = "a bearer token is required: UNSTALE_HTTP_TOKEN\n"
 
 
 class Access:
-    """Who may ask what of one server.
+    """Rights of those who ask one server.
 
     Args:
         token: The bearer token; None on loopback, where everybody on this machine may read.

@@ -17,7 +17,7 @@ Value = float | Histogram | Mapping[tuple[str, ...], float]
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """When somebody should look.
+    """A condition under which somebody should look.
 
     Attributes:
         name: Name of the alert.

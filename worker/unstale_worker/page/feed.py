@@ -54,7 +54,7 @@ class Feed:
 
     @property
     def watching(self) -> int:
-        """How many watch now."""
+        """Number of watchers now."""
         return self._watching
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What Redis knows for the page: the protocol's state, the newest invalidations, and the refresh queue."""
+"""Figures of Redis for the page: the protocol's state, the newest invalidations, and the refresh queue."""
 
 import time
 from collections import deque

@@ -50,3 +50,6 @@ async def translate_errors() -> AsyncIterator[None]:
         raise DatabaseUnavailable(
             f"the connection to Postgres was lost ({type(error).__name__}); the worker reconnects"
         ) from error
+    except asyncpg.InternalServerError as error:
+        # "cache lookup failed for type ...": the session knows objects that a restore has just replaced.
+        raise DatabaseUnavailable(f"Postgres failed ({error}); the worker reconnects") from error
