@@ -132,7 +132,7 @@ class Counting(Reporter):
 
 
 async def test_none_is_sent_while_the_log_is_not_subscribed_to() -> None:
-    """Its failure would make the replay after the outage fail too, and the near cache would be dropped."""
+    """Its failure would make the connection pause, and the replay after the outage be refused."""
     subscribed = True
     nothing: Any = None
     detached: Any = SimpleNamespace(attached=False)

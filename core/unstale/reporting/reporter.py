@@ -39,7 +39,7 @@ class Reporter:
     """Reports once soon after the start, then every ``interval`` seconds. A report that fails is left out.
 
     None is tried while the subscription is lost: its failure would make the connection pause, and the replay
-    that comes first on a new subscription would fail for that, so that the near cache would be dropped.
+    that comes first on a new subscription would be refused and have to be tried again.
 
     Args:
         multiplexer: The connection.

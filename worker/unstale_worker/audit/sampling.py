@@ -1,4 +1,4 @@
-"""Draws rows of the watched tables at random, so that keys are compared that nobody has changed for long."""
+"""Draws rows of the watched tables at random, to compare keys that have not changed for a long time."""
 
 import asyncpg
 

@@ -49,7 +49,7 @@ class Access:
 
     @property
     def may_act(self) -> bool:
-        """True if whoever is answered may also change something: only where a token is required."""
+        """True if a client may also change something, which is so only where a token is required."""
         return self._token is not None
 
     def is_token(self, given: str) -> bool:

@@ -135,7 +135,7 @@ class Feed:
 async def _asked(figures: RedisFigures) -> dict[str, Any]:
     try:
         return {"redis": await figures.read(), "problem": ""}
-    except Exception as error:  # one that nobody thought of must not end the feed either
+    except Exception as error:  # an unexpected error must not end the feed either
         pass_on_cancellation()
         return {"redis": None, "problem": without_passwords(str(error)) or type(error).__name__}
 
