@@ -150,6 +150,41 @@ async def test_a_ttl_alone_drops_nothing_and_bounds_what_is_stored(
         await redis.flushdb()
 
 
+async def test_the_next_leader_goes_on_shortening_after_a_crash(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules_transition, "ALL_KNOW_AFTER", 0.5)
+    shorter = RULES.replace('"item:*" = "1h"', '"item:*" = "2m"')
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        async with running_worker(database.worker_dsn, redis_url, rules=RULES):
+            await redis.set("item:1", "1", ex=3600)
+        with worker_process(
+            database.worker_dsn,
+            redis_url,
+            rules=shorter,
+            armed="adoption.before_shorten=kill",
+            UNSTALE_LEADER_TTL="1",
+        ) as dies:
+            await asyncio.to_thread(dies.wait, 60)
+        assert await redis.ttl("item:1") > 2000, "nothing was shortened"
+        assert (await state_of(redis))["lives"] == '["item:*"]'
+        async with running_worker(database.worker_dsn, redis_url, rules=shorter):
+            await eventually(partial(lives_shortly, redis, "item:1"))
+            await eventually(partial(nothing_to_shorten, redis))
+        await redis.mset({"item:1": "1", "item:2": "2"})
+        await redis.expire("item:1", 3600)
+        async with running_worker(database.worker_dsn, redis_url, rules=shorter):
+            await db.execute("update items set version = 1 where id = 2")
+            await eventually(partial(gone, redis, "item:2"))
+            assert await redis.ttl("item:1") > 2000, "it is done once"
+        await redis.flushdb()
+
+
+async def nothing_to_shorten(redis: Redis) -> bool:
+    return "lives" not in await state_of(redis)
+
+
 async def test_rules_whose_meaning_nobody_recorded_are_dropped_as_a_whole(
     database: Database, redis_url: str
 ) -> None:

@@ -53,6 +53,8 @@ def test_lives_are_shortened_once_more_when_every_agent_knows() -> None:
     transition.shortened(("user:*", "a:*"), at=100.0)
     transition.shortened(("user:*",), at=100.0)
     assert transition.lives_due(100.0) == ("user:*", "a:*")
+    assert not transition.all_shortened
     assert transition.lives_due(100.0 + ALL_KNOW_AFTER - 1) == ()
     assert transition.lives_due(100.0 + ALL_KNOW_AFTER) == ("user:*", "a:*")
+    assert transition.all_shortened
     assert transition.lives_due(1e9) == ()

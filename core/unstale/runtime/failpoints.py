@@ -24,6 +24,7 @@ POINTS: Final[Mapping[str, str]] = {
     "applier.before_last_script": "Applier.apply: all but the script with the position are acknowledged",
     "applier.before_recover": "Applier.recover: the owned keys are gone, no position is stored",
     "adoption.begun": "Adoption.adopt: no rules are in force, and nothing is dropped yet",
+    "adoption.before_shorten": "Adoption.shorten: a chunk of keys is about to get a shorter TTL",
     "adoption.before_published": "Adoption.adopt: all is dropped, and agents still read the rules before",
     "leadership.before_renew": "Leadership.keep: before each renewal of the lease",
     # Refreshes, in the leader and in refresh workers.

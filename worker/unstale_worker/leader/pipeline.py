@@ -184,7 +184,7 @@ class Pipeline:
                     _, published = await self._in_force.follow()
                     if published:
                         self._captures.recall(state.broken)
-                        self._in_force.lead()
+                        self._in_force.lead(state)
                         return state
                     # The rules are the same, but the key is gone, or the types of columns have changed.
                     log.info("publishing the rules again; new epoch")

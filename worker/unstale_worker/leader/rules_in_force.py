@@ -14,7 +14,7 @@ from unstale.protocol.reasons import Kind
 from unstale.protocol.tags import is_record, shown
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
-from unstale_worker.leader.rules_transition import RulesTransition
+from unstale_worker.leader.rules_transition import ALL_KNOW_AFTER, RulesTransition
 from unstale_worker.redis.adoption import Adoption
 from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.script_batches import always
@@ -38,6 +38,7 @@ class RulesInForce:
         self._adoption = Adoption(applier, settings.names)
         self.published = PublishedRules.decode(rules.published())
         self.transition = RulesTransition()
+        self._lives = ""
         self._shortening: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -62,9 +63,12 @@ class RulesInForce:
         self.published = now if published is None else now.after(published, now=time.time())
         return published, before == self.encoded()
 
-    def lead(self) -> None:
-        """Note that changes are applied by these rules from now on."""
-        self.transition.lost(self.published.former, now=time.time(), at=time.monotonic())
+    def lead(self, state: StoredState) -> None:
+        """Note that changes are applied by these rules from now on, from ``state``."""
+        now = time.monotonic()
+        self.transition.lost(self.published.former, now=time.time(), at=now)
+        self._lives = state.lives
+        self.transition.shortened(state.shortening, at=now)
 
     async def adopt(self, state: StoredState, page: Page) -> bool:
         """Put these rules in force, and drop the keys of each pattern that changed.
@@ -96,15 +100,16 @@ class RulesInForce:
             page,
             now,
             Adopting(published.hash, tuple(sorted(patterns))),
+            lives=changed.lives,
             stale=published.serves_stale or now.serves_stale,
         )
-        self.transition.shortened(changed.lives, at=time.monotonic())
         return True
 
     async def shorten_if_due(self, state: StoredState, page: Page) -> None:
         """Begin to shorten what was stored with other TTLs; agents drop their near copies of it.
 
-        It is done beside the cycles: with many keys it takes longer than agents wait for a watermark.
+        It is done beside the cycles: with many keys it takes longer than agents wait for a watermark. What
+        is still to be done is in the state, so that a leader that comes after a crash does it again.
         """
         if globs := self.transition.lives_due(time.monotonic()):
             await self._applier.apply(
@@ -129,6 +134,10 @@ class RulesInForce:
             return max(own, (spec.ttl or 0.0) if spec is not None else 0.0)
 
         try:
-            await self._adoption.shorten(globs, life)
+            leads = await self._adoption.shorten(globs, life)
+            others = [task for task in self._shortening if task is not asyncio.current_task()]
+            if leads and self.transition.all_shortened and all(task.done() for task in others):
+                await self._applier.shortened(self._lives)
         except Unavailable as error:
-            log.warning("values may live for as long as an older TTL says", error=str(error))
+            log.warning("shortening stored values failed; it is tried again", error=str(error))
+            self.transition.shortened(globs, at=time.monotonic() + ALL_KNOW_AFTER)

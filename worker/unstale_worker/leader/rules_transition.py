@@ -49,6 +49,11 @@ class RulesTransition:
         if globs:
             self._lives += [(at, tuple(globs)), (at + ALL_KNOW_AFTER, tuple(globs))]
 
+    @property
+    def all_shortened(self) -> bool:
+        """True if no glob is left whose keys are still to be shortened."""
+        return not self._lives
+
     def due(self, now: float) -> frozenset[str]:
         """Return the patterns to invalidate at ``now``, each once."""
         if not self._patterns:

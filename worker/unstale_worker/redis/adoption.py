@@ -1,5 +1,6 @@
 """Puts other rules in force: drops the keys of the patterns that changed, and nothing else."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -34,6 +35,7 @@ class Adoption:
         now: PublishedRules,
         adopting: Adopting,
         *,
+        lives: Sequence[str] = (),
         stale: bool = False,
     ) -> None:
         """Put the rules ``now`` in force, and continue from the position.
@@ -45,6 +47,7 @@ class Adoption:
             page: A page that was read from the state's position just now.
             now: The rules.
             adopting: The rules before, and the patterns to drop.
+            lives: Globs of keys whose TTL changed: stored values may live longer than it says.
             stale: Drop the patterns' stale values too.
         """
         run = self._applier.run
@@ -57,12 +60,14 @@ class Adoption:
         )
         if failpoints.on:
             await failpoints.reach("adoption.before_published")
-        await run(ADOPT, state, [self._names.rules], [now.encode()], rules=now.hash)
+        left = dict.fromkeys([*state.shortening, *lives])
+        also = {"lives": json.dumps(list(left))} if left else {}
+        await run(ADOPT, state, [self._names.rules], [now.encode()], rules=now.hash, **also)
 
-    async def shorten(self, globs: Sequence[str], life: Callable[[str], float | None]) -> None:
+    async def shorten(self, globs: Sequence[str], life: Callable[[str], float | None]) -> bool:
         """Let stored values of keys that ``globs`` match live for ``life`` seconds at most; None: leave it.
 
-        It may take seconds, and may run beside batches.
+        It may take seconds, and may run beside batches. Returns False if another worker leads.
         """
         async for found in self._applier.existing(globs):
             groups: dict[float, list[bytes]] = {}
@@ -71,8 +76,11 @@ class Adoption:
                 if seconds is not None:
                     groups.setdefault(seconds, []).append(key)
             for seconds, keys in groups.items():
+                if failpoints.on:
+                    await failpoints.reach("adoption.before_shorten")
                 if not await self._applier.shorten(keys, max(1, round(seconds * 1000))):
-                    return
+                    return False
+        return True
 
     def __repr__(self) -> str:
         return f"<Adoption {self._applier!r}>"

@@ -264,7 +264,14 @@ class Applier:
 
     async def shorten(self, keys: Sequence[bytes], most: int) -> bool:
         """Let these keys live for at most ``most`` milliseconds; return False if another worker leads."""
-        call = SHORTEN(self._multiplexer, keys=[self._names.state, *keys], args=[self._fence, str(most)])
+        return await self._shorten(keys, str(most))
+
+    async def shortened(self, lives: str) -> bool:
+        """Note that what the state's ``lives`` says is done; return False if another worker leads."""
+        return await self._shorten((), lives)
+
+    async def _shorten(self, keys: Sequence[bytes], argument: str) -> bool:
+        call = SHORTEN(self._multiplexer, keys=[self._names.state, *keys], args=[self._fence, argument])
         try:
             return bool(await call)
         except RedisError as error:

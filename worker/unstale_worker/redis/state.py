@@ -36,6 +36,7 @@ class StoredState:
         last: Id of the newest log entry.
         broken: Tables that were not captured when their patterns were last invalidated, as a JSON array.
         adopting: While rules are put in force: what is still to be dropped. See `Adopting`.
+        lives: Globs of keys whose stored values may still live longer than a TTL says, as a JSON array.
         stamp: Left by the worker's newest script, if the server does not tell its run.
         unproved: True if it does not, and this worker did not leave the state as it is. The server may have
             gone back in time meanwhile.
@@ -53,6 +54,7 @@ class StoredState:
     last: str = "0"
     broken: str = ""
     adopting: str = ""
+    lives: str = ""
     stamp: str = ""
     unproved: bool = False
 
@@ -71,6 +73,15 @@ class StoredState:
         known = {field.name for field in fields_of(cls)} - {"live_run", "unproved"}
         texts: dict[str, Any] = {name: pairs[name] for name in known & pairs.keys()}
         return cls(live_run.decode(), **texts)
+
+    @property
+    def shortening(self) -> tuple[str, ...]:
+        """Globs of keys whose stored values may still live longer than a TTL says."""
+        try:
+            globs = json.loads(self.lives or "[]")
+        except ValueError:
+            return ()
+        return tuple(glob for glob in globs if isinstance(glob, str)) if isinstance(globs, list) else ()
 
     def advanced(self, page: Page) -> "StoredState":
         """Return the state after a batch's last script has stored the page's position."""

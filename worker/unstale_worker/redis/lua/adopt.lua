@@ -3,7 +3,8 @@
 -- second run no rules are in force, so put.lua stores no key that the new rules may own. The second run lets agents read the rules, as no old value is left.
 -- KEYS: state, log, and in the second run: rules
 -- ARGV: header, and in the second run the rules as JSON. Fields of the header, beside those that `refusal` reads:
---   adopting: in the first run, see `Adopting`; rules: in the second run, the hash of the rules
+--   adopting: in the first run, see `Adopting`; rules: in the second run, the hash of the rules; lives: in the second run, the
+--     globs of keys that are still to be shortened, as a JSON array
 -- Reply: { 'ok' } or { 'refused', reason }
 local state, header = KEYS[1], cjson.decode(ARGV[1])
 local reason = refusal(state, KEYS[2], header)
@@ -14,6 +15,7 @@ if KEYS[3] then
   redis.call('SET', KEYS[3], ARGV[2])
   redis.call('HSET', state, 'rules', header.rules)
   redis.call('HDEL', state, 'adopting')
+  if header.lives then redis.call('HSET', state, 'lives', header.lives) end
 else
   redis.call('HSET', state, 'rules', 'adopting', 'adopting', header.adopting) -- the hash of no rules
 end

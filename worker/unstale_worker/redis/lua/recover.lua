@@ -19,6 +19,6 @@ end
 redis.call('HSET', state, 'epoch', header.new_epoch, 'run', header.run, 'position', header.new_position, 'lsn', header.lsn,
   'flushed', header.flushed, 'database', header.database, 'rules', header.watermark.rules, 'applied_at', now_ms(),
   'log_bytes', 0, 'recovered', now_ms() .. ' ' .. (header.why or ''))
-redis.call('HDEL', state, 'adopting')
+redis.call('HDEL', state, 'adopting', 'lives')
 publish_watermark(state, header.new_epoch, header)
 return { 'ok' }
