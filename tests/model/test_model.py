@@ -12,6 +12,7 @@ from .freshness import CAUGHT as FRESHNESS_CAUGHT
 from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .liveness import LIVENESS_CAUGHT, Liveness
 from .opening import OPENING_CAUGHT, Opening
+from .partitions import FAULTS, PARTITIONS_CAUGHT, Partitions
 from .protocol import Protocol
 from .tags import TAGS_CAUGHT, TAGS_MASKED, Tags
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
@@ -139,6 +140,18 @@ def test_without_the_rule_a_value_under_tags_is_old(rule: str) -> None:
 @pytest.mark.parametrize("rule", TAGS_MASKED)
 def test_without_the_rule_the_versions_cover(rule: str) -> None:
     assert explore(Tags(off=rule)).holds
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_partitions_keep_their_promises_apart(fault: str) -> None:
+    outcome = explore(Partitions(fault))
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", PARTITIONS_CAUGHT)
+def test_without_the_rule_a_partition_breaks_its_promise(rule: str) -> None:
+    assert not explore(Partitions(PARTITIONS_CAUGHT[rule], off=rule)).holds
 
 
 def test_every_defence_is_switched_off_somewhere() -> None:
