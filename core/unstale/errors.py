@@ -161,8 +161,7 @@ class LoadCycle(UnstaleError, RuntimeError):
         self.keys = tuple(keys)
         super().__init__(
             f"a loader waits for its own result: {' -> '.join(map(repr, keys))}. Let it read the database, "
-            "or another key. A task that it starts and does not wait for needs a context of its own: "
-            "create_task(..., context=contextvars.Context())"
+            "or another key"
         )
 
 

@@ -1,6 +1,7 @@
 """Single flight: which callers share a load, and how errors and cancellations affect them."""
 
 import asyncio
+from contextvars import ContextVar, copy_context
 
 import pytest
 
@@ -202,3 +203,50 @@ async def test_no_load_begins_after_the_cache_was_closed() -> None:
         await fetches.flights.join("k", lambda: None, DEFAULT, read=read)
     assert not fetches.begun
     assert len(fetches.reads) == 0
+
+
+@pytest.mark.parametrize(
+    ("leaves", "second_fails", "called"),
+    [(True, False, ["first", "second"]), (True, True, ["first", "second"]), (False, False, ["first"])],
+)
+async def test_the_loader_of_a_waiting_reader_is_called_once_if_the_first_one_has_gone(
+    leaves: bool, second_fails: bool, called: list[str]
+) -> None:
+    """As with a connection that belongs to a request, and is closed with it. Each loader has its context."""
+    reads, calls, gate = InFlightReads(), list[str](), asyncio.Event()
+    request: ContextVar[str] = ContextVar("request")
+
+    async def fetch(flight: Flight) -> ReadResult:
+        calls.append(request.get())
+        await gate.wait()
+        assert flight.read.valid
+        return ReadResult(await flight.loader(), LOADER)  # type: ignore[call-arg]  # takes no Load
+
+    def join(name: str, *, fails: bool = False) -> asyncio.Task[ReadResult]:
+        async def loader() -> bytes:
+            if fails:
+                raise ConnectionError("closed with its request")
+            return name.encode()
+
+        context = copy_context()
+        context.run(request.set, name)
+        return asyncio.create_task(flights.join("k", loader, DEFAULT), context=context)
+
+    flights = SingleFlight(fetch, reads)
+    first, others = join("first", fails=True), [join("second", fails=second_fails), join("third")]
+    await settle()
+    if leaves:
+        reads.invalidate("k")  # the second load begins later, so its value may be kept
+        first.cancel()
+        await settle()
+    gate.set()
+    if leaves and not second_fails:
+        assert [(await read).data for read in others] == [b"second", b"second"]
+    else:
+        for read in others:
+            with pytest.raises(ConnectionError):
+                await read
+    await asyncio.gather(first, return_exceptions=True)
+    assert calls == called
+    await settle()
+    assert len(flights) == len(reads) == 0

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from unstale import CacheClosed, ConfigurationError, Invalidated, Load, LockTimeout
+from unstale import CacheClosed, ConfigurationError, Invalidated, Load, LoadCycle, LockTimeout
 from unstale.protocol.messages import PublishedRules, Snapshot
 from unstale.runtime import clock
 from unstale.sync import Cache, near_hits
@@ -131,6 +131,30 @@ def test_a_loaders_error_reaches_the_caller(
         cache.get_or_load(KEY, load)
     with pytest.raises(TypeError, match="requires the parameter 'user'"):
         cache.get_or_load(KEY, lambda user: user)
+
+
+def test_a_loader_that_waits_for_itself_gets_an_error(cache: Cache) -> None:
+    """Its own key; two that need each other's; and one of many keys. A read of another key is none."""
+
+    def many(keys: list[str]) -> dict[str, object]:
+        return dict.fromkeys(keys, cache.get_or_load("k", lambda: 1))
+
+    @cache.cached("function:{number}")
+    def function(number: int) -> int:
+        return function(number)
+
+    def ring(*keys: str) -> object:
+        return cache.get_or_load(keys[0], lambda: ring(*keys[1:], keys[0]))
+
+    for keys in (("k",), ("a", "b")):
+        with pytest.raises(LoadCycle):
+            ring(*keys)
+    with pytest.raises(LoadCycle):
+        cache.get_many(["k", "l"], many)
+    with pytest.raises(LoadCycle, match="'function:1' -> 'function:1'"):
+        function(1)
+    assert cache.get_or_load("k", lambda: cache.get_or_load("l", lambda: 1)) == 1
+    assert cache.get_or_load("m", lambda: 2) == 2  # in a thread in which loaders have failed
 
 
 def test_an_early_refresh_runs_a_plain_loader_in_a_thread_of_its_own(cache: Cache) -> None:

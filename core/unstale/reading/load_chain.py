@@ -1,11 +1,17 @@
 """The loads that wait for the code that runs now, to find one that waits for itself. Pure: no I/O."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 from unstale.errors import LoadCycle
+from unstale.reading.awaiting import awaits
+
+T = TypeVar("T")
+
+LOOK_EVERY: Final = 0.1
+"""Seconds after which it is looked again if a loader waits for a task that waits for the loader."""
 
 
 class Waiting:
@@ -21,44 +27,92 @@ class Waiting:
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.awaited: list[Waiting] = []
+        self.awaited: list[Wait] = []
         self.outer: Chain = ()
 
 
 Chain = tuple[Waiting, ...]
+Task: TypeAlias = "asyncio.Task[Any] | None"
 
-_chain: Final[ContextVar[Chain]] = ContextVar("unstale_load_chain", default=())
-"""The loads whose loader has called the code that runs now; tasks that a loader starts inherit it."""
+
+class Wait:
+    """One wait for a load.
+
+    Attributes:
+        load: The load.
+    """
+
+    __slots__ = ("_loader", "_reader", "load")
+
+    def __init__(self, load: Waiting, loader: Task = None, reader: Task = None) -> None:
+        self.load = load
+        self._loader, self._reader = loader, reader
+
+    @property
+    def certain(self) -> bool:
+        """True if the loader itself waits, and not a task that it has started and does not wait for."""
+        loader, reader = self._loader, self._reader
+        return loader is None or reader is None or loader is reader or awaits(loader, reader)
+
+
+_chain: Final[ContextVar[tuple[Chain, Task]]] = ContextVar("unstale_load_chain", default=((), None))
+"""The loads whose loader has called the code that runs now, and the task of the loader; tasks that a loader
+starts inherit it."""
 
 
 def chain() -> Chain:
     """Return the loads that wait for the code that runs now."""
-    return _chain.get()
+    return _chain.get()[0]
 
 
 def enter(loads: Chain) -> None:
     """Let these loads wait for the code of the current task."""
-    _chain.set(loads)
+    _chain.set((loads, asyncio.current_task()))
 
 
-@contextmanager
-def waiting_for(load: Waiting, waiters: Chain) -> Iterator[None]:
-    """Record that ``waiters`` wait for ``load``; raises `LoadCycle` if it waits for one of them."""
-    for waiter in waiters:
-        path = _path(load, waiter)
-        if path:
-            raise LoadCycle([waiter.key, *(each.key for each in path)])
-    load.outer += waiters
-    for waiter in waiters:
-        waiter.awaited.append(load)
+def inside(loads: Chain, function: Callable[[], T]) -> T:
+    """Call ``function`` while these loads wait for it, in another thread than that of the loads' tasks."""
+    token = _chain.set((loads, None))
     try:
-        yield
+        return function()
     finally:
-        for waiter in waiters:
-            waiter.awaited.remove(load)
+        _chain.reset(token)
 
 
-def _path(start: Waiting, end: Waiting) -> list[Waiting]:
+async def wait_for(load: Waiting, waiters: Chain, answer: "asyncio.Future[T]") -> T:
+    """Return the answer of ``load`` to the current task; raises `LoadCycle` if it waits for ``waiters``.
+
+    A task in the background of a loader may wait for that loader's result, as nothing waits for the task. If
+    the loader begins to wait for it, that is noticed `LOOK_EVERY` seconds later.
+    """
+    waits = [Wait(load, _chain.get()[1], asyncio.current_task()) for _ in waiters]
+    doubtful = _check(load, waiters, waits[0])
+    load.outer += waiters
+    for waiter, wait in zip(waiters, waits, strict=True):
+        waiter.awaited.append(wait)
+    try:
+        while doubtful and not answer.done():
+            await asyncio.wait([answer], timeout=LOOK_EVERY)
+            doubtful = _check(load, waiters, waits[0])
+        return await answer
+    finally:
+        for waiter, wait in zip(waiters, waits, strict=True):
+            waiter.awaited.remove(wait)
+
+
+def _check(load: Waiting, waiters: Chain, wait: Wait) -> bool:
+    """Raise `LoadCycle` if ``load`` waits for one of ``waiters``; return True if it possibly does."""
+    possible = False
+    for waiter in waiters:
+        if _path(load, waiter, certain=False):
+            possible = True
+            path = _path(load, waiter, certain=True)
+            if path and wait.certain:
+                raise LoadCycle([waiter.key, *(each.key for each in path)])
+    return possible
+
+
+def _path(start: Waiting, end: Waiting, *, certain: bool) -> list[Waiting]:
     """Return the loads from ``start`` to ``end``, each of which waits for the next; empty if none do."""
     came_from: dict[Waiting, Waiting | None] = {start: None}
     open_ends = [start]
@@ -71,7 +125,7 @@ def _path(start: Waiting, end: Waiting) -> list[Waiting]:
                 step = came_from[step]
             return path[::-1]
         for each in load.awaited:
-            if each not in came_from:
-                came_from[each] = load
-                open_ends.append(each)
+            if each.load not in came_from and (not certain or each.certain):
+                came_from[each.load] = load
+                open_ends.append(each.load)
     return []

@@ -2,18 +2,28 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from typing import NamedTuple
 
 from unstale.errors import CacheClosed, LoadCancelled, LoadCycle
 from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.tags import NO_TAGS
 from unstale.reading import load_chain
-from unstale.reading.load_chain import Waiting
+from unstale.reading.load_chain import Wait, Waiting
 from unstale.reading.loader import Loader
 from unstale.reading.options import ReadOptions
 from unstale.reading.result import ReadResult
 
 CLOSED_WHILE_LOADING = "the cache was closed while this was loading"
+
+
+class Brought(NamedTuple):
+    """The way of one caller to load the value."""
+
+    loader: Loader
+    options: ReadOptions
+    context: Context
 
 
 class Flight(Waiting):
@@ -26,11 +36,13 @@ class Flight(Waiting):
         forced: True if no cache may answer.
         early: True if no caller waits, because the value is refreshed before it expires.
         next: The flight for callers that arrived after an invalidation.
+        waiters: The callers that wait, in the order in which they came, each with what it has brought.
+        owner: The caller whose loader is called.
     """
 
     __slots__ = (
         "_reads", "_tags", "abandoned", "acquired", "early", "forced", "lease", "loader", "next", "options",
-        "read", "task", "waiters",
+        "owner", "read", "task", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -57,12 +69,35 @@ class Flight(Waiting):
         self.lease = None if acquired is None else acquired.lease
         self.next: Flight | None = None
         self.task: asyncio.Task[None] | None = None
-        self.waiters: list[asyncio.Future[ReadResult]] = []
+        self.waiters: dict[asyncio.Future[ReadResult], Brought] = {}
+        self.owner: asyncio.Future[ReadResult] | None = None
         self.abandoned = False
 
     def may_be_joined(self, tags: tuple[str, ...]) -> bool:
         """Return True if a caller that names ``tags`` gets nothing older than what was invalidated here."""
         return self.read.valid and (not tags or self.read.tags.issuperset(tags))
+
+    def add(self, waiter: "asyncio.Future[ReadResult]", brought: Brought) -> None:
+        """Let a caller wait; the first one is the owner."""
+        self.waiters[waiter] = brought
+        if self.owner is None:
+            self.owner = waiter
+
+    def take_over(self) -> Context | None:
+        """Continue with the loader of a caller that waits, if the owner has gone; return its context.
+
+        The owner's loader may have failed because what it reads with was closed: a request's connection, say.
+        """
+        if self.owner in self.waiters:
+            return None
+        for waiter, brought in self.waiters.items():
+            if not waiter.done():
+                self.owner, self.loader = waiter, brought.loader
+                self.options = brought.options._replace(tags=self.options.tags)
+                self.acquired = self.lease = None
+                self.restart()
+                return brought.context
+        return None
 
     def restart(self) -> None:
         """Restart the read in flight; allowed only if nothing that was read so far is used."""
@@ -97,8 +132,9 @@ class SingleFlight:
 
         A ``forced`` caller waits for a load that begins after it arrived. A loader's error is raised in all
         callers that wait for that load. If a caller is cancelled, the load goes on for the others; cancelling
-        the last caller cancels the load. A new flight takes over ``read`` and ``acquired``; pass them only if
-        no flight is in progress.
+        the last caller cancels the load. If the caller whose loader runs has gone, and its loader fails, the
+        loader of a caller that waits is called, once. A new flight takes over ``read`` and ``acquired``; pass
+        them only if no flight is in progress.
         """
         if self._closed:
             if read is not None:
@@ -111,22 +147,21 @@ class SingleFlight:
         elif forced or flight.abandoned or not flight.may_be_joined(options.tags):
             if flight.next is None:
                 flight.next = Flight(self._reads, key, loader, options, forced=forced)
-                flight.next.awaited.append(flight)
+                flight.next.awaited.append(Wait(flight))
             flight = flight.next
             flight.forced = flight.forced or forced
         waiter: asyncio.Future[ReadResult] = asyncio.get_running_loop().create_future()
-        flight.waiters.append(waiter)
+        flight.add(waiter, Brought(loader, options, copy_context()))
         loads = load_chain.chain()
         try:
             if not loads:
                 return await waiter
-            with load_chain.waiting_for(flight, loads):
-                return await waiter
+            return await load_chain.wait_for(flight, loads, waiter)
         except LoadCycle:
-            flight.waiters.remove(waiter)
+            flight.waiters.pop(waiter, None)
             raise
         except asyncio.CancelledError:
-            flight.waiters.remove(waiter)
+            flight.waiters.pop(waiter, None)
             if not flight.waiters and flight.task is not None:
                 flight.abandoned = True
                 flight.task.cancel()
@@ -148,7 +183,7 @@ class SingleFlight:
     async def _run(self, flight: Flight) -> None:
         load_chain.enter((flight,))
         try:
-            loaded = await self._fetch(flight)
+            loaded = await self._fetched(flight)
         except asyncio.CancelledError:
             if self._closed:
                 self._fail(flight, CacheClosed(CLOSED_WHILE_LOADING))
@@ -169,11 +204,25 @@ class SingleFlight:
             flight.close()
             self._land(flight)
 
+    async def _fetched(self, flight: Flight) -> ReadResult:
+        context: Context | None = None
+        try:
+            return await self._fetch(flight)
+        except asyncio.CancelledError:
+            if self._closed or flight.abandoned or (context := flight.take_over()) is None:
+                raise
+        except Exception:
+            if self._closed or (context := flight.take_over()) is None:
+                raise
+        context.run(load_chain.enter, (flight,))
+        again = self._fetch(flight)
+        return await asyncio.get_running_loop().create_task(_awaited(again), context=context)
+
     def _land(self, flight: Flight) -> None:
         """End the flight, and start the next one if a caller still waits for it."""
         following = flight.next
         if following is not None:
-            following.awaited.remove(flight)
+            following.awaited = [wait for wait in following.awaited if wait.load is not flight]
         if following is not None and self._closed:
             self._fail(following, CacheClosed(CLOSED_WHILE_LOADING))
         if following is not None and following.waiters and not self._closed:
@@ -202,3 +251,7 @@ class SingleFlight:
 
     def __repr__(self) -> str:
         return f"<SingleFlight {len(self._running)} running>"
+
+
+async def _awaited(result: Awaitable[ReadResult]) -> ReadResult:
+    return await result

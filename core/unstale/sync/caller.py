@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, cast
 
 from unstale.errors import CacheClosed
+from unstale.reading import load_chain
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Load, Loader, invoke, load_parameter
 
@@ -117,6 +118,7 @@ class WaitingCaller:
     async def _ask(self, function: Callable[[], object]) -> Any:
         if self.left:
             raise CallerLeft
+        function = partial(load_chain.inside, load_chain.chain(), function)
         asked: asyncio.Future[Outcome] = self._loop.create_future()
         if self.answered:  # an early refresh or an audit: the caller has gone on
             context = contextvars.copy_context()

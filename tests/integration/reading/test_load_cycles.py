@@ -131,6 +131,66 @@ async def test_while_detached_too(cache: Cache) -> None:
     assert isinstance(error, LoadCycle)
 
 
+async def by_gather(read: Any) -> None:
+    await asyncio.gather(asyncio.sleep(0), read)
+
+
+async def by_a_group(read: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(read)
+
+
+async def by_wait(read: Any) -> None:
+    await asyncio.wait([asyncio.create_task(asyncio.wait_for(read, 60))])
+
+
+async def by_completion(read: Any) -> None:
+    for first in asyncio.as_completed([asyncio.shield(asyncio.create_task(read))]):
+        await first
+
+
+async def later(read: Any) -> None:
+    """It waits for the task only after that waits for it."""
+    task = asyncio.create_task(read)
+    await asyncio.sleep(0.01)
+    await task
+
+
+@pytest.mark.parametrize("waiting", [by_gather, by_a_group, by_wait, by_completion, later])
+async def test_a_task_that_the_loader_waits_for_belongs_to_it(cache: Cache, waiting: Any) -> None:
+    errors: list[BaseException] = []
+
+    async def read() -> Any:
+        try:
+            await cache.get_or_load(A, lambda: "unused")
+        except LoadCycle as error:
+            errors.append(error)
+            raise
+
+    await ended(cache.get_or_load(A, lambda: waiting(read())))
+    assert [type(error) for error in errors] == [LoadCycle]
+
+
+async def test_a_task_in_the_background_may_wait_for_the_loader_that_began_it(cache: Cache) -> None:
+    """Also through another key, and one that it has in common with a read that has nothing to do with it."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def load() -> Any:
+        for read in (
+            cache.get_or_load(A, lambda: "unused"),
+            cache.get_or_load(B, lambda: cache.get_or_load(A, lambda: "unused")),
+            cache.get_many([A, C], lambda keys: dict.fromkeys(keys, "many")),
+        ):
+            task = asyncio.create_task(read)
+            tasks.append(task)
+            task.add_done_callback(lambda task: task.exception())
+        await asyncio.sleep(0.01)
+        return "value"
+
+    assert await ended(cache.get_or_load(A, load), cache.get_or_load(B, load)) == ["value", "value"]
+    assert await ended(*tasks) == ["value", "value", {A: "value", C: "many"}] * 2
+
+
 async def test_what_waits_for_nothing_is_no_cycle(cache: Cache) -> None:
     """A loader that reads other keys, a deep chain, and a task that it does not wait for."""
     tasks: list[asyncio.Task[Any]] = []
