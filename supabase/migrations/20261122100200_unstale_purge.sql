@@ -5,7 +5,7 @@
 --         that may have been purged sees that (`covered` in unstale.read) and drops every key.
 -- Locks:  none that anybody waits for, and none that another role can take: one purge at a time holds the horizon's row,
 --         captures hold rows of the outbox only, and locked rows are skipped.
--- Undo:   drop function unstale.purge, unstale.maintain, unstale.delete_settled, unstale.settled, unstale.record_snapshot;
+-- Undo:   drop function unstale.position_before, unstale.purge, unstale.maintain, unstale.delete_settled, unstale.settled, unstale.record_snapshot;
 --         select cron.unschedule('unstale-purge'), where pg_cron is used.
 
 create or replace function unstale.record_snapshot(every interval) returns void
@@ -227,12 +227,53 @@ end
 $$;
 comment on function unstale.maintain() is 'A small purge on the way, by a capture: works without any worker.';
 
+create or replace function unstale.position_before(
+    ago interval, out "position" pg_snapshot, out age double precision, out reach double precision
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+-- Where to read again from: the newest recorded position that lacks everything committed in the last `ago`. Null if that
+-- was purged. age: seconds since that position; null: it is the beginning of the outbox. reach: seconds as far back as
+-- this can go, to the oldest recorded position that lacks nothing of the outbox; null: to the beginning.
+declare
+    horizon pg_snapshot;
+    purged  pg_snapshot[];
+begin
+    select h.snapshot into horizon
+    from unstale.horizon as h
+    join pg_catalog.pg_control_system() as c on c.system_identifier = h.system_identifier;
+    purged := array(select p.snapshot from unstale.purged as p);
+    if horizon is null then
+        reach := 0; -- what is recorded came with a dump from another server
+        return;
+    end if;
+    select s.snapshot, extract(epoch from pg_catalog.clock_timestamp() - s.taken_at)
+    into "position", age
+    from unstale.snapshots as s
+    where s.taken_at <= pg_catalog.clock_timestamp() - ago and unstale.covers(s.snapshot, horizon)
+        and not exists (select from pg_catalog.unnest(purged) as p(snapshot) where not unstale.covers(s.snapshot, p.snapshot))
+    order by s.taken_at desc limit 1;
+    select extract(epoch from pg_catalog.clock_timestamp() - pg_catalog.min(s.taken_at)) into reach
+    from unstale.snapshots as s
+    where unstale.covers(s.snapshot, horizon)
+        and not exists (select from pg_catalog.unnest(purged) as p(snapshot) where not unstale.covers(s.snapshot, p.snapshot));
+    if horizon::text = '1:1:' and pg_catalog.cardinality(purged) = 0 then
+        reach := null; -- nothing was ever purged
+        "position" := coalesce("position", '1:1:'::pg_snapshot);
+    else
+        reach := coalesce(reach, 0);
+    end if;
+end
+$$;
+comment on function unstale.position_before(interval) is
+    'The newest recorded position that lacks everything committed in the last so long, and how far back one can go.';
+
 revoke all on function
-    unstale.record_snapshot(interval), unstale.settled(interval, bigint),
+    unstale.position_before(interval), unstale.record_snapshot(interval), unstale.settled(interval, bigint),
     unstale.delete_settled(pg_snapshot, pg_snapshot, integer),
     unstale.purge(integer, interval, bigint), unstale.maintain()
 from public;
-grant execute on function unstale.purge(integer, interval, bigint) to unstale_worker;
+grant execute on function unstale.position_before(interval), unstale.purge(integer, interval, bigint) to unstale_worker;
 
 do $$
 begin

@@ -1,13 +1,15 @@
--- The worker's way in over HTTPS: six functions in `public`, which the Data API offers as POST /rest/v1/rpc/<name>.
+-- The worker's way in over HTTPS: seven functions in `public`, which the Data API offers as POST /rest/v1/rpc/<name>.
 --
--- What:   unstale_read, unstale_watches, unstale_watch_states, unstale_purge, unstale_fanout, unstale_check. Each returns one value, because the
+-- What:   unstale_read, unstale_watches, unstale_watch_states, unstale_purge, unstale_position_before, unstale_fanout,
+--         unstale_check. Each returns one value, because the
 --         API cuts sets at a number of rows without an error. Each may be called again whenever an answer got lost.
 -- Rights: SECURITY INVOKER, and only service_role may execute them; what that role needs below is granted here.
 --         On a server without Supabase's roles, nobody but the owner may.
 -- Limits: the API ends a statement after 8 seconds and refuses an UPDATE or DELETE without WHERE; all of it fits.
 -- Locks:  none. Re-running replaces the functions.
 -- Undo:   drop function public.unstale_read, public.unstale_watches, public.unstale_purge, public.unstale_fanout,
---         public.unstale_watch_states, public.unstale_check; drop function unstale.run_query;
+--         public.unstale_watch_states, public.unstale_position_before, public.unstale_check;
+--         drop function unstale.run_query;
 
 create or replace function public.unstale_read(
     after        text    default null,
@@ -84,6 +86,15 @@ end
 $$;
 comment on function public.unstale_purge(integer, double precision, bigint) is
     'One step of unstale.purge(); retention in seconds.';
+
+create or replace function public.unstale_position_before(ago double precision) returns jsonb
+language sql stable security invoker set search_path = ''
+as $$
+    select pg_catalog.jsonb_build_object('position', p."position"::text, 'age', p.age, 'reach', p.reach)
+    from unstale.position_before(pg_catalog.make_interval(secs => ago)) as p
+$$;
+comment on function public.unstale_position_before(double precision) is
+    'unstale.position_before() as one JSON object; `ago` in seconds.';
 
 create or replace function unstale.run_query(
     table_schema text, table_name text, columns text[], wanted text[], query text, given jsonb, most integer
@@ -205,6 +216,7 @@ revoke all on function
     public.unstale_watches(),
     public.unstale_watch_states(integer[]),
     public.unstale_purge(integer, double precision, bigint),
+    public.unstale_position_before(double precision),
     public.unstale_fanout(text, jsonb, integer),
     public.unstale_check()
 from public;
@@ -222,7 +234,8 @@ begin
             select f.oid::pg_catalog.regprocedure::text from pg_catalog.pg_proc as f
             where f.pronamespace = 'public'::pg_catalog.regnamespace
                 and f.proname in (
-                    'unstale_read', 'unstale_watches', 'unstale_watch_states', 'unstale_purge', 'unstale_fanout', 'unstale_check')
+                    'unstale_read', 'unstale_watches', 'unstale_watch_states', 'unstale_purge', 'unstale_position_before',
+                    'unstale_fanout', 'unstale_check')
         loop
             if api_role = 'service_role' then
                 execute pg_catalog.format('grant execute on function %s to service_role', called);
@@ -236,6 +249,7 @@ begin
             grant execute on function
                 unstale.read(pg_snapshot, pg_snapshot, xid8, bigint, integer, integer),
                 unstale.purge(integer, interval, bigint),
+                unstale.position_before(interval),
                 unstale.run_query(text, text, text[], text[], text, jsonb, integer),
                 unstale.want_wakeups(),
                 unstale.purge_wakeups(),

@@ -2,7 +2,7 @@
 begin;
 create extension if not exists pgtap with schema extensions;
 set local search_path = extensions, public, pg_catalog;
-select plan(15);
+select plan(16);
 
 create table public.watched_there (id bigint primary key, name text);
 select unstale.watch('public.watched_there', '{id}');
@@ -14,6 +14,8 @@ select function_privs_are('public', 'unstale_watch_states', '{integer[]}', 'serv
     'service_role may see the state of the captures');
 select function_privs_are('public', 'unstale_purge', '{integer,"double precision",bigint}', 'service_role', '{EXECUTE}',
     'service_role may purge');
+select function_privs_are('public', 'unstale_position_before', '{"double precision"}', 'service_role', '{EXECUTE}',
+    'service_role may ask where to read again from');
 select function_privs_are('public', 'unstale_fanout', '{text,jsonb,integer}', 'service_role', '{EXECUTE}',
     'service_role may run the rules'' queries');
 select function_privs_are('public', 'unstale_check', '{}', 'service_role', '{EXECUTE}', 'service_role may ask for findings');

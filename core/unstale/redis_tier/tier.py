@@ -267,14 +267,20 @@ class RedisTier:
         return Put.REFUSED if logged == -1 else Put.TOLD if logged else Put.UNTOLD
 
     async def invalidate(
-        self, keys: Sequence[str] = (), *, patterns: Sequence[str] = (), lsn: str | None = None
+        self,
+        keys: Sequence[str] = (),
+        *,
+        patterns: Sequence[str] = (),
+        lsn: str | None = None,
+        kind: Kind | None = None,
     ) -> int:
         """Unlink, log, raise need_lsn and publish; return how many of the keys existed.
 
-        Stale values are unlinked too, whatever rules this process knows. The log names this process.
+        Stale values are unlinked too, whatever rules this process knows. The log names this process, and
+        says ``kind``: by default, that it deleted keys or invalidated a pattern.
         """
         removed = 0
-        reason = simple_reason(Kind.DELETE if keys else Kind.PATTERN, process_name())
+        reason = simple_reason(kind or (Kind.DELETE if keys else Kind.PATTERN), process_name())
         for chunk in _chunks(keys) if keys else iter([()]):
             unlinked, _ = await self._script(
                 _DIRECT,

@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 
 from unstale.errors import ConfigurationError, UnstaleError
-from unstale_worker.cli import agents_command, audit_command, forecast_commands, tracing_commands
+from unstale_worker.cli import (
+    agents_command,
+    audit_command,
+    forecast_commands,
+    replay_command,
+    tracing_commands,
+)
 from unstale_worker.cli.running import DONE, FAILED, USAGE, Json
 from unstale_worker.cli.running import run as _run
 
@@ -371,6 +377,7 @@ app.command()(agents_command.agents)
 app.command()(forecast_commands.plan)
 app.command()(tracing_commands.why)
 app.command()(audit_command.audit)
+app.command()(replay_command.replay)
 
 
 @app.command()

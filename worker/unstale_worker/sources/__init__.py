@@ -134,6 +134,20 @@ class Page:
         return Snapshot.parse(self.snapshot)
 
 
+class Earlier(NamedTuple):
+    """Where to read again from, to see everything that was committed lately.
+
+    Attributes:
+        position: A position that lacks all of it, and more; None if the outbox does not tell.
+        age: Seconds since that position; None: it is the beginning of the outbox.
+        reach: Seconds as far back as one can ask; None: to the beginning of the outbox.
+    """
+
+    position: str | None
+    age: float | None
+    reach: float | None
+
+
 class Source(Protocol):
     """One database: reads its changes and does the leader's work in it.
 
@@ -167,6 +181,10 @@ class Source(Protocol):
         The captures of the watches in ``described`` are also compared with what their table needs, which
         takes 5 to 15 ms each; the rest takes some milliseconds for all.
         """
+        ...
+
+    async def position_before(self, seconds: float) -> Earlier:
+        """Return a position that lacks everything that was committed in the last ``seconds``."""
         ...
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:

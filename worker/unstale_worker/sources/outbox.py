@@ -16,7 +16,7 @@ from unstale_worker.fanout.failure import ColumnTypes, FanoutFailure
 from unstale_worker.fanout.statement import Connection
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.postgres_errors import CONNECTION_ERRORS, translate_errors
-from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
+from unstale_worker.sources import Cursor, Earlier, OutboxEntry, Page, WatchState, WatchVersion
 from unstale_worker.sources.notify import NotifyWakeUps
 from unstale_worker.sources.postgres_connections import (
     PostgresConnections,
@@ -108,6 +108,12 @@ class OutboxSource:
         """See `Source.purge`."""
         async with self._use() as connection:
             return int(await connection.fetchval(statement("purge"), rows, retention, outbox_max_rows))
+
+    async def position_before(self, seconds: float) -> Earlier:
+        """See `Source.position_before`."""
+        async with self._use() as connection:
+            (row,) = await connection.fetch(statement("position_before"), seconds)
+        return Earlier(*row)
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
         """See `Source.run_queries`."""

@@ -8,7 +8,7 @@ from unstale.errors import DatabaseUnavailable
 from unstale_worker.fanout.failure import ColumnTypes, FanoutFailure
 from unstale_worker.rules import Plan, Rules
 from unstale_worker.runtime.logs import get_logger
-from unstale_worker.sources import Cursor, OutboxEntry, Page, WatchState, WatchVersion
+from unstale_worker.sources import Cursor, Earlier, OutboxEntry, Page, WatchState, WatchVersion
 from unstale_worker.sources.rpc import TIMED_OUT, Project, Refused, Rpc
 from unstale_worker.sources.rpc_queries import check_queries, run_queries
 from unstale_worker.sources.supabase_wakeups import SupabaseWakeUps
@@ -117,6 +117,14 @@ class SupabaseSource:
             return [WatchState.of(row) for row in answer]
         except (TypeError, ValueError) as error:
             raise unreadable("unstale_watch_states") from error
+
+    async def position_before(self, seconds: float) -> Earlier:
+        """See `Source.position_before`."""
+        answer = await self._rpc.call("unstale_position_before", ago=seconds)
+        try:
+            return Earlier(answer["position"], answer["age"], answer["reach"])
+        except (TypeError, KeyError) as error:
+            raise unreadable("unstale_position_before") from error
 
     async def run_queries(self, rules: Rules, plan: Plan) -> list[FanoutFailure]:
         """See `Source.run_queries`; each query is a function that `unstale migration` wrote."""

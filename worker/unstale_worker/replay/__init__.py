@@ -1,0 +1,1 @@
+"""``unstale replay``: announce earlier changes of the outbox again."""
