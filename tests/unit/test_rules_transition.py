@@ -1,5 +1,6 @@
 """Published rules that follow others: which keys lost their owner, and what to invalidate once more."""
 
+from unstale.protocol.key_forms import KeyForm
 from unstale.protocol.messages import FORMER_SECONDS, MOST_FORMER, PublishedRules
 from unstale_worker.leader.rules_transition import ALL_KNOW_AFTER, RulesTransition
 
@@ -15,6 +16,27 @@ def test_a_pattern_that_is_gone_is_former_for_a_week() -> None:
     assert then.lost_owner("user:3:settings", now=NOW + 5) == "user:*:settings"
     assert then.lost_owner("user:3:profile", now=NOW + 5) is None
     assert then.lost_owner("user:3:settings", now=NOW + FORMER_SECONDS) is None
+
+
+def test_a_wider_pattern_that_is_left_owns_no_key_of_a_pattern_within_it() -> None:
+    """``user:*`` matches ``user:3:settings``, but the change of no row removes that key."""
+    text = PublishedRules("2", ("user:*", "*:*:*")).after(OLD, now=NOW)
+    assert text.lost_owner("user:3:settings", now=NOW) is None, "*:*:* owns it, placeholder by placeholder"
+    left = PublishedRules("2", ("user:*",)).after(OLD, now=NOW)
+    assert left.owns("user:3:settings")
+    assert left.lost_owner("user:3:settings", now=NOW) == "user:*:settings"
+    assert left.lost_owner("user:3", now=NOW) is None
+    wider = PublishedRules("2", ("user:*:profile",)).after(PublishedRules("1", ("user:*",)), now=NOW)
+    assert wider.lost_owner("user:3:profile", now=NOW) is None
+    assert wider.lost_owner("user:3", now=NOW) == "user:*"
+
+
+def test_a_pattern_that_is_left_owns_no_key_that_no_row_can_have() -> None:
+    before = PublishedRules("1", ("user-*", "user-*-settings"))
+    form = KeyForm("user-*", ("user-", ""), ("int",))
+    left = PublishedRules("2", ("user-*",), forms=(form,)).after(before, now=NOW)
+    assert left.lost_owner("user-3-settings", now=NOW) == "user-*-settings"
+    assert left.lost_owner("user-3", now=NOW) is None
 
 
 def test_it_stays_former_through_later_changes_until_it_is_owned_again() -> None:

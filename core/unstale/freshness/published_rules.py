@@ -170,7 +170,9 @@ class KnownRules:
     def may_own(self, key: str) -> bool:
         """Return True if a rule owns ``key``, without looking for a misspelling of it."""
         rules = self._rules
-        return rules.owner(key) is not None and not (rules.forms and rules.right_key(key) is None)
+        if rules.owner(key) is None or rules.lost_owner(key, now=time.time()):
+            return False
+        return not (rules.forms and rules.right_key(key) is None)
 
     def seconds_near(
         self, key: str, value: bytes, life: float | None, ttl: float | None, negative_ttl: float | None
@@ -257,28 +259,29 @@ class KnownRules:
         """Return the most seconds that a value is kept: few if its key or a tag has lost its owner."""
         return min([self.of(key).most, *(self.of(record(tag)).most for tag in tags)])
 
-    def _cap_of_unowned(self, key: str, tally: Tally) -> float:
-        """Return the most seconds that a value no rule owns is kept, and warn if it should have an owner.
+    def _cap_of_lost(self, key: str, former: str, tally: Tally) -> float:
+        """Return the most seconds that a key which lost its owner is kept, and warn of it.
 
-        A key that lost its owner is kept for ``detached_ttl`` at most: other processes may go on with the
-        template that the rules had before, and no change invalidates its keys. Any other is not capped here,
-        but it may be mistyped.
+        Other processes may go on with the template that the rules had before, and no change invalidates its
+        keys.
         """
-        if former := self._rules.lost_owner(key, now=time.time()):
-            tally.former = former
-            self.warn_once(
-                key,
-                "the rules no longer own %r: %r was removed from them, so no change invalidates it any "
-                "more. It is kept for at most %g s; deploy the code that uses the new one, or add the "
-                "template to the rules again until no agent uses it",
-                shown(key),
-                shown(former),
-                self._detached_ttl,
-            )
-            return self._detached_ttl
+        tally.former = former
+        self.warn_once(
+            key,
+            "the rules no longer own %r: %r was removed from them, so no change invalidates it any "
+            "more. It is kept for at most %g s; deploy the code that uses the new one, or add the "
+            "template to the rules again until no agent uses it",
+            shown(key),
+            shown(former),
+            self._detached_ttl,
+        )
+        return self._detached_ttl
+
+    def _look_for_typo(self, key: str, tally: Tally) -> None:
+        """Warn of a key that no rule owns and that was probably mistyped."""
         matched = None if is_record(key) else self._rules.ttl_pattern(key)
         if matched is None or self._compared >= MOST_COMPARED:
-            return inf
+            return
         self._compared += 1
         patterns = [pattern for pattern in self._rules.patterns if not is_record(pattern)]
         if meant := near_miss(key, patterns, matched=matched[0]):
@@ -291,7 +294,6 @@ class KnownRules:
                 matched[1],
                 meant,
             )
-        return inf
 
     def _warn_of_default(self, key: str, tags: Collection[str] = ()) -> None:
         if self.loaded and not self._rules.hash:
@@ -359,15 +361,17 @@ class KnownRules:
         return right is not None
 
     def _look_up(self, key: str) -> KeyRules:
-        owner = self._rules.owner(key)
-        owned = owner is not None and self._can_change(key)
+        owner, former = self._rules.owner(key), self._rules.lost_owner(key, now=time.time())
+        owned = owner is not None and former is None and self._can_change(key)
         if is_record(key):
             tally = UNCOUNTED  # a tag is not read by itself
         elif owner is not None and owned:
             tally = self.tallies.of_pattern(owner)
         else:
             tally = self.tallies.of_shape(key)
-        most = inf if owner is not None else self._cap_of_unowned(key, tally)
+        most = inf if former is None else self._cap_of_lost(key, former, tally)
+        if owner is None and former is None:
+            self._look_for_typo(key, tally)
         ttl = self._rules.ttl_of(key)
         known = self._known[key] = KeyRules(
             owned=owned,

@@ -112,6 +112,28 @@ def glob_regex(pattern: str) -> re.Pattern[bytes]:
     return re.compile(first + atomic + b".*" + last + rb"\Z", re.DOTALL)
 
 
+@lru_cache(maxsize=4096)
+def segments_regex(pattern: str) -> re.Pattern[bytes]:
+    r"""Compile the pattern of a key template so that no placeholder reaches across a colon.
+
+    >>> bool(segments_regex("user:*").match(b"user:42")), bool(segments_regex("user:*").match(b"user:42:a"))
+    (True, False)
+    """
+    parts = re.findall(rb"\\.|.", pattern.encode("utf-8", "surrogatepass"), re.DOTALL)
+    literals = [b""]
+    for part in parts:
+        if part == b"*":
+            literals.append(b"")
+        else:
+            literals[-1] += re.escape(part[1:] if len(part) > 1 else part)
+    if len(literals) == 1:
+        return re.compile(literals[0] + rb"\Z", re.DOTALL)
+    first, *middle, last = literals
+    # The first place is as good as any later one, so earlier stars are atomic: the cost is linear.
+    atomic = b"".join(b"(?>[^:]*?" + literal + b")" for literal in middle)
+    return re.compile(first + atomic + b"[^:]*" + last + rb"\Z", re.DOTALL)
+
+
 def _byte_class(data: bytes, i: int) -> tuple[bytes, int]:
     negated = data[i : i + 1] == b"^"
     members, ranges, i = _members(data, i + 1 if negated else i)

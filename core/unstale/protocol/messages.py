@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from unstale.errors import MessageError
-from unstale.protocol.globs import glob_regex
+from unstale.protocol.globs import glob_regex, segments_regex
 from unstale.protocol.key_forms import KINDS, KeyForm, right_key, usable
 from unstale.protocol.names import Epoch, LogId
 from unstale.protocol.tags import is_record
@@ -253,16 +253,19 @@ class PublishedRules:
         return right_key(forms, key)
 
     def lost_owner(self, key: str, *, now: float) -> str | None:
-        """Return the pattern by which a rule owned ``key`` until lately, or None. ``now`` is Unix time."""
+        """Return the pattern by which a rule owned ``key`` until lately, or None. ``now`` is Unix time.
+
+        Another pattern may still match the key: ``user:*`` matches what ``user:*:profile`` owned. It owns the
+        key only if a row can have it, and if no placeholder has to hold a colon.
+        """
+        if not self.former:
+            return None
         data = key.encode("utf-8", "surrogatepass")
-        return next(
-            (
-                pattern
-                for pattern, since in self.former
-                if now - since < FORMER_SECONDS and glob_regex(pattern).match(data)
-            ),
-            None,
-        )
+        for pattern, since in self.former:
+            if now - since < FORMER_SECONDS and glob_regex(pattern).match(data):
+                owned = any(segments_regex(other).match(data) for other in self._matching(key))
+                return None if owned and self.right_key(key) is not None else pattern
+        return None
 
     def ttl_of(self, key: str) -> float | None:
         """Return the seconds of the first matching ``[ttl]`` pattern, or None."""

@@ -65,6 +65,33 @@ async def test_a_key_that_lost_its_owner_is_kept_for_detached_ttl(
         await redis.flushdb()
 
 
+async def test_a_wider_pattern_that_is_left_does_not_cover_it(
+    database: Database, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``user:*`` matches the key, but no change of a row removes it: neither by a number nor by a text."""
+    caplog.set_level(logging.WARNING, "unstale")
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA + "select unstale.watch('public.profiles', '{id,name}');")
+        for column in ("id", "name"):
+            wide = OLD.replace("user:{id}:profile", f"user:{{{column}}}")
+            async with running_worker(database.worker_dsn, redis_url, rules=wide):
+                pass
+            left = wide.replace(', "user:{id}:settings"', "")
+            async with (
+                running_worker(database.worker_dsn, redis_url, rules=left),
+                attached_cache(redis_url, detached_ttl=20.0) as old,
+            ):
+                loads = [await old.get_or_load(KEY, lambda: 1, max_staleness=60.0) for _ in range(2)]
+                assert loads == [1, 1]
+                assert old.counters().loads == 2, "no bound covers it"
+                assert 0 < await lives(redis, KEY) <= 20
+                await old.get_or_load("user:3", lambda: 1)
+                assert await lives(redis, "user:3") > 3000
+            assert len(warnings(caplog, "no longer own")) == 1
+            caplog.clear()
+            await redis.flushdb()
+
+
 async def test_an_attached_agent_hears_that_a_key_lost_its_owner(
     database: Database, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
