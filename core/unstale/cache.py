@@ -18,8 +18,8 @@ from unstale.freshness.tokens import Token
 from unstale.locks import LOCK_SECONDS, Lock
 from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
-from unstale.protocol.codec import Model
 from unstale.protocol.globs import check_glob
+from unstale.protocol.models import Model, OtherSchema
 from unstale.protocol.tags import check_tag, record
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
@@ -206,15 +206,19 @@ class Cache:
         misfits = 0
         while True:
             loaded = await self._path.read(key, loader, options)
-            self._count(key, loaded.origin)
             try:
                 value = self._decode(key, loaded.data, model, shared)
+                self._count(key, loaded.origin)
                 break
-            except ValueError:
+            except ValueError as error:
                 if loaded.origin == LOADER:
-                    raise
+                    self._count(key, LOADER)
+                    if not isinstance(error, OtherSchema):
+                        raise
+                    value = codec.decode(loaded.data.lstrip(), model)  # new, by a caller with another model
+                    break
                 # Cached by a release with another model, or not by unstale at all.
-                await self._discard(key, loaded)
+                await self._discard(key, loaded, error)
                 misfits += 1
                 if misfits > 1:  # a near copy does not name the lease of an instance that replaces the value
                     options = options._replace(fresh=True)
@@ -259,14 +263,15 @@ class Cache:
             writer.missed(key)
         else:
             loaded = await writer.get(key, allows_stale=max_staleness is None, tags=names)
-        self._count(key, LOADER if loaded is None else loaded.origin)
-        if loaded is None:
-            return default
-        try:
-            return self._decode(key, loaded.data, model, shared)
-        except ValueError:
-            await self._discard(key, loaded)
-            return default
+        if loaded is not None:
+            try:
+                value = self._decode(key, loaded.data, model, shared)
+                self._count(key, loaded.origin)
+                return value
+            except ValueError as error:
+                await self._discard(key, loaded, error)
+        self._count(key, LOADER)
+        return default
 
     @overload
     async def get_many(
@@ -335,14 +340,15 @@ class Cache:
     async def _cached(self, key: str, options: ReadOptions) -> tuple[Any, ...]:
         """Return the cached value of ``key`` in a tuple, or an empty tuple."""
         loaded = await self._path.cached(key, options)
-        self._count(key, LOADER if loaded is None else loaded.origin)
-        if loaded is None:
-            return ()
-        try:
-            return (self._decode(key, loaded.data, options.model, False),)
-        except ValueError:
-            await self._discard(key, loaded)
-            return ()
+        if loaded is not None:
+            try:
+                value = self._decode(key, loaded.data, options.model, False)
+                self._count(key, loaded.origin)
+                return (value,)
+            except ValueError as error:
+                await self._discard(key, loaded, error)
+        self._count(key, LOADER)
+        return ()
 
     def cached(
         self,
@@ -574,9 +580,10 @@ class Cache:
             return entry.frozen if entry.frozen is not UNSET else self._freeze(key, entry)
         return codec.freeze(codec.loads(data))
 
-    async def _discard(self, key: str, loaded: ReadResult) -> None:
+    async def _discard(self, key: str, loaded: ReadResult, error: ValueError) -> None:
         """Remove a value that cannot be decoded, if it is still the one that stands there."""
         self._parts.local.drop([key])
+        self._parts.rules.unreadable(key, error)
         with contextlib.suppress(RedisUnavailable):
             if loaded.origin == STALE:
                 await self._parts.tier.discard_stale(key, loaded.data)

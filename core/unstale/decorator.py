@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, T
 from pydantic import BaseModel, TypeAdapter
 
 from unstale.errors import ConfigurationError
-from unstale.protocol.codec import Model
+from unstale.protocol.models import Model
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -19,6 +19,9 @@ class Counters:
         loads: Loads for a waiting caller.
         fills: Values stored in Redis under a lease.
         fills_refused: Values not stored because an invalidation or an eviction had removed the lease.
+        too_large_values: Values returned but not stored, because `max_value_bytes` does not allow their size.
+        unreadable_values: Cached values that their reader could not use: stored with a model of another
+            schema, or by another program. Each is a miss.
         loads_ahead: Loads in the background, for values about to expire.
         unowned_loads: Loads of both kinds whose key no rule owns: changes do not invalidate it.
         invalidations: Messages, log entries and own invalidations, even if nothing was held.
@@ -42,6 +45,8 @@ class Counters:
     loads: int
     fills: int
     fills_refused: int
+    too_large_values: int
+    unreadable_values: int
     loads_ahead: int
     unowned_loads: int
     invalidations: int
@@ -69,6 +74,8 @@ def counters(parts: Parts) -> Counters:
         loads=sum(tally.loads for tally in every),
         fills=sum(tally.fills for tally in every),
         fills_refused=sum(tally.fills_refused for tally in every),
+        too_large_values=parts.rules.too_large_values,
+        unreadable_values=parts.rules.unreadable_values,
         loads_ahead=sum(tally.early_loads for tally in every),
         unowned_loads=sum(tally.unowned_loads for tally in every),
         invalidations=local.invalidations,

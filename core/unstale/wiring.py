@@ -107,6 +107,7 @@ class Parts:
             negative_ttl=settings.negative_ttl,
             detached_ttl=settings.detached_ttl,
             large_value=settings.large_value,
+            max_value_bytes=settings.max_value_bytes,
         )
         self.feed = OutboxFeed(
             self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle

@@ -238,7 +238,7 @@ def test_a_default_that_differs_each_time_is_no_difference() -> None:
         name: str
         seen: UUID = Field(default_factory=uuid4)
 
-    assert codec.encode("k", {"name": "Ada"}, Stamped) == b'{"name":"Ada"}'
+    assert orjson.loads(codec.encode("k", {"name": "Ada"}, Stamped)) == {"name": "Ada"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), [1, float("inf")], {"a": {"b": (None, -float("inf"))}}])

@@ -15,6 +15,7 @@ from unstale.freshness.near_miss import near_miss
 from unstale.near_cache.tallies import UNCOUNTED, Tallies, Tally
 from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.models import OtherSchema
 from unstale.protocol.tags import check_tags, is_record, record, shown
 from unstale.redis_tier.shared_tier import SharedTier
 
@@ -63,9 +64,12 @@ class KnownRules:
         negative_ttl: float | None = None,
         detached_ttl: float = 30.0,
         large_value: int = 0,
+        max_value_bytes: int = sys.maxsize,
     ) -> None:
         self._tier = tier
         self._large_value = large_value or sys.maxsize
+        self._max_value_bytes = max_value_bytes
+        self.too_large_values = self.unreadable_values = 0
         self._detached_ttl = detached_ttl
         self._compared = 0
         self._default_ttl = default_ttl
@@ -322,6 +326,41 @@ class KnownRules:
                 "waits for all of it; store less, or raise UNSTALE_LARGE_VALUE",
                 key,
                 len(value) / 1e6,
+            )
+
+    def too_large(self, key: str, value: bytes) -> bool:
+        """Return True, count and warn if a value is too large to be stored in Redis or in memory."""
+        if len(value) <= self._max_value_bytes:
+            return False
+        self.too_large_values += 1
+        self.warn_once(
+            self.of(key).tally.name,
+            "the value of %r is not stored, so each read loads it: it has %.1f MB; UNSTALE_MAX_VALUE_BYTES "
+            "allows %.1f MB. Store less, or raise it",
+            key,
+            len(value) / 1e6,
+            self._max_value_bytes / 1e6,
+        )
+        return True
+
+    def unreadable(self, key: str, error: ValueError) -> None:
+        """Count and warn of a cached value that its reader cannot use: the read is a miss."""
+        self.unreadable_values += 1
+        name = self.of(key).tally.name
+        if isinstance(error, OtherSchema):
+            self.warn_once(
+                name,
+                "the cached value of %r was stored with a model of another schema, so it counts as missing. "
+                "After a deploy this ends by itself; otherwise readers of this key use different models",
+                key,
+            )
+        else:
+            self.warn_once(
+                name,
+                "the cached value of %r cannot be read (%s), so it counts as missing. Another release, or "
+                "another program, stored it",
+                key,
+                type(error).__name__,
             )
 
     def warn_of_full_redis(self) -> None:

@@ -1,20 +1,15 @@
 """Encode values as the JSON bytes that both tiers hold, and decode them."""
 
-import contextlib
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
+from typing import Any, Final, NoReturn, cast
 
 import orjson
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
+from unstale.protocol import models
+from unstale.protocol.models import Model
 from unstale.protocol.names import LEASE, SOFT_LEASE, TAG, TAGGED
 from unstale.protocol.plain_values import dumps
-from unstale.protocol.read_back import difference
-
-M = TypeVar("M", bound=BaseModel)
-Model: TypeAlias = type[Any] | TypeAdapter[Any]
-"""Type that a value is validated into: a pydantic model, any other type pydantic knows, or an adapter."""
 
 loads: Final = orjson.loads
 
@@ -54,79 +49,99 @@ def check_key(key: str, *, own: str) -> str:
 def encode(key: str, value: object, model: "Model | None" = None) -> bytes:
     """Return the JSON of ``value``, from which readers with ``model`` get an equal value.
 
-    Raises TypeError that names the key if the value has no JSON form, or if its model would read it back
-    different. Without ``model`` this holds for each pydantic model in the value, read back as its own class.
-    Raises pydantic's ValidationError if ``model`` does not accept the value.
+    Raises TypeError that names the key and the place in the value if the value has no JSON form, or if its
+    model would read it back different. Without ``model`` this holds for each pydantic model in the value,
+    read back as its own class. Raises pydantic's ValidationError if ``model`` does not accept the value. The
+    fingerprint of the model stands before the JSON (see `models.stamp`).
     """
-    models: list[tuple[BaseModel, object]] = []
+    if model is not None and value is not None:
+        data = _faithful(key, value, model)
+        return data if data == NOTHING else models.stamp(model) + data
+    data, place = _plain(key, value, round_trip=False)
+    if place is not None:
+        again, still = _plain(key, value, round_trip=True)
+        if still is None:
+            data = again
+        elif place or still:
+            raise TypeError(_changed(key, place or still))
+    return models.stamp(type(value)) + data if isinstance(value, BaseModel) and data != NOTHING else data
+
+
+def _plain(key: str, value: object, *, round_trip: bool) -> tuple[bytes, str | None]:
+    """Return the JSON of a value, and the place of a model in it that its own class would read different.
+
+    The place is '' if the class would not read it at all, which its readers notice.
+    """
+    found: list[tuple[BaseModel, object]] = []
     try:
-        data = dumps(value, lambda item, plain: models.append((item, plain)))
+        data = dumps(value, lambda item, plain: found.append((item, plain)), round_trip=round_trip)
     except TypeError as error:
         raise TypeError(
             f"the value for {key!r} is a {type(value).__name__} that is not JSON ({error}); "
             "store plain data or a pydantic model"
         ) from error
     place: str | None = None
-    compared = False
-    if model is not None and value is not None:
-        back = decode(data, model)  # raises before anything is stored
-        place, compared = _lost(value, back, model)
-    if not compared:
-        for item, plain in models:
-            with contextlib.suppress(ValueError, TypeError):  # a reader with this class gets an error, too
-                written = orjson.dumps(plain, option=orjson.OPT_NON_STR_KEYS)
-                place = place or _lost(item, decode(written, type(item)), type(item))[0]
-    if place is not None:
+    for item, plain in found:
+        try:
+            written = orjson.dumps(plain, option=orjson.OPT_NON_STR_KEYS)
+            place = place or models.lost(item, models.validated(written, type(item)), type(item))
+        except (ValueError, TypeError):
+            place = place or ""
+    return data, place
+
+
+def _faithful(key: str, value: object, model: "Model") -> bytes:
+    """Return JSON that ``model`` reads back equal; raises TypeError, or ValidationError.
+
+    The plain form comes first, as programs without the model read it. If it does not do, then the form in
+    which the model itself writes what it is to read again.
+    """
+    problem: Exception | None = None
+    for form in (dumps, partial(models.dumps, model=model)):
+        try:
+            data = form(value, _ignore)
+            back = None if data == NOTHING else models.validated(data, model)
+            place = models.lost(value, back, model)
+        except (ValueError, TypeError) as error:
+            problem = problem or error
+            continue
+        if place is None:
+            return data
+        problem = problem or TypeError(_changed(key, place))
+    assert problem is not None
+    if isinstance(problem, TypeError) and not str(problem).startswith("the value for"):
         raise TypeError(
-            f"the value for {key!r} would be read back different: {place} is lost or changed on the way "
-            "through JSON. See its alias, exclude=, serializer, validator or type; or cache plain data "
-            "(model_dump(mode='json')) and read it without model="
-        )
-    return data
+            f"the value for {key!r} is a {type(value).__name__} that is not JSON ({problem}); "
+            "store plain data or a pydantic model"
+        ) from problem
+    raise problem
 
 
-def _lost(value: object, back: object, model: "Model") -> tuple[str | None, bool]:
-    """Return the place in ``value`` that differs in ``back``, and True if they could be compared."""
-    validate: Callable[..., Any]
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        hint: object = model
-        validate = partial(model.model_validate, by_alias=True, by_name=True)
-    else:
-        adapter = model if isinstance(model, TypeAdapter) else _adapter(model)
-        hint = getattr(adapter, "_type", Any)
-        validate = partial(adapter.validate_python, by_alias=True, by_name=True)
-    try:
-        expected = validate(value)
-        place = difference(expected, back, hint)
-        if place is not None and expected is not value and difference(expected, validate(value), hint):
-            place = None  # the model makes up a part each time: a default that is the time, or a random id
-    except (ValueError, TypeError):  # a strict model takes the JSON of a value, but not the value
-        return None, False
-    return (None if place is None else f"{getattr(hint, '__name__', hint)}{place}"), True
+def _ignore(_model: BaseModel, _plain: object) -> None:
+    """Leave models alone: the whole value is compared."""
+
+
+def _changed(key: str, place: str) -> str:
+    return (
+        f"the value for {key!r} would be read back different: {place} is lost or changed on the way "
+        "through JSON. See its alias, exclude=, serializer, validator or type; or cache plain data "
+        "(model_dump(mode='json')) and read it without model="
+    )
 
 
 def decode(data: bytes, model: "Model | None") -> Any:
     """Return the value as a new object, validated by ``model``; null is always None.
 
     Fields are found by name or alias. Raises ValueError (or pydantic's ValidationError, a subclass) if the
-    bytes are not a valid value.
+    bytes are not a valid value, or were stored with a model of another schema.
     """
     if model is None or data.startswith(NOTHING):
         return orjson.loads(data)
+    if data[0] <= _SPACE:  # not for the values of a loader without a model, such as the worker's
+        models.check_stamp(data, model)
     if isinstance(model, type) and issubclass(model, BaseModel):  # inline: a hit with a model runs this
         return model.model_validate_json(data, by_alias=True, by_name=True)
-    adapter = model if isinstance(model, TypeAdapter) else _adapter(model)
-    return adapter.validate_json(data, by_alias=True, by_name=True)
-
-
-_adapters: dict[Any, TypeAdapter[Any]] = {}
-
-
-def _adapter(model: type[Any]) -> TypeAdapter[Any]:
-    adapter = _adapters.get(model)
-    if adapter is None:
-        adapter = _adapters[model] = TypeAdapter(model)
-    return adapter
+    return models.validated(data, model)
 
 
 def is_value(data: bytes) -> bool:

@@ -354,6 +354,8 @@ class ReadPath:
                 data = await self._load(flight, load)
             if failpoints.on:
                 await failpoints.reach("reader.before_fill")
+            if self._rules.too_large(key, data):
+                return data
             asked = self._asked(flight, data)
             seconds = self._rules.shortened(asked)
             data = self._rules.marked(key, data, asked)
@@ -392,7 +394,9 @@ class ReadPath:
         flight.restart()
         data = await self._load(flight, Load.of(flight.key, PRIMARY))
         seconds = self._rules.shortened(self._asked(flight, data))
-        if not self._freshness.attached:
+        if self._rules.too_large(flight.key, data):
+            pass
+        elif not self._freshness.attached:
             local.keep_offline(flight.read, data, seconds=min(seconds, self._detached_ttl))
         elif not self._tier.shared:
             self._keep(flight.read, data, seconds)  # this process itself has heard of every change

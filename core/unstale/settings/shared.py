@@ -34,6 +34,8 @@ class SharedSettings(Settings):
     """Most seconds a value that is None ("not found") lives; unset: as long as any other value."""
     ttl_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share by which a TTL is shortened at random, so that values do not expire together."""
+    max_value_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    """A value with more bytes of JSON is returned to its reader, but stored nowhere; warned of once."""
     lease_ttl: Seconds = 3.0
     """Seconds a lease lives; extended every third of it while the loader runs."""
     max_silence: Seconds = 5.0

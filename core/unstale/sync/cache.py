@@ -18,7 +18,7 @@ from unstale.errors import CacheClosed
 from unstale.locks import LOCK_SECONDS
 from unstale.near_cache.near_store import UNSET
 from unstale.protocol import codec
-from unstale.protocol.codec import Model
+from unstale.protocol.models import Model
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Loader
 from unstale.reading.options import GetArguments, LoadArguments, ManyArguments, check_ttl

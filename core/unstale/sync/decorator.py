@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from unstale.decorator import CachedFunction, P, R
-from unstale.protocol.codec import Model
+from unstale.protocol.models import Model
 
 
 class Cached(CachedFunction[P, R]):

@@ -69,6 +69,13 @@ CACHE_METRICS: Final = (
     _counter("unstale_cache_unowned_loads", "unowned_loads", "Loads of keys that no rule owns."),
     _counter("unstale_cache_fills", "fills", "Values stored in Redis."),
     _counter("unstale_cache_fills_refused", "fills_refused", "Values that a change overtook, so not stored."),
+    _counter(
+        "unstale_cache_too_large_values", "too_large_values", "Values not stored because of their size."
+    ),
+    _counter(
+        "unstale_cache_unreadable_values", "unreadable_values",
+        "Cached values that their reader could not use; each is a miss.",
+    ),
     _counter("unstale_cache_invalidations", "invalidations", "Invalidations received."),
     _counter("unstale_cache_flushes", "flushes", "Times that everything was dropped."),
     _counter("unstale_cache_replays", "replays", "Times that the log was read."),

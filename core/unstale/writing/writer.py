@@ -1,6 +1,7 @@
 """``get`` with its soft lease, ``set``, ``delete`` and ``invalidate_pattern``."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -87,6 +88,11 @@ class Writer:
             miss = None
         if miss is not None:
             tags = tuple(sorted(miss.read.tags))
+        if self._rules.too_large(key, data):
+            self._local.drop([key])
+            with contextlib.suppress(RedisUnavailable):
+                await self._invalidate([key])  # what is there is older
+            return False
         self._rules.check_size(key, data)
         seconds = self._rules.ttl_of_set(key, ttl, tags)
         if not self._tier.shared:

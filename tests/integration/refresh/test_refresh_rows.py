@@ -310,3 +310,16 @@ async def test_a_table_that_is_altered_costs_no_failure(database: Database, redi
                     assert json.loads(await filled(redis, "user:1:whole"))["name"] == 'Ada "the first"'
                     assert json.loads(await filled(redis, "user:1:name"))["name"] == 'Ada "the first"'
             assert "failed" not in await counts(redis)
+
+
+async def test_a_value_that_is_too_large_is_a_dead_letter_at_once(database: Database, redis_url: str) -> None:
+    async with connected(database.dsn) as db, redis_at(redis_url) as redis:
+        await db.execute(SCHEMA)
+        await db.execute("update public.profiles set name = repeat('x', 2000) where id = 1")
+        async with running_worker(database.dsn, redis_url, rules=RULES, max_value_bytes=1024):
+            await due(redis, "user:1:profile", "user:2:profile")
+            await filled(redis, "user:2:profile")
+            (letter,) = await eventually(lambda: list_dead(redis, NAMES))
+            assert (letter.key, letter.attempts) == ("user:1:profile", 1)
+            assert "UNSTALE_MAX_VALUE_BYTES allows 1024" in letter.error
+            assert not await redis.exists("user:1:profile")

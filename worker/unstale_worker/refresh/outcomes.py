@@ -1,8 +1,9 @@
 """Results of refreshes: store what was loaded, or count a failure and say when the next attempt is."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -32,6 +33,8 @@ class Outcomes:
         attempts: Failures in a row after which a key is a dead letter.
         first_pause: Seconds before the second attempt; doubles with each one.
         spans: Makes a span of each load; None without `UNSTALE_OTEL`.
+        max_value_bytes: Most bytes of a value that is stored.
+        warned: Refreshes whose values were too large, so that the log says it once.
     """
 
     leases: Leases
@@ -40,13 +43,18 @@ class Outcomes:
     attempts: int
     first_pause: float
     spans: Spans | None = None
+    max_value_bytes: int = sys.maxsize
+    warned: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: RefreshCounters) -> "Outcomes":
         """Return what these settings and rules say."""
         ttls = Ttls.of(rules, settings)
         spans = Spans() if settings.otel else None
-        return cls(leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff, spans)
+        return cls(
+            leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff, spans,
+            settings.max_value_bytes,
+        )  # fmt: skip
 
     def span(self, spec: RefreshSpec, keys: Sequence[str]) -> AbstractContextManager[object]:
         """Return a span for one load of these keys; nothing without `UNSTALE_OTEL`."""
@@ -57,19 +65,42 @@ class Outcomes:
 
     async def fill(self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes) -> None:
         """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""
-        timed = [(key, *self.ttls.stored(key, spec, value)) for key, value in values.items()]
+        most = self.max_value_bytes
+        timed = [
+            (key, *self.ttls.stored(key, spec, value)) for key, value in values.items() if len(value) <= most
+        ]
         stored = await self.leases.fill(timed, lease, again=spec.debounce)
         self.tally.filled += stored
         self.tally.overtaken += len(timed) - stored
+        for key, value in values.items() if len(timed) < len(values) else ():
+            if len(value) > most:
+                await self._too_large(spec, key, lease, len(value))
+
+    async def _too_large(self, spec: RefreshSpec, key: str, lease: bytes, size: int) -> None:
+        """Make a key a dead letter at once: another attempt would call its loader for nothing."""
+        pattern = spec.template.text
+        error = f"the value has {size} bytes, and UNSTALE_MAX_VALUE_BYTES allows {self.max_value_bytes}"
+        await self.failed(spec, key, lease, error, silent=pattern in self.warned, final=True)
+        self.warned.add(pattern)
 
     async def failed(
-        self, spec: RefreshSpec, key: str, lease: bytes, error: str, *, silent: bool = False
+        self,
+        spec: RefreshSpec,
+        key: str,
+        lease: bytes,
+        error: str,
+        *,
+        silent: bool = False,
+        final: bool = False,
     ) -> None:
-        """Count a failure and log it; ``silent`` if the log has the same error of this batch already."""
+        """Count a failure and log it; ``silent`` if the log has the same error already.
+
+        After a ``final`` one there is no other attempt.
+        """
         pattern = spec.template.text
         failure = await self.leases.failed(
             key, lease,
-            pattern=pattern, error=error, attempts=self.attempts,
+            pattern=pattern, error=error, attempts=1 if final else self.attempts,
             first=self.first_pause, most=max(LONGEST, self.first_pause),
         )  # fmt: skip
         if failure is None:
