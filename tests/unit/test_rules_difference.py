@@ -6,7 +6,7 @@ import pytest
 
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import Rules, difference
-from unstale_worker.rules.difference import NEW, REFRESHES, REMOVED, UNKNOWN, WATCHES
+from unstale_worker.rules.difference import LOST, NEW, REFRESHES, REMOVED, UNKNOWN, WATCHES
 
 RULES = """
 [[watch]]
@@ -42,8 +42,8 @@ def published(text: str) -> PublishedRules:
         ('["content", "weight"]', '["weight",  "content"]', {}, ()),
         ('columns = ["content", "weight"]\n', "", {GREETING: WATCHES}, ()),
         ('"weight"]', '"weight", "at"]', {GREETING: WATCHES}, ()),
-        (MEMORIES, 'table = "app.memories"', {GREETING: WATCHES}, ()),
-        ("{user_id}:greeting", "{owner}:greeting", {GREETING: WATCHES}, ()),
+        (MEMORIES, 'table = "app.memories"', {GREETING: LOST}, ()),
+        ("{user_id}:greeting", "{owner}:greeting", {GREETING: LOST}, ()),
         ("where org_id = {id}", "where org_id = {id} and active", {SETTINGS: WATCHES}, ()),
         ("select user_id from", "select user_id  from", {}, ()),
         ('["user:{user_id}:settings"]', '["user:{user_id}:set"]', {SETTINGS: REMOVED, "user:*:set": NEW}, ()),

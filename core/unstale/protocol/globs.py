@@ -112,6 +112,47 @@ def glob_regex(pattern: str) -> re.Pattern[bytes]:
     return re.compile(first + atomic + b".*" + last + rb"\Z", re.DOTALL)
 
 
+def overlap(one: str, other: str) -> bool:
+    """Return True if some key matches both globs; a class of characters counts as any character.
+
+    >>> overlap("user:*", "*:profile"), overlap("user:*:profile", "user:*:settings")
+    (True, False)
+    """
+    a, b = _steps(one), _steps(other)
+    # reach[j]: the rest of `a` and the rest of `b` from j on have a key in common.
+    reach = [all(step == b"*" for step in b[j:]) for j in range(len(b) + 1)]
+    for step in reversed(a):
+        after, reach = reach, [False] * (len(b) + 1)
+        for j in range(len(b), -1, -1):
+            if step == b"*":
+                reach[j] = after[j] or (j < len(b) and reach[j + 1])
+            elif j < len(b) and b[j] == b"*":
+                reach[j] = reach[j + 1] or after[j]
+            elif j < len(b):
+                reach[j] = (step == b[j] or b"?" in (step, b[j])) and after[j + 1]
+    return reach[0]
+
+
+def _steps(pattern: str) -> list[bytes]:
+    """Split a glob into stars, ``?`` for any one byte, and single bytes."""
+    data = pattern.encode("utf-8", "surrogatepass")
+    found: list[bytes] = []
+    i = 0
+    while i < len(data):
+        byte = data[i : i + 1]
+        if byte == b"[":
+            found.append(b"?")
+            i = _byte_class(data, i + 1)[1]
+        elif byte == b"\\" and i + 1 < len(data):
+            literal = data[i + 1 : i + 2]
+            found.append(b"\\" + literal if literal in (b"*", b"?") else literal)
+            i += 2
+        else:
+            found.append(byte)
+            i += 1
+    return found
+
+
 @lru_cache(maxsize=4096)
 def segments_regex(pattern: str) -> re.Pattern[bytes]:
     r"""Compile the pattern of a key template so that no placeholder reaches across a colon.

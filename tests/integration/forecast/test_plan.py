@@ -44,7 +44,7 @@ keys = ["columns:{id}"]
 table = "people"
 keys = ["ttl:{id}"]
 [ttl]
-"ttl:*" = "2h"
+"ttl:*" = "30m"
 [refresh."columns:{id}"]
 loader = "row"
 table = "people"
@@ -76,7 +76,7 @@ def test_against_a_revision_or_a_file_it_asks_no_server(tmp_path: Path) -> None:
         assert columns["loaders"] == ["the reader's loader", "[refresh] row of public.people"]
     said = run("plan", "--against", "HEAD", cwd=tmp_path).out
     assert "drop     gone:*     removed: no rule owns its keys any more" in said
-    assert "shorten  ttl:*      TTL: 3600 s before, 7200 s now" in said
+    assert "shorten  ttl:*      TTL: 3600 s before, 1800 s now" in said
     assert not (tmp_path / "supabase").exists()
 
     wrong = run("plan", "--against", "nowhere", cwd=tmp_path)

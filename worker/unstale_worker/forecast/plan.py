@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unstale.protocol.messages import PublishedRules
-from unstale.protocol.tags import shown
+from unstale.protocol.tags import is_record, shown
 from unstale.settings import WorkerSettings
 from unstale_worker.agents.show import problems
 from unstale_worker.forecast.migrations import Compared, Difference, compare_database, differences
 from unstale_worker.forecast.repository import other_rules
-from unstale_worker.forecast.restart import KEEP, Restart, restart
+from unstale_worker.forecast.restart import KEEP, PatternFate, Restart, restart
 from unstale_worker.forecast.running import Running, count_keys, read_running
 from unstale_worker.migration.writer import write_migration
 from unstale_worker.redis.client import open_redis
@@ -104,8 +104,8 @@ def lines(plan: RestartPlan) -> Iterator[str]:
     yield f"{plan.file}, compared with {found.before}: {'no difference' if found.same else 'other rules'}"
     width = max((len(shown(fate.pattern)) for fate in found.patterns), default=0)
     for fate in found.patterns:
-        if fate.action != KEEP:
-            yield f"  {fate.action:<7}  {shown(fate.pattern):<{width}}  {_keys(fate.keys)}{fate.why}"
+        if fate.action != KEEP or fate.why:
+            yield f"  {fate.action:<7}  {shown(fate.pattern):<{width}}  {_keys(fate)}{fate.why}"
     kept = [fate for fate in found.patterns if fate.action == KEEP]
     if kept:
         counts = [fate.keys for fate in kept if fate.keys is not None]
@@ -127,13 +127,20 @@ def lines(plan: RestartPlan) -> Iterator[str]:
 
 def _load(plan: RestartPlan) -> Iterator[str]:
     found = plan.restart
+    tags = [fate for fate in found.dropped if is_record(fate.pattern) and fate.keys != 0]
     for fate in found.dropped:
         if fate.keys != 0:
-            yield f"load: {shown(fate.pattern)}: {_keys(fate.keys)}by {' or '.join(fate.loaders)}"
+            by = (
+                "each value stored with it, by the reader's loader"
+                if fate in tags
+                else "by " + " or ".join(fate.loaders)
+            )
+            yield f"load: {shown(fate.pattern)}: {_keys(fate)}{by}"
     if found.dropped and found.loads is not None:
         yield f"load: at most {found.loads:,} loads follow, each when its key is next read"
     elif found.dropped:
-        yield "load: each dropped key is loaded when it is next read; the keys were not counted"
+        why = "values with a dropped tag cannot be counted" if tags else "the keys were not counted"
+        yield f"load: each dropped key is loaded when it is next read; {why}"
     else:
         yield "load: none, as nothing is dropped"
     if plan.running is not None and plan.running.refreshes:
@@ -159,5 +166,8 @@ def _agents(plan: RestartPlan) -> Iterator[str]:
         yield f"agents: {problem}"
 
 
-def _keys(count: int | None) -> str:
-    return "" if count is None else f"{count:,} {'key' if count == 1 else 'keys'}  "
+def _keys(fate: PatternFate) -> str:
+    if fate.keys is None:
+        return ""
+    unit = "tag" if is_record(fate.pattern) else "key"
+    return f"{fate.keys:,} {unit}{'' if fate.keys == 1 else 's'}  "

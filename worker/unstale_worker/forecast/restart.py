@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from unstale.protocol.globs import matches, overlap
 from unstale.protocol.messages import PublishedRules
-from unstale.protocol.tags import is_record
-from unstale_worker.rules import PythonLoader, RowLoader, Rules, difference
-from unstale_worker.rules.refresh import Loader, overlap
+from unstale.protocol.tags import is_record, shown
+from unstale_worker.rules import PythonLoader, RowLoader, Rules
+from unstale_worker.rules.difference import Difference, difference
+from unstale_worker.rules.refresh import Loader
+from unstale_worker.rules.refresh import overlap as refreshes
 
 DROP: Final = "drop"
 SHORTEN: Final = "shorten"
@@ -22,8 +25,8 @@ class PatternFate:
     Attributes:
         pattern: The pattern, as a glob.
         action: ``drop``, ``shorten`` (no key lives longer than a shorter TTL says) or ``keep``.
-        why: The reason; empty if the keys are kept.
-        keys: How many keys of it Redis holds; None if they were not counted.
+        why: The reason; empty if the keys are kept as they are.
+        keys: How many keys of it Redis holds, or how many tags; None if they were not counted.
         loaders: What loads a key again: the reader's loader, and the loaders of ``[refresh]``.
     """
 
@@ -57,7 +60,12 @@ class Restart:
 
     @property
     def loads(self) -> int | None:
-        """The most loads that follow: one for each dropped key; None if the keys were not counted."""
+        """The most loads that follow: one for each dropped key; None if that is not known.
+
+        It is not if the keys were not counted, or if a tag is dropped: any number of values may have it.
+        """
+        if any(is_record(fate.pattern) and fate.keys != 0 for fate in self.dropped):
+            return None
         counts = [fate.keys for fate in self.dropped]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
@@ -83,27 +91,31 @@ def restart(
         counts: Number of keys in Redis by pattern.
     """
     now = PublishedRules.decode(rules.published())
-    changed, pending = difference(before, now), frozenset(pending)
-    lives = set(changed.lives)
+    changed = difference(before, now)
+    whys = {pattern: "not dropped yet by the rules before" for pattern in pending} | dict(changed.dropped)
     fates = []
-    for pattern in sorted({*before.patterns, *now.patterns, *pending}):
+    for pattern in sorted({*before.patterns, *now.patterns, *whys}):
         action, why = KEEP, ""
         if recovery:
             action, why = DROP, recovery
-        elif pattern in changed.dropped or pattern in pending:
-            action, why = DROP, changed.dropped.get(pattern, "not dropped yet by the rules before")
-        elif _lives_changed(pattern, before, now) or pattern in lives:
-            action, why = SHORTEN, _ttl_change(pattern, before, now)
+        elif pattern in whys:
+            action, why = DROP, whys[pattern]
+        elif around := next((other for other in sorted(whys) if _contains(other, pattern)), None):
+            action, why = DROP, f"its keys also match {shown(around)}, which is dropped"
+        else:
+            action, why = _life(pattern, before, now, changed)
+            if action == KEEP and (others := [other for other in sorted(whys) if _meet(other, pattern)]):
+                why = f"but for keys that also match {', '.join(map(shown, others))}, which is dropped"
         count = None if counts is None else counts.get(pattern, 0)
         fates.append(PatternFate(pattern, action, why, count, loaders_of(rules, pattern)))
-    same = before.hash == now.hash and not recovery and not pending
+    same = before.hash == now.hash and not recovery and not whys
     return Restart(name, same, tuple(fates), recovery)
 
 
 def loaders_of(rules: Rules, pattern: str) -> tuple[str, ...]:
     """Return what loads a key of ``pattern``, as text."""
     templates = [each for watch in rules.watches for each in watch.keys if each.pattern == pattern]
-    specs = [spec for spec in rules.refreshes if any(overlap(spec.template, each) for each in templates)]
+    specs = [spec for spec in rules.refreshes if any(refreshes(spec.template, each) for each in templates)]
     return ("the reader's loader", *(f"[refresh] {_loader(spec.loader)}" for spec in specs))
 
 
@@ -113,14 +125,30 @@ def _loader(loader: Loader) -> str:
     return f"row of {loader.table}" if isinstance(loader, RowLoader) else "sql"
 
 
-def _lives_changed(pattern: str, before: PublishedRules, now: PublishedRules) -> bool:
-    return not is_record(pattern) and before.ttl_of(pattern) != now.ttl_of(pattern)
+def _meet(one: str, other: str) -> bool:
+    return is_record(one) is is_record(other) and overlap(one, other)
 
 
-def _ttl_change(pattern: str, before: PublishedRules, now: PublishedRules) -> str:
-    old, new = before.ttl_of(pattern), now.ttl_of(pattern)
+def _contains(outer: str, inner: str) -> bool:
+    return is_record(outer) is is_record(inner) and matches(outer, inner)
 
-    def text(seconds: float | None) -> str:
-        return "the default" if seconds is None else f"{seconds:g} s"
 
-    return f"TTL: {text(old)} before, {text(new)} now" if old != new else "the TTL of its refresh changed"
+def _life(pattern: str, before: PublishedRules, now: PublishedRules, changed: Difference) -> tuple[str, str]:
+    """Return the action for the keys of ``pattern`` if only TTLs changed, and the reason."""
+    globs = [glob for glob in changed.ttls if not is_record(pattern) and overlap(glob, pattern)]
+    longer = ""
+    for each in (pattern, *globs) if globs else ():
+        old, new = before.ttl_of(each), now.ttl_of(each)
+        if old == new:
+            continue
+        text = f"TTL{'' if each == pattern else f' of {each}'}: {_seconds(old)} before, {_seconds(new)} now"
+        if old is None or new is None or new < old:
+            return SHORTEN, text
+        longer = longer or f"{text}, for what is stored from then on"
+    if pattern in changed.refresh_ttls:
+        return SHORTEN, "the TTL of its refresh changed"
+    return KEEP, longer
+
+
+def _seconds(ttl: float | None) -> str:
+    return "the default" if ttl is None else f"{ttl:g} s"

@@ -16,6 +16,10 @@ RULES_VERSION: Final = 1
 NEW: Final = "new: no rule owned its keys, so changes did not invalidate them"
 REMOVED: Final = "removed: no rule owns its keys any more"
 WATCHES: Final = "changed: tables, columns, query or template of its watches"
+LOST: Final = (
+    "changed: it lost a table or a template. Agents that still use it hear of none of its changes: keep it "
+    "in the rules until they are replaced, or give the new keys another name"
+)
 REFRESHES: Final = "changed: its refresh, so cached values may come from another loader"
 UNKNOWN: Final = "unknown: the rules in force were published by a version that did not record what they mean"
 
@@ -26,11 +30,18 @@ class Difference:
 
     Attributes:
         dropped: Each pattern whose keys must be dropped, with the reason; sorted.
-        lives: Globs of keys whose TTL changed: what is stored must not live longer than the new TTL.
+        ttls: Globs of ``[ttl]`` that changed: what is stored must not live longer than the new TTL.
+        refresh_ttls: Patterns of which the TTL of a refresh changed; likewise.
     """
 
     dropped: Mapping[str, str]
-    lives: tuple[str, ...]
+    ttls: tuple[str, ...] = ()
+    refresh_ttls: tuple[str, ...] = ()
+
+    @property
+    def lives(self) -> tuple[str, ...]:
+        """Globs of all keys whose TTL changed."""
+        return (*self.refresh_ttls, *self.ttls)
 
 
 def difference(before: PublishedRules, now: PublishedRules) -> Difference:
@@ -59,27 +70,35 @@ def difference(before: PublishedRules, now: PublishedRules) -> Difference:
         else:
             was, now_is = _parts(old[pattern]), _parts(new.get(pattern, ""))
             if was[0] != now_is[0]:
-                dropped[pattern] = WATCHES
+                gone = set(was[3].split(",")) - {*now_is[3].split(","), ""}
+                dropped[pattern] = LOST if gone else WATCHES
             elif was[1] != now_is[1]:
                 dropped[pattern] = REFRESHES
             elif was[2] != now_is[2]:
                 lives.append(pattern)
-    return Difference(dropped, (*lives, *_changed_lives(before.ttl, now.ttl)))
+    return Difference(dropped, _changed_lives(before.ttl, now.ttl), tuple(lives))
 
 
 def meanings(watches: Sequence[Watch], refreshes: Sequence[RefreshSpec]) -> tuple[tuple[str, str], ...]:
-    """Return for each pattern what `difference` compares: hashes of its watches, refreshes and their TTLs."""
+    """Return for each pattern what `difference` compares.
+
+    These are the hashes of its watches, of its refreshes and of their TTLs; and one hash for each pair of a
+    table and a template.
+    """
     patterns = sorted({pattern for watch in watches for pattern in watch.patterns})
     return tuple((pattern, _meaning(pattern, watches, refreshes)) for pattern in patterns)
 
 
 def _meaning(pattern: str, watches: Sequence[Watch], refreshes: Sequence[RefreshSpec]) -> str:
     own = [(watch, template) for watch in watches for template in watch.keys if template.pattern == pattern]
-    watched = sorted(json.dumps([*watch.normal, template.text]) for watch, template in own)
+    forms = [(watch, [template.literals, template.columns]) for watch, template in own]
+    watched = sorted(json.dumps([*watch.normal, *form]) for watch, form in forms)
+    links = sorted({_hash([watch.table.schema, watch.table.name, *form])[:8] for watch, form in forms})
     # In file order, as the first that matches a key counts.
     specs = [spec for spec in refreshes if any(overlap(spec.template, template) for _, template in own)]
     refreshed = [spec.normal[:-1] for spec in specs]
-    return f"{_hash(watched)}.{_hash(refreshed)}.{_hash([spec.ttl for spec in specs])}"
+    ttls = _hash([spec.ttl for spec in specs])
+    return f"{_hash(watched)}.{_hash(refreshed)}.{ttls}.{','.join(links)}"
 
 
 def _hash(parts: Iterable[object]) -> str:
@@ -88,7 +107,7 @@ def _hash(parts: Iterable[object]) -> str:
 
 
 def _parts(meaning: str) -> list[str]:
-    return [*meaning.split("."), "", ""][:3]
+    return [*meaning.split("."), "", "", ""][:4]
 
 
 def _changed_lives(old: Sequence[tuple[str, float]], new: Sequence[tuple[str, float]]) -> tuple[str, ...]:
