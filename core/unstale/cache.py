@@ -74,7 +74,7 @@ class Cache:
     def _use(self, parts: Parts) -> None:
         """Serve from these parts, which count from zero."""
         self._parts, self._now = parts, parts.now
-        self._freshness, self._path = parts.freshness, parts.path
+        self._freshness, self._path, self._rules = parts.freshness, parts.path, parts.rules
         self._near = parts.local.near
         # With an audit every read takes the long way, which knows the loader of what it returns.
         self._peek: Callable[[str], Entry | None] = _nothing if parts.auditor.share else self._near.peek
@@ -207,7 +207,10 @@ class Cache:
         while True:
             loaded = await self._path.read(key, loader, options)
             try:
-                value = self._decode(key, loaded.data, model, shared)
+                if model is None and not shared:  # inline: a hit in Redis runs this
+                    value = codec.loads(loaded.data)
+                else:
+                    value = self._decode(key, loaded.data, model, shared)
                 self._count(key, loaded.origin)
                 break
             except ValueError as error:
@@ -536,7 +539,7 @@ class Cache:
 
     def _check(self, key: str, model: Model | None, shared: bool) -> None:
         self._check_open()
-        self._parts.rules.check(key, own=self._tag)
+        self._rules.check(key, self._tag)
         if shared and model is not None:
             raise TypeError("shared=True returns plain frozen JSON: it cannot be combined with model=")
 
@@ -557,7 +560,7 @@ class Cache:
             )
 
     def _count(self, key: str, origin: Origin) -> None:
-        tally = self._parts.rules.of(key).tally
+        tally = self._rules.of(key).tally
         if origin == REDIS:
             tally.redis_hits += 1
         elif origin == MEMORY:

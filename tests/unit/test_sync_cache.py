@@ -106,7 +106,7 @@ def test_threads_that_miss_the_same_key_wait_for_one_load(cache: Cache) -> None:
     with ThreadPoolExecutor(8) as pool:
         reads = [pool.submit(cache.get_or_load, KEY, load) for _ in range(8)]
         until(lambda: calls)
-        until(lambda: len(cache.inspect().path.flights._running[KEY].waiters) == 8)
+        until(lambda: len(cache.inspect().path.flights.running[KEY].waiters) == 8)
         release.set()
         assert [read.result() for read in reads] == [1] * 8
     assert len(calls) == 1
@@ -179,13 +179,13 @@ def test_an_early_refresh_runs_a_plain_loader_in_a_thread_of_its_own(cache: Cach
 
 def test_readers_go_on_when_the_thread_whose_loader_runs_is_interrupted(cache: Cache) -> None:
     def interrupted() -> None:
-        until(lambda: len(cache.inspect().path.flights._running[KEY].waiters) == 2)
+        until(lambda: len(cache.inspect().path.flights.running[KEY].waiters) == 2)
         raise KeyboardInterrupt
 
     with ThreadPoolExecutor(1) as pool:
 
         def second() -> Any:
-            until(lambda: KEY in cache.inspect().path.flights)
+            until(lambda: KEY in cache.inspect().path.flights.running)
             return cache.get_or_load(KEY, lambda: "mine")
 
         other = pool.submit(second)

@@ -16,6 +16,7 @@ from unstale.near_cache.tallies import UNCOUNTED, Tallies, Tally
 from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.models import OtherSchema
+from unstale.protocol.names import TAG
 from unstale.protocol.tags import check_tags, is_record, record, shown
 from unstale.redis_tier.shared_tier import SharedTier
 
@@ -114,12 +115,12 @@ class KnownRules:
         self._known.clear()
         self._tags.clear()
 
-    def check(self, key: str, *, own: str) -> None:
+    def check(self, key: str, own: str) -> None:
         """Raise ValueError or TypeError if ``key`` cannot be cached; see `codec.check_key`.
 
         That includes a key that a rule owns if changes would remove another spelling of it.
         """
-        if key not in self._known or is_record(key):
+        if key not in self._known or key.startswith(TAG):  # a tag's record may be known, and is no key
             codec.check_key(key, own=own)
             if self._rules.forms:
                 self._look_up(key)
@@ -179,13 +180,19 @@ class KnownRules:
         return not (rules.forms and rules.right_key(key) is None)
 
     def seconds_near(
-        self, key: str, value: bytes, life: float | None, ttl: float | None, negative_ttl: float | None
+        self,
+        key: str,
+        known: KeyRules,
+        value: bytes,
+        life: float | None,
+        ttl: float | None,
+        negative_ttl: float | None,
     ) -> float | None:
         """Return how long a value of Redis may be kept near; None: not at all, as the next read asks first.
 
-        ``life`` is how long it lives in Redis, if that was asked. The TTLs are those that the caller wants.
+        ``known`` are the rules of the key, and ``life`` is how long the value lives in Redis, if that was
+        asked. The TTLs are those that the caller wants.
         """
-        known = self.of(key)
         if life is None:
             if known.asks_life or codec.hides_its_life(value):
                 self._known[key] = replace(known, asks_life=True)

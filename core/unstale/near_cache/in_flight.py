@@ -20,9 +20,7 @@ class InFlightRead:
 
     __slots__ = ("key", "newer", "older", "on_invalidated", "tags", "valid")
 
-    def __init__(
-        self, key: str, older: "InFlightRead | None" = None, *, tags: frozenset[str] = NO_TAGS
-    ) -> None:
+    def __init__(self, key: str, older: "InFlightRead | None" = None, tags: frozenset[str] = NO_TAGS) -> None:
         self.key = key
         self.tags = tags
         self.older = older
@@ -54,7 +52,7 @@ class InFlightReads:
     def open(self, key: str, tags: frozenset[str] = NO_TAGS) -> InFlightRead:
         """Register a read of ``key``. Call it *before* the read is sent, and `close` afterwards."""
         older = self._by_key.get(key)
-        read = self._by_key[key] = InFlightRead(key, older, tags=tags)
+        read = self._by_key[key] = InFlightRead(key, older, tags)
         if tags:
             self._tagged.add(read)
         if older is not None:

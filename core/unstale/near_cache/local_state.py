@@ -52,7 +52,6 @@ class LocalState:
         self,
         read: InFlightRead,
         data: bytes,
-        *,
         seconds: float,
         trusted_until: float,
         tally: Tally = UNCOUNTED,
@@ -63,7 +62,7 @@ class LocalState:
         """
         now = self._clock()
         if read.valid and now < trusted_until:
-            self.near.put(read.key, data, expires=now + seconds, tags=read.tags, tally=tally)
+            self.near.put(read.key, data, now + seconds, read.tags, tally)
 
     def keep_offline(self, read: InFlightRead, data: bytes, *, seconds: float) -> None:
         """Store a value for reads while detached, if ``read`` was not invalidated."""

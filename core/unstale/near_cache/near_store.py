@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from sys import getsizeof
 from typing import Any, Final
 
 from unstale.near_cache.tallies import UNCOUNTED, Tally
@@ -120,7 +119,6 @@ class NearStore:
         self,
         key: str,
         data: bytes,
-        *,
         expires: float,
         tags: frozenset[str] = NO_TAGS,
         tally: Tally = UNCOUNTED,
@@ -128,16 +126,17 @@ class NearStore:
         """Store ``data`` under ``tags`` until ``expires``, unless it is larger than the whole cache."""
         if key in self._entries:
             self.drop(key)
-        size = ENTRY_BYTES + getsizeof(key) + len(data)
+        size = ENTRY_BYTES + key.__sizeof__() + len(data)
         if tags:
             size += TAG_BYTES * (1 + len(tags))
         if self.max_entries == 0 or size > self.max_bytes:
             return
-        self._entries[key] = (
-            TaggedEntry(data, expires, size, tally, tags) if tags else Entry(data, expires, size, tally)
-        )
-        for tag in tags:
-            self._by_tag.setdefault(tag, set()).add(key)
+        if tags:
+            self._entries[key] = TaggedEntry(data, expires, size, tally, tags)
+            for tag in tags:
+                self._by_tag.setdefault(tag, set()).add(key)
+        else:
+            self._entries[key] = Entry(data, expires, size, tally)
         self._bytes += size
         if self._bytes > self.max_bytes or len(self._entries) > self.max_entries:
             self._evict()

@@ -61,6 +61,7 @@ class ReadPath:
         self._clock = clock
         self._lease_ttl = lease_ttl
         self._detached_ttl = detached_ttl
+        self._peek = local.near.peek
         self.flights = SingleFlight(self._fetch, local.in_flight)
         self.newest_fills = newest_fills or NewestFills(0)
         self.on_load: Callable[[str], object] | None = None
@@ -70,18 +71,23 @@ class ReadPath:
     async def read(self, key: str, loader: Loader, options: ReadOptions) -> ReadResult:
         """Return the value of ``key``; raises the loader's errors, and TypeError if the value is not JSON."""
         freshness = self._freshness
-        if options.fresh or self.may_be_older(key, options.max_staleness, options.tags):
+        if options is not DEFAULT and (
+            options.fresh or self.may_be_older(key, options.max_staleness, options.tags)
+        ):
             return await self.flights.join(key, loader, options, forced=True)
-        held = self.held(key, options.tags)
-        if held is not None:
-            return held
+        believed = freshness.believes_redis
+        if self._peek(key) is not None or not believed:  # otherwise this process does not hold it
+            held = self.held(key, options.tags)
+            if held is not None:
+                return held
         known = self._rules.of(key)
         if known.stale and options.allows_stale:  # also while the key is being loaded
             with contextlib.suppress(RedisUnavailable):
                 found = await self._read_or_stale(key, options)
                 if found is not None:
                     return found
-        if key in self.flights or not freshness.believes_redis:
+            believed = freshness.believes_redis
+        if key in self.flights.running or not believed:
             return await self.flights.join(key, loader, options)
         tags = frozenset(options.tags) if options.tags else NO_TAGS
         read, handed_over = self._local.in_flight.open(key, tags), False
@@ -108,7 +114,7 @@ class ReadPath:
             found = self._usable(key, read, acquired, options)
             if found is not None:
                 return found
-            if key in self.flights or not freshness.believes_redis:
+            if key in self.flights.running or not freshness.believes_redis:
                 # The running flight, or a load without Redis, does not need this lease.
                 if acquired.lease is not None and acquired.lease != self.flights.lease(key):
                     await self._tier.release(key, acquired.lease)
@@ -244,17 +250,18 @@ class ReadPath:
         self, key: str, read: InFlightRead, acquired: ValueOrLease, options: ReadOptions
     ) -> ReadResult | None:
         """Return the content found in Redis if it is a usable value, and store it in the near cache."""
-        data = acquired.found
-        if data is None or not codec.is_value(data) or not self._freshness.believes_redis:
+        data, freshness = acquired.found, self._freshness
+        if data is None or not codec.is_value(data) or not freshness.believes_redis:
             return None
-        seconds = self._rules.seconds_near(key, data, acquired.life, options.ttl, options.negative_ttl)
+        known = self._rules.of(key)
+        seconds = self._rules.seconds_near(key, known, data, acquired.life, options.ttl, options.negative_ttl)
         if seconds is not None and acquired.exact:
-            self._keep(read, data, seconds)
+            self._local.keep(read, data, seconds, freshness.trusted_until, known.tally)
         return ReadResult(data, REDIS)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
         until, tally = self._freshness.trusted_until, self._rules.of(read.key).tally
-        self._local.keep(read, data, seconds=seconds, trusted_until=until, tally=tally)
+        self._local.keep(read, data, seconds, until, tally)
 
     # --- a flight -------------------------------------------------------------------------------
 

@@ -110,12 +110,16 @@ class Flight(Waiting):
 
 
 class SingleFlight:
-    """All flights of one process. ``fetch`` returns the value for a flight."""
+    """All flights of one process. ``fetch`` returns the value for a flight.
+
+    Attributes:
+        running: The flight of each key that loads now. Only this class changes it.
+    """
 
     def __init__(self, fetch: Callable[[Flight], Awaitable[ReadResult]], reads: InFlightReads) -> None:
         self._fetch = fetch
         self._reads = reads
-        self._running: dict[str, Flight] = {}
+        self.running: dict[str, Flight] = {}
         self._closed = False
 
     async def join(
@@ -140,7 +144,7 @@ class SingleFlight:
             if read is not None:
                 self._reads.close(read)
             raise CacheClosed(CLOSED_WHILE_LOADING)
-        flight = self._running.get(key)
+        flight = self.running.get(key)
         if flight is None:
             flight = Flight(self._reads, key, loader, options, forced=forced, read=read, acquired=acquired)
             self._start(flight)
@@ -171,13 +175,13 @@ class SingleFlight:
         """Cancel every load; callers that wait, and those that still come, get `CacheClosed`."""
         self._closed = True
         await asyncio.sleep(0)  # a task that is cancelled before it has begun would wake no caller
-        tasks = [flight.task for flight in self._running.values() if flight.task is not None]
+        tasks = [flight.task for flight in self.running.values() if flight.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, flight: Flight) -> None:
-        self._running[flight.key] = flight
+        self.running[flight.key] = flight
         flight.task = asyncio.create_task(self._run(flight), name="unstale-load")
 
     async def _run(self, flight: Flight) -> None:
@@ -231,7 +235,7 @@ class SingleFlight:
             return
         if following is not None:
             following.close()
-        del self._running[flight.key]
+        del self.running[flight.key]
 
     def _fail(self, flight: Flight, error: BaseException) -> None:
         for waiter in flight.waiters:
@@ -240,17 +244,14 @@ class SingleFlight:
 
     def lease(self, key: str) -> bytes | None:
         """Return the lease under which the flight of ``key`` loads, if there is one."""
-        flight = self._running.get(key)
+        flight = self.running.get(key)
         return None if flight is None else flight.lease
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._running
-
     def __len__(self) -> int:
-        return len(self._running)
+        return len(self.running)
 
     def __repr__(self) -> str:
-        return f"<SingleFlight {len(self._running)} running>"
+        return f"<SingleFlight {len(self.running)} running>"
 
 
 async def _awaited(result: Awaitable[ReadResult]) -> ReadResult:

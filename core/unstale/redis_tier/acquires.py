@@ -80,7 +80,6 @@ class Acquires:
         self,
         key: str,
         seconds: float,
-        *,
         soft: bool,
         limits: bool,
         life: bool,
@@ -162,17 +161,20 @@ class Acquires:
             if len(reply) < len(batch.waiting):
                 self._leave(batch, len(reply))
         for (key, futures), found in zip(batch.waiting.items(), reply, strict=True):
-            waiting = [future for future in futures if not future.done()]
-            if found == lease:
+            if found != lease:
+                result = ValueOrLease(found, None, None if lives is None else lives.get(key))
+                for future in futures:
+                    if not future.done():
+                        future.set_result(result)
+            else:
+                waiting = [future for future in futures if not future.done()]
                 if decoded is None:
                     decoded = PRIMARY if limits is None else ReplicaLimits.decode(limits)
                 result = ValueOrLease(None, lease, None, decoded, [None] * len(waiting))
                 if not waiting:
                     self._orphaned(key, lease)
-            else:
-                result = ValueOrLease(found, None, None if lives is None else lives.get(key))
-            for future in waiting:
-                future.set_result(result)
+                for future in waiting:
+                    future.set_result(result)
 
     def refused(self, batch: AcquireBatch, error: ResponseError, translated: Exception) -> None:
         """Raise an error in the callers, or queue them again if the server did not have the script."""

@@ -102,7 +102,7 @@ class Multiplexer:
         return future
 
     def acquire(
-        self, key: str, seconds: float, *, soft: bool, limits: bool = False, life: bool = False
+        self, key: str, seconds: float, soft: bool, limits: bool = False, life: bool = False
     ) -> "asyncio.Future[ValueOrLease]":
         """Read ``key``, or acquire its lease for ``seconds`` if it is missing: one atomic round trip.
 
@@ -110,7 +110,7 @@ class Multiplexer:
         value, the key is only read. The future raises `RedisUnavailable`.
         """
         future: asyncio.Future[ValueOrLease] = self._future()
-        self._acquires.add(key, seconds, soft=soft, limits=limits, life=life, future=future)
+        self._acquires.add(key, seconds, soft, limits, life, future)
         self._stir()
         return future
 
@@ -172,7 +172,7 @@ class Multiplexer:
             if self._runner is None and self._clock() >= self._retry_at:
                 self._runner = asyncio.create_task(self._run(), name="unstale-multiplexer")
             raise self._unavailable()
-        return self._new_future()
+        return self._new_future() if self._loop is None else self._loop.create_future()
 
     def _new_future(self) -> asyncio.Future[Any]:
         if self._loop is None:

@@ -115,7 +115,7 @@ class RedisTier:
 
         This is not a coroutine: it is called for every read of Redis.
         """
-        return self.multiplexer.acquire(key, seconds, soft=soft, limits=limits, life=life)
+        return self.multiplexer.acquire(key, seconds, soft, limits, life)
 
     async def acquire_tagged(
         self, key: str, tags: Sequence[str], *, soft: bool, seconds: float, life: bool = False

@@ -6,7 +6,8 @@
 local standing, bytes = {}, 0
 for first = 1, #KEYS, 8 do
   local found = redis.call('MGET', unpack(KEYS, first, math.min(first + 7, #KEYS)))
-  for number, value in ipairs(found) do
+  for number = 1, #found do
+    local value = found[number]
     if not value then
       local key = KEYS[first + number - 1]
       if redis.call('SET', key, ARGV[1], 'NX', 'PX', ARGV[2]) then
@@ -17,7 +18,7 @@ for first = 1, #KEYS, 8 do
         value = type(other) == 'string' and other or ''
       end
     end
-    standing[#standing + 1] = value
+    standing[first + number - 1] = value
     bytes = bytes + #value
   end
   if bytes > tonumber(ARGV[3]) then break end
