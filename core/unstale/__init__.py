@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unstale.companion.refresh_context import Refresh
     from unstale.companion.tools.tools import Tools
     from unstale.compat.redis_cache import RedisCache, redis_cache
+    from unstale.freshness.invalidation_reasons import InvalidationReason
     from unstale.freshness.subscriptions import Invalidated, Reset
     from unstale.locks import Lock
     from unstale.protocol.codec import FrozenDict
@@ -43,6 +44,7 @@ __all__ = [
     "ConnectionPool",
     "FrozenDict",
     "Invalidated",
+    "InvalidationReason",
     "Load",
     "LoadCancelled",
     "LoadCycle",
@@ -70,6 +72,7 @@ _ON_USE = {
     "ConnectionPool": "companion.pools",
     "FrozenDict": "protocol.codec",
     "Invalidated": "freshness.subscriptions",
+    "InvalidationReason": "freshness.invalidation_reasons",
     "Load": "reading.loader",
     "Lock": "locks",
     "PoolSettings": "settings",

@@ -495,15 +495,16 @@ class Cache:
             await self._parts.tokens.wait(wanted, timeout=timeout)
 
     @contextlib.asynccontextmanager
-    async def subscribe(self, pattern: str = "*") -> AsyncIterator[Subscription]:
+    async def subscribe(self, pattern: str = "*", *, reasons: bool = False) -> AsyncIterator[Subscription]:
         """Iterate over `Invalidated` and `Reset` events of the keys that a Redis glob matches.
 
         An event arrives after this process has dropped its own copies. At most 1,024 wait; a slower
-        subscriber gets one `Reset` instead.
+        subscriber gets one `Reset` instead. With ``reasons``, each `Invalidated` says which change or call
+        was the reason: one more read of Redis per event. Without Redis there are none.
         """
         self._check_open()
         self._parts.rules.check_pattern(check_glob(pattern))
-        subscription = self._parts.subscriptions.open(pattern)
+        subscription = self._parts.subscriptions.open(pattern, reasons=reasons)
         try:
             yield subscription
         finally:

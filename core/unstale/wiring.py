@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from unstale.freshness.causes import Causes
 from unstale.freshness.following import Following, LogFollowing, NothingFollowed
+from unstale.freshness.invalidation_reasons import ReasonReader
 from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.subscriber import Subscriber
 from unstale.freshness.subscriptions import Subscriptions
@@ -70,7 +71,9 @@ class Parts:
         now = clock.now if now is None else now
         self._name = settings.names.tag
         self.now = now
-        self.subscriptions = Subscriptions(lambda: self.freshness.staleness)
+        self.subscriptions = Subscriptions(
+            lambda: self.freshness.staleness, lambda: ReasonReader(self.freshness, self.log, self.rules)
+        )
         causes = Causes(self.subscriptions) if settings.otel else None
         self.local = LocalState(
             max_entries=settings.near_max_entries,

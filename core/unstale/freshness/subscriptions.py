@@ -3,11 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from unstale.freshness.invalidation_reasons import InvalidationReason, ReasonReader
 from unstale.protocol.globs import literal_beginning, matches
-from unstale.protocol.names import TAG
+from unstale.protocol.names import TAG, LogId
+from unstale.protocol.tags import record
 
 MOST_EVENTS: Final = 1_024
 """Events queued for a slow subscriber; one more replaces them all by one `Reset`."""
@@ -23,12 +25,14 @@ class Invalidated:
             date, and all values with a tag that they match.
         staleness: `Cache.staleness` when the event was created.
         tags: The invalidated tags that match the subscription; all values that have one are out of date.
+        reasons: Why they were invalidated, if the subscriber asked for it and the log tells.
     """
 
     keys: tuple[str, ...]
     patterns: tuple[str, ...]
     staleness: float
     tags: tuple[str, ...] = ()
+    reasons: tuple[InvalidationReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,10 @@ Event = Invalidated | Reset
 class Subscription:
     """An asynchronous iterator of events that ends when the cache is closed."""
 
-    def __init__(self, pattern: str) -> None:
-        self._pattern = pattern
-        self._events: deque[Event] = deque()
+    def __init__(self, pattern: str, reader: ReasonReader | None = None) -> None:
+        self._pattern, self._reader = pattern, reader
+        self._events: deque[tuple[Event, LogId | None]] = deque()
+        self._current: tuple[Event, LogId | None] | None = None
         self._ready = asyncio.Event()
         self._closed = False
 
@@ -59,7 +64,10 @@ class Subscription:
         if isinstance(event, Reset) or len(self._events) >= MOST_EVENTS:
             self._events.clear()
             event = Reset(event.staleness)
-        self._events.append(event)
+        entry = None
+        if self._reader is not None and isinstance(event, Invalidated):
+            entry = self._reader.next_entry()
+        self._events.append((event, entry))
         self._ready.set()
 
     def close(self) -> None:
@@ -81,12 +89,23 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._events:
+        while self._current is None and not self._events:
             if self._closed:
                 raise StopAsyncIteration
             self._ready.clear()
             await self._ready.wait()
-        return self._events.popleft()
+        event, entry = self._current = self._current or self._events.popleft()
+        if entry is not None:  # if this is cancelled, the next call goes on with the same event
+            event = await self._explained(event, entry)
+        self._current = None
+        return event
+
+    async def _explained(self, event: Event, entry: LogId) -> Event:
+        assert isinstance(event, Invalidated)
+        assert self._reader is not None
+        keys = [*event.keys, *map(record, event.tags)]
+        patterns = [*event.patterns, *map(record, event.patterns)]
+        return replace(event, reasons=await self._reader.reasons(entry, keys, patterns))
 
     def __repr__(self) -> str:
         return f"<Subscription {self._pattern!r}, {len(self._events)} waiting>"
@@ -95,13 +114,13 @@ class Subscription:
 class Subscriptions:
     """All subscriptions of one cache; the listener of its `LocalState`."""
 
-    def __init__(self, staleness: Callable[[], float]) -> None:
-        self._staleness = staleness
+    def __init__(self, staleness: Callable[[], float], reader: Callable[[], ReasonReader]) -> None:
+        self._staleness, self._reader = staleness, reader
         self._subscriptions: list[Subscription] = []
 
-    def open(self, pattern: str) -> Subscription:
-        """Open a subscription; events are delivered from now on."""
-        subscription = Subscription(pattern)
+    def open(self, pattern: str, *, reasons: bool = False) -> Subscription:
+        """Open a subscription; events are delivered from now on, with ``reasons`` if asked."""
+        subscription = Subscription(pattern, self._reader() if reasons else None)
         self._subscriptions.append(subscription)
         return subscription
 

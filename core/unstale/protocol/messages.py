@@ -14,6 +14,7 @@ from unstale.errors import MessageError
 from unstale.protocol.globs import glob_regex, segments_regex
 from unstale.protocol.key_forms import KINDS, KeyForm, right_key, usable
 from unstale.protocol.names import Epoch, LogId
+from unstale.protocol.reasons import table_number
 from unstale.protocol.tags import is_record
 
 VERSION: Final = 1
@@ -166,6 +167,7 @@ class PublishedRules:
         former: Pattern, and the Unix time at which a change of the rules left its keys without an owner.
         meanings: Pattern, and a text that changes with what decides when its keys are invalidated. Agents do
             not read it; the worker compares it when the rules change.
+        tables: The watched tables, as in ``public.profiles``; reasons in the log give their numbers only.
     """
 
     hash: str = ""
@@ -175,6 +177,7 @@ class PublishedRules:
     forms: tuple[KeyForm, ...] = ()
     former: tuple[tuple[str, float], ...] = ()
     meanings: tuple[tuple[str, str], ...] = ()
+    tables: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON that is stored under ``{unstale:0}:rules``."""
@@ -192,6 +195,8 @@ class PublishedRules:
             data["former"] = [list(pair) for pair in self.former]
         if self.meanings:
             data["meanings"] = [list(pair) for pair in self.meanings]
+        if self.tables:
+            data["tables"] = list(self.tables)
         return orjson.dumps(data)
 
     @classmethod
@@ -208,7 +213,13 @@ class PublishedRules:
             _forms(data),
             _pairs(data, "former", zero=False) if "former" in data else (),
             _meanings(data),
+            _strings(data, "tables"),
         )
+
+    @property
+    def table_names(self) -> dict[int, str]:
+        """The tables by their number in the log; see `unstale.protocol.reasons`."""
+        return {table_number(*table.split(".", 1)): table for table in self.tables if "." in table}
 
     @property
     def serves_stale(self) -> bool:

@@ -405,7 +405,7 @@ class Cache:
         self._run(lambda cache, _: cache.wait_for(token, timeout=timeout))
 
     @contextlib.contextmanager
-    def subscribe(self, pattern: str = "*") -> Iterator[Subscription]:
+    def subscribe(self, pattern: str = "*", *, reasons: bool = False) -> Iterator[Subscription]:
         """Iterate over `Invalidated` and `Reset` events of the keys that a Redis glob matches.
 
         The iterator blocks until the next event, and ends when the cache is closed. See
@@ -417,7 +417,7 @@ class Cache:
             ...         rebuild(event)
         """
         life = self._opened()
-        manager = life.cache.subscribe(pattern)
+        manager = life.cache.subscribe(pattern, reasons=reasons)
         events = life.loops.run(lambda _: manager.__aenter__())
         try:
             yield Subscription(life.loops, events)

@@ -132,6 +132,7 @@ class Rules:
         return PublishedRules(
             self.hash, self.patterns, self.ttl, refresh, self.forms,
             meanings=meanings(self.watches, self.refreshes),
+            tables=tuple(dict.fromkeys(str(watch.table) for watch in self.watches)),
         ).encode()  # fmt: skip
 
     def typed(
