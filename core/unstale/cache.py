@@ -58,6 +58,7 @@ class Cache:
             )
         self.settings = settings
         self._tag = settings.names.tag  # once: a property reads the URL for it
+        self._reserved = settings.names.reserved
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._closed = False
@@ -540,7 +541,7 @@ class Cache:
 
     def _check(self, key: str, model: Model | None, shared: bool) -> None:
         self._check_open()
-        self._rules.check(key, self._tag)
+        self._rules.check(key, self._reserved)
         if shared and model is not None:
             raise TypeError("shared=True returns plain frozen JSON: it cannot be combined with model=")
 

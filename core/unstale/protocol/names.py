@@ -34,18 +34,25 @@ TAG: Final = "unstale:tag:"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The keys of one namespace in one Redis database.
+    """The keys of one namespace in one Redis database, or in one partition of a cluster.
 
-    The braces are a Redis Cluster hash tag, so all keys are in one slot.
+    The braces are a Redis Cluster hash tag, so all keys are in one slot. On a single server cached keys have
+    their own names. In a cluster the tag stands before them: see `stored`.
 
     Example:
         >>> Names().state
         '{unstale:0}:state'
+        >>> Names().stored("user:42:profile"), Names(cluster=True).stored("user:42:profile")
+        ('user:42:profile', '{unstale:0}user:42:profile')
     """
 
     namespace: str = "unstale"
     database: int = 0
     """Number of the Redis database. Pub/sub ignores databases, so the channel's name contains it."""
+    partition: str = "0"
+    """Label of the partition: see `unstale.protocol.partitions`."""
+    cluster: bool = False
+    """True for a partition of a cluster."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.namespace):
@@ -56,7 +63,40 @@ class Names:
     @property
     def tag(self) -> str:
         """The common prefix, ``{unstale:0}``."""
-        return f"{{{self.namespace}:0}}"
+        return f"{{{self.namespace}:{self.partition}}}"
+
+    # --- cached keys ----------------------------------------------------------------------------
+
+    @property
+    def prefix(self) -> str:
+        """Text before the name of each cached key and tag: none on a single server."""
+        return self.tag if self.cluster else ""
+
+    @property
+    def reserved(self) -> str:
+        """Beginning of the keys that cannot be cached, because unstale's own have such names."""
+        return ":" if self.cluster else self.tag
+
+    def stored(self, key: str) -> str:
+        """Return the name in Redis of a cached key, of a tag's record, or of a pattern of either."""
+        if not self.cluster:
+            return key
+        if key.startswith(TAG):  # behind it, as scripts find the tag by what stands behind `TAG`
+            return f"{TAG}{self.tag}{key[len(TAG) :]}"
+        return self.tag + key
+
+    def key_of(self, stored: str) -> str:
+        """Return the key that `stored` gave this name."""
+        if not self.cluster:
+            return stored
+        return TAG + stored[len(TAG) + len(self.tag) :] if stored.startswith(TAG) else stored[len(self.tag) :]
+
+    @property
+    def own(self) -> str:
+        """Beginning of the names in Redis that are unstale's own, so not of a cached key or a record."""
+        return f"{self.tag}:" if self.cluster else self.tag
+
+    # --- unstale's own --------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
@@ -80,12 +120,21 @@ class Names:
 
     @property
     def claim(self) -> str:
-        """Hash without TTL, the same in every namespace: which namespace uses this Redis database."""
-        return "unstale:namespace"
+        """Hash without TTL: which namespace uses this Redis database.
+
+        It has the same name in every namespace, except in a cluster: there namespaces share no key.
+        """
+        return f"{self.tag}:namespace" if self.cluster else "unstale:namespace"
 
     @property
     def channel(self) -> str:
-        """Pub/sub channel of messages and watermarks; for a database other than 0 it ends with the number."""
+        """Pub/sub channel of messages and watermarks; for a database other than 0 it ends with the number.
+
+        In a cluster it is a sharded channel. Other channels pass through all nodes, so a watermark could
+        arrive behind the PONG to a later PING.
+        """
+        if self.cluster:
+            return f"{self.tag}:invalidations:sharded"
         return f"{self.tag}:invalidations:{self.database}" if self.database else f"{self.tag}:invalidations"
 
     def lock(self, name: str) -> str:
@@ -98,7 +147,7 @@ class Names:
         return f"{self.tag}:locks"
 
     def stale(self, key: str) -> str:
-        """String with PX: the value of ``key`` from before its last change."""
+        """String with PX: the value of ``key``, by its name in Redis, from before its last change."""
         return f"{self.tag}:stale:{key}"
 
     @property
@@ -130,7 +179,7 @@ class Names:
         return f"{self.tag}:rate:{pattern}"
 
     def refresh_failures(self, key: str) -> str:
-        """String with PX: number of failures in a row of the refresh of ``key``."""
+        """String with PX: number of failures in a row of the refresh of ``key``, by its name in Redis."""
         return f"{self.tag}:failures:{key}"
 
     def refresh_pause(self, loader: str) -> str:

@@ -48,6 +48,9 @@ _LEASE, _VALUE, _TAGGED_MORE = 1, 2, 3
 class RedisTier:
     """Values and leases in Redis, over one connection; see `SharedTier`.
 
+    Keys, patterns and tags are given by their names in Redis: see `Names.stored`. On a single server these
+    are their own; in a cluster `ClusterTier` translates.
+
     Every method raises `RedisUnavailable` if Redis does not answer or refuses the command.
     """
 
@@ -253,7 +256,7 @@ class RedisTier:
                     self.names.channel,
                     value,
                     milliseconds(seconds),
-                    key_list([key]),
+                    key_list([self.names.key_of(key)]),
                     self._log_max_bytes,
                     rules,
                 ),
@@ -276,8 +279,9 @@ class RedisTier:
     ) -> int:
         """Unlink, log, raise need_lsn and publish; return how many of the keys existed.
 
-        Stale values are unlinked too, whatever rules this process knows. The log names this process, and
-        says ``kind``: by default, that it deleted keys or invalidated a pattern.
+        Patterns are only announced, so they are given as users write them. Stale values are unlinked too,
+        whatever rules this process knows. The log names this process, and says ``kind``: by default, that it
+        deleted keys or invalidated a pattern.
         """
         removed = 0
         reason = simple_reason(kind or (Kind.DELETE if keys else Kind.PATTERN), process_name())
@@ -288,7 +292,7 @@ class RedisTier:
                 [
                     self.names.channel,
                     lsn or "",
-                    key_list(list(chunk)),
+                    key_list(list(map(self.names.key_of, chunk))),
                     key_list(list(patterns)),
                     self._log_max_bytes,
                     len(chunk),
@@ -314,7 +318,7 @@ class RedisTier:
                 text
                 for key in found
                 if (text := _text(key))
-                and text.startswith(self.names.tag) is stale
+                and text.startswith(self.names.own) is stale
                 and is_record(text) is is_record(pattern)
             ]
             if keys:

@@ -60,7 +60,7 @@ async def read_contents(redis: Redis, names: Names, keys: Sequence[str] = ()) ->
             pipe.hgetall(names.state)
             pipe.time()
             if keys:
-                pipe.mget(keys)
+                pipe.mget(list(map(names.stored, keys)))
             replies: list[Any] = await pipe.execute()
     except RedisError as error:
         raise unavailable(error) from error

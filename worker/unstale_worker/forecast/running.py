@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from unstale.errors import MessageError
 from unstale.protocol.globs import glob_regex
 from unstale.protocol.messages import PublishedRules
-from unstale.protocol.names import Names
+from unstale.protocol.names import TAG, Names
 from unstale_worker.agents.read import Agents, read_agents
 from unstale_worker.forecast.restart import RECOVERY
 from unstale_worker.observe.overview import subscribers
@@ -77,6 +77,7 @@ async def count_keys(redis: Redis, names: Names, patterns: Iterable[str]) -> Map
     """
     wanted = sorted(patterns)
     tests = [(pattern, glob_regex(pattern).match) for pattern in wanted]
+    every = ["*", f"{TAG}*"] if names.cluster else ["*"]
     counts = dict.fromkeys(wanted, 0)
 
     async def step(*command: Any) -> tuple[bytes, list[bytes]]:
@@ -84,10 +85,11 @@ async def count_keys(redis: Redis, names: Names, patterns: Iterable[str]) -> Map
         return b"%d" % cursor, found
 
     try:
-        async for keys in scan(step, names, ["*"] if wanted else [], stale=False):
-            for key in keys:
+        async for keys in scan(step, names, every if wanted else [], stale=False):
+            for name in keys:
+                key = names.key_of(name.decode("utf-8", "surrogateescape"))
                 for pattern, test in tests:
-                    if test(key):
+                    if test(key.encode("utf-8", "surrogateescape")):
                         counts[pattern] += 1
     except RedisError as error:
         raise unavailable(error) from error

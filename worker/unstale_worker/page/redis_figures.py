@@ -67,7 +67,10 @@ class RedisFigures:
             "dead": dead,
             "workers": workers,
             "totals": {name.decode(): int(count) for name, count in totals.items()},
-            "next": [{"key": _text(key), "due_in": round(due / 1000 - now, 1)} for key, due in next_due],
+            "next": [
+                {"key": names.key_of(_text(key)), "due_in": round(due / 1000 - now, 1)}
+                for key, due in next_due
+            ],
         }
 
     async def _read_newest(self) -> list[dict[str, Any]]:

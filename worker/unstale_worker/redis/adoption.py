@@ -72,7 +72,7 @@ class Adoption:
         async for found in self._applier.existing(globs):
             groups: dict[float, list[bytes]] = {}
             for key in found:
-                seconds = life(key.decode("utf-8", "surrogateescape"))
+                seconds = life(self._names.key_of(key.decode("utf-8", "surrogateescape")))
                 if seconds is not None:
                     groups.setdefault(seconds, []).append(key)
             for seconds, keys in groups.items():

@@ -132,11 +132,13 @@ class Applier:
             The state afterwards, and the ``primary_until`` that stands after a watermark.
         """
         names = self._names
-        wanted = [key for key in keys if not key.startswith(names.tag)]
+        wanted = [key for key in keys if not key.startswith(names.reserved)]
         if patterns:
             await self._drop(state, patterns, lsn=page.lsn, stale=stale)
             if failpoints.on:
                 await failpoints.reach("applier.after_drop")
+        if names.cluster:
+            renewals = {names.stored(key): renewal for key, renewal in renewals.items()}
         common: dict[str, Any] = {"channel": names.channel, "epoch": state.epoch}
         common |= {"position": state.position, "lsn": page.lsn, "log_bytes": self._log_max_bytes}
         final: dict[str, Any] = {}
@@ -157,6 +159,8 @@ class Applier:
 
         def call(body: ScriptBody, more: dict[str, Any]) -> tuple[Argument, ...]:
             chunk = body.keys
+            if names.cluster:
+                chunk = list(map(names.stored, chunk))
             if renewals:
                 chunk, refresh = group_refreshes(chunk, renewals, names)
                 if refresh is not None:
@@ -278,7 +282,7 @@ class Applier:
             raise unavailable(error) from error
 
     async def existing(self, patterns: Sequence[str]) -> AsyncIterator[Sequence[bytes]]:
-        """Yield the keys that match ``patterns``, in chunks of one script; none of unstale's own."""
+        """Yield the names of the keys that match ``patterns``, in chunks of one script; not unstale's own."""
         async for found in scan(self._command, self._names, patterns, stale=False):
             for start in range(0, len(found), self._script_keys):
                 yield found[start : start + self._script_keys]

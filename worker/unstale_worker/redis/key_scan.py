@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from unstale.protocol.globs import glob_regex
-from unstale.protocol.names import Names
+from unstale.protocol.names import TAG, Names
 
 SCAN_COUNT: Final = 1_000
 """Keys that one SCAN step visits, in about 0.2 ms of the server's time."""
@@ -15,16 +15,20 @@ SINGLE_PASS: Final = 4
 async def scan(
     command: Callable[..., Awaitable[Any]], names: Names, patterns: Sequence[str], *, stale: bool
 ) -> AsyncIterator[list[bytes]]:
-    """Yield the matching keys in steps, with ``stale`` also their stale values, but none of unstale's own.
+    """Yield the names of the matching keys in steps, with ``stale`` also of their stale values.
 
-    Raises what ``command`` raises. One pass may find a key's stale value before the key. That loses nothing:
-    only the leader turns a value into a stale value, and the leader is the one scanning.
+    None of unstale's own is among them. Raises what ``command`` raises. One pass may find a key's stale value
+    before the key. That loses nothing: only the leader turns a value into a stale value, and it is the one
+    scanning.
     """
-    reserved, kept, claim = names.tag.encode(), names.stale("").encode(), names.claim.encode()
-    globs = [*patterns, *map(names.stale, patterns)] if stale else list(patterns)
+    own, kept, claim = names.own.encode(), names.stale("").encode(), names.claim.encode()
+    patterns = list(map(names.stored, patterns))
+    globs = [*patterns, *map(names.stale, patterns)] if stale else patterns
     tests = []
     if len(globs) >= SINGLE_PASS:
-        globs, tests = ["*"], [glob_regex(pattern).match for pattern in patterns]
+        globs = [names.stored("*"), names.stored(f"{TAG}*")] if names.cluster else ["*"]
+        globs += [names.stale("*")] if names.cluster and stale else []
+        tests = [glob_regex(pattern).match for pattern in patterns]
     for glob in globs:
         cursor = b"0"
         while True:
@@ -32,7 +36,7 @@ async def scan(
             keys: list[bytes] = [
                 key
                 for key in found
-                if not (key.startswith(reserved) or key == claim) or (stale and key.startswith(kept))
+                if not (key.startswith(own) or key == claim) or (stale and key.startswith(kept))
             ]
             if tests:
                 keys = [key for key in keys if any(test(key.removeprefix(kept)) for test in tests)]

@@ -60,7 +60,10 @@ def split(keys: Sequence[str], patterns: Sequence[str], *, most_keys: int) -> It
 def group_refreshes(
     keys: Sequence[str], renewals: Mapping[str, Renewal], names: Names
 ) -> tuple[list[str], dict[str, Any] | None]:
-    """Order a script's keys, those to refresh last, and build the header's ``refresh``; None without any."""
+    """Order a script's keys, those to refresh last, and build the header's ``refresh``; None without any.
+
+    ``keys`` and those of ``renewals`` are their names in Redis.
+    """
     groups: dict[Renewal, list[str]] = {}
     ordered: list[str] = []
     for key in keys:

@@ -168,13 +168,13 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
     try:
         async with redis.pipeline(transaction=True) as pipe:
             pipe.hmget(names.state, "rules", "recovered", "renewed")
-            pipe.type(key)
-            pipe.pttl(key)
+            pipe.type(names.stored(key))
+            pipe.pttl(names.stored(key))
             pipe.xrange(names.log, count=1)
             pipe.xlen(names.log)
             state, kind, life, oldest, entries = await pipe.execute()
-            first: Any = await redis.getrange(key, 0, MOST_HEADER) if kind == b"string" else b""
-        tags = tags_of(first)
+            first: Any = await redis.getrange(names.stored(key), 0, MOST_HEADER) if kind == b"string" else b""
+        tags = tuple(tag.removeprefix(names.prefix) for tag in tags_of(first))
         removals: list[Removal] = []
         tables = TableNames(rules)
         async for entry_id, fields in _backwards(redis, names):

@@ -86,6 +86,11 @@ local function now_ms()
   return string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 end
 
+-- Publishes. In a cluster the channel is a sharded one, whose name says so.
+local function publish(channel, message)
+  redis.call(string.sub(channel, -8) == ':sharded' and 'SPUBLISH' or 'PUBLISH', channel, message)
+end
+
 -- Appends one log entry, publishes it as a message, and trims the log by bytes. Returns the entry's id.
 -- The log keeps `reason` beside the message, for people, after the time in 6 bytes (see unstale/protocol/reasons.py), and
 -- leaves out an empty list of patterns.
@@ -123,7 +128,7 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes, rea
       redis.call('HSET', state, 'log_bytes', string.format('%.0f', bytes))
     end
   end
-  redis.call('PUBLISH', channel, string.format('{"v":1,"epoch":"%s","id":%.0f,"prev":%.0f,', epoch, last, last - ids)
+  publish(channel, string.format('{"v":1,"epoch":"%s","id":%.0f,"prev":%.0f,', epoch, last, last - ids)
     .. body .. '}')
   return last
 end
@@ -187,7 +192,7 @@ local function publish_watermark(state, epoch, header)
   local mark, last = header.watermark, redis.call('HGET', state, 'last') or '0'
   local age = true_age(mark.age_ms, mark.began)
   redis.call('HSET', state, 'read_at', string.format('%.3f', clock_ms() - tonumber(age)), 'read_epoch', epoch)
-  redis.call('PUBLISH', header.channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. mark.seen
+  publish(header.channel, '{"v":1,"epoch":"' .. epoch .. '","last":' .. last .. ',"seen":"' .. mark.seen
     .. '","lsn":"' .. header.lsn .. '","rules":"' .. mark.rules .. '","flushed":"' .. header.flushed
     .. '","database":"' .. header.database .. '","age_ms":' .. age .. '}')
 end

@@ -11,6 +11,6 @@ if KEYS[3] then redis.call('SET', KEYS[3], ARGV[2]) end
 local last = redis.call('HGET', state, 'last') or '0'
 redis.call('HSET', state, 'epoch', header.new_epoch, 'run', live_run(), 'last', last,
   'renewed', now_ms() .. ' ' .. (header.why or ''))
-redis.call('PUBLISH', header.channel, '{"v":1,"epoch":"' .. header.new_epoch .. '","id":' .. last .. ',"prev":' .. last
+publish(header.channel, '{"v":1,"epoch":"' .. header.new_epoch .. '","id":' .. last .. ',"prev":' .. last
   .. ',"keys":[],"patterns":[]}')
 return { 'ok' }

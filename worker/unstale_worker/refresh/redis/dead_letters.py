@@ -49,16 +49,16 @@ async def list_dead(redis: Redis, names: Names) -> list[DeadLetter]:
         found: dict[Any, Any] = await redis.hgetall(names.dead_letters)
     except RedisError as error:
         raise unavailable(error) from error
-    letters = [_read(key, data) for key, data in found.items()]
+    letters = [_read(names.key_of(key.decode("utf-8", "replace")), data) for key, data in found.items()]
     return sorted(letters, key=lambda letter: (-letter.at, letter.key))
 
 
 async def retry_dead(redis: Redis, names: Names, key: str) -> bool:
     """Retry the refresh of ``key``, with all its attempts; returns False if it is not a dead letter."""
+    key = names.stored(key)
+    keys = [names.refresh, names.dead_letters, names.refresh_failures(key)]
     try:
-        reply: Any = await RETRY(
-            redis, keys=[names.refresh, names.dead_letters, names.refresh_failures(key)], args=[key]
-        )
+        reply: Any = await RETRY(redis, keys=keys, args=[key])
     except RedisError as error:
         raise unavailable(error) from error
     return bool(reply)
@@ -67,12 +67,12 @@ async def retry_dead(redis: Redis, names: Names, key: str) -> bool:
 async def drop_dead(redis: Redis, names: Names, key: str) -> bool:
     """Remove a dead letter; its next change queues it again. Returns False if there is none."""
     try:
-        return bool(await redis.hdel(names.dead_letters, key))
+        return bool(await redis.hdel(names.dead_letters, names.stored(key)))
     except RedisError as error:
         raise unavailable(error) from error
 
 
-def _read(key: bytes, data: bytes) -> DeadLetter:
+def _read(key: str, data: bytes) -> DeadLetter:
     """Decode a dead letter; what something else wrote there is shown as far as it can be read."""
     try:
         found = orjson.loads(data)
@@ -81,7 +81,7 @@ def _read(key: bytes, data: bytes) -> DeadLetter:
     letter: dict[str, Any] = found if isinstance(found, dict) else {}
     attempts, at = letter.get("attempts"), letter.get("at")
     return DeadLetter(
-        key=key.decode("utf-8", "replace"),
+        key=key,
         pattern=str(letter.get("pattern", "")),
         error=str(letter.get("error", "cannot be read")),
         attempts=attempts if isinstance(attempts, int) else 0,

@@ -99,6 +99,7 @@ class Leases(RedisCalls):
         A lease can be acquired at a key that is absent, and at one that holds a soft lease.
         """
         results: list[Acquired] = []
+        keys = list(map(self._names.stored, keys))
         for start in range(0, len(keys), LEASES_MOST):
             chunk = keys[start : start + LEASES_MOST]
             reply = await self._run(
@@ -122,6 +123,7 @@ class Leases(RedisCalls):
     async def extend(self, keys: Sequence[str], lease: bytes, *, visibility: float = VISIBILITY) -> int:
         """Extend leases, and make their keys due in ``visibility`` seconds; returns how many still stand."""
         standing = 0
+        keys = list(map(self._names.stored, keys))
         for start in range(0, len(keys), LEASES_MOST):
             standing += await self._run(
                 EXTEND,
@@ -132,6 +134,7 @@ class Leases(RedisCalls):
 
     async def postpone(self, keys: Sequence[str], *, seconds: float, lease: bytes = b"") -> None:
         """Make keys due again in ``seconds``, and give up ``lease`` where it stands."""
+        keys = list(map(self._names.stored, keys))
         for start in range(0, len(keys), LEASES_MOST):
             chunk = keys[start : start + LEASES_MOST]
             await self._run(RELEASE, [self._names.refresh, *chunk], [lease or b"\x00", milliseconds(seconds)])
@@ -147,7 +150,8 @@ class Leases(RedisCalls):
         for chunk in _chunks(values):
             keys = [names.refresh, names.dead_letters, names.refresh_counts, names.state]
             arguments: list[Argument] = [lease, milliseconds(again), self._rules]
-            for key, value, seconds in chunk:
+            for given, value, seconds in chunk:
+                key = names.stored(given)
                 keys += (key, names.stale(key), names.refresh_failures(key))
                 arguments += (value, max(1, milliseconds(seconds)))
             stored += sum(await self._run(FILL, keys, arguments))
@@ -169,6 +173,7 @@ class Leases(RedisCalls):
         """
         names = self._names
         letter = orjson.dumps({"key": key, "pattern": pattern, "error": error[:500]})[:-1]
+        key = names.stored(key)
         reply = await self._run(
             FAILED,
             [

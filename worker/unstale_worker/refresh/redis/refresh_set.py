@@ -49,7 +49,8 @@ class RefreshSet(RedisCalls):
         """
         reply = await self._run(CLAIM, [self._names.refresh], [most, milliseconds(visibility)])
         found, following, now = reply
-        keys, strange = _decoded(found)
+        members, strange = _decoded(found)
+        keys = map(self._names.key_of, members)
         if strange:
             await self._command("ZREM", self._names.refresh, *strange)
         return Claimed(tuple(keys), None if int(following) < 0 else int(following) / 1000, int(now))
@@ -65,11 +66,11 @@ class RefreshSet(RedisCalls):
     async def forget(self, keys: Sequence[str]) -> None:
         """Remove keys for which the rules have no refresh any more."""
         if keys:
-            await self._command("ZREM", self._names.refresh, *keys)
+            await self._command("ZREM", self._names.refresh, *map(self._names.stored, keys))
 
 
 def _decoded(members: Sequence[bytes]) -> tuple[list[str], list[bytes]]:
-    """Return the keys among the members, and the members that are not UTF-8."""
+    """Return the names among the members, and the members that are not UTF-8."""
     keys: list[str] = []
     strange: list[bytes] = []
     for member in members:

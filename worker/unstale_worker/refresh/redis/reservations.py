@@ -80,7 +80,7 @@ class Reservations(RedisCalls):
         for start in range(0, len(keys), READY_MOST):
             members: list[Argument] = []
             for key in keys[start : start + READY_MOST]:
-                members += (score, key)
+                members += (score, self._names.stored(key))
             await self._command("ZADD", self._names.refresh, "XX", *members)
 
     async def reserve(self, most: int, *, of: Collection[str] | None = None) -> list[Reservation]:
@@ -112,7 +112,9 @@ class Reservations(RedisCalls):
             )
         reply = await self._run(RESERVE, keys, arguments)
         return [
-            Reservation(specs[position - 1], key.decode(), codec.lease(f"{token}{number}"))
+            Reservation(
+                specs[position - 1], self._names.key_of(key.decode()), codec.lease(f"{token}{number}")
+            )
             for number, (position, key) in enumerate(zip(reply[::2], reply[1::2], strict=True), 1)
         ]
 
