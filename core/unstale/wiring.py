@@ -21,6 +21,7 @@ from unstale.protocol.newest_fills import NewestFills
 from unstale.reading.audit import Auditor
 from unstale.reading.early_refresh import EarlyRefresh
 from unstale.reading.traced import read_path
+from unstale.redis_tier.cluster_tier import by_keys
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.log_reader import LogReader
 from unstale.redis_tier.shared_tier import NoSharedTier, SharedTier
@@ -90,16 +91,20 @@ class Parts:
         self.tier: SharedTier
         self.locks: Locks
         if settings.uses_redis:
-            connections = Connections(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout)
-            self.tier = self._redis_tier = RedisTier(
+            names = settings.names
+            connections = Connections(
+                settings.redis_url.get_secret_value(), timeout=settings.redis_timeout, tag=names.tag
+            )
+            self._redis_tier = RedisTier(
                 connections,
-                settings.names,
+                names,
                 timeout=settings.redis_timeout,
                 log_max_bytes=settings.log_max_bytes,
                 clock=now,
             )
-            self.log = LogReader(connections, settings.names, timeout=settings.redis_timeout, clock=now)
-            self.locks = RedisLocks(self._redis_tier, settings.names, clock=now)
+            self.tier = by_keys(self._redis_tier)
+            self.log = LogReader(connections, names, timeout=settings.redis_timeout, clock=now)
+            self.locks = RedisLocks(self._redis_tier, names, clock=now)
         else:
             self.tier = tier or NoSharedTier()
             self.locks = LocalLocks(clock=now)

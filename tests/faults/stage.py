@@ -18,6 +18,7 @@ from servers import PATIENCE, eventually
 from unstale import Cache
 from unstale.protocol.codec import is_value
 from unstale.protocol.messages import Snapshot
+from unstale.protocol.names import Names
 from workers import SCHEMA, state_of
 
 USERS = 20
@@ -35,6 +36,7 @@ class Stage:
     db: asyncpg.Connection
     reader: asyncpg.Pool
     redis_url: str
+    names: Names = field(default_factory=Names)
     agents: list[Cache] = field(default_factory=list)
     _exits: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -63,11 +65,15 @@ class Stage:
         for agent in range(len(self.agents)):
             await asyncio.gather(*(self.read(user, agent) for user in range(1, users + 1)))
 
-    async def open_agent(self, redis_url: str | None = None, **more: Any) -> Cache:
-        """One more agent, which is waited for until it is attached."""
-        cache = await self._exits.enter_async_context(
+    async def open_cache(self, redis_url: str | None = None, **more: Any) -> Cache:
+        """A cache that may stay detached."""
+        return await self._exits.enter_async_context(
             Cache.from_env(env_file=None, redis_url=redis_url or self.redis_url, **more)
         )
+
+    async def open_agent(self, redis_url: str | None = None, **more: Any) -> Cache:
+        """One more agent, which is waited for until it is attached."""
+        cache = await self.open_cache(redis_url, **more)
         self.agents.append(cache)
         await eventually(lambda: cache.attached, message="the agent is attached")
         return cache
@@ -81,7 +87,7 @@ class Stage:
         xids = [int(row[0]) for row in await self.db.fetch("select distinct xid::text from unstale.outbox")]
 
         async def all_in() -> bool:
-            position = (await state_of(redis)).get("position")
+            position = (await state_of(redis, self.names)).get("position")
             return bool(position) and all(map(Snapshot.parse(str(position)).includes, xids))
 
         await eventually(all_in, timeout=timeout, message="the position contains everything")
@@ -100,8 +106,8 @@ class Stage:
             await eventually(partial(attrgetter("attached"), cache), message="the agent is attached again")
 
             async def agrees(cache: Cache = cache) -> bool:
-                last = await redis.hget("{unstale:0}:state", "last")
-                epoch = await redis.hget("{unstale:0}:state", "epoch")
+                last = await redis.hget(self.names.state, "last")
+                epoch = await redis.hget(self.names.state, "epoch")
                 follower = cache.inspect().freshness
                 return follower.last == int(last or 0) and (follower.epoch or "").encode() == epoch
 
@@ -116,10 +122,10 @@ class Stage:
     async def redis_values(self, redis: Redis) -> dict[str, Any]:
         """The values (not the leases) of profiles in Redis."""
         found = {}
-        async for name in redis.scan_iter(match="user:*:profile", count=1000):
+        async for name in redis.scan_iter(match=self.names.stored("user:*:profile"), count=1000):
             data: Any = await redis.get(name)
             if data is not None and is_value(data):
-                found[name.decode()] = orjson.loads(data)
+                found[self.names.key_of(name.decode())] = orjson.loads(data)
         return found
 
     async def __aenter__(self) -> Self:
@@ -130,7 +136,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(dsn: str, redis_url: str, *, schema: bool = True) -> AsyncIterator[tuple[Stage, Redis]]:
+async def staged(
+    dsn: str, redis_url: str, *, schema: bool = True, names: Names | None = None
+) -> AsyncIterator[tuple[Stage, Redis]]:
     """A stage without worker and agents, and a plain Redis client."""
     async with AsyncExitStack() as stack:
         # One retry: the test's own client may meet a connection that a fault has ended.
@@ -145,5 +153,5 @@ async def staged(dsn: str, redis_url: str, *, schema: bool = True) -> AsyncItera
             )
         reader = await asyncpg.create_pool(dsn, min_size=1, max_size=4)
         stack.push_async_callback(reader.close)
-        stage = await stack.enter_async_context(Stage(db, reader, redis_url))
+        stage = await stack.enter_async_context(Stage(db, reader, redis_url, names or Names()))
         yield stage, redis

@@ -23,9 +23,9 @@ from servers.tls_front import TlsFront
 from unstale.errors import RedisUnavailable, UnsupportedServer
 from unstale.protocol.names import Names
 from unstale.redis_tier import connections
+from unstale.redis_tier.asking import NoPrimary
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.multiplexer import Multiplexer
-from unstale.redis_tier.sentinels import NoPrimary
 from unstale_worker.dev_servers import EmbeddedValkey
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.redis.client import open_redis
@@ -238,7 +238,7 @@ async def test_a_url_that_leads_to_a_sentinel_itself_is_refused_with_the_right_f
         url = f"redis://:{sentinel.password}@127.0.0.1:{sentinel.port}/0"
         async with open_redis(settings_for("postgresql://nowhere", url, redis_timeout=20)) as redis:
             with pytest.raises(UnsupportedServer, match=r"redis\+sentinel://"):
-                await check_redis(redis, state_key=Names().state)
+                await check_redis(redis, Names())
 
 
 async def test_with_tls_to_sentinels_and_servers(tmp_path: Path) -> None:

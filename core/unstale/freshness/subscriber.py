@@ -31,7 +31,7 @@ FIRST_PAUSE: Final = 0.05
 random, so that agents do not all reconnect together after Redis has closed their connections."""
 LAST_PAUSE: Final = 2.0
 LATE: Final = 2.0
-"""Seconds without a watermark after which the Sentinels are asked if another server is the primary."""
+"""Seconds without a watermark after which Sentinels, or nodes, are asked if another server is the primary."""
 NEWEST: Final = LogId(2**53 - 1)
 """A replay after this id returns the epoch and the newest id, but no entries."""
 
@@ -127,9 +127,9 @@ class Subscriber:
             async with asyncio.timeout(self._timeout):
                 await self._connections.open(connection)
                 subscribed = self._clock()
-                await connection.send_command("SUBSCRIBE", self._log.names.channel)
+                await connection.send_command(self._log.names.subscribe, self._log.names.channel)
                 reply = await connection.read_response(timeout=math.inf)
-            if reply[0] != b"subscribe":
+            if reply[0] not in (b"subscribe", b"ssubscribe"):
                 raise RedisConnectionError("Redis did not confirm the subscription")
             self.subscribed = True
             self._freshness.doubted()  # the other connections may now lead to another server too
@@ -162,7 +162,7 @@ class Subscriber:
                 await connection.send_command("PING", str(self._freshness.ping()))
             self._report.silent()
             if self._freshness.watermark_age > LATE and await self._connections.led_elsewhere(connection):
-                raise Silence("the Sentinels name another primary")
+                raise Silence("another server is the primary now")
             if not self._freshness.attached and self._clock() - begun > self._max_silence:
                 raise NoWatermark(f"no watermark for {self._max_silence} s")
             await asyncio.sleep(min(PING_INTERVAL, self._max_silence / PINGS_PER_SILENCE))
@@ -193,10 +193,12 @@ class Subscriber:
     async def _listen(self, connection: RedisConnection) -> None:
         while True:
             reply = await connection.read_response(timeout=math.inf)
-            if reply[0] == b"message":
+            if reply[0] in (b"message", b"smessage"):
                 await self._hear(reply[2])
             elif reply[0] == b"pong":
                 self._freshness.pong(int(reply[1]))
+            elif reply[0] == b"sunsubscribe":
+                raise Silence("this node does not serve the channel any more")
 
     async def _hear(self, payload: bytes) -> None:
         try:

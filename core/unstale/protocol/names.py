@@ -137,6 +137,16 @@ class Names:
             return f"{self.tag}:invalidations:sharded"
         return f"{self.tag}:invalidations:{self.database}" if self.database else f"{self.tag}:invalidations"
 
+    @property
+    def subscribe(self) -> str:
+        """The command that subscribes to `channel`."""
+        return "SSUBSCRIBE" if self.cluster else "SUBSCRIBE"
+
+    @property
+    def publish(self) -> str:
+        """The command that publishes on `channel`."""
+        return "SPUBLISH" if self.cluster else "PUBLISH"
+
     def lock(self, name: str) -> str:
         """String with PX: the lease of the holder of the lock ``name``."""
         return f"{self.tag}:lock:{name}"

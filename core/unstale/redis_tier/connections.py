@@ -11,7 +11,10 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from unstale.errors import SettingError
-from unstale.redis_tier.sentinels import NoPrimary, Sentinels
+from unstale.protocol.names import Names
+from unstale.redis_tier.asking import NoPrimary
+from unstale.redis_tier.cluster_nodes import ClusterNodes
+from unstale.redis_tier.sentinels import Sentinels
 from unstale.redis_tier.url import FORMS, RedisUrl
 
 RedisConnection: TypeAlias = Connection | SSLConnection | UnixDomainSocketConnection
@@ -24,8 +27,11 @@ KEEPALIVE: Final = {
 """TCP keepalive: the kernel detects a half-open connection after about 11 s even if nothing is sent."""
 
 
+DEFAULT_TAG: Final = Names().tag
+
+
 class PrimaryConnection(SentinelManagedConnection):
-    """A connection that asks the Sentinels on each connect, and accepts only a primary."""
+    """A connection that asks Sentinels, or nodes, on each connect, and accepts only a primary."""
 
     async def connect_to(self, address: tuple[str, int]) -> None:
         """Connect and log in; raises `NoPrimary` if that server is a replica."""
@@ -42,17 +48,17 @@ class Connections:
 
     The connections use RESP2, in which pub/sub replies are plain lists. They never reconnect by themselves
     (redis-py 8 would retry ten times). They have no read timeout: the caller sets the time limits. With a
-    Sentinel URL, each new connection asks the Sentinels for the primary. Raises `SettingError` for an invalid
-    URL.
+    Sentinel URL, each new connection asks the Sentinels for the primary. With a cluster, it asks the nodes
+    for the primary of the slot of ``tag``. Raises `SettingError` for an invalid URL.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: str, *, timeout: float, tag: str = DEFAULT_TAG) -> None:
         parsed = RedisUrl.parse(url)
-        self._class, self._options = connection_class(parsed, timeout=timeout)
+        self._class, self._options = connection_class(parsed, timeout=timeout, tag=tag)
         self._timeout = timeout
-        self._sentinels = Sentinels(parsed, timeout=timeout)
-        self.asks_sentinels: bool = bool(parsed.sentinels)
-        """True if each new connection asks Sentinels for the primary."""
+        self._finder = finder(parsed, timeout=timeout, tag=tag)
+        self.asks_for_primary: bool = self._finder is not None
+        """True if each new connection asks Sentinels, or the nodes of a cluster, for the primary."""
         self.place: str = parsed.place
         """The server's address, for logs and errors."""
         self.tls: bool = parsed.tls
@@ -78,15 +84,15 @@ class Connections:
         keep answering reads, with old values.
         """
         await connection.connect()  # type: ignore[no-untyped-call]  # redis-py's own
-        if not self.asks_sentinels:
+        if self._finder is None:
             await expect_primary(connection)
 
     async def led_elsewhere(self, connection: RedisConnection) -> bool:
-        """Return True if the Sentinels now name another primary than the one this connection leads to."""
-        if not self.asks_sentinels:
+        """Return True if Sentinels, or nodes, now name another primary than this connection leads to."""
+        if self._finder is None:
             return False
         try:
-            named = await self._sentinels.get_master_address()
+            named = await self._finder.get_master_address()
         except NoPrimary:
             return False
         return named != (getattr(connection, "host", None), getattr(connection, "port", None))
@@ -95,7 +101,16 @@ class Connections:
         return f"<Connections {self.place}>"
 
 
-def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnection], dict[str, Any]]:
+def finder(url: RedisUrl, *, timeout: float, tag: str) -> Sentinels | ClusterNodes | None:
+    """Return what names the primary; None: the URL itself does."""
+    if url.nodes:
+        return ClusterNodes(url, tag, timeout=timeout)
+    return Sentinels(url, timeout=timeout) if url.sentinels else None
+
+
+def connection_class(
+    url: RedisUrl, *, timeout: float, tag: str = DEFAULT_TAG
+) -> tuple[type[RedisConnection], dict[str, Any]]:
     """Return redis-py's connection class for this URL, and its arguments; raises `SettingError`."""
     options = dict(url.options)
     kind: type[RedisConnection]
@@ -104,9 +119,10 @@ def connection_class(url: RedisUrl, *, timeout: float) -> tuple[type[RedisConnec
     else:
         options |= {"socket_keepalive": True, "socket_keepalive_options": KEEPALIVE}
         kind = SSLConnection if url.tls else Connection
-    if url.sentinels:
+    asked = finder(url, timeout=timeout, tag=tag)
+    if asked is not None:
         kind = PrimarySSLConnection if url.tls else PrimaryConnection
-        options["connection_pool"] = Sentinels(url, timeout=timeout)
+        options["connection_pool"] = asked
     try:
         kind(**options, driver_info=None)  # otherwise redis-py reads its own metadata, which takes 2 ms
     except (TypeError, RedisError, ValueError) as error:  # its text may quote a part of the URL

@@ -4,11 +4,13 @@ import socket
 from typing import Any, Final
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     OutOfMemoryError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -57,6 +59,10 @@ def refused(error: RedisError) -> RedisUnavailable:
     """Return the error for a command that Redis refused; its text has the error code but no key."""
     if isinstance(error, OutOfMemoryError):
         text = "Redis is out of memory and stores no value; raise maxmemory, or evict with volatile-lru"
+    elif isinstance(error, AskError | TryAgainError):
+        text = (
+            "Redis is moving the keys to another node, one by one; they are served again once all are there"
+        )
     elif str(error).startswith(OWN):
         text = str(error).removeprefix(OWN).partition(" script:")[0]
     else:

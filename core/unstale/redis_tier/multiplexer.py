@@ -16,16 +16,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from redis.exceptions import (
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from unstale.errors import CacheClosed, RedisUnavailable
 from unstale.protocol.lease import ValueOrLease
 from unstale.redis_tier.acquires import MOST_BYTES, AcquireBatch, Acquires, pass_on, seconds_left
+from unstale.redis_tier.asking import NoPrimary
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.error_replies import reason, refused, refuses_writes
 from unstale.redis_tier.scripts import Script, pack_command
-from unstale.redis_tier.sentinels import NoPrimary
 from unstale.runtime.cancellation import cancelled
 from unstale.runtime.step_timeout import StepTimeout
 
@@ -145,9 +152,9 @@ class Multiplexer:
         self._renewed = self.connected
 
     @property
-    def asks_sentinels(self) -> bool:
-        """True if each new connection asks Sentinels for the primary."""
-        return self._connections.asks_sentinels
+    def asks_for_primary(self) -> bool:
+        """True if each new connection asks Sentinels, or the nodes of a cluster, for the primary."""
+        return self._connections.asks_for_primary
 
     async def close(self) -> None:
         """Close the connection; waiting commands fail with `CacheClosed`."""
@@ -308,6 +315,8 @@ class Multiplexer:
     ) -> None:
         try:
             reply = await connection.read_response(timeout=math.inf)
+        except (MovedError, ClusterDownError) as error:
+            raise RedisConnectionError("this node does not serve the keys any more") from error
         except ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
                 reply = None
@@ -356,6 +365,8 @@ class Multiplexer:
         except ReadOnlyError as error:
             # The server was demoted. Only a new connection resolves the address again.
             raise RedisConnectionError("the server is now a replica") from error
+        except (MovedError, ClusterDownError) as error:
+            raise RedisConnectionError("this node does not serve the keys any more") from error
         except ResponseError as error:
             return error
 

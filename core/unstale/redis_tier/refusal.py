@@ -8,7 +8,7 @@ from contextlib import suppress
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from unstale.errors import RedisRefused
-from unstale.redis_tier.sentinels import NoPrimary
+from unstale.redis_tier.asking import NoPrimary
 from unstale.redis_tier.url import RedisUrl
 
 NOT_ALLOWED = (
@@ -55,7 +55,11 @@ async def tls_mismatch(text: str, *, timeout: float) -> str | None:
     url = RedisUrl.parse(text)
     if "path" in url.options:
         return None
-    host, port = url.sentinels[0] if url.sentinels else (url.options.get("host", "localhost"), None)
+    host, port = (
+        (*url.sentinels, *url.nodes)[0]
+        if url.sentinels or url.nodes
+        else (url.options.get("host", "localhost"), None)
+    )
     port = port or int(url.options.get("port", 6379))
     with suppress(OSError, TimeoutError, ValueError):
         async with asyncio.timeout(timeout):

@@ -1,25 +1,12 @@
 """Asks the Sentinels of a service for the address of the primary."""
 
-import asyncio
-import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry
 
+from unstale.redis_tier.asking import SHARE, NoPrimary, Place, ask_all, question
 from unstale.redis_tier.url import RedisUrl
-from unstale.runtime.cancellation import cancelled
-
-SHARE: Final = 0.5
-"""Share of the connect timeout that asking the Sentinels may take; the rest is for the primary."""
-
-
-class NoPrimary(RedisConnectionError):
-    """There is no primary to connect to; the text is a complete sentence with its remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,61 +46,38 @@ class Sentinels:
         self._url = url
         self._timeout = timeout * SHARE
 
-    async def get_master_address(self) -> tuple[str, int]:
+    async def get_master_address(self) -> Place:
         """Return host and port of the primary; raises `NoPrimary` after at most ``timeout * SHARE`` s."""
         sentinels = self._url.sentinels
-        answers: list[NamedPrimary] = []
-        troubles: list[str] = []
-        asked = {asyncio.create_task(self._ask(*place), name="unstale-sentinel") for place in sentinels}
-        waiting = set(asked)
-        try:
-            until = asyncio.get_running_loop().time() + self._timeout
-            while waiting and len(answers) <= len(sentinels) // 2:
-                left = until - asyncio.get_running_loop().time()
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    found = task.result()
-                    answers.append(found) if isinstance(found, NamedPrimary) else troubles.append(found)
-                if not done:
-                    break
-        finally:
-            for task in asked:
-                await cancelled(task)
-        if not answers:
-            raise NoPrimary(self._problem(troubles, silent=len(waiting)))
-        newest = max(answers, key=lambda answer: answer.epoch)
+        asked = await ask_all(
+            sentinels,
+            self._ask,
+            enough=lambda answers: len(answers) > len(sentinels) // 2,
+            seconds=self._timeout,
+        )
+        if not asked.answers:
+            raise NoPrimary(
+                f"no Sentinel in REDIS_URL could name the primary of {self._url.place}: "
+                f"{'; '.join(asked.problems)}. Check hosts, ports and service in the URL, and "
+                "?sentinel_password=… if the Sentinels want one"
+            )
+        newest = max(asked.answers, key=lambda answer: answer.epoch)
         return newest.host, newest.port
 
     async def _ask(self, host: str, port: int) -> NamedPrimary | str:
         """Return the answer of one Sentinel, or its problem in words."""
-        kind = SSLConnection if self._url.tls else Connection
-        connection = kind(
-            host=host, port=port, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None,
-            socket_connect_timeout=self._timeout, driver_info=None, **self._url.sentinel_options,
-        )  # fmt: skip
+        url, service = self._url, self._url.service
+        options = dict(url.sentinel_options)
         try:
-            await connection.connect()
-            await connection.send_command("SENTINEL", "MASTER", self._url.service)
-            reply: list[Any] = await connection.read_response(timeout=math.inf)
+            reply: list[Any] = await question(
+                (host, port), options, url.tls, self._timeout, "SENTINEL", "MASTER", service
+            )
             fields = {bytes(name): bytes(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
             return NamedPrimary(fields[b"ip"].decode(), int(fields[b"port"]), int(fields[b"config-epoch"]))
         except (RedisError, OSError) as error:
-            return _refusal(error, self._url.service)
+            return _refusal(error, service)
         except (KeyError, ValueError, TypeError):
             return "one gave an answer that no Sentinel gives"
-        finally:
-            await connection.disconnect(nowait=True)
-
-    def _problem(self, troubles: list[str], *, silent: int) -> str:
-        shown = sorted(set(troubles))
-        if silent:
-            shown.append(f"{silent} did not answer within {self._timeout:g} s")
-        return (
-            f"no Sentinel in REDIS_URL could name the primary of {self._url.place}: {'; '.join(shown)}. "
-            "Check hosts, ports and service in the URL, and ?sentinel_password=… if the Sentinels want one"
-        )
 
     def __repr__(self) -> str:
         return f"<Sentinels of {self._url.place}>"

@@ -1,4 +1,4 @@
-"""Parses ``REDIS_URL``: the address of a server, or of Sentinels that know the primary."""
+"""Parses ``REDIS_URL``: the address of a server, of Sentinels that know the primary, or of a cluster."""
 
 import re
 from collections.abc import Mapping
@@ -13,11 +13,14 @@ from unstale.runtime.urls import ENCODE, UrlParts, host_and_port, shown_scheme
 
 FORMS: Final = (
     "expected redis://host:port/db, rediss://… with TLS, or "
-    "redis+sentinel://host:port,host:port/service/db (rediss+sentinel://… with TLS)"
+    "redis+sentinel://host:port,host:port/service/db (rediss+sentinel://… with TLS), or for a cluster "
+    "redis://host:port,host:port?cluster=true (rediss://… with TLS)"
 )
 SENTINEL_SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 SENTINEL_PORT: Final = 26379
 """Port of a Sentinel if the URL does not name one."""
+NODE_PORT: Final = 6379
+"""Port of a node of a cluster if the URL does not name one."""
 
 _OURS: Final = ("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "max_connections",
                 "health_check_interval", "timeout", "legacy_responses", "socket_keepalive",
@@ -36,6 +39,7 @@ class RedisUrl:
     Attributes:
         options: Arguments of redis-py's connection to the server: login, db, TLS, and host and port or path.
         sentinels: Host and port of each Sentinel; empty if the URL names the server itself.
+        nodes: Host and port of each named node of a cluster; empty if it is no cluster.
         service: The Sentinels' name for the primary and its replicas.
         sentinel_options: Arguments of a connection to a Sentinel: its own login, and TLS.
         tls: True if connections are encrypted.
@@ -46,6 +50,7 @@ class RedisUrl:
     service: str = ""
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tls: bool = False
+    nodes: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "RedisUrl":
@@ -55,6 +60,9 @@ class RedisUrl:
             return cls._of_sentinels(SENTINEL_SCHEMES[parts.scheme], parts)
         if parts.scheme not in ("redis", "rediss", "unix"):
             raise _wrong(f"it {shown_scheme(parts.scheme)}")
+        parts, cluster = _cluster(parts)
+        if cluster:
+            return cls._of_nodes(parts)
         if parts.scheme == "unix":
             return cls(_options(parts, parts.scheme, parts.path))
         host_and_port(parts.hosts, refuse=_wrong)
@@ -65,6 +73,8 @@ class RedisUrl:
         """The server's address, for logs and errors."""
         if self.sentinels:
             return f"{self.service} (sentinels {', '.join(map(_shown, self.sentinels))})"
+        if self.nodes:
+            return ", ".join(map(_shown, self.nodes))
         if "path" in self.options:
             return str(self.options["path"])
         return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
@@ -75,8 +85,23 @@ class RedisUrl:
         return int(self.options.get("db", 0))
 
     @classmethod
+    def _of_nodes(cls, parts: UrlParts) -> "RedisUrl":
+        nodes = tuple(
+            _listed(text, f"node {number}", NODE_PORT)
+            for number, text in enumerate(parts.hosts.split(","), 1)
+        )
+        if parts.scheme == "unix" or parts.path.strip("/") not in ("", "0"):
+            raise _wrong("a cluster has no other database than 0, and is reached over TCP")
+        options = _options(replace(parts, hosts="node"), parts.scheme, "")
+        del options["host"]
+        return cls(options, tls=parts.scheme == "rediss", nodes=nodes)
+
+    @classmethod
     def _of_sentinels(cls, scheme: str, parts: UrlParts) -> "RedisUrl":
-        sentinels = tuple(_sentinel(text, number) for number, text in enumerate(parts.hosts.split(","), 1))
+        sentinels = tuple(
+            _listed(text, f"sentinel {number}", SENTINEL_PORT)
+            for number, text in enumerate(parts.hosts.split(","), 1)
+        )
         service, _, db = parts.path.strip("/").partition("/")
         if not service:
             raise _wrong("the service, the Sentinels' name for the primary, is missing from the path")
@@ -97,6 +122,14 @@ def database_number(text: str) -> int:
         return RedisUrl.parse(text).database
     except SettingError:
         return 0
+
+
+def in_cluster(text: str) -> bool:
+    """Return True for the URL of a cluster; False also for one that cannot be read."""
+    try:
+        return bool(RedisUrl.parse(text).nodes)
+    except SettingError:
+        return False
 
 
 def _options(parts: UrlParts, scheme: str, path: str) -> dict[str, Any]:
@@ -139,14 +172,25 @@ def _database(path: str) -> str:
     return f"/{number}" if number else ""
 
 
-def _sentinel(text: str, number: int) -> tuple[str, int]:
+def _cluster(parts: UrlParts) -> tuple[UrlParts, bool]:
+    """Return the parts without the option ``cluster``, and its value; raises `SettingError`."""
+    given = [value for name, value in parts.options if name == "cluster"]
+    if not given:
+        return parts, False
+    if given not in (["true"], ["false"]):
+        raise _wrong("option 'cluster' must be true or false")
+    options = tuple(option for option in parts.options if option[0] != "cluster")
+    return replace(parts, options=options), given == ["true"]
+
+
+def _listed(text: str, what: str, default: int) -> tuple[str, int]:
     def refuse(_problem: str) -> SettingError:
-        return _wrong(f"sentinel {number} is not host:port")  # not shown: it may be half of a password
+        return _wrong(f"{what} is not host:port")  # not shown: it may be half of a password
 
     host, port = host_and_port(text, refuse=refuse)
     if not host:
         raise refuse("")
-    return host, SENTINEL_PORT if port is None else port
+    return host, default if port is None else port
 
 
 def _shown(place: tuple[str, int]) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from unstale.protocol.names import Names
-from unstale.redis_tier.url import database_number
+from unstale.protocol.partitions import Partitions
+from unstale.redis_tier.url import database_number, in_cluster
 from unstale.runtime.postgres_url import PostgresUrl
 from unstale.settings.base import Seconds, Settings, Variables
 
@@ -15,7 +16,7 @@ class SharedSettings(Settings):
     """Settings that agents and worker share: the Redis between them, and the times of the protocol."""
 
     redis_url: Annotated[SecretStr, Variables("REDIS_URL")] = SecretStr("redis://localhost:6379/0")
-    """Address of Redis or Valkey, or of the Sentinels that know it."""
+    """Address of Redis or Valkey, of the Sentinels that know it, or of nodes of a cluster."""
     redis_enabled: Annotated[bool, Variables("REDIS_ENABLED")] = True
     """False: no Redis tier. Every process loads for itself and keeps values for `detached_ttl`; with
     `embedded_worker` it keeps them for as long as they are true."""
@@ -70,8 +71,11 @@ class SharedSettings(Settings):
 
     @property
     def names(self) -> Names:
-        """The Redis keys of this namespace in the database that `redis_url` names."""
-        return Names(self.namespace, database_number(self.redis_url.get_secret_value()))
+        """The Redis keys of this namespace in the database, or the cluster, that `redis_url` names."""
+        url = self.redis_url.get_secret_value()
+        if in_cluster(url):
+            return Partitions(self.namespace, 1).names[0]
+        return Names(self.namespace, database_number(url))
 
 
 class DatabaseSettings(Settings):

@@ -16,6 +16,7 @@ from unstale.protocol.messages import Invalidation, UnknownVersion, Watermark, d
 from unstale.protocol.names import TAG, Names
 from unstale.protocol.reasons import Reason, decode_reason
 from unstale_worker.redis.applier import unavailable
+from unstale_worker.redis.client import subscribe
 from unstale_worker.rules import Rules
 from unstale_worker.tracing.table_names import Changes, TableNames
 
@@ -62,7 +63,7 @@ async def follow(
     tables = TableNames(rules)
     epoch, last = "", 0
     caught_up: float | None = None
-    async with aclosing(_payloads(redis, names.channel, stop)) as payloads:
+    async with aclosing(_payloads(redis, names, stop)) as payloads:
         async for payload in payloads:
             try:
                 message = decode(payload)
@@ -107,10 +108,10 @@ async def _reason(redis: Redis, names: Names, number: int) -> Reason | None:
     return decode_reason(found[0][1].get(b"w", b"")) if found else None
 
 
-async def _payloads(redis: Redis, channel: str, stop: asyncio.Event) -> AsyncGenerator[bytes, None]:
+async def _payloads(redis: Redis, names: Names, stop: asyncio.Event) -> AsyncGenerator[bytes, None]:
     pubsub = redis.pubsub(ignore_subscribe_messages=True)
     try:
-        await pubsub.subscribe(channel)
+        await subscribe(pubsub, names)
         while not stop.is_set():
             message: dict[str, Any] | None = await pubsub.get_message(timeout=WAIT)
             if message is not None:

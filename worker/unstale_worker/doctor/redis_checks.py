@@ -20,7 +20,7 @@ from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.redis.claim import GONE_AFTER, NamespaceTaken, holder
-from unstale_worker.redis.client import open_redis
+from unstale_worker.redis.client import open_redis, subscribe
 from unstale_worker.redis.explained import explained
 from unstale_worker.redis.tiers import Tier
 from unstale_worker.rules import Rules
@@ -76,7 +76,7 @@ class RedisChecks:
                 async with explained(settings):
                     server = await check_redis(
                         redis,
-                        state_key=settings.names.state,
+                        settings.names,
                         sentinels=bool(RedisUrl.parse(settings.redis_url.get_secret_value()).sentinels),
                     )
             except UnstaleError as failure:
@@ -110,11 +110,14 @@ class RedisChecks:
         )
 
     async def _rights(self) -> AsyncIterator[Finding]:
+        sharded = ":sharded" if self._names.cluster else ""
         own = f"{self._names.tag}:doctor:{secrets.token_hex(8)}"
         remedy = RIGHTS.replace("{tag}", self._names.tag)
         try:
             await TRIAL(
-                self._redis, keys=[f"{own}:hash", f"{own}:stream", f"{own}:string"], args=[f"{own}:channel"]
+                self._redis,
+                keys=[f"{own}:hash", f"{own}:stream", f"{own}:string"],
+                args=[f"{own}:channel{sharded}"],
             )
         except ResponseError as failure:
             yield error(
@@ -135,7 +138,7 @@ class RedisChecks:
         patterns = self._rules.patterns if self._rules is not None else ()
         for pattern in patterns:
             try:  # a random key that matches the pattern and does not exist
-                await self._redis.unlink(pattern.replace("*", own.rpartition(":")[2]))
+                await self._redis.unlink(self._names.stored(pattern.replace("*", own.rpartition(":")[2])))
             except ResponseError as failure:
                 yield f"keys like {pattern} may not be removed ({str(failure)[:120]})"
         try:
@@ -144,7 +147,7 @@ class RedisChecks:
             yield f"SCAN is refused ({str(failure)[:120]})"
         pubsub = self._redis.pubsub()
         try:
-            await pubsub.subscribe(self._names.channel)
+            await subscribe(pubsub, self._names)
             await pubsub.get_message(timeout=self._settings.redis_timeout)
         except ResponseError as failure:
             yield f"the channel {self._names.channel} may not be subscribed to ({str(failure)[:120]})"
@@ -165,6 +168,8 @@ class RedisChecks:
 
     async def _database_numbers(self) -> AsyncIterator[Finding]:
         """Warn of agents that follow another database of this server: they hear nothing of this worker."""
+        if self._names.cluster:
+            return  # it has no other database
         channel = self._names.channel
         try:
             found = await self._redis.execute_command(

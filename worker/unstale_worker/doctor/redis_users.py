@@ -55,7 +55,7 @@ async def users(redis: Redis, settings: WorkerSettings) -> AsyncIterator[Finding
 
 
 async def _publishes_only(redis: Redis, user: str, names: Names) -> bool:
-    if not await _allowed(redis, user, "PUBLISH", names.channel, "x"):
+    if not await _allowed(redis, user, names.publish, names.channel, "x"):
         return False
     return not await _allowed(redis, user, "HSET", names.state, "applied_at", "0")
 

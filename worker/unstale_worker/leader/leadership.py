@@ -114,7 +114,7 @@ class Leadership:
 
     def _reconnect_if_due(self) -> None:
         now = asyncio.get_running_loop().time()
-        every = RECONNECT_EVERY_WITH_SENTINELS if self._multiplexer.asks_sentinels else RECONNECT_EVERY
+        every = RECONNECT_EVERY_WITH_SENTINELS if self._multiplexer.asks_for_primary else RECONNECT_EVERY
         if now - self._reconnected_at > every:
             self._reconnected_at = now
             self._multiplexer.renew()

@@ -83,7 +83,9 @@ class Worker:
             stack.push_async_callback(source.close)
             url, timeout = self._settings.redis_url.get_secret_value(), self._settings.redis_timeout
             multiplexer = Multiplexer(
-                RedisConnections(url, timeout=timeout), timeout=timeout, clock=time.monotonic
+                RedisConnections(url, timeout=timeout, tag=self._settings.names.tag),
+                timeout=timeout,
+                clock=time.monotonic,
             )
             stack.push_async_callback(multiplexer.close)
             leadership = Leadership(multiplexer, self._settings.names, ttl=self._settings.leader_ttl)
@@ -103,9 +105,7 @@ class Worker:
         redis = open_redis(self._settings, connections=2)
         try:
             async with explained(self._settings):
-                server = await check_redis(
-                    redis, state_key=self._settings.names.state, sentinels=self._sentinels
-                )
+                server = await check_redis(redis, self._settings.names, sentinels=self._sentinels)
         finally:
             await redis.aclose()
         self._health.redis, self._health.tier = True, server.tier

@@ -96,7 +96,8 @@ async def read_stats(redis: Redis, names: Names) -> Stats:
 async def subscribers(redis: Redis, names: Names) -> int | None:
     """Return how many follow the log; None if PUBSUB is refused."""
     try:
-        found = await redis.pubsub_numsub(names.channel)
+        ask = redis.pubsub_shardnumsub if names.cluster else redis.pubsub_numsub
+        found = await ask(names.channel)
     except ResponseError:
         return None
     return int(found[0][1]) if found else 0

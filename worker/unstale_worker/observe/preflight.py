@@ -6,16 +6,20 @@ from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
+    ClusterDownError,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
 from unstale.errors import MigrationMissing, UnsupportedServer
+from unstale.protocol.names import Names
 from unstale_worker.captures.coverage import missing_columns, narrower_filter
 from unstale_worker.fanout.failure import ColumnTypes
 from unstale_worker.redis.applier import STATE, unavailable
@@ -25,24 +29,29 @@ from unstale_worker.sources import WatchVersion
 
 OLDEST_REDIS: Final = (7, 0)
 OLDEST_VALKEY: Final = (7, 2)
-PASSING: Final = (ReadOnlyError, BusyLoadingError, MasterDownError, OutOfMemoryError)
-"""Errors that pass: the server was demoted since we connected, loads its data, or is full."""
-SUPPORTED: Final = "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel)"
+PASSING: Final = (
+    *(ReadOnlyError, BusyLoadingError, MasterDownError, OutOfMemoryError),
+    *(AskError, ClusterDownError, TryAgainError),
+)
+"""Errors that pass: the server was demoted since we connected, loads its data or is full, or a slot moves."""
+SUPPORTED: Final = (
+    "unstale needs one Redis >= 7 or Valkey >= 7.2 primary (with replicas or Sentinel), or a cluster of them"
+)
 
 
-async def check_redis(redis: Redis, *, state_key: str, sentinels: bool = False) -> CheckedRedis:
+async def check_redis(redis: Redis, names: Names, *, sentinels: bool = False) -> CheckedRedis:
     """Return what the server is; raises `UnsupportedServer` or `RedisUnavailable`.
 
     Args:
         redis: A client of the server.
-        state_key: Name of the state.
+        names: Names of the Redis keys.
         sentinels: The server was found through Sentinels.
     """
     try:
         await redis.ping()  # what the connection itself meets is no word about INFO
-        name = await _version(redis)
+        name = await _version(redis, cluster=names.cluster)
         try:
-            reply = await STATE(redis, keys=[state_key])
+            reply = await STATE(redis, keys=[names.state])
         except (NoPermissionError, *PASSING):
             raise
         except ResponseError as error:
@@ -51,6 +60,11 @@ async def check_redis(redis: Redis, *, state_key: str, sentinels: bool = False) 
             raise UnsupportedServer(
                 f"this server does not run unstale's scripts ({str(error)[:120]}); {SUPPORTED}"
             ) from error
+        if not reply[0] and names.cluster:
+            raise UnsupportedServer(
+                "scripts of this cluster may not call INFO, so it does not tell which server answers; a "
+                "cluster without it is not supported. Allow INFO to the user of REDIS_URL if you can"
+            )
         if not reply[0]:
             return CheckedRedis(name, Tier.NO_RUN_ID)
         if str((await redis.info("replication")).get("role")) != "master":
@@ -60,10 +74,12 @@ async def check_redis(redis: Redis, *, state_key: str, sentinels: bool = False) 
             )
     except RedisError as error:
         raise unavailable(error) from error
+    if names.cluster:
+        return CheckedRedis(name, Tier.CLUSTER)
     return CheckedRedis(name, Tier.SENTINEL if sentinels else Tier.SINGLE)
 
 
-async def _version(redis: Redis) -> str:
+async def _version(redis: Redis, *, cluster: bool) -> str:
     """Return name and version; raises `UnsupportedServer`, unless the server does not tell them."""
     try:
         server = await redis.info("server")
@@ -73,8 +89,15 @@ async def _version(redis: Redis) -> str:
         return "a server that does not tell its version"
     name, version = server_version(server)
     mode = str(server.get("server_mode") or server.get("redis_mode"))  # Valkey's name, and Redis'
-    if mode == "cluster":
-        raise UnsupportedServer(f"REDIS_URL is a Redis Cluster, which is not supported yet; {SUPPORTED}")
+    if mode == "cluster" and not cluster:
+        raise UnsupportedServer(
+            "REDIS_URL names a node of a Redis Cluster; add ?cluster=true to it, for worker and agents"
+        )
+    if cluster and mode != "cluster":
+        raise UnsupportedServer(
+            "REDIS_URL says ?cluster=true, but this server is no node of a cluster; remove that, for worker "
+            "and agents"
+        )
     if mode == "sentinel":
         raise UnsupportedServer(
             "REDIS_URL names a Sentinel; write redis+sentinel://host:port,host:port/service/db"

@@ -75,8 +75,8 @@ class Status:
         capture_problems: Since when, in seconds since 1970, a table has a problem of one kind.
         counters: Totals since the start.
         refreshed: Totals of the refreshes of this process.
-        redis_tier: Tier of the Redis server (docs/providers.md): ``single``, ``sentinel`` or ``no-run-id``;
-            empty until it was checked.
+        redis_tier: Tier of the Redis server (docs/providers.md): ``single``, ``sentinel``, ``cluster`` or
+            ``no-run-id``; empty until it was checked.
     """
 
     role: Role

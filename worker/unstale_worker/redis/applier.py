@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from unstale.errors import LeadershipLost, PositionMoved, RedisUnavailable
 from unstale.protocol.names import Names
+from unstale.redis_tier.moves import SlotWatch
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.refusal import refusal
 from unstale.redis_tier.scripts import Argument, Script
@@ -283,7 +284,7 @@ class Applier:
 
     async def existing(self, patterns: Sequence[str]) -> AsyncIterator[Sequence[bytes]]:
         """Yield the names of the keys that match ``patterns``, in chunks of one script; not unstale's own."""
-        async for found in scan(self._command, self._names, patterns, stale=False):
+        async for found in self._existing(patterns, stale=False):
             for start in range(0, len(found), self._script_keys):
                 yield found[start : start + self._script_keys]
 
@@ -331,12 +332,19 @@ class Applier:
             return self._header(position=state.position, run=state.live_run, lsn=lsn)
 
         accepted(await self._run(DROP, keys, [header()]))
-        async for found in scan(self._command, self._names, patterns, stale=stale):
+        async for found in self._existing(patterns, stale=stale):
             for start in range(0, len(found), self._script_keys):
                 some = found[start : start + self._script_keys]
                 reply = await self._run(DROP, [*keys, *some], [header()])
                 accepted(reply)
                 self.unlinked += int(reply[1])
+
+    async def _existing(self, patterns: Sequence[str], *, stale: bool) -> AsyncIterator[list[bytes]]:
+        watch = SlotWatch(self._command, self._names)
+        await watch.begin()
+        async for found in scan(self._command, self._names, patterns, stale=stale):
+            yield found
+        await watch.end()
 
     def _header(self, **fields: Any) -> bytes:
         """Encode the header of a script that is sent next."""

@@ -4,8 +4,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+    from redis.asyncio.client import PubSub
 
+    from unstale.protocol.names import Names
     from unstale.settings import SharedSettings
+
+
+async def subscribe(pubsub: "PubSub", names: "Names") -> None:
+    """Subscribe to the channel of invalidations."""
+    await (pubsub.ssubscribe if names.cluster else pubsub.subscribe)(names.channel)
 
 
 def open_redis(settings: "SharedSettings", *, connections: int = 1, stranger: bool = False) -> "Redis":
@@ -25,7 +32,7 @@ def open_redis(settings: "SharedSettings", *, connections: int = 1, stranger: bo
 
     timeout = settings.redis_timeout
     parsed = RedisUrl.parse(settings.redis_url.get_secret_value())
-    kind, options = connection_class(parsed, timeout=timeout)
+    kind, options = connection_class(parsed, timeout=timeout, tag=settings.names.tag)
     if stranger:
         options = {name: value for name, value in options.items() if name not in ("username", "password")}
     return Redis.from_pool(

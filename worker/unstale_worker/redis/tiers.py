@@ -12,6 +12,8 @@ class Tier(StrEnum):
     """One primary that tells its run id. All promises hold."""
     SENTINEL = "sentinel"
     """The same, found through Sentinels."""
+    CLUSTER = "cluster"
+    """A cluster, in which one slot has every key of a namespace."""
     NO_RUN_ID = "no-run-id"
     """One primary whose scripts may not call INFO."""
 
@@ -19,6 +21,10 @@ class Tier(StrEnum):
 PROMISES: Final = {
     Tier.SINGLE: "all promises of docs/guarantees.md hold",
     Tier.SENTINEL: "all promises of docs/guarantees.md hold",
+    Tier.CLUSTER: (
+        "all promises of docs/guarantees.md hold. Every key of this namespace is in one slot, so one node of "
+        "the cluster serves them all"
+    ),
     Tier.NO_RUN_ID: (
         "scripts may not call INFO, so Redis does not tell which server answers. A failover that loses "
         "writes of the worker is noticed by its data. What is lost since the worker's last write, at most "

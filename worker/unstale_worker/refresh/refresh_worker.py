@@ -134,7 +134,7 @@ class RefreshWorker:
         redis = open_redis(self._settings, connections=2)
         try:
             async with explained(self._settings):
-                server = await check_redis(redis, state_key=self._settings.names.state)
+                server = await check_redis(redis, self._settings.names)
         finally:
             await _closed(redis.aclose())
         self._redis_up, self._problem = True, ""

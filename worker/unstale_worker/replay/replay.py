@@ -12,6 +12,7 @@ from typing import Final
 from unstale.errors import ConfigurationError, UnstaleError
 from unstale.protocol.reasons import OPERATION_NAMES, Kind
 from unstale.protocol.tags import shown as printed
+from unstale.redis_tier.cluster_tier import ClusterTier
 from unstale.redis_tier.tier import RedisTier
 from unstale_worker.leader.planning import ANNOTATIONS, plan_page
 from unstale_worker.rules import Plan, Rules
@@ -53,7 +54,13 @@ class Replayed:
 
 
 async def replay(
-    source: Source, tier: RedisTier, rules: Rules, *, since: float, table: str | None, dry_run: bool
+    source: Source,
+    tier: RedisTier | ClusterTier,
+    rules: Rules,
+    *,
+    since: float,
+    table: str | None,
+    dry_run: bool,
 ) -> Replayed:
     """Announce again what was committed in the last ``since`` seconds; raises `TooFarBack`.
 
@@ -78,7 +85,9 @@ async def replay(
         cursor = page.cursor
 
 
-async def _announce(source: Source, tier: RedisTier, rules: Rules, page: Page, result: Replayed) -> None:
+async def _announce(
+    source: Source, tier: RedisTier | ClusterTier, rules: Rules, page: Page, result: Replayed
+) -> None:
     plan = await plan_page(page, rules, source)
     if plan.queries:
         result.failures += map(str, await source.run_queries(rules, plan))

@@ -2,6 +2,7 @@
 
 import time
 
+from unstale.redis_tier.cluster_tier import by_keys
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.tier import RedisTier
 from unstale.settings import WorkerSettings
@@ -17,7 +18,9 @@ async def run_replay(
     """Announce again what was committed in the last ``since`` seconds; see `replay`."""
     rules = Rules.load(settings.config).require_watches()
     tier = RedisTier(
-        Connections(settings.redis_url.get_secret_value(), timeout=settings.redis_timeout),
+        Connections(
+            settings.redis_url.get_secret_value(), timeout=settings.redis_timeout, tag=settings.names.tag
+        ),
         settings.names,
         timeout=settings.redis_timeout,
         log_max_bytes=settings.log_max_bytes,
@@ -26,7 +29,7 @@ async def run_replay(
     source = await open_source(settings, session="replay")
     try:
         async with explained(settings):
-            return await replay(source, tier, rules, since=since, table=table, dry_run=dry_run)
+            return await replay(source, by_keys(tier), rules, since=since, table=table, dry_run=dry_run)
     finally:
         await source.close()
         await tier.close()

@@ -133,6 +133,15 @@ local function append(state, log, channel, epoch, keys, patterns, max_bytes, rea
   return last
 end
 
+-- Returns true if the epoch belongs to the live server. If it does not, agents do not hear of what the script removes. In a
+-- cluster the slot may come back to the server of the epoch later, which must then not go on: its run is forgotten.
+local function live_epoch(state, epoch, known_run, run)
+  if not epoch then return false end
+  if run == '' or known_run == run then return true end
+  redis.call('HSET', state, 'run', 'none')
+  return false
+end
+
 -- Raises need_lsn, the WAL position that a replica must have reached before loaders may read it.
 local function raise_need_lsn(state, lsn)
   if lsn_after(lsn, redis.call('HGET', state, 'need_lsn')) then

@@ -17,7 +17,7 @@ if #KEYS > last then
 end
 local known = redis.call('HMGET', state, 'epoch', 'run', 'need_lsn')
 local run = live_run()
-if not known[1] or (run ~= '' and known[2] ~= run) then
+if not live_epoch(state, known[1], known[2], run) then
   return { unlinked, 0 }
 end
 local id = append(state, log, ARGV[1], known[1], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[7], run)

@@ -23,7 +23,7 @@ if #KEYS > 4 then
 end
 redis.call('SET', KEYS[3], value, 'PX', ARGV[3])
 local run = live_run()
-if not known[1] or (run ~= '' and known[2] ~= run) then
+if not live_epoch(state, known[1], known[2], run) then
   return { 0, '' }
 end
 return { append(state, log, ARGV[1], known[1], ARGV[4], '[]', tonumber(ARGV[5]), ARGV[8], run), known[1] }

@@ -41,7 +41,7 @@ async def open_store(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Re
         ...     claimed = await store.keys.claim()
     """
     timeout, names = settings.redis_timeout, settings.names
-    connections = Connections(settings.redis_url.get_secret_value(), timeout=timeout)
+    connections = Connections(settings.redis_url.get_secret_value(), timeout=timeout, tag=names.tag)
     multiplexer = Multiplexer(connections, timeout=timeout, clock=time.monotonic)
     try:
         yield RefreshStore(
