@@ -7,6 +7,7 @@ as after any failover.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +19,8 @@ from faults.stage import USERS, Stage, key_of, staged
 from servers import Database, eventually, run_apart
 from servers.clusters import NAMES, SLOT, Cluster, start_cluster
 from unstale import Cache, RedisUnavailable
+from unstale.redis_tier.connections import Connections
+from unstale.redis_tier.multiplexer import Multiplexer
 from unstale_worker.leader.supervisor import Worker
 from workers import redis_at, running_worker, state_of
 
@@ -95,7 +98,9 @@ async def test_worker_and_agents_follow_a_failover(
         assert worker.status().counters.epochs >= 2  # the first, and the one after the failover
 
 
-async def test_a_slot_moves_with_all_it_has_at_once(database: Database, nodes: Cluster, quick: None) -> None:
+async def test_a_slot_moves_with_all_it_has_at_once(
+    database: Database, nodes: Cluster, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
     """Valkey 9 moves slots in one step, so nothing but the address changes."""
     target = await nodes.other()
     async with followed(database, nodes) as (stage, _):
@@ -108,6 +113,27 @@ async def test_a_slot_moves_with_all_it_has_at_once(database: Database, nodes: C
                 stop.set()
         await stage.write(1)
         await settled(stage, nodes)
+    assert "this node does not serve the channel any more" in caplog.text  # so nobody waits for silence
+
+
+async def test_a_connection_leaves_a_node_that_names_another(nodes: Cluster) -> None:
+    """``MOVED``: the command fails, and the next connection leads to the node that has the slot."""
+    multiplexer = Multiplexer(Connections(nodes.url, timeout=20), timeout=20, clock=time.monotonic)
+    owner, other = await nodes.owner(), await nodes.other()
+
+    async def served() -> bool:
+        try:
+            return await multiplexer.get(NAMES.stored("a")) == b"1"
+        except RedisUnavailable:
+            return False
+
+    try:
+        await multiplexer.execute_command("SET", NAMES.stored("a"), "1", "PX", 60_000)
+        await nodes.move(owner, other)
+        await eventually(served, message="the key is read at the other node")
+        assert multiplexer.breaks == 1
+    finally:
+        await multiplexer.close()
 
 
 async def test_a_slot_that_comes_back_brings_no_history_back(
