@@ -7,6 +7,7 @@ as after any failover.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -27,8 +28,12 @@ from workers import redis_at, running_worker, state_of
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Cluster]:
-    """A cluster for all tests of this file: it takes seconds to join."""
-    nodes = run_apart(start_cluster())
+    """A cluster for all tests of this file: it takes seconds to join.
+
+    With ``UNSTALE_TEST_PROGRAM=redis`` in the environment it is one of Redis.
+    """
+    redis = os.environ.get("UNSTALE_TEST_PROGRAM") == "redis"
+    nodes = run_apart(start_cluster(program="redis" if redis else "valkey"))
     try:
         yield nodes
     finally:

@@ -14,6 +14,7 @@ from servers import eventually
 from unstale.protocol.names import Names
 from unstale.protocol.partitions import SLOTS, slot_of
 from unstale_worker.dev_servers import EmbeddedValkey
+from unstale_worker.dev_servers.installs import RedisProgram
 from unstale_worker.dev_servers.process import free_port
 from workers import redis_at
 
@@ -78,7 +79,11 @@ class Cluster:
         return self.nodes[(self.nodes.index(node) + PRIMARIES) % len(self.nodes)]
 
     async def move(self, source: EmbeddedValkey, target: EmbeddedValkey) -> None:
-        """Move unstale's slot in one step, as Valkey 9 can."""
+        """Move unstale's slot: in one step where the server can, as Valkey 9."""
+        if source.program == "redis":
+            await self.begin_move(source, target)
+            await self.end_move(source, target)
+            return
         target_id = await self.id_of(target)
         await self.ask(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", SLOT, SLOT, "NODE", target_id)
 
@@ -136,17 +141,18 @@ class Cluster:
         return None
 
 
-async def start_cluster(*, args: Sequence[str] = ()) -> Cluster:
+async def start_cluster(*, args: Sequence[str] = (), program: RedisProgram = "valkey") -> Cluster:
     """Run a cluster whose nodes know each other, serve all slots, and have replicas in sync."""
     password = secrets.token_hex(8)
     nodes = []
     for _ in range(2 * PRIMARIES):
         node = EmbeddedValkey(
+            program=program,
             args=[
                 *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
                 *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-replica-validity-factor", "0"),
                 *args,
-            ]
+            ],
         )
         node.password = password
         nodes.append(node)
