@@ -44,5 +44,5 @@ def test_every_tier_has_a_sentence_and_every_kind_of_dev_server_is_named() -> No
     assert set(PROMISES) == set(Tier)
     for kind in DevRedis:
         assert f"`unstale dev --redis {kind}`" in PAGE
-    refused = CliRunner().invoke(app, ["dev", "--redis", "cluster"])
+    refused = CliRunner().invoke(app, ["dev", "--redis", "sentinel"])
     assert refused.exit_code == 2

@@ -36,6 +36,7 @@ class DevRedis(StrEnum):
 
     SINGLE = "single"
     NO_INFO = "no-info"
+    CLUSTER = "cluster"
 
 
 class WorkerRole(StrEnum):
@@ -129,7 +130,10 @@ def demo(
 def dev(
     redis: Annotated[
         DevRedis,
-        typer.Option(help="single; or no-info: the user may not call INFO, as on many rented servers."),
+        typer.Option(
+            help="single; no-info: the user may not call INFO, as on many rented servers; or cluster, of one "
+            "node."
+        ),
     ] = DevRedis.SINGLE,
 ) -> None:
     """Start Postgres, Redis and the worker for your own code, with your migrations, until Ctrl-C."""
@@ -144,7 +148,7 @@ def dev(
         configure_logging(settings.log)
         await run_dev(
             Rules.load(settings.config), config=settings.config, stop=stop, say=_print_line,
-            restricted=redis is DevRedis.NO_INFO,
+            restricted=redis is DevRedis.NO_INFO, cluster=redis is DevRedis.CLUSTER,
         )  # fmt: skip
         return DONE
 

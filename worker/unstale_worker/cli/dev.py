@@ -29,17 +29,21 @@ async def run_dev(
     stop: asyncio.Event,
     say: Callable[[str], None],
     restricted: bool = False,
+    cluster: bool = False,
 ) -> None:
     """Serve until ``stop`` is set, then stop and remove everything.
 
     unstale's migrations are applied first, then those in `MIGRATIONS`, then `SEED`. Once the worker has
     accepted the servers, ``say`` receives their URLs as lines of an ``.env`` file; if it is stopped before,
-    nothing is printed. With ``restricted``, Redis' URL is of a user as rented servers have them. Raises
+    nothing is printed. With ``restricted``, Redis' URL is of a user as rented servers have them; with
+    ``cluster`` it is a cluster of one node. Raises
     `ConfigurationError` if an SQL file fails or a watch is missing.
     """
 
     async def work(ready: Callable[[], None]) -> None:
-        await _serve(rules, config=config, stop=stop, say=say, ready=ready, restricted=restricted)
+        await _serve(
+            rules, config=config, stop=stop, say=say, ready=ready, restricted=restricted, cluster=cluster
+        )
 
     await run_until_ready(work, stop=stop)
 
@@ -52,11 +56,12 @@ async def _serve(
     say: Callable[[str], None],
     ready: Callable[[], None],
     restricted: bool,
+    cluster: bool,
 ) -> None:
     folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
     seed = SEED.read_text("utf-8") if SEED.is_file() else ""
     try:
-        async with stack(migrations=folders, sql=seed, restricted=restricted) as servers:
+        async with stack(migrations=folders, sql=seed, restricted=restricted, cluster=cluster) as servers:
             settings = WorkerSettings.from_env(
                 database_url=servers.worker_database_url, redis_url=servers.redis_url, config=config
             )

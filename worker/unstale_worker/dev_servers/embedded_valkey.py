@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from unstale_worker.dev_servers.embedded_server import EmbeddedServer
+from unstale.errors import EmbeddedServerError
+from unstale.protocol.partitions import SLOTS
+from unstale_worker.dev_servers.embedded_server import START_SECONDS, EmbeddedServer
 from unstale_worker.dev_servers.installs import RedisProgram, find_redis
+from unstale_worker.dev_servers.process import free_port
 
 RESTRICTED_USER: Final = "restricted"
 RESTRICTED_COMMANDS: Final = "+@all -@admin -@dangerous -client -script -wait -command -pubsub"
@@ -35,6 +39,7 @@ class EmbeddedValkey(EmbeddedServer):
         program: ``redis`` starts Redis instead.
         restricted: Add the user of `restricted_url`, who may do what rented servers allow: no command of
             administration, so neither INFO nor CONFIG.
+        cluster: Be a cluster of one node, which serves all slots.
     """
 
     log_name = "valkey.log"
@@ -50,12 +55,16 @@ class EmbeddedValkey(EmbeddedServer):
         replica_of: EmbeddedValkey | None = None,
         program: RedisProgram = "valkey",
         restricted: bool = False,
+        cluster: bool = False,
     ) -> None:
         password = secrets.token_hex(16) if replica_of is None else replica_of.password
         super().__init__(directory=directory, password=password, user=None)
         self.program = program
         self.restricted = restricted
+        self.cluster = cluster
         self.args = tuple(args)
+        if cluster:  # its bus would be 10,000 above the other port, which may be too high
+            self.args += ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
         if replica_of is not None:
             self.args += ("--replicaof", "127.0.0.1", str(replica_of.port))
         self._executable = Path(program)
@@ -63,12 +72,36 @@ class EmbeddedValkey(EmbeddedServer):
     @property
     def url(self) -> str:
         """URL with the password, for database 0."""
-        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+        place = f"redis://:{self.password}@127.0.0.1:{self.port}"
+        return f"{place}?cluster=true" if self.cluster else f"{place}/0"
 
     @property
     def restricted_url(self) -> str:
         """URL of the restricted user."""
         return f"redis://{RESTRICTED_USER}:{self.password}@127.0.0.1:{self.port}/0"
+
+    async def start(self) -> None:
+        """Start; return when the server answers, and in a cluster serves all slots."""
+        await super().start()
+        if not self.cluster:
+            return
+        client = self._client(self.port)
+        try:
+            if b"cluster_slots_assigned:0" in await client.execute_command("CLUSTER", "INFO"):
+                await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+            deadline = time.monotonic() + START_SECONDS
+            while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO"):
+                if time.monotonic() > deadline:
+                    raise EmbeddedServerError(f"{self!r} does not serve its slots; see {self.log}")
+                await asyncio.sleep(0.01)
+        finally:
+            await client.aclose()
+
+    def _client(self, port: int) -> Redis:
+        return Redis(
+            host="127.0.0.1", port=port, password=self.password, retry=Retry(NoBackoff(), 0),
+            socket_timeout=2, socket_connect_timeout=2,
+        )  # fmt: skip
 
     async def _find(self) -> None:
         self._executable = await asyncio.to_thread(find_redis, self.program)
@@ -91,10 +124,7 @@ class EmbeddedValkey(EmbeddedServer):
 
     async def _answers(self, port: int) -> bool:
         """Check password and process id for identity."""
-        client = Redis(
-            host="127.0.0.1", port=port, password=self.password, retry=Retry(NoBackoff(), 0),
-            socket_timeout=2, socket_connect_timeout=2,
-        )  # fmt: skip
+        client = self._client(port)
         try:
             answer = await client.info("server")
             # With another pid, this server could not bind the port and will end; another port is tried.

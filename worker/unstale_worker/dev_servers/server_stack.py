@@ -42,6 +42,7 @@ async def stack(
     version: PostgresVersion = "18",
     event_triggers: bool = True,
     restricted: bool = False,
+    cluster: bool = False,
 ) -> AsyncIterator[Stack]:
     """Start both servers and apply unstale's migrations, `migrations` and `sql`.
 
@@ -54,11 +55,12 @@ async def stack(
         version: Major version of Postgres.
         event_triggers: Let ``postgres`` create event triggers, as on Supabase.
         restricted: Give the URL of a Redis user who may not call INFO or CONFIG, as on rented servers.
+        cluster: Start a Redis Cluster of one node.
     """
     home = None if directory is None else directory / "postgres"
     async with (
         EmbeddedPostgres(directory=home, settings=settings, version=version) as postgres,
-        EmbeddedValkey(args=valkey_args, restricted=restricted) as valkey,
+        EmbeddedValkey(args=valkey_args, restricted=restricted, cluster=cluster) as valkey,
     ):
         await postgres.create_supabase_roles()
         await migrate(postgres, database="postgres", migrations=migrations, event_triggers=event_triggers)
