@@ -9,6 +9,8 @@ create table rooms (id bigint primary key, title text);
 create table events (person_id bigint, day date, what text) partition by range (day);
 create table events_2025 partition of events for values from ('2025-01-01') to ('2026-01-01');
 create table events_2026 partition of events for values from ('2026-01-01') to ('2027-01-01');
+create table visits_by_day (person_id bigint, day date, what text, primary key (person_id, day)) partition by range (day);
+create table visits_2026 partition of visits_by_day for values from ('2026-01-01') to ('2027-01-01');
 create table "Odd Table" ("The Id" bigint primary key, "Value" text);
 create table flags (name text primary key, value boolean);
 create table friends (a bigint, b bigint, primary key (a, b));

@@ -23,7 +23,7 @@ from workers.commands import environment, run
 
 TABLES = """
 create table profiles (id bigint primary key, name text);
-create table notes (profile_id bigint, body text);
+create table notes (profile_id bigint primary key, body text, read_at timestamptz);
 """
 PROFILES = '[[watch]]\ntable = "profiles"\nkeys = ["user:{id}:profile"]\n'
 NOTES = '[[watch]]\ntable = "public.notes"\nkeys  = ["user:{profile_id}:profile"]\n'
@@ -85,6 +85,19 @@ def test_learn_reports_the_missing_rule_until_it_is_written(tmp_path: Path, sett
         again = run("learn", "--json", cwd=tmp_path, settings=settings)
         assert again.code == 0, again.out
         assert json.loads(again.out)["missing"] == []
+    # A filter that leaves out what the loader reads is said, and fails nothing.
+    narrow = PROFILES + NOTES + 'columns = ["read_at"]\n'
+    (tmp_path / "unstale.toml").write_text(narrow)
+    again = run("learn", cwd=tmp_path, settings=settings)
+    assert again.code == 0
+    left = "column left out: user:*:profile reads body of public.notes, which columns of its rules leaves out"
+    assert left in again.out
+    listed = run("doctor", "--loaders", "--json", cwd=tmp_path, settings=settings).out
+    assert [each["severity"] for each in json.loads(listed)["findings"] if left in each["finding"]] == [
+        "info"
+    ]
+    (tmp_path / "unstale.toml").write_text(narrow + '[learn]\nignore_columns = ["notes.body"]\n')
+    assert "left out" not in run("learn", cwd=tmp_path, settings=settings).out
     (tmp_path / "unstale.toml").unlink()
     bare = run("learn", cwd=tmp_path, settings=settings)
     assert bare.code == 1
@@ -195,5 +208,7 @@ def test_rules_for_learn_name_mistakes() -> None:
     assert "ignore_tables" in str(caught.value)
     with pytest.raises(RuleErrors, match="not a table name"):
         Rules.parse(PROFILES + '[learn]\nignore_tables = ["a.b.c"]\n')
+    with pytest.raises(RuleErrors, match="not a column of a table"):
+        Rules.parse(PROFILES + '[learn]\nignore_columns = ["name"]\n')
     observation = Observation("a:1", "a:*", {2: 1}, "select 1", Reading(doubts=("x",)))
     assert Observation.decode(observation.encode()) == observation

@@ -17,6 +17,7 @@ from companion.stand_in import StandIn
 from servers import Database
 from unstale import AgentSettings, Cache, ConnectionPool, PoolSettings
 from unstale.companion.recording import recorder
+from unstale.companion.recording.reading import Observation
 from unstale.testing import InMemory
 from unstale_worker.demo.example import companion_folder
 from unstale_worker.learn.report import Learned, learn, read_recording
@@ -63,6 +64,11 @@ async def test_each_deleted_rule_of_the_companion_is_reported(
     observations = read_recording(recording)
     assert missing(learn(rules, observations)) == set()
     assert learn(rules, observations).doubts == ()
+    # A trigger changes it together with the columns of the rules, which cannot be known.
+    assert [(each.table, each.columns) for each in learn(rules, observations).columns] == [
+        ("public.memories", ("version",)),
+        ("public.organizations", ("version",)),
+    ]
     for number, watch in enumerate(rules.watches):
         found = learn(without(rules, number), observations)
         assert {each.table for each in found.missing} == {str(watch.table)}, watch
@@ -178,6 +184,19 @@ LOADERS: dict[str, tuple[Loader, set[str]]] = {
         {"Odd Table"},
     ),
     "flags": (fetch("select name from flags where value"), {"flags"}),
+    "person:1:partitioned": (
+        fetch("select what from visits_by_day where person_id = $1", 1), {"visits_by_day"}
+    ),
+    "person:1:star": (fetch("select * from people where id = $1", 1), {"people"}),
+    "person:1:counted": (fetch("select count(*) from notes where person_id = $1", 1), {"notes"}),
+    "person:1:ordered": (fetch("select id from notes where person_id = $1 order by body", 1), {"notes"}),
+    "person:1:grouped": (
+        fetch("select org_id, max(name) from people where org_id = $1 group by org_id", 1), {"people"}
+    ),
+    "person:1:expression": (
+        fetch("select coalesce(upper(name), 'org_id') || '.org_id'::text from people where id = $1", 1),
+        {"people"},
+    ),
 }  # fmt: skip
 
 
@@ -189,6 +208,37 @@ def synthetic_rules() -> Rules:
         for table in sorted(tables)
     ]
     return Rules.parse("\n".join(blocks))
+
+
+COLUMNS: dict[str, dict[str, set[str]]] = {
+    "person:1:row": {"people": {"name"}},
+    "person:1:view": {"people": {"name"}},
+    "person:1:views": {"people": {"name"}},
+    "person:1:invoked": {"notes": {"person_id", "body"}},
+    "person:1:inlined": {"notes": {"person_id", "body"}},
+    "person:1:cte": {"notes": {"person_id"}, "tags": {"note_id", "tag"}},
+    "person:1:policies": {"secrets": {"person_id", "body"}, "letters": {"person_id", "body"}},
+    "person:1:partitions": {},  # without a primary key every change counts
+    "person:1:partitioned": {"visits_by_day": {"what"}},
+    "person:1:subqueries": {"people": {"org_id"}, "orgs": {"plan"}},
+    "person:1:union": {"notes": {"person_id", "body"}, "letters": {"person_id", "body"}},
+    "person:1:joins": {
+        "people": {"name", "org_id"}, "orgs": {"plan", "country"}, "countries": {"name"}, "prices": {"cents"},
+    },
+    "person:1:prepared": {"notes": {"person_id", "body"}},
+    "room:1:cursor": {"rooms": {"title"}},
+    "person:1:tasks": {"people": {"name"}, "scores": {"points"}},
+    "person:1:other": {"people": {"name"}},
+    "person:7:plain": {"people": {"name"}},
+    "odd:1": {"Odd Table": {"Value"}},
+    "flags": {"flags": {"value"}},
+    "person:1:star": {},
+    "person:1:counted": {"notes": {"person_id"}},
+    "person:1:ordered": {"notes": {"person_id", "body"}},
+    "person:1:grouped": {"people": {"org_id", "name"}},
+    "person:1:expression": {"people": {"name"}},
+}  # fmt: skip
+"""The columns that each loader needs, without those of primary keys; of functions they are not known."""
 
 
 async def test_each_deleted_rule_of_other_loaders_is_reported(
@@ -217,6 +267,7 @@ async def test_each_deleted_rule_of_other_loaders_is_reported(
     for number, watch in enumerate(rules.watches):
         found = {(each.key, each.table) for each in learn(without(rules, number), observations).missing}
         assert (watch.keys[0].text, str(watch.table)) in found, watch
+    each_column_is_reported(observations)
     learned = learn(None, observations)
     assert not learned.doubts
     # The proposed rules watch everything, but for what a person has to complete.
@@ -225,3 +276,26 @@ async def test_each_deleted_rule_of_other_loaders_is_reported(
     assert {each.keys for each in rest.missing} == {
         f"person:*:{name}" for name in ("recursive", "procedural", "nested", "other", "atomic")
     }
+
+
+def each_column_is_reported(observations: list[Observation]) -> None:
+    """Every column that a loader needs is found, and no other: one at a time is left out of ``columns``."""
+    found: dict[str, dict[str, set[str]]] = {key: {} for key in COLUMNS}
+    for each in observations:
+        for table, columns in each.reading.columns.items():
+            found.setdefault(each.key, {}).setdefault(table.name, set()).update(columns)
+    assert found == COLUMNS
+    for key, tables in COLUMNS.items():
+        own = [each for each in observations if each.key == key]
+        for name, needed in tables.items():
+            for left in needed:
+                kept = sorted(needed - {left}) or ["another"]
+                rule = f"[[watch]]\ntable = 'public.\"{name}\"'\nkeys = ['{key}']\ncolumns = {kept}\n"
+                (reported,) = learn(Rules.parse(rule), own).columns
+                assert reported.columns == (left,), (key, name)
+                assert f" reads {left} of {reported.table}, which columns of its rules" in str(reported)
+                ignoring = f"[learn]\nignore_columns = ['{reported.table}.{left}']\n"
+                assert f"name {reported.table}.{left} in ignore_columns" in reported.remedy
+                for more in (f"columns = {[*kept, left]}\n", "", f"columns = {kept}\n{ignoring}"):
+                    whole = Rules.parse(rule.replace(f"columns = {kept}\n", more))
+                    assert learn(whole, own).columns == ()

@@ -21,6 +21,9 @@ async def missing(rules: Rules, recording: Path) -> AsyncIterator[Finding]:
             str(each),
             f"Add this to {rules.file}, or leave it out with [learn] (docs/rules.md):\n{each.toml}",
         )
+    for left in found.columns:
+        remedy = f"{left.remedy[0].upper()}{left.remedy[1:]} (docs/learn.md)."
+        yield Finding(Severity.INFO, SUBJECT, f"column left out: {left}", remedy)
     for doubt in found.doubts:
         yield Finding(Severity.INFO, SUBJECT, f"not followed: {doubt}", "Check by hand that rules watch it.")
     if not found.statements:

@@ -7,6 +7,7 @@ from pathlib import Path
 from unstale.companion.recording.reading import Observation, Table
 from unstale.errors import ConfigurationError
 from unstale.protocol.globs import matches
+from unstale_worker.learn.left_out import LeftOut, left_out
 from unstale_worker.learn.proposal import Proposal, propose, toml
 from unstale_worker.rules import Rules, TableName
 
@@ -45,17 +46,20 @@ class Learned:
         missing: Tables without a rule.
         toml: The rules that would watch them.
         doubts: What could not be followed, as sentences.
+        columns: Columns of watched tables that the rules leave out.
     """
 
     statements: int
     missing: tuple[Missing, ...]
     toml: str
     doubts: tuple[str, ...]
+    columns: tuple[LeftOut, ...] = ()
 
 
 def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
     """Compare; without rules every table is missing."""
     missing: dict[tuple[str, Table], tuple[Missing, Proposal]] = {}
+    narrow: dict[tuple[str, Table], tuple[Observation, set[str]]] = {}
     doubts: dict[str, None] = {}
     count = 0
     for observation in observations:
@@ -65,6 +69,8 @@ def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
         doubts.update(dict.fromkeys(f"{observation.shape}: {doubt}" for doubt in observation.reading.doubts))
         for table, parts in observation.reading.tables.items():
             if rules is not None and _covered(rules, observation.key, table, parts):
+                if names := left_out(rules, table, observation.reading.columns.get(table, ())):
+                    narrow.setdefault((observation.shape, table), (observation, set()))[1].update(names)
                 continue
             name = str(TableName(table.schema, table.name))
             watched = rules is not None and (table.schema, table.name) in rules.tables
@@ -78,7 +84,17 @@ def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
     pairs = [
         missing[identity] for identity in sorted(missing, key=lambda each: (each[1].schema, each[1].name))
     ]
-    return Learned(count, tuple(found for found, _ in pairs), toml(each for _, each in pairs), tuple(doubts))
+    columns = [
+        LeftOut(shape, str(TableName(table.schema, table.name)), tuple(sorted(names)), observation.statement)
+        for (shape, table), (observation, names) in narrow.items()
+    ]
+    return Learned(
+        count,
+        tuple(found for found, _ in pairs),
+        toml(each for _, each in pairs),
+        tuple(doubts),
+        tuple(sorted(columns, key=lambda each: (each.table, each.keys))),
+    )
 
 
 def _covered(rules: Rules, key: str, table: Table, parts: tuple[Table, ...]) -> bool:

@@ -78,6 +78,7 @@ def report(found: Learned) -> str:
         lines += ["", "A table or key that is to be left out: [learn] in docs/rules.md."]
     else:
         lines.append("Every table that they read is watched.")
+    lines += [f"column left out: {each}; {each.remedy}" for each in found.columns]
     lines += [f"not followed: {doubt}" for doubt in found.doubts]
     return "\n".join(lines) + "\n"
 

@@ -57,6 +57,24 @@ class TableName:
         return f"{display(self.schema)}.{display(self.name)}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ColumnName:
+    """A column of a table, by their names in the catalog."""
+
+    table: TableName
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> "ColumnName":
+        """Read ``table.column`` or ``schema.table.column``; raises `NameMistake`."""
+        found = re.fullmatch(f"(.+)\\.({PLAIN}|{QUOTED})", text, re.DOTALL)
+        if found is None:
+            raise NameMistake("not a column of a table", remedy="Write schema.table.column.")
+        name = unquote(found[2])
+        check_name(name)
+        return cls(TableName.parse(found[1]), name)
+
+
 def unquote(part: str) -> str:
     """Return the name that a plain or double-quoted identifier denotes."""
     return part[1:-1].replace('""', '"') if part.startswith('"') else part

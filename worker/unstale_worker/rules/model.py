@@ -11,7 +11,7 @@ from unstale.protocol.key_forms import KINDS, KeyForm, usable
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import discovery, toml_lines
 from unstale_worker.rules.difference import RULES_VERSION, meanings
-from unstale_worker.rules.identifiers import TableName
+from unstale_worker.rules.identifiers import ColumnName, TableName
 from unstale_worker.rules.parse import RulesParser
 from unstale_worker.rules.plan import Plan, Step, Watch
 from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
@@ -45,6 +45,7 @@ class Rules:
         refreshes: One per ``[refresh."..."]`` table, in file order; the first that matches a key counts.
         forms: The spelling of keys, once the types of the columns are known; see `typed`.
         unlearned_tables: Tables that `unstale learn` asks no rule for.
+        unlearned_columns: Columns that it asks no rule for.
         unlearned_keys: Globs of the keys that `unstale learn` does not look at.
 
     Example:
@@ -64,6 +65,7 @@ class Rules:
     refreshes: tuple[RefreshSpec, ...] = ()
     forms: tuple[KeyForm, ...] = ()
     unlearned_tables: tuple[TableName, ...] = ()
+    unlearned_columns: tuple[ColumnName, ...] = ()
     unlearned_keys: tuple[str, ...] = ()
     _steps: dict[tuple[str, str, tuple[str, ...]], tuple[Step, ...]] = field(
         default_factory=dict, repr=False, compare=False
@@ -105,7 +107,8 @@ class Rules:
         patterns = {pattern for watch in watches for pattern in watch.patterns}
         return cls(
             file, watches, ttl, _tables(watches), _hash(watches, ttl, refreshes), tuple(sorted(patterns)),
-            refreshes, unlearned_tables=parser.ignored_tables, unlearned_keys=parser.ignored_keys,
+            refreshes, unlearned_tables=parser.ignored_tables, unlearned_columns=parser.ignored_columns,
+            unlearned_keys=parser.ignored_keys,
         )  # fmt: skip
 
     def require_watches(self) -> "Rules":

@@ -6,7 +6,7 @@ from typing import Final
 
 from unstale.protocol.names import TAG
 from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
-from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
+from unstale_worker.rules.identifiers import ColumnName, NameMistake, TableName, check_name
 from unstale_worker.rules.parse_refresh import RefreshParser
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
@@ -17,7 +17,7 @@ from unstale_worker.rules.toml_lines import Path
 
 _WATCH_FIELDS: Final = ("table", "keys", "tags", "columns", "query", "reads", "purge")
 _TOP_FIELDS: Final = ("watch", "ttl", "refresh", "learn")
-_LEARN_FIELDS: Final = ("ignore_tables", "ignore_keys")
+_LEARN_FIELDS: Final = ("ignore_tables", "ignore_columns", "ignore_keys")
 
 
 class RulesParser(FieldChecker):
@@ -25,10 +25,12 @@ class RulesParser(FieldChecker):
 
     Attributes:
         ignored_tables: Tables that `unstale learn` does not ask a rule for, once `run` has returned.
+        ignored_columns: Columns that it asks no rule for.
         ignored_keys: Globs of the keys that it does not look at.
     """
 
     ignored_tables: tuple[TableName, ...] = ()
+    ignored_columns: tuple[ColumnName, ...] = ()
     ignored_keys: tuple[str, ...] = ()
 
     def run(
@@ -61,6 +63,8 @@ class RulesParser(FieldChecker):
                 self.unknown((*path, name), block[name], _LEARN_FIELDS)
         tables = self.many(block, path, "ignore_tables", TableName.parse, "", required=False)
         self.ignored_tables = tables or ()
+        columns = self.many(block, path, "ignore_columns", ColumnName.parse, "", required=False)
+        self.ignored_columns = columns or ()
         self.ignored_keys = self.many(block, path, "ignore_keys", _glob, "", required=False) or ()
 
     # --- [[watch]] ------------------------------------------------------------------------------

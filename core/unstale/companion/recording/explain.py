@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from unstale.companion.recording.plan_columns import read_columns
 from unstale.companion.recording.plan_text import Plan, bare, called, named_tables, read_plan
 from unstale.companion.recording.reading import Equal, Reading, Table
 
@@ -87,6 +88,7 @@ class _Explainer:
         self._equal: dict[Equal, None] = {}
         self._doubts: dict[str, None] = {}
         self._done: set[int] = set()
+        self._plan: object = None
         self.prepared = False
 
     async def statement(self, text: str) -> None:
@@ -97,6 +99,7 @@ class _Explainer:
         count = await connection.fetchval(sql("parameters"))
         nulls = f"({', '.join(['null'] * count)})" if count else ""
         plan = await connection.fetchval(sql("explain_prepared").replace("@{arguments}", nulls))
+        self._plan = json.loads(plan) if isinstance(plan, str) else plan
         await connection.execute(sql("deallocate"))
         self.prepared = False
         await self._take(plan, also=text)
@@ -135,7 +138,24 @@ class _Explainer:
             )
             for each in self._equal
         )  # fmt: skip
-        return Reading(found, tuple(dict.fromkeys(equal)), tuple(self._doubts))
+        columns = await self._columns(roots)
+        return Reading(found, tuple(dict.fromkeys(equal)), tuple(self._doubts), columns)
+
+    async def _columns(self, roots: Mapping[Table, Table]) -> dict[Table, tuple[str, ...]]:
+        """Return the columns that the statement itself reads, those of a partition under its root.
+
+        Without a primary key every change of a table counts, whatever the columns of a rule.
+        """
+        tables = list(self._tables) if self._plan is not None else []
+        rows = await self._connection.fetch(
+            sql("columns"), [table.schema for table in tables], [table.name for table in tables]
+        )
+        known = {Table(row["schema"], row["name"]): row for row in rows if row["fixed"]}
+        named = read_columns(self._plan, {table: row["columns"] for table, row in known.items()})
+        found: dict[Table, set[str]] = {}
+        for table, columns in named.items():
+            found.setdefault(roots.get(table, table), set()).update(columns - set(known[table]["fixed"]))
+        return {table: tuple(sorted(columns)) for table, columns in found.items() if columns}
 
     async def _take(self, document: Any, *, also: str = "") -> None:
         plan: Plan = read_plan(json.loads(document) if isinstance(document, str) else document)

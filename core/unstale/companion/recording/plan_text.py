@@ -7,26 +7,26 @@ from typing import Any, Final
 
 from unstale.companion.recording.reading import Equal, Table
 
-_NAME: Final = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
-_COLUMN: Final = rf"\(?({_NAME})\.({_NAME})\)?(?:::[\w ]+(?:\(\d+\))?)?"
+NAME: Final = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+_COLUMN: Final = rf"\(?({NAME})\.({NAME})\)?(?:::[\w ]+(?:\(\d+\))?)?"
 _PARAMETER: Final = r"\(?\$(\d+)\)?(?:::[\w \[\]]+)?"
 _BOUND: Final = re.compile(rf"{_COLUMN} = (?:ANY \(?)?{_PARAMETER}")
 _BINDS: Final = re.compile(rf"{_PARAMETER} = {_COLUMN}")
 _JOINED: Final = re.compile(rf"{_COLUMN} = {_COLUMN}")
-_CALLED: Final = re.compile(rf"(?:({_NAME})\s*\.\s*)?({_NAME})\s*\(")
+_CALLED: Final = re.compile(rf"(?:({NAME})\s*\.\s*)?({NAME})\s*\(")
 _INIT_PLAN: Final = re.compile(r"\(returns ([$\d,]+)\)")
 _COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRING: Final = re.compile(r"'(?:[^']|'')*'")
 _ALIAS: Final = (
     r"(?:\s+(?:as\s+)?(?!(?:from|where|join|left|right|inner|full|cross|natural|on|using|set|values|select"
-    rf"|group|order|limit|union|loop|for|as|returning)\b){_NAME})?"
+    rf"|group|order|limit|union|loop|for|as|returning)\b){NAME})?"
 )
-_ITEM: Final = rf"(?:{_NAME}\s*\.\s*)?{_NAME}{_ALIAS}"
+_ITEM: Final = rf"(?:{NAME}\s*\.\s*)?{NAME}{_ALIAS}"
 _FROM: Final = re.compile(
     rf"\b(?:from|join|into|update|using|table)\s+(?:only\s+|lateral\s+)?({_ITEM}(?:\s*,\s*{_ITEM})*)",
     re.IGNORECASE,
 )
-_FIRST: Final = re.compile(rf"\s*((?:{_NAME}\s*\.\s*)?{_NAME})")
+_FIRST: Final = re.compile(rf"\s*((?:{NAME}\s*\.\s*)?{NAME})")
 _CONDITIONS: Final = ("Index Cond", "Recheck Cond", "Filter", "Hash Cond", "Merge Cond", "Join Filter")
 
 
@@ -48,7 +48,7 @@ class Plan:
 def read_plan(document: object) -> Plan:
     """Collect the tables, functions and equalities of a plan."""
     plan = Plan()
-    nodes = list(_nodes(document))
+    nodes = list(nodes_of(document))
     aliases: dict[str, Table] = {}
     internal: set[int] = set()
     for node in nodes:
@@ -62,7 +62,7 @@ def read_plan(document: object) -> Plan:
         if found := _INIT_PLAN.search(str(node.get("Subplan Name", ""))):
             internal |= {int(number) for number in re.findall(r"\d+", found[1])}
     for node in nodes:
-        for text in _texts(node):
+        for text in texts_of(node):
             plan.functions |= called(text)
         for name in _CONDITIONS:
             for equal in _equalities(str(node.get(name, "")), aliases, internal):
@@ -73,8 +73,7 @@ def read_plan(document: object) -> Plan:
 def called(text: str) -> set[tuple[str | None, str]]:
     """Return the names before a parenthesis; more than functions, of which the catalog knows the rest."""
     return {
-        (None if schema == "" else _unquoted(schema), _unquoted(name))
-        for schema, name in _CALLED.findall(text)
+        (None if schema == "" else unquoted(schema), unquoted(name)) for schema, name in _CALLED.findall(text)
     }
 
 
@@ -94,17 +93,17 @@ def bare(body: str) -> str:
     return _STRING.sub("''", _COMMENT.sub(" ", body))
 
 
-def _nodes(part: object) -> Iterator[dict[str, Any]]:
+def nodes_of(part: object) -> Iterator[dict[str, Any]]:
     if isinstance(part, dict):
         yield part
         for value in part.values():
-            yield from _nodes(value)
+            yield from nodes_of(value)
     elif isinstance(part, list):
         for value in part:
-            yield from _nodes(value)
+            yield from nodes_of(value)
 
 
-def _texts(node: dict[str, Any]) -> Iterator[str]:
+def texts_of(node: dict[str, Any]) -> Iterator[str]:
     for value in node.values():
         if isinstance(value, str):
             yield value
@@ -116,14 +115,14 @@ def _equalities(text: str, aliases: dict[str, Table], internal: set[int]) -> Ite
     found = [(match[1], match[2], match[3]) for match in _BOUND.finditer(text)]
     found += [(match[2], match[3], match[1]) for match in _BINDS.finditer(text)]
     for alias, column, number in found:
-        table = aliases.get(_unquoted(alias))
+        table = aliases.get(unquoted(alias))
         if table is not None and int(number) not in internal:
-            yield Equal(table, _unquoted(column), parameter=int(number))
+            yield Equal(table, unquoted(column), parameter=int(number))
     for match in _JOINED.finditer(text):
-        left, right = aliases.get(_unquoted(match[1])), aliases.get(_unquoted(match[3]))
+        left, right = aliases.get(unquoted(match[1])), aliases.get(unquoted(match[3]))
         if left is not None and right is not None:
-            yield Equal(left, _unquoted(match[2]), right, _unquoted(match[4]))
+            yield Equal(left, unquoted(match[2]), right, unquoted(match[4]))
 
 
-def _unquoted(name: str) -> str:
+def unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name

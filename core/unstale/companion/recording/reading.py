@@ -45,11 +45,14 @@ class Reading:
         tables: Each table, with the partitions of it that were read by their own names.
         equal: Conditions of the statement, from which a rule is proposed.
         doubts: Sentences about what could not be followed.
+        columns: The columns of each table that the statement is known to need, without the primary key. It
+            may need more: those that functions read, and those of ``select *``, are not known.
     """
 
     tables: Mapping[Table, tuple[Table, ...]] = field(default_factory=dict)
     equal: tuple[Equal, ...] = ()
     doubts: tuple[str, ...] = ()
+    columns: Mapping[Table, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,13 @@ class Observation:
             [asdict(table), [asdict(part) for part in parts]] for table, parts in self.reading.tables.items()
         ]
         equal = [asdict(each) for each in self.reading.equal]
+        columns = [[asdict(table), names] for table, names in self.reading.columns.items()]
         data = {
             "key": self.key,
             "shape": self.shape,
             "holes": self.holes,
             "statement": self.statement,
-            "reading": {"tables": tables, "equal": equal, "doubts": self.reading.doubts},
+            "reading": {"tables": tables, "equal": equal, "doubts": self.reading.doubts, "columns": columns},
         }
         return json.dumps(data, ensure_ascii=False)
 
@@ -103,6 +107,7 @@ class Observation:
                 },
                 tuple(_equal(each) for each in reading["equal"]),
                 tuple(reading["doubts"]),
+                {Table(**table): tuple(names) for table, names in reading["columns"]},
             ),
         )
 
