@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from unstale_worker.observe.agent_metrics import AGENT_METRICS, AgentMetric
 from unstale_worker.observe.metric_table import DEFINITIONS, Definition
 
+METRICS: Final[tuple[Definition | AgentMetric, ...]] = (*DEFINITIONS, *AGENT_METRICS)
 HERE: Final = Path(__file__).parent
 DOCS: Final = "docs"
 GENERATED: Final = "Written by deploy/generate.py from the table of metrics; edit that instead."
@@ -23,7 +25,7 @@ WIDTH: Final = 24 // COLUMNS
 def dashboard() -> str:
     """Return ``deploy/grafana/unstale.json``."""
     panels: list[dict[str, Any]] = []
-    for definition in DEFINITIONS:
+    for definition in METRICS:
         place = len(panels)
         panels.append(
             _panel(definition, number=place + 1, x=place % COLUMNS * WIDTH, y=place // COLUMNS * HEIGHT)
@@ -49,7 +51,7 @@ def alerts() -> str:
     return "\n".join(_alert_lines()) + "\n"
 
 
-def _panel(definition: Definition, *, number: int, x: int, y: int) -> dict[str, Any]:
+def _panel(definition: Definition | AgentMetric, *, number: int, x: int, y: int) -> dict[str, Any]:
     name = definition.name
     legend = " ".join(f"{{{{{label}}}}}" for label in ("instance", *definition.labels))
     if definition.kind == "histogram":
@@ -78,9 +80,9 @@ def _panel(definition: Definition, *, number: int, x: int, y: int) -> dict[str, 
     }
 
 
-def _unit(definition: Definition) -> str:
+def _unit(definition: Definition | AgentMetric) -> str:
     if definition.kind == "counter":
-        return "ops"
+        return "s" if definition.name.endswith("_seconds_total") else "ops"
     if definition.name.endswith("_timestamp_seconds"):
         return "dateTimeAsIso"
     return "s" if definition.name.endswith("_seconds") else "short"
@@ -91,7 +93,7 @@ def _alert_lines() -> Iterator[str]:
     yield "groups:"
     yield "  - name: unstale"
     yield "    rules:"
-    for definition in DEFINITIONS:
+    for definition in METRICS:
         alert = definition.alert
         if alert is None:
             continue

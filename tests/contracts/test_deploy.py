@@ -5,10 +5,12 @@ import re
 import runpy
 from pathlib import Path
 
-from unstale_worker.observe.metric_table import DEFINITIONS
+from unstale_worker.observe.agent_metrics import AGENT_METRICS, AgentMetric
+from unstale_worker.observe.metric_table import DEFINITIONS, Definition
 
 ROOT = Path(__file__).parents[2]
-ALERTS = [definition.alert for definition in DEFINITIONS if definition.alert is not None]
+METRICS: list[Definition | AgentMetric] = [*DEFINITIONS, *AGENT_METRICS]
+ALERTS = [definition.alert for definition in METRICS if definition.alert is not None]
 
 
 def test_both_files_are_what_the_script_writes() -> None:
@@ -21,7 +23,7 @@ def test_both_files_are_what_the_script_writes() -> None:
 def test_each_metric_has_a_panel() -> None:
     panels = json.loads((ROOT / "deploy/grafana/unstale.json").read_text())["panels"]
     shown = " ".join(target["expr"] for panel in panels for target in panel["targets"])
-    for definition in DEFINITIONS:
+    for definition in METRICS:
         assert re.search(rf"\b{definition.name}(_bucket)?\b", shown), definition.name
 
 
@@ -36,7 +38,7 @@ def test_each_alert_has_a_name_of_its_own_and_leads_to_a_page() -> None:
 
 def test_the_pages_name_each_alert() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
-    for definition in DEFINITIONS:
+    for definition in METRICS:
         if definition.alert is not None:
             part = text.partition(f"## `{definition.name}`")[2].partition("\n## ")[0]
             assert definition.alert.name in part, definition.name

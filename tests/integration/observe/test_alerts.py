@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ from redis.asyncio import Redis
 from servers import eventually
 from servers.promtool import Fault, Scrape, check_alerts, promtool, scraped
 from unstale.protocol.names import Names
+from unstale_worker.agents.read import Agents, read_agents
 from unstale_worker.captures import monitor
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe import worker_health
-from unstale_worker.observe.metric_table import DEFINITIONS
+from unstale_worker.observe.agent_metrics import AGENT_METRICS, AgentMetric, AgentTotals
+from unstale_worker.observe.metric_table import DEFINITIONS, Definition
 from unstale_worker.observe.metrics import Metrics
 from unstale_worker.observe.status import Role, Status, seconds_since
 from unstale_worker.redis.applier import Applier
 from workers import PROFILES, SCHEMA, connected, redis_at, running_worker
+from workers.double import attached_cache
 from workers.refresh_stage import due
 
 ALERTS = Path(__file__).parents[3] / "deploy" / "prometheus" / "alerts.yml"
@@ -41,14 +45,20 @@ class Watched:
 
     def __init__(self, worker: Worker) -> None:
         self.worker, self.faults = worker, list[Fault]()
-        self._metrics = Metrics(worker.status)
+        self._metrics, self._totals, self._agents = Metrics(worker.status), AgentTotals(), b""
 
     @property
     def status(self) -> Status:
         return self.worker.status()
 
     def scrape(self) -> Scrape:
-        return scraped(self._metrics.text())
+        return scraped(self._metrics.text() + self._agents)
+
+    async def look_at_agents(self, redis: Redis) -> Agents:
+        """Read the agents' reports for the next scrapes."""
+        found = await read_agents(redis, Names())
+        self._agents = self._totals.text(found)
+        return found
 
     @asynccontextmanager
     async def fault(self, *alerts: str) -> AsyncIterator[list[Scrape]]:
@@ -77,10 +87,12 @@ async def test_each_alert_fires_for_its_fault(
         ):
             watched = Watched(worker)
             await changes_of_the_database(watched, admin, monkeypatch)
+            await mistakes_of_agents(watched, redis, valkey.url)
             await changes_of_redis(watched, redis)
             await servers_away(watched, own_postgres, valkey, admin, monkeypatch)
+    every: list[Definition | AgentMetric] = [*DEFINITIONS, *AGENT_METRICS]
     assert {fault.alert for fault in watched.faults} == {
-        definition.alert.name for definition in DEFINITIONS if definition.alert is not None
+        definition.alert.name for definition in every if definition.alert is not None
     }
     await asyncio.to_thread(check_alerts, ALERTS, watched.faults, tmp_path)
 
@@ -119,6 +131,40 @@ async def changes_of_the_database(
         await admin.execute("alter table profiles drop column id")
         await eventually(lambda: watched.status.coarsely_captured)
     assert ("public.profiles", "whole table") in watched.status.capture_problems
+
+
+async def mistakes_of_agents(watched: Watched, redis: Redis, url: str) -> None:
+    """An agent misspells a key, follows other rules, and does not hear of anything."""
+    async with attached_cache(url, report_interval=0.1) as cache:
+
+        async def reported() -> bool:
+            return len((await watched.look_at_agents(redis)).agents) == 1
+
+        await eventually(reported)
+        async with watched.fault("UnstaleMisspeltKeys"):
+            await cache.get_or_load("user:7:profil", lambda: "Ada")
+
+            async def misspelt() -> bool:
+                return any(shape.meant for shape in (await watched.look_at_agents(redis)).shapes.values())
+
+            await eventually(misspelt)
+        async with watched.fault("UnstaleAgentsOtherRules"):
+
+            async def other_rules() -> bool:
+                rules = cache.inspect().rules
+                rules.adopt(replace(rules.published, hash="of another day"))  # until the next watermark
+                return bool((await watched.look_at_agents(redis)).others)
+
+            await eventually(other_rules)
+        async with watched.fault("UnstaleAgentsDetached"):
+            await redis.publish(Names().channel, b'{"v": 99}')  # the worker is of a later version
+
+            async def detached() -> bool:
+                await redis.publish(Names().channel, b'{"v": 99}')
+                agents = (await watched.look_at_agents(redis)).agents
+                return any(agent.report.attached is None for agent in agents)
+
+            await eventually(detached)
 
 
 async def changes_of_redis(watched: Watched, redis: Redis) -> None:

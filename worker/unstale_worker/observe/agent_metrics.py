@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from unstale.near_cache.tallies import OTHERS
 from unstale.protocol.agent_reports import Counted
 from unstale_worker.agents.read import Agents
+from unstale_worker.observe.alert import Alert
 
 MOST_PATTERNS: Final = 100
 """Patterns with a label of their own; the others share one."""
@@ -34,12 +35,14 @@ class AgentMetric:
         kind: A gauge goes up and down, a counter only up.
         help: One sentence; docs/metrics.md has the same name as a heading.
         labels: Names of its labels.
+        alert: The alert on it.
     """
 
     name: str
     kind: Literal["gauge", "counter"]
     help: str
     labels: tuple[str, ...] = ()
+    alert: Alert | None = None
 
 
 GAUGES: Final[tuple[tuple[AgentMetric, Callable[[Agents], float]], ...]] = (
@@ -48,12 +51,34 @@ GAUGES: Final[tuple[tuple[AgentMetric, Callable[[Agents], float]], ...]] = (
         lambda agents: len(agents.agents) + agents.left_out,
     ),
     (
-        AgentMetric("unstale_agents_detached", "gauge", "Agents among them that do not trust their memory."),
+        AgentMetric(
+            "unstale_agents_detached",
+            "gauge",
+            "Agents among them that do not trust their memory.",
+            alert=Alert(
+                "UnstaleAgentsDetached",
+                "{name} > 0",
+                120,
+                "critical",
+                "Agents do not hear of changes: they load again and again, and keep values for seconds only.",
+                "troubleshooting.md",
+            ),
+        ),
         lambda agents: sum(agent.report.attached is None for agent in agents.agents),
     ),
     (
         AgentMetric(
-            "unstale_agents_other_rules", "gauge", "Agents that follow other rules than those in force."
+            "unstale_agents_other_rules",
+            "gauge",
+            "Agents that follow other rules than those in force.",
+            alert=Alert(
+                "UnstaleAgentsOtherRules",
+                "{name} > 0",
+                120,
+                "warning",
+                "Agents have not heard of the rules in force: unstale agents names them.",
+                "observe.md#see-the-agents",
+            ),
         ),
         lambda agents: len(agents.others),
     ),
@@ -68,6 +93,14 @@ GAUGES: Final[tuple[tuple[AgentMetric, Callable[[Agents], float]], ...]] = (
             "unstale_agents_misspelt_shapes",
             "gauge",
             "Shapes of keys that look like a misspelt key of a rule.",
+            alert=Alert(
+                "UnstaleMisspeltKeys",
+                "{name} > 0",
+                600,
+                "warning",
+                "Agents read keys that no change removes; unstale agents says what was meant.",
+                "observe.md#see-the-agents",
+            ),
         ),
         lambda agents: sum(bool(shape.meant) for shape in agents.shapes.values()),
     ),
