@@ -12,7 +12,7 @@ from typing import Final
 
 from unstale.errors import MessageError
 from unstale.freshness.near_miss import near_miss
-from unstale.near_cache.tallies import UNCOUNTED, Tallies, Tally
+from unstale.near_cache.tallies import OTHERS, UNCOUNTED, Tallies, Tally
 from unstale.protocol import codec
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.models import OtherSchema
@@ -24,8 +24,9 @@ logger = logging.getLogger("unstale")
 
 REMEMBERED: Final = 10_000
 """Keys whose rules are cached, so that a read need not match all patterns again."""
-MOST_COMPARED: Final = 1_000
-"""Keys that are compared with the patterns to find a typo; one takes about a millisecond for 30 patterns."""
+MOST_COMPARED: Final = 100
+"""Keys that are compared with the patterns to find a typo, one of each shape, and of the shapes beyond those
+that are told apart; one takes about a millisecond for 30 patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class KnownRules:
         self._max_value_bytes = max_value_bytes
         self.too_large_values = self.unreadable_values = 0
         self._detached_ttl = detached_ttl
-        self._compared = 0
+        self._compared: list[str] = []
         self._default_ttl = default_ttl
         self._jitter = jitter
         self.negative_ttl = negative_ttl
@@ -113,6 +114,7 @@ class KnownRules:
         """Put these rules in force."""
         self._rules, self.loaded = rules, True
         self._known.clear()
+        self._compared.clear()
         self._tags.clear()
 
     def check(self, key: str, own: str) -> None:
@@ -290,13 +292,19 @@ class KnownRules:
 
     def _look_for_typo(self, key: str, tally: Tally) -> None:
         """Warn of a key that no rule owns and that was probably mistyped."""
-        matched = None if is_record(key) else self._rules.ttl_pattern(key)
-        if matched is None or self._compared >= MOST_COMPARED:
+        compared = tally.name in self._compared and tally.name != OTHERS
+        if is_record(key) or compared or len(self._compared) >= MOST_COMPARED:
             return
-        self._compared += 1
+        self._compared.append(tally.name)
         patterns = [pattern for pattern in self._rules.patterns if not is_record(pattern)]
-        if meant := near_miss(key, patterns, matched=matched[0]):
-            tally.meant = meant
+        matched = self._rules.ttl_pattern(key)
+        meant = near_miss(key, patterns, matched="" if matched is None else matched[0])
+        if meant is None:
+            return
+        tally.meant = meant
+        if matched is None:
+            self.warn_once(key, "no rule owns %r, so no change invalidates it. Did you mean %r?", key, meant)
+        else:
             self.warn_once(
                 key,
                 "no rule owns %r, so no change invalidates it; [ttl] %r keeps it for %g s. Did you mean %r?",
@@ -315,7 +323,7 @@ class KnownRules:
             )
             return
         known = self.of(key)
-        if known.ttl is None and self.loaded and not self.owns(key, tags):
+        if known.ttl is None and self.loaded and not known.tally.meant and not self.owns(key, tags):
             self.warn_once(
                 key,
                 "no rule owns %r and no [ttl] pattern matches it: it is kept for %g s, whatever changes in "

@@ -157,14 +157,15 @@ async def test_what_an_agent_stored_before_it_heard_of_the_new_rules_goes(
             await eventually(gone)
 
 
-async def test_a_typo_under_a_ttl_is_said_once(
-    database: Database, redis_url: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("ttl", [True, False], ids=["under a ttl", "without a ttl"])
+async def test_a_typo_is_said_once(
+    database: Database, redis_url: str, caplog: pytest.LogCaptureFixture, ttl: bool
 ) -> None:
     caplog.set_level(logging.WARNING, "unstale")
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         async with (
-            running_worker(database.worker_dsn, redis_url, rules=OLD),
+            running_worker(database.worker_dsn, redis_url, rules=OLD if ttl else OLD.partition("[ttl]")[0]),
             attached_cache(redis_url) as cache,
         ):
             for user in range(5, 8):
@@ -173,4 +174,5 @@ async def test_a_typo_under_a_ttl_is_said_once(
             assert cache.counters().unowned_loads == 6
         assert len(warnings(caplog, "Did you mean")) == 1
         assert "'user:*:profile'" in warnings(caplog, "Did you mean")[0]
+        assert len(warnings(caplog, "profil'")) == 1
         await redis.flushdb()
