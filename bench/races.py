@@ -45,7 +45,14 @@ class PlainSet(RedisTier):
     """The tier without its defence: what was loaded is stored, whatever happened meanwhile."""
 
     async def fill(
-        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+        self,
+        key: str,
+        lease: bytes,
+        value: bytes,
+        *,
+        seconds: float,
+        refreshed: bool = False,
+        spare: float = 0.0,
     ) -> bool:
         await self._command("SET", key, value, "PX", round(seconds * 1000))
         return True

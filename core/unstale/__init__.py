@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from unstale.locks import Lock
     from unstale.protocol.codec import FrozenDict
     from unstale.reading.loader import Load
+    from unstale.reading.stale_answers import StaleAnswer, stale_answers
     from unstale.settings import AgentSettings, PoolSettings
 
 __all__ = [
@@ -58,12 +59,14 @@ __all__ = [
     "Refresh",
     "Reset",
     "SettingError",
+    "StaleAnswer",
     "ToolError",
     "Tools",
     "UnstaleError",
     "WaitTimeout",
     "escape_glob",
     "redis_cache",
+    "stale_answers",
 ]
 
 _ON_USE = {
@@ -79,8 +82,10 @@ _ON_USE = {
     "RedisCache": "compat.redis_cache",
     "Refresh": "companion.refresh_context",
     "Reset": "freshness.subscriptions",
+    "StaleAnswer": "reading.stale_answers",
     "Tools": "companion.tools.tools",
     "redis_cache": "compat.redis_cache",
+    "stale_answers": "reading.stale_answers",
 }
 
 

@@ -30,8 +30,9 @@ from unstale.reading.options import (
     ManyArguments,
     ReadOptions,
     check_ttl,
+    checked_seconds,
 )
-from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, Origin, ReadResult
+from unstale.reading.result import FAILED, LOADER, MEMORY, REDIS, SLOW, STALE, Origin, ReadResult
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, counters, picture
 from unstale.wiring import Parts
@@ -151,6 +152,8 @@ class Cache:
         model: Model | None = None,
         shared: bool = False,
         refresh_ahead: float = 0.0,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
     ) -> Any:
         """Return the value of ``key``: from the near cache, from Redis, or from ``loader``, which runs once.
 
@@ -164,13 +167,19 @@ class Cache:
             ttl: Seconds the value may live; overrides ``[ttl]`` and ``default_ttl``.
             negative_ttl: Seconds the value may live if it is None; overrides ``UNSTALE_NEGATIVE_TTL``.
             max_staleness: The caches may answer only if a rule owns the key and `staleness` is at most this
-                many seconds, and never with a value that a rule's ``serve_stale`` keeps.
+                many seconds, and never with an older value that a rule allows.
             fresh: Only a value that was loaded after this call is returned. It is stored, unless an
                 invalidation overtakes it, so that the next plain read is not older.
             model: The pydantic model, or the TypeAdapter, to validate into.
             shared: Return one frozen object to all callers, instead of a copy; faster. Not with ``model``.
             refresh_ahead: Share of the value's life, 0 to 0.9. A hit in its last part is answered at once and
                 starts a load in the background, so that no reader waits when the value expires.
+            soft_timeout: Seconds of the load, also as ``"300ms"``, after which an older value is answered
+                while the load goes on, if ``stale_if_error`` allows one.
+            stale_if_error: Most seconds, also as ``"1h"``, since the last value was current with which a
+                failed load is answered; 0: not at all. None: as the rules say, else
+                ``UNSTALE_STALE_IF_ERROR``. A key that a rule owns needs it in the rules, too, and it may not
+                be longer here. ``fresh``, ``max_staleness`` and ``tags`` never get an older value.
         """
         # A hit is served without another Python call: this is what an agent does all day.
         entry = self._peek(key)
@@ -196,6 +205,8 @@ class Cache:
             and ttl is None
             and negative_ttl is None
             and max_staleness is None
+            and soft_timeout is None
+            and stale_if_error is None
             and not (fresh or refresh_ahead)
         ):
             options = DEFAULT
@@ -203,7 +214,11 @@ class Cache:
             check_ttl(ttl)
             check_ttl(negative_ttl, name="negative_ttl")
             names = self._parts.rules.tags(key, tags) if tags else ()
-            options = ReadOptions(ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model, names)
+            soft = checked_seconds(soft_timeout, name="soft_timeout", zero=False)
+            bound = checked_seconds(stale_if_error, name="stale_if_error", zero=True)
+            options = ReadOptions(
+                ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model, names, soft, bound
+            )
         misfits = 0
         while True:
             loaded = await self._path.read(key, loader, options)
@@ -257,7 +272,7 @@ class Cache:
         After a miss, `set` in the same task stores the value unless the key was invalidated in between, or
         one of the ``tags``. With ``tags`` only a value that has all of them is returned. With
         ``max_staleness`` the caches answer only for a key that a rule owns, if `staleness` is at most this
-        many seconds, and never with a value that a rule's ``serve_stale`` keeps. With
+        many seconds, and never with an older value that a rule allows. With
         ``fresh`` the answer is always ``default``.
         """
         self._check(key, model, shared)
@@ -307,6 +322,8 @@ class Cache:
         negative_ttl: float | None = None,
         max_staleness: float | None = None,
         model: Model | None = None,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
     ) -> Any:
         """Return the values of many keys, in their order, by one trip to Redis and one call of ``loader``.
 
@@ -336,6 +353,8 @@ class Cache:
             "negative_ttl": negative_ttl,
             "max_staleness": max_staleness,
             "model": model,
+            "soft_timeout": soft_timeout,
+            "stale_if_error": stale_if_error,
         }
         return await load_many(
             wanted, loader, lambda key, load: self.get_or_load(key, load, tags=tags_of(key), **each)
@@ -363,6 +382,8 @@ class Cache:
         negative_ttl: float | None = None,
         model: Model | None = None,
         refresh_ahead: float = 0.0,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
         ignore: Collection[str] = (),
     ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
         """Cache what an async function returns, under a key made of its arguments.
@@ -380,6 +401,8 @@ class Cache:
         """
         check_ttl(ttl)
         check_ttl(negative_ttl, name="negative_ttl")
+        soft = checked_seconds(soft_timeout, name="soft_timeout", zero=False)
+        bound = checked_seconds(stale_if_error, name="stale_if_error", zero=True)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
             return Cached(
@@ -391,6 +414,8 @@ class Cache:
                 negative_ttl=negative_ttl,
                 model=model,
                 refresh_ahead=refresh_ahead,
+                soft_timeout=soft,
+                stale_if_error=bound,
                 ignore=tuple(ignore),
             )
 
@@ -486,9 +511,9 @@ class Cache:
     async def wait_for(self, token: str, *, timeout: float = 5.0) -> None:
         """Wait until the transaction that ``select unstale.token()`` named is applied here.
 
-        Afterwards this process serves nothing older; of keys with ``serve_stale``, only reads with
-        ``fresh=True`` or ``max_staleness`` do not. Raises `WaitTimeout` after ``timeout`` seconds, and
-        ValueError for a text that is not a token, or a token of another database.
+        Afterwards this process serves nothing older; of keys with ``serve_stale`` or ``stale_if_error``, only
+        reads with ``fresh=True`` or ``max_staleness`` do not. Raises `WaitTimeout` after ``timeout``
+        seconds, and ValueError for a text that is not a token, or a token of another database.
         """
         self._check_open()
         wanted = Token.parse(token)
@@ -569,6 +594,10 @@ class Cache:
             tally.near_hits += 1
         elif origin == STALE:
             tally.stale_hits += 1
+        elif origin == SLOW:
+            tally.slow_hits += 1
+        elif origin == FAILED:
+            tally.failed_hits += 1
         else:
             tally.misses += 1
 
@@ -592,6 +621,8 @@ class Cache:
         with contextlib.suppress(RedisUnavailable):
             if loaded.origin == STALE:
                 await self._parts.tier.discard_stale(key, loaded.data)
+            elif loaded.origin in (SLOW, FAILED):
+                await self._parts.tier.drop_spare(key)
             else:
                 await self._parts.tier.release(key, loaded.data)
 

@@ -34,6 +34,8 @@ class Reads(Protocol):
         fresh: bool = False,
         model: Any = None,
         refresh_ahead: float = 0.0,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
     ) -> Any:
         """See `Cache.get_or_load`."""
 
@@ -57,12 +59,15 @@ class CachedFunction(Generic[P, R]):
         negative_ttl: float | None,
         model: Model | None,
         refresh_ahead: float,
+        soft_timeout: float | None = None,
+        stale_if_error: float | None = None,
         ignore: Collection[str] = (),
         tags: Collection[str] = (),
     ) -> None:
         update_wrapper(cast(Any, self), function)
         self._cache, self._template, self._function = cache, template, function
         self._ttl, self._negative_ttl, self._ahead = ttl, negative_ttl, refresh_ahead
+        self._soft_timeout, self._stale_if_error = soft_timeout, stale_if_error
         self._model = model
         self._inferred = model is not None
         self._signature = inspect.signature(function)
@@ -119,6 +124,8 @@ class CachedFunction(Generic[P, R]):
             negative_ttl=self._negative_ttl,
             fresh=fresh,
             refresh_ahead=self._ahead,
+            soft_timeout=self._soft_timeout,
+            stale_if_error=self._stale_if_error,
             **options,
         )
 
@@ -132,6 +139,8 @@ class CachedFunction(Generic[P, R]):
             negative_ttl=self._negative_ttl,
             model=self._model,
             refresh_ahead=self._ahead,
+            soft_timeout=self._soft_timeout,
+            stale_if_error=self._stale_if_error,
             ignore=self._ignore,
             tags=self._tags,
         )
@@ -165,6 +174,8 @@ class Cached(CachedFunction[P, R]):
             negative_ttl: float | None,
             model: Model | None,
             refresh_ahead: float,
+            soft_timeout: float | None = None,
+            stale_if_error: float | None = None,
             ignore: Collection[str] = (),
             tags: Collection[str] = (),
         ) -> None: ...

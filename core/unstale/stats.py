@@ -15,6 +15,8 @@ class Counters:
         near_hits: Reads answered from the process' memory.
         redis_hits: Reads answered from Redis, including callers that waited for the same read.
         stale_hits: Reads answered with the value from before a change, as a rule's ``serve_stale`` allows.
+        slow_hits: Reads answered with an older value because the load took longer than ``soft_timeout``.
+        failed_hits: Reads answered with an older value because the load failed, as ``stale_if_error`` allows.
         misses: Reads that no cache answered.
         loads: Loads for a waiting caller.
         fills: Values stored in Redis under a lease.
@@ -41,6 +43,8 @@ class Counters:
     near_hits: int
     redis_hits: int
     stale_hits: int
+    slow_hits: int
+    failed_hits: int
     misses: int
     loads: int
     fills: int
@@ -70,6 +74,8 @@ def counters(parts: Parts) -> Counters:
         near_hits=sum(tally.near_hits for tally in every),
         redis_hits=sum(tally.redis_hits for tally in every),
         stale_hits=sum(tally.stale_hits for tally in every),
+        slow_hits=sum(tally.slow_hits for tally in every),
+        failed_hits=sum(tally.failed_hits for tally in every),
         misses=sum(tally.misses for tally in every),
         loads=sum(tally.loads for tally in every),
         fills=sum(tally.fills for tally in every),
@@ -97,7 +103,8 @@ async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
 
     Redis is asked for its memory; without an answer, ``connected`` is False.
     """
-    hits = counters.near_hits + counters.redis_hits + counters.stale_hits
+    older = counters.stale_hits + counters.slow_hits + counters.failed_hits
+    hits = counters.near_hits + counters.redis_hits + older
     reads = hits + counters.misses
     memory: int | None = None
     problem: str | None = None

@@ -116,6 +116,8 @@ class Parts:
             detached_ttl=settings.detached_ttl,
             large_value=settings.large_value,
             max_value_bytes=settings.max_value_bytes,
+            soft_timeout=settings.soft_timeout,
+            stale_if_error=settings.stale_if_error,
         )
         self.feed = OutboxFeed(
             self.local, self.freshness, self.rules, clock=now, on_reached=self.tokens.settle

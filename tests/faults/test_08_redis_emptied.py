@@ -288,9 +288,9 @@ async def test_the_snapshot_comes_before_the_drop(
             patterns: Iterable[str],
             snapshot: Callable[[], Awaitable[Page]],
             why: str = "",
-            stale: bool = False,
+            beside: bool = False,
         ) -> Seen:
-            await self._drop(state, sorted(patterns), lsn="0/0", stale=stale)
+            await self._drop(state, sorted(patterns), lsn="0/0", beside=beside)
             await meanwhile()
             return await recover(
                 self, state, rules=rules, published=published, why=why, patterns=[], snapshot=snapshot

@@ -14,6 +14,7 @@ from .liveness import LIVENESS_CAUGHT, Liveness
 from .opening import OPENING_CAUGHT, Opening
 from .partitions import FAULTS, PARTITIONS_CAUGHT, Partitions
 from .protocol import Protocol
+from .spare import SPARE_CAUGHT, SPARE_CHANGES, Kinds, Spare
 from .tags import TAGS_CAUGHT, TAGS_MASKED, Tags
 from .variants import ALL, CAUGHT, HOLDS, LIMITS, MASKED, Variant
 from .waking import WAKING_CAUGHT, Waking
@@ -140,6 +141,18 @@ def test_without_the_rule_a_value_under_tags_is_old(rule: str) -> None:
 @pytest.mark.parametrize("rule", TAGS_MASKED)
 def test_without_the_rule_the_versions_cover(rule: str) -> None:
     assert explore(Tags(off=rule)).holds
+
+
+@pytest.mark.parametrize("changes", SPARE_CHANGES, ids=", ".join)
+def test_a_spare_value_is_never_answered_past_its_bound_or_a_purge(changes: Kinds) -> None:
+    outcome = explore(Spare(changes))
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", SPARE_CAUGHT)
+def test_without_the_rule_a_spare_value_is(rule: str) -> None:
+    assert not explore(Spare(SPARE_CAUGHT[rule], off=rule)).holds
 
 
 @pytest.mark.parametrize("fault", FAULTS)

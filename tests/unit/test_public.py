@@ -35,12 +35,14 @@ def test_the_public_names_are_these() -> None:
         "Refresh",
         "Reset",
         "SettingError",
+        "StaleAnswer",
         "ToolError",
         "Tools",
         "UnstaleError",
         "WaitTimeout",
         "escape_glob",
         "redis_cache",
+        "stale_answers",
     }
     for name in unstale.__all__:
         if name != "redis_cache":

@@ -80,7 +80,7 @@ def test_an_empty_file_has_no_rules() -> None:
     ("text", "line", "field", "said"),
     [
         ("[[wach]]\ntable = 't'", 1, "wach", "Did you mean watch?"),
-        ("[other]\nx = 1", 1, "other", "Known fields: watch, ttl, refresh, learn."),
+        ("[other]\nx = 1", 1, "other", "Known fields: watch, ttl, refresh, reads, learn."),
         ("[[watch]]\nkeys = ['a']", 1, "watch[0]", "table is missing"),
         ("\n[[watch]]\ntable = 't'", 2, "watch[0]", "keys is missing"),
         (WATCH + "kesy = 1", 4, "watch[0].kesy", "Did you mean keys?"),

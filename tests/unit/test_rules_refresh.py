@@ -12,6 +12,7 @@ from unstale_worker.rules import (
     PythonLoader,
     Rate,
     RefreshSpec,
+    Renewal,
     RowLoader,
     Rules,
     SqlLoader,
@@ -295,3 +296,48 @@ def test_the_fields_of_a_key_are_the_values_that_made_it(text: str, values: dict
 def test_what_is_separable_is_accepted() -> None:
     for text in ("{a}:{b}", "x-{a}:{b}-y", "{a}-{a}", "{a}:{a}-{b}", "{a}-{b}:{b}", "{a}x:{b}x:{c}", "x"):
         assert inseparable(Template.parse(text + ":t")) is None, text
+
+
+READS = """
+[refresh."user:{user_id}:greeting"]
+loader = "m:f"
+serve_stale = "1m"
+stale_if_error = "2h"
+soft_timeout = "300ms"
+
+[reads."user:{id}:profile"]
+stale_if_error = "1h"
+"""
+
+
+def test_reads_are_published_and_bound_by_the_same_globs() -> None:
+    rules = Rules.parse(WATCHES + READS)
+    published = PublishedRules.decode(rules.published())
+    assert published.reads == (("user:*:greeting", 0.3, 7200.0), ("user:*:profile", 0.0, 3600.0))
+    assert published.reads_of("user:1:profile") == (0.0, 3600.0)
+    assert published.reads_of("user:1:settings") == (0.0, 0.0)
+    keys = ["user:1:greeting", "user:1:profile", "user:1:settings"]
+    found = rules.renewals(keys, purged=["user:1:profile"])
+    assert found["user:1:greeting"] == Renewal(60_000, 0, True, 7_200_000)
+    assert found["user:1:profile"] == Renewal(-1, 0, True, 3_600_000)
+    assert rules.renewals(keys)["user:1:profile"] == Renewal(0, 0, True, 3_600_000, refreshed=False)
+    assert "user:1:settings" not in found
+    assert rules.keeps_older
+    # A key of another shape that the agents' glob matches is bounded, too.
+    assert rules.renewals(["user:1:2:profile"])["user:1:2:profile"].spare_ms == 3_600_000
+    assert Rules.parse(WATCHES + READS.replace("1h", "2h")).hash != rules.hash
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[reads."user:{id}:profile"]\nstale_if_eror = 1', "Did you mean stale_if_error?"),
+        ('[reads."user:{id}:profile"]\nsoft_timeout = "soon"', "not a duration"),
+        ('[reads."tag:{id}:x"]\nsoft_timeout = "1s"', "no [[watch]] invalidates such a key"),
+        ('[reads."user:{u}:greeting"]\nsoft_timeout = "1s"', "the same keys as on line 6"),
+        ("[reads]\nx = 1", "must be a table named by a pattern"),
+    ],
+)
+def test_mistakes_in_reads(text: str, said: str) -> None:
+    refresh = '[refresh."user:{user_id}:greeting"]\nloader = "m:f"\n'
+    assert any(said in str(error) for error in mistakes(f"{WATCHES}\n{refresh}{text}"))

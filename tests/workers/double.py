@@ -99,15 +99,20 @@ class WorkerDouble:
             )
         )
 
-    async def apply(self, *keys: str, patterns: Sequence[str] = (), lost: bool = False) -> int:
+    async def apply(
+        self, *keys: str, patterns: Sequence[str] = (), lost: bool = False, purge: bool = False
+    ) -> int:
         """Apply one batch and return its log id. Publish a ``lost`` message where nothing listens."""
         _, stored = await self._read()
         self.xid += 1
-        renewals = {
-            key: Renewal(round(seconds * 1000), 0, True)
-            for key in keys
-            if (seconds := self.rules.refresh_of(key)) is not None
-        }
+        renewals: dict[str, Renewal] = {}
+        for key in keys:
+            seconds, (_, spare) = self.rules.refresh_of(key), self.rules.reads_of(key)
+            if seconds is not None or spare:
+                renewals[key] = Renewal(
+                    -1 if purge else round((seconds or 0) * 1000),
+                    0, True, round(spare * 1000), refreshed=seconds is not None,
+                )  # fmt: skip
         names, refresh = group_refreshes(keys, renewals, self.names)
         more: dict[str, Any] = {} if refresh is None else {"refresh": refresh}
         if lost:

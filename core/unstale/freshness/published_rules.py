@@ -42,6 +42,9 @@ class KeyRules:
         asks_life: True if a read must ask how long the value lives in Redis. That is so for a key that no
             rule owns, and after a value that hid how long it lives. The TTL of any other key is a safety net,
             as changes invalidate it: its near copy may outlive the one in Redis, by one TTL at most.
+        soft: ``soft_timeout`` of the rules in seconds; 0: none.
+        spare: ``stale_if_error`` of the rules in seconds: how long a spare value may be answered; 0: not at
+            all.
         tally: Counts of the keys with the same owner; of a key without one, of those of the same shape.
     """
 
@@ -51,6 +54,8 @@ class KeyRules:
     near: float
     most: float
     asks_life: bool
+    soft: float
+    spare: float
     tally: Tally
 
 
@@ -67,7 +72,10 @@ class KnownRules:
         detached_ttl: float = 30.0,
         large_value: int = 0,
         max_value_bytes: int = sys.maxsize,
+        soft_timeout: float | None = None,
+        stale_if_error: float | None = None,
     ) -> None:
+        self._soft_timeout, self._stale_if_error = soft_timeout, stale_if_error or 0.0
         self._tier = tier
         self._large_value = large_value or sys.maxsize
         self._max_value_bytes = max_value_bytes
@@ -222,10 +230,49 @@ class KnownRules:
         """Return True if the old value of ``key`` may be served while it is refreshed."""
         return bool(self.of(key).stale)
 
-    @property
-    def keeps_stale(self) -> bool:
-        """True if the old value of any key may be kept after a change, or if the rules are not known."""
-        return not self.loaded or any(seconds for _, seconds in self._rules.refresh)
+    def soft_timeout(self, key: str, asked: float | None) -> float | None:
+        """Return the seconds of a load after which an older value is answered; None: never."""
+        return asked or self.of(key).soft or self._soft_timeout or None
+
+    def may_be_slow(self, key: str) -> bool:
+        """Return True if a read of ``key`` that says nothing about it has a soft timeout."""
+        return self.soft_timeout(key, None) is not None
+
+    def spare(self, key: str, asked: float | None, tags: Collection[str] = ()) -> float:
+        """Return the seconds for which a spare value of ``key`` is kept past the value; 0: none is.
+
+        The rules alone decide for a key that a rule owns, as the worker has to bound it after a change. No
+        value under tags has one, as no step of the worker reaches it when a tag is invalidated.
+        """
+        known = self.of(key)
+        if tags or known.most < inf:
+            return 0.0
+        if known.owned or (asked is None and known.spare):
+            return known.spare
+        return self._stale_if_error if asked is None else asked
+
+    def stale_if_error(self, key: str, asked: float | None, tags: Collection[str] = ()) -> float:
+        """Return the most seconds since a spare value was current with which it may be answered; 0: none.
+
+        What the caller asks for beats the rules, and these the setting, but nothing is kept for longer than
+        the rules say of a key that one owns.
+        """
+        kept = self.spare(key, asked, tags)
+        if asked is not None or self._stale_if_error:
+            self._warn_of_no_spare(key, kept, asked, tags)
+        return kept if asked is None else min(kept, asked)
+
+    def _warn_of_no_spare(self, key: str, kept: float, asked: float | None, tags: Collection[str]) -> None:
+        if kept or asked == 0 or not self.loaded or not self._rules.hash:
+            return
+        if tags:
+            sentence = "stale_if_error has no effect on %r: what is stored under tags is never answered later"
+        else:
+            sentence = (
+                "stale_if_error has no effect on %r: a rule owns it, so the worker has to bound what is kept "
+                "after a change; write stale_if_error into its [refresh] or [reads] in unstale.toml"
+            )
+        self.warn_once(key, sentence, key)
 
     def ttl(self, key: str) -> float:
         """Return the TTL of ``key``: that of the first matching ``[ttl]`` pattern, else ``default_ttl``."""
@@ -427,6 +474,7 @@ class KnownRules:
         if owner is None and former is None:
             self._look_for_typo(key, tally)
         ttl = self._rules.ttl_of(key)
+        soft, spare = self._rules.reads_of(key)
         known = self._known[key] = KeyRules(
             owned=owned,
             ttl=ttl,
@@ -434,6 +482,8 @@ class KnownRules:
             near=min(self._default_ttl, codec.UNPUBLISHED_TTL) if ttl is None else ttl,
             most=most,
             asks_life=not owned,
+            soft=soft,
+            spare=spare,
             tally=tally,
         )
         if len(self._known) > REMEMBERED:

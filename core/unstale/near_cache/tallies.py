@@ -56,6 +56,8 @@ class Tally:
         thread_hits: The same by other threads.
         redis_hits: Reads answered from Redis.
         stale_hits: Reads answered with the value from before a change.
+        slow_hits: Reads answered with a spare value because the load was slow.
+        failed_hits: Reads answered with a spare value because the load failed.
         misses: Reads that no cache answered.
         loads: Loads for a waiting caller.
         early_loads: Loads in the background.
@@ -68,9 +70,9 @@ class Tally:
     """
 
     __slots__ = (
-        "early_loads", "example", "fills", "fills_refused", "former", "load_seconds", "loads",
-        "longest_load", "meant", "misses", "name", "near_hits", "redis_hits", "stale_hits", "tagged",
-        "thread_hits", "unowned_loads",
+        "early_loads", "example", "failed_hits", "fills", "fills_refused", "former", "load_seconds", "loads",
+        "longest_load", "meant", "misses", "name", "near_hits", "redis_hits", "slow_hits", "stale_hits",
+        "tagged", "thread_hits", "unowned_loads",
     )  # fmt: skip
 
     def __init__(self, name: str, example: str = "") -> None:
@@ -78,6 +80,7 @@ class Tally:
         self.example = example
         self.meant = self.former = ""
         self.near_hits = self.redis_hits = self.stale_hits = self.misses = 0
+        self.slow_hits = self.failed_hits = 0
         self.loads = self.early_loads = self.fills = self.fills_refused = self.unowned_loads = 0
         self.tagged = False
         self.load_seconds = self.longest_load = 0.0

@@ -165,6 +165,8 @@ class PublishedRules:
         forms: The spelling of the keys of each template whose columns' types tell. A pattern without a form
             matches keys in any spelling.
         former: Pattern, and the Unix time at which a change of the rules left its keys without an owner.
+        reads: Pattern, and the ``soft_timeout`` and ``stale_if_error`` of its keys in seconds (0: none); the
+            first match counts. The worker bounds the spare values of exactly these keys.
         meanings: Pattern, and a text that changes with what decides when its keys are invalidated. Agents do
             not read it; the worker compares it when the rules change.
         tables: The watched tables, as in ``public.profiles``; reasons in the log give their numbers only.
@@ -178,6 +180,7 @@ class PublishedRules:
     former: tuple[tuple[str, float], ...] = ()
     meanings: tuple[tuple[str, str], ...] = ()
     tables: tuple[str, ...] = ()
+    reads: tuple[tuple[str, float, float], ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON that is stored under ``{unstale:0}:rules``."""
@@ -193,6 +196,8 @@ class PublishedRules:
             data["forms"] = [list(form) for form in self.forms]
         if self.former:
             data["former"] = [list(pair) for pair in self.former]
+        if self.reads:
+            data["reads"] = [list(each) for each in self.reads]
         if self.meanings:
             data["meanings"] = [list(pair) for pair in self.meanings]
         if self.tables:
@@ -214,6 +219,7 @@ class PublishedRules:
             _pairs(data, "former", zero=False) if "former" in data else (),
             _meanings(data),
             _strings(data, "tables"),
+            _reads(data),
         )
 
     @property
@@ -222,9 +228,17 @@ class PublishedRules:
         return {table_number(*table.split(".", 1)): table for table in self.tables if "." in table}
 
     @property
-    def serves_stale(self) -> bool:
-        """True if the old value of any key may be served after a change."""
-        return any(seconds for _, seconds in self.refresh)
+    def keeps_older(self) -> bool:
+        """True if an older value of any key may be kept after a change."""
+        return any(seconds for _, seconds in self.refresh) or any(bound for _, _, bound in self.reads)
+
+    def reads_of(self, key: str) -> tuple[float, float]:
+        """Return ``soft_timeout`` and ``stale_if_error`` of ``key`` in seconds; 0: none."""
+        data = key.encode("utf-8", "surrogatepass") if self.reads else b""
+        for pattern, soft, bound in self.reads:
+            if glob_regex(pattern).match(data):
+                return soft, bound
+        return 0.0, 0.0
 
     def after(self, before: "PublishedRules", *, now: float) -> "PublishedRules":
         """Return these rules with the patterns that ``before`` owned, or lost lately, and that these lack."""
@@ -336,6 +350,22 @@ def _pairs(data: dict[str, object], name: str, *, zero: bool) -> tuple[tuple[str
                 found.append((pattern, float(seconds)))
             case _:
                 raise MessageError(f"the published rules' {name} is not made of [pattern, seconds]")
+    return tuple(found)
+
+
+def _reads(data: dict[str, object]) -> tuple[tuple[str, float, float], ...]:
+    reads = data.get("reads", [])
+    if not isinstance(reads, list):
+        raise MessageError("the published rules' reads is not a list")
+    found: list[tuple[str, float, float]] = []
+    for read in reads:
+        match read:
+            case [str() as pattern, (int() | float()) as soft, (int() | float()) as bound] if (
+                0 <= soft < 1e10 and 0 <= bound < 1e10
+            ):
+                found.append((pattern, float(soft), float(bound)))
+            case _:
+                raise MessageError("the published rules' reads is not made of [pattern, seconds, seconds]")
     return tuple(found)
 
 

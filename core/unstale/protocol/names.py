@@ -160,6 +160,14 @@ class Names:
         """String with PX: the value of ``key``, by its name in Redis, from before its last change."""
         return f"{self.tag}:stale:{key}"
 
+    def spare(self, key: str) -> str:
+        """String with PX: a copy of the last value of ``key``; see `unstale.protocol.spares`."""
+        return f"{self.tag}:spare:{key}"
+
+    def beside(self, pattern: str) -> str:
+        """Return one glob for the stale and the spare values of all keys that match ``pattern``."""
+        return f"{self.tag}:s[tp]a[lr]e:{pattern}"
+
     @property
     def refresh(self) -> str:
         """Sorted set without TTL: keys to refresh, scored by the server's time in ms when each is due."""

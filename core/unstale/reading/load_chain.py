@@ -1,4 +1,4 @@
-"""The loads that wait for the code that runs now, to find one that waits for itself. Pure: no I/O."""
+"""The loads that wait for the code that runs now, to find one that waits for itself."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from unstale.errors import LoadCycle
 from unstale.reading.awaiting import awaits
+from unstale.runtime import clock
 
 T = TypeVar("T")
 
@@ -79,31 +80,39 @@ def inside(loads: Chain, function: Callable[[], T]) -> T:
         _chain.reset(token)
 
 
-async def wait_for(load: Waiting, waiters: Chain, answer: "asyncio.Future[T]") -> T:
-    """Return the answer of ``load`` to the current task; raises `LoadCycle` if it waits for ``waiters``.
+async def wait_for(
+    load: Waiting, waiters: Chain, answer: "asyncio.Future[Any]", seconds: float | None = None
+) -> None:
+    """Let the current task wait for ``load``, at most ``seconds``; its answer may be an error.
+
+    Raises `LoadCycle` if the load waits for one of ``waiters``.
 
     A task in the background of a loader may wait for that loader's result, as nothing waits for the task. If
     the loader begins to wait for it, that is noticed `LOOK_EVERY` seconds later.
     """
     waits = [Wait(load, _chain.get()[1], asyncio.current_task()) for _ in waiters]
-    doubtful = _check(load, waiters, waits[0])
+    doubtful = _check(load, waiters, waits)
+    until = None if seconds is None else clock.now() + seconds
     load.outer += waiters
     for waiter, wait in zip(waiters, waits, strict=True):
         waiter.awaited.append(wait)
     try:
-        while doubtful and not answer.done():
-            await asyncio.wait([answer], timeout=LOOK_EVERY)
-            doubtful = _check(load, waiters, waits[0])
-        return await answer
+        while not answer.done():
+            left = None if until is None else until - clock.now()
+            if left is not None and left <= 0:
+                return
+            pause = min(left or LOOK_EVERY, LOOK_EVERY) if doubtful else left
+            await asyncio.wait([answer], timeout=pause)
+            doubtful = doubtful and _check(load, waiters, waits)
     finally:
         for waiter, wait in zip(waiters, waits, strict=True):
             waiter.awaited.remove(wait)
 
 
-def _check(load: Waiting, waiters: Chain, wait: Wait) -> bool:
+def _check(load: Waiting, waiters: Chain, waits: list[Wait]) -> bool:
     """Raise `LoadCycle` if ``load`` waits for one of ``waiters``; return True if it possibly does."""
     possible = False
-    for waiter in waiters:
+    for waiter, wait in zip(waiters, waits, strict=True):
         if _path(load, waiter, certain=False):
             possible = True
             path = _path(load, waiter, certain=True)

@@ -15,9 +15,11 @@ from unstale.protocol.lease import PRIMARY, ValueOrLease
 from unstale.protocol.newest_fills import NewestFills
 from unstale.protocol.tags import NO_TAGS
 from unstale.reading.loader import Load, Loader, call, load_parameter
+from unstale.reading.older_values import OlderValues
 from unstale.reading.options import DEFAULT, ReadOptions
 from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
+from unstale.reading.stale_answers import note
 from unstale.redis_tier.error_replies import out_of_memory
 from unstale.redis_tier.shared_tier import SharedTier
 from unstale.runtime import failpoints
@@ -38,6 +40,7 @@ class ReadPath:
 
     Attributes:
         flights: The loads in progress.
+        older: Finds values for readers whose loader fails or is slow.
         newest_fills: The keys that this process filled last.
         on_load: Called with the key before each load, for tests.
     """
@@ -62,7 +65,8 @@ class ReadPath:
         self._lease_ttl = lease_ttl
         self._detached_ttl = detached_ttl
         self._peek = local.near.peek
-        self.flights = SingleFlight(self._fetch, local.in_flight)
+        self.older = OlderValues(tier, freshness, rules)
+        self.flights = SingleFlight(self._fetch, local.in_flight, self.older)
         self.newest_fills = newest_fills or NewestFills(0)
         self.on_load: Callable[[str], object] | None = None
 
@@ -241,6 +245,7 @@ class ReadPath:
             data, stale, life = await self._tier.read_or_stale(key, life=asks)
             found = self._usable(key, read, ValueOrLease(data, None, life), options)
             if found is None and stale is not None and freshness.attached:
+                note(key, "serve_stale", None)
                 return ReadResult(stale, STALE)
             return found
         finally:
@@ -366,7 +371,9 @@ class ReadPath:
             asked = self._asked(flight, data)
             seconds = self._rules.shortened(asked)
             data = self._rules.marked(key, data, asked)
-            stored = await self.fill(key, lease, data, seconds=seconds)
+            options = flight.options
+            spare = self._rules.spare(key, options.stale_if_error, options.tags)
+            stored = await self.fill(key, lease, data, seconds=seconds, spare=spare)
             if stored:
                 if failpoints.on:
                     await failpoints.reach("reader.after_fill")
@@ -378,11 +385,12 @@ class ReadPath:
                     await self._tier.release(key, lease)
         return data
 
-    async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float) -> bool:
-        """Store ``data`` under ``lease``; return False if it was not stored."""
+    async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float, spare: float = 0.0) -> bool:
+        """Store ``data`` under ``lease``, also as a spare value; return False if it was not stored."""
         known = self._rules.of(key)
+        refreshed = known.stale is not None
         try:
-            if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=known.stale is not None):
+            if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=refreshed, spare=spare):
                 if self._tier.shared:
                     known.tally.fills += 1
                     self.newest_fills.add(key, self._clock())

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Origin: TypeAlias = Literal["memory", "redis", "stale", "loader"]
+Origin: TypeAlias = Literal["memory", "redis", "stale", "slow", "failed", "loader"]
 """The source of a value. Plain text: a member of an Enum costs a read 0.1 µs each time it is named."""
 
 MEMORY: Final = "memory"
 REDIS: Final = "redis"
 STALE: Final = "stale"
 """From Redis: the value from before the last change, as the rule's ``serve_stale`` allows."""
+SLOW: Final = "slow"
+"""From Redis: the spare value, because the load takes longer than ``soft_timeout``."""
+FAILED: Final = "failed"
+"""From Redis: the spare value, because the load failed, as ``stale_if_error`` allows."""
 LOADER: Final = "loader"
 
 

@@ -10,10 +10,11 @@ from unstale.near_cache.in_flight import InFlightRead, InFlightReads
 from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.tags import NO_TAGS
 from unstale.reading import load_chain
-from unstale.reading.load_chain import Wait, Waiting
+from unstale.reading.load_chain import Chain, Wait, Waiting
 from unstale.reading.loader import Loader
+from unstale.reading.older_values import OlderValues, Terms
 from unstale.reading.options import ReadOptions
-from unstale.reading.result import ReadResult
+from unstale.reading.result import FAILED, SLOW, ReadResult
 
 CLOSED_WHILE_LOADING = "the cache was closed while this was loading"
 
@@ -38,11 +39,12 @@ class Flight(Waiting):
         next: The flight for callers that arrived after an invalidation.
         waiters: The callers that wait, in the order in which they came, each with what it has brought.
         owner: The caller whose loader is called.
+        goes_on: True if it goes on without waiters, as one of them was answered with an older value.
     """
 
     __slots__ = (
-        "_reads", "_tags", "abandoned", "acquired", "early", "forced", "lease", "loader", "next", "options",
-        "owner", "read", "task", "waiters",
+        "_reads", "_tags", "abandoned", "acquired", "early", "forced", "goes_on", "lease", "loader", "next",
+        "options", "owner", "read", "task", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +73,7 @@ class Flight(Waiting):
         self.task: asyncio.Task[None] | None = None
         self.waiters: dict[asyncio.Future[ReadResult], Brought] = {}
         self.owner: asyncio.Future[ReadResult] | None = None
-        self.abandoned = False
+        self.abandoned = self.goes_on = False
 
     def may_be_joined(self, tags: tuple[str, ...]) -> bool:
         """Return True if a caller that names ``tags`` gets nothing older than what was invalidated here."""
@@ -116,8 +118,13 @@ class SingleFlight:
         running: The flight of each key that loads now. Only this class changes it.
     """
 
-    def __init__(self, fetch: Callable[[Flight], Awaitable[ReadResult]], reads: InFlightReads) -> None:
-        self._fetch = fetch
+    def __init__(
+        self,
+        fetch: Callable[[Flight], Awaitable[ReadResult]],
+        reads: InFlightReads,
+        older: OlderValues | None = None,
+    ) -> None:
+        self._fetch, self._older = fetch, older
         self._reads = reads
         self.running: dict[str, Flight] = {}
         self._closed = False
@@ -137,7 +144,8 @@ class SingleFlight:
         A ``forced`` caller waits for a load that begins after it arrived. A loader's error is raised in all
         callers that wait for that load. If a caller is cancelled, the load goes on for the others; cancelling
         the last caller cancels the load. If the caller whose loader runs has gone, and its loader fails, the
-        loader of a caller that waits is called, once. A new flight takes over ``read`` and ``acquired``; pass
+        loader of a caller that waits is called, once. A caller that allows it gets an older value when the
+        load fails or is slow; a slow one goes on. A new flight takes over ``read`` and ``acquired``; pass
         them only if no flight is in progress.
         """
         if self._closed:
@@ -157,19 +165,45 @@ class SingleFlight:
         waiter: asyncio.Future[ReadResult] = asyncio.get_running_loop().create_future()
         flight.add(waiter, Brought(loader, options, copy_context()))
         loads = load_chain.chain()
+        terms = None if self._older is None or forced else self._older.terms(key, options)
         try:
-            if not loads:
+            if not loads and terms is None:
                 return await waiter
-            return await load_chain.wait_for(flight, loads, waiter)
+            if terms is None:
+                await load_chain.wait_for(flight, loads, waiter)
+                return waiter.result()
+            return await self._answered(flight, waiter, loads, terms)
         except LoadCycle:
             flight.waiters.pop(waiter, None)
             raise
         except asyncio.CancelledError:
             flight.waiters.pop(waiter, None)
-            if not flight.waiters and flight.task is not None:
+            if not flight.waiters and flight.task is not None and not flight.goes_on:
                 flight.abandoned = True
                 flight.task.cancel()
             raise
+
+    async def _answered(
+        self, flight: Flight, waiter: "asyncio.Future[ReadResult]", loads: Chain, terms: Terms
+    ) -> ReadResult:
+        """Return the result of the flight, or an older value if that is slow or fails."""
+        older = self._older
+        assert older is not None  # it has made the terms
+        await load_chain.wait_for(flight, loads, waiter, terms.soft)
+        if not waiter.done():
+            found = await older.answer(flight.key, terms, SLOW)
+            if found is not None and not waiter.done():
+                flight.goes_on = True
+                flight.waiters.pop(waiter, None)
+                return found
+            await load_chain.wait_for(flight, loads, waiter)
+        try:
+            return waiter.result()
+        except Exception as error:
+            found = await older.answer(flight.key, terms, FAILED, error)
+            if found is None:
+                raise
+            return found
 
     async def close(self) -> None:
         """Cancel every load; callers that wait, and those that still come, get `CacheClosed`."""
@@ -229,7 +263,7 @@ class SingleFlight:
             following.awaited = [wait for wait in following.awaited if wait.load is not flight]
         if following is not None and self._closed:
             self._fail(following, CacheClosed(CLOSED_WHILE_LOADING))
-        if following is not None and following.waiters and not self._closed:
+        if following is not None and (following.waiters or following.goes_on) and not self._closed:
             following.restart()  # nothing was read for it yet
             self._start(following)
             return
@@ -238,6 +272,8 @@ class SingleFlight:
         del self.running[flight.key]
 
     def _fail(self, flight: Flight, error: BaseException) -> None:
+        if flight.goes_on and not flight.waiters and self._older is not None and not self._closed:
+            self._older.failed_later(flight.key, error)
         for waiter in flight.waiters:
             if not waiter.done():
                 waiter.set_exception(error)

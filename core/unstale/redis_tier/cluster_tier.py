@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.reasons import Kind
+from unstale.protocol.spares import Spare
 from unstale.redis_tier.moves import SlotWatch
 from unstale.redis_tier.shared_tier import Put
 from unstale.redis_tier.tier import RedisTier
@@ -46,6 +47,14 @@ class ClusterTier:
         """Return the content of ``key``, and the seconds until it expires."""
         return await self._tier.read_with_life(self._stored(key))
 
+    async def read_spare(self, key: str) -> Spare | None:
+        """Return the spare value of ``key``."""
+        return await self._tier.read_spare(self._stored(key))
+
+    async def drop_spare(self, key: str) -> None:
+        """Remove the spare value of ``key``."""
+        await self._tier.drop_spare(self._stored(key))
+
     def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
     ) -> "asyncio.Future[ValueOrLease]":
@@ -85,10 +94,18 @@ class ClusterTier:
         return await self._tier.extend(self._stored(key), lease, seconds=seconds)
 
     async def fill(
-        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+        self,
+        key: str,
+        lease: bytes,
+        value: bytes,
+        *,
+        seconds: float,
+        refreshed: bool = False,
+        spare: float = 0.0,
     ) -> bool:
         """Store ``value`` under ``lease``; return False if the lease is lost or there is no epoch."""
-        return await self._tier.fill(self._stored(key), lease, value, seconds=seconds, refreshed=refreshed)
+        stored = self._stored(key)
+        return await self._tier.fill(stored, lease, value, seconds=seconds, refreshed=refreshed, spare=spare)
 
     async def release(self, key: str, found: bytes) -> bool:
         """Remove the content of ``key`` if it is ``found``."""
@@ -118,15 +135,15 @@ class ClusterTier:
         stored = list(map(self._stored, keys))
         return await self._tier.invalidate(stored, patterns=patterns, lsn=lsn, kind=kind)
 
-    async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
+    async def scan(self, pattern: str, *, beside: bool = False) -> AsyncIterator[list[str]]:
         """Yield the string keys that match ``pattern``, in chunks, without unstale's own keys.
 
         Raises `RedisUnavailable` at the end if the slot moved meanwhile: then keys may have been missed.
         """
         watch = SlotWatch(self._tier.multiplexer.execute_command, self._tier.names)
         await watch.begin()
-        async for names in self._tier.scan(self._stored(pattern), stale=stale):
-            yield [self._key_of(name) for name in names]  # of a stale value: what `unlink` finds it by
+        async for names in self._tier.scan(self._stored(pattern), beside=beside):
+            yield [self._key_of(name) for name in names]  # of one beside: what `unlink` finds it by
         await watch.end()
 
     async def unlink(self, keys: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from unstale.protocol.lease import ValueOrLease
 from unstale.protocol.messages import PublishedRules
+from unstale.protocol.spares import Spare
 
 
 class Put(Enum):
@@ -48,6 +49,14 @@ class SharedTier(Protocol):
 
     async def read_with_life(self, key: str) -> tuple[bytes | None, float]:
         """Return the content of ``key``, and the seconds until it expires (infinite: never)."""
+        ...
+
+    async def read_spare(self, key: str) -> Spare | None:
+        """Return the spare value of ``key``."""
+        ...
+
+    async def drop_spare(self, key: str) -> None:
+        """Remove the spare value of ``key``."""
         ...
 
     def acquire(
@@ -99,11 +108,19 @@ class SharedTier(Protocol):
         ...
 
     async def fill(
-        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+        self,
+        key: str,
+        lease: bytes,
+        value: bytes,
+        *,
+        seconds: float,
+        refreshed: bool = False,
+        spare: float = 0.0,
     ) -> bool:
         """Store ``value`` under ``lease``; return False if the lease is lost or there is no epoch.
 
-        If the key is ``refreshed``, also remove its stale value, and remove the key from the refresh set.
+        If the key is ``refreshed``, also remove its stale value, and remove the key from the refresh set. A
+        spare value is stored too, for ``spare`` seconds more; 0: none.
         """
         ...
 
@@ -134,10 +151,10 @@ class SharedTier(Protocol):
         """
         ...
 
-    def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
+    def scan(self, pattern: str, *, beside: bool = False) -> AsyncIterator[list[str]]:
         """Yield the string keys that match ``pattern``, in chunks, without unstale's own keys.
 
-        With ``stale``, yield the stale values of the matching keys instead.
+        With ``beside``, yield the stale and the spare values of the matching keys instead.
         """
         ...
 
@@ -174,6 +191,13 @@ class NoSharedTier:
         """Return None and 0."""
         return None, 0.0
 
+    async def read_spare(self, key: str) -> Spare | None:
+        """Return None."""
+        return None
+
+    async def drop_spare(self, key: str) -> None:
+        """Do nothing."""
+
     def acquire(
         self, key: str, *, soft: bool, seconds: float, life: bool = False, limits: bool = False
     ) -> "asyncio.Future[ValueOrLease]":
@@ -208,7 +232,14 @@ class NoSharedTier:
         return True
 
     async def fill(
-        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+        self,
+        key: str,
+        lease: bytes,
+        value: bytes,
+        *,
+        seconds: float,
+        refreshed: bool = False,
+        spare: float = 0.0,
     ) -> bool:
         """Return True: the value may be kept in the near cache."""
         return True
@@ -232,7 +263,7 @@ class NoSharedTier:
         """Return 0: only the near cache holds values."""
         return 0
 
-    async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
+    async def scan(self, pattern: str, *, beside: bool = False) -> AsyncIterator[list[str]]:
         """Yield nothing."""
         nothing: tuple[list[str], ...] = ()
         for keys in nothing:

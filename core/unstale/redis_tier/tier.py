@@ -15,6 +15,7 @@ from unstale.protocol.lease import ReplicaLimits, ValueOrLease
 from unstale.protocol.messages import PublishedRules, key_list
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.protocol.reasons import Kind, simple_reason
+from unstale.protocol.spares import Spare, decode_spare
 from unstale.protocol.tags import header, is_record, record
 from unstale.redis_tier.acquires import seconds_left
 from unstale.redis_tier.connections import Connections
@@ -108,6 +109,16 @@ class RedisTier:
         """Return the content of ``key``, and the seconds until it expires (infinite: never)."""
         life, data = await self._several(("PTTL", key), ("GET", key))
         return data, seconds_left(life)
+
+    async def read_spare(self, key: str) -> Spare | None:
+        """Return the spare value of ``key``."""
+        name = self.names.spare(key)
+        left, content = await self._several(("PTTL", name), ("GET", name))
+        return decode_spare(content, seconds_left(left))
+
+    async def drop_spare(self, key: str) -> None:
+        """Remove the spare value of ``key``."""
+        await self._command("UNLINK", self.names.spare(key))
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -205,13 +216,23 @@ class RedisTier:
         return bool(await self._script(_EXTEND, [key], [lease, milliseconds(seconds)]))
 
     async def fill(
-        self, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+        self,
+        key: str,
+        lease: bytes,
+        value: bytes,
+        *,
+        seconds: float,
+        refreshed: bool = False,
+        spare: float = 0.0,
     ) -> bool:
         """Store ``value`` under ``lease``; return False if the lease is lost or there is no epoch."""
-        keys = [key, self.names.state]
+        keys, args = [key, self.names.state], [lease, value, milliseconds(seconds)]
         if refreshed:
             keys += [self.names.stale(key), self.names.refresh]
-        return bool(await self._script(_FILL, keys, [lease, value, milliseconds(seconds)]))
+        if spare:
+            keys.append(self.names.spare(key))
+            args.append(milliseconds(spare))
+        return bool(await self._script(_FILL, keys, args))
 
     async def release(self, key: str, found: bytes) -> bool:
         """Remove the content of ``key`` if it is ``found``: an unneeded lease, or an unusable value."""
@@ -250,7 +271,10 @@ class RedisTier:
         """Store a value that no rule owns, and invalidate it in every instance through the log."""
         logged, _ = await self._script(
             _PUT,
-            [self.names.state, self.names.log, key, self.names.claim, *map(record, tags)],
+            [
+                *(self.names.state, self.names.log, key, self.names.claim, self.names.spare(key)),
+                *map(record, tags),
+            ],
             [
                 *(
                     self.names.channel,
@@ -279,36 +303,40 @@ class RedisTier:
     ) -> int:
         """Unlink, log, raise need_lsn and publish; return how many of the keys existed.
 
-        Patterns are only announced, so they are given as users write them. Stale values are unlinked too,
-        whatever rules this process knows. The log names this process, and says ``kind``: by default, that it
-        deleted keys or invalidated a pattern.
+        Patterns are only announced, so they are given as users write them. Stale and spare values are
+        unlinked too, whatever rules this process knows. The log names this process, and says ``kind``: by
+        default, that it deleted keys or invalidated a pattern.
         """
         removed = 0
         reason = simple_reason(kind or (Kind.DELETE if keys else Kind.PATTERN), process_name())
         for chunk in _chunks(keys) if keys else iter([()]):
             unlinked, _ = await self._script(
                 _DIRECT,
-                [self.names.state, self.names.log, *chunk, *map(self.names.stale, chunk)],
+                [
+                    *(self.names.state, self.names.log, *chunk),
+                    *map(self.names.stale, chunk),
+                    *map(self.names.spare, chunk),
+                ],
                 [
                     self.names.channel,
                     lsn or "",
                     key_list(list(map(self.names.key_of, chunk))),
                     key_list(list(patterns)),
                     self._log_max_bytes,
-                    len(chunk),
+                    2 * len(chunk),
                     reason,
                 ],
             )
             removed += unlinked
         return removed
 
-    async def scan(self, pattern: str, *, stale: bool = False) -> AsyncIterator[list[str]]:
+    async def scan(self, pattern: str, *, beside: bool = False) -> AsyncIterator[list[str]]:
         """Yield the string keys that match ``pattern``, in chunks, without unstale's own keys.
 
-        With ``stale``, yield the stale values of the matching keys instead.
+        With ``beside``, yield the stale and the spare values of the matching keys instead.
         """
         cursor: bytes | int = 0
-        pattern = self.names.stale(pattern) if stale else pattern
+        pattern = self.names.beside(pattern) if beside else pattern
         while True:
             cursor, found = await self._command(
                 "SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, "TYPE", "string"
@@ -318,7 +346,7 @@ class RedisTier:
                 text
                 for key in found
                 if (text := _text(key))
-                and text.startswith(self.names.own) is stale
+                and text.startswith(self.names.own) is beside
                 and is_record(text) is is_record(pattern)
             ]
             if keys:

@@ -96,7 +96,7 @@ def counted(tally: Tally) -> Counted:
     return Counted(
         tally.near_hits + tally.thread_hits.value,
         tally.redis_hits,
-        tally.stale_hits,
+        tally.stale_hits + tally.slow_hits + tally.failed_hits,
         tally.misses,
         tally.loads,
         tally.early_loads,

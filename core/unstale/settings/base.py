@@ -5,12 +5,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from unstale.errors import SettingError
+from unstale.protocol.durations import MAX_SECONDS, seconds_of
 from unstale.settings.environment import DOTENV, read_environment
 
+
+def _in_seconds(value: object) -> object:
+    """Return the seconds of a text like "1h30m"; anything else is left to pydantic."""
+    seconds = seconds_of(value) if isinstance(value, str) else None
+    return value if seconds is None else seconds
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Duration = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -21,7 +21,7 @@ from unstale.protocol import codec
 from unstale.protocol.models import Model
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Loader
-from unstale.reading.options import GetArguments, LoadArguments, ManyArguments, check_ttl
+from unstale.reading.options import GetArguments, LoadArguments, ManyArguments, check_ttl, checked_seconds
 from unstale.runtime.fork import forget_after_fork
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, picture
@@ -194,12 +194,15 @@ class Cache:
         model: Model | None = None,
         shared: bool = False,
         refresh_ahead: float = 0.0,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
     ) -> Any:
         """Return the value of ``key``: see `unstale.Cache.get_or_load`, also for the arguments.
 
         ``loader`` is a plain function, which runs in this thread, or an async one, which runs on the cache's
         event loop. All threads that miss the same key wait for one load. A load in the background
-        (``refresh_ahead``, an audit) runs a plain loader in a thread of its own.
+        (``refresh_ahead``, an audit) runs a plain loader in a thread of its own, and so does a load with a
+        ``soft_timeout``, as this thread may have to go on before it ends.
         """
         if max_staleness is None and not (fresh or refresh_ahead):
             value = self._near(key, model, shared, tags)
@@ -214,8 +217,15 @@ class Cache:
             "model": model,
             "shared": shared,
             "refresh_ahead": refresh_ahead,
+            "soft_timeout": soft_timeout,
+            "stale_if_error": stale_if_error,
         }
-        return self._run(lambda cache, caller: cache.get_or_load(key, caller.loader(loader), **options))
+
+        def call(cache: AsyncCache, caller: WaitingCaller) -> Coroutine[Any, Any, Any]:
+            caller.may_leave_early = soft_timeout is not None or cache.inspect().rules.may_be_slow(key)
+            return cache.get_or_load(key, caller.loader(loader), **options)
+
+        return self._run(call)
 
     @overload
     def get(
@@ -283,6 +293,8 @@ class Cache:
         negative_ttl: float | None = None,
         max_staleness: float | None = None,
         model: Model | None = None,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
     ) -> Any:
         """Return the values of many keys, in their order, by one trip to Redis and one call of ``loader``.
 
@@ -295,12 +307,16 @@ class Cache:
             "negative_ttl": negative_ttl,
             "max_staleness": max_staleness,
             "model": model,
+            "soft_timeout": soft_timeout,
+            "stale_if_error": stale_if_error,
         }
-        return self._run(
-            lambda cache, caller: cache.get_many(
-                wanted, None if loader is None else caller.many_loader(loader), **options
-            )
-        )
+
+        def call(cache: AsyncCache, caller: WaitingCaller) -> Coroutine[Any, Any, Any]:
+            slow = cache.inspect().rules.may_be_slow
+            caller.may_leave_early = soft_timeout is not None or any(map(slow, wanted))
+            return cache.get_many(wanted, None if loader is None else caller.many_loader(loader), **options)
+
+        return self._run(call)
 
     def cached(
         self,
@@ -311,6 +327,8 @@ class Cache:
         negative_ttl: float | None = None,
         model: Model | None = None,
         refresh_ahead: float = 0.0,
+        soft_timeout: float | str | None = None,
+        stale_if_error: float | str | None = None,
         ignore: Collection[str] = (),
     ) -> Callable[[Callable[P, R]], Cached[P, R]]:
         """Cache what a plain function returns, under a key made of its arguments.
@@ -325,6 +343,8 @@ class Cache:
         """
         check_ttl(ttl)
         check_ttl(negative_ttl, name="negative_ttl")
+        soft = checked_seconds(soft_timeout, name="soft_timeout", zero=False)
+        bound = checked_seconds(stale_if_error, name="stale_if_error", zero=True)
 
         def decorate(function: Callable[P, R]) -> Cached[P, R]:
             return Cached(
@@ -336,6 +356,8 @@ class Cache:
                 negative_ttl=negative_ttl,
                 model=model,
                 refresh_ahead=refresh_ahead,
+                soft_timeout=soft,
+                stale_if_error=bound,
                 ignore=tuple(ignore),
             )
 

@@ -38,6 +38,8 @@ class WaitingCaller:
     Attributes:
         answered: True once the coroutine has ended. A load that begins later is one in the background.
         left: True if the thread was interrupted while it waited. Changed on the loop only.
+        may_leave_early: True if the call may be answered before its loader has ended (``soft_timeout``). Then
+            plain loaders run in threads of their own.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[[Callable[[], object]], None]) -> None:
@@ -46,6 +48,7 @@ class WaitingCaller:
         self._asked: set[asyncio.Future[Outcome]] = set()
         self.answered = False
         self.left = False
+        self.may_leave_early = False
 
     # --- in the thread of the caller ------------------------------------------------------------
 
@@ -116,11 +119,11 @@ class WaitingCaller:
                 asked.set_exception(CallerLeft())
 
     async def _ask(self, function: Callable[[], object]) -> Any:
-        if self.left:
+        if self.left and not self.may_leave_early:
             raise CallerLeft
         function = partial(load_chain.inside, load_chain.chain(), function)
         asked: asyncio.Future[Outcome] = self._loop.create_future()
-        if self.answered:  # an early refresh or an audit: the caller has gone on
+        if self.answered or self.may_leave_early:  # an early refresh or an audit: the caller has gone on
             context = contextvars.copy_context()
             work = partial(context.run, self._work, function, asked)
             threading.Thread(target=work, name="unstale-background-load", daemon=True).start()

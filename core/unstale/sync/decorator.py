@@ -34,6 +34,8 @@ class Cached(CachedFunction[P, R]):
             negative_ttl: float | None,
             model: Model | None,
             refresh_ahead: float,
+            soft_timeout: float | None = None,
+            stale_if_error: float | None = None,
             ignore: Collection[str] = (),
             tags: Collection[str] = (),
         ) -> None: ...

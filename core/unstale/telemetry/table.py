@@ -63,6 +63,8 @@ CACHE_METRICS: Final = (
     _counter("unstale_cache_reads", "near_hits", READS, "near"),
     _counter("unstale_cache_reads", "redis_hits", READS, "redis"),
     _counter("unstale_cache_reads", "stale_hits", READS, "stale"),
+    _counter("unstale_cache_reads", "slow_hits", READS, "slow"),
+    _counter("unstale_cache_reads", "failed_hits", READS, "failed"),
     _counter("unstale_cache_reads", "misses", READS, "miss"),
     _counter("unstale_cache_loads", "loads", "Loads for a waiting caller."),
     _counter("unstale_cache_loads_ahead", "loads_ahead", "Loads in the background, before a value expires."),

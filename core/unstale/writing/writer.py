@@ -114,7 +114,9 @@ class Writer:
                 self._keep_here(key, data, seconds, miss, tags)
                 return False
             data = self._rules.marked(key, data, seconds)
-            return miss.lease is not None and await self._path.fill(key, miss.lease, data, seconds=seconds)
+            return miss.lease is not None and await self._path.fill(
+                key, miss.lease, data, seconds=seconds, spare=self._rules.spare(key, None, tags)
+            )
         except RedisUnavailable:
             self._keep_here(key, data, seconds, miss, tags)
             return False
@@ -140,11 +142,10 @@ class Writer:
             await tier.invalidate(patterns=[pattern])
             async for keys in tier.scan(pattern):
                 removed += await tier.unlink(keys)
-            # Then stale values: until the scan has passed a key, the worker may turn its value into one.
-            await self._rules.load()
-            if self._rules.keeps_stale:
-                async for keys in tier.scan(pattern, stale=True):
-                    await tier.unlink(keys)
+            # Then stale and spare values: until the scan has passed a key, the worker may turn its value into
+            # one, and a fill may store one.
+            async for keys in tier.scan(pattern, beside=True):
+                await tier.unlink(keys)
             # Publish again: agents may have read an old value between the first message and the scan.
             await tier.invalidate(patterns=[pattern])
         except RedisUnavailable as error:

@@ -43,7 +43,7 @@ class Leader:
         page = replace(PAGE, position=f"{self.xid}:{self.xid}:")
         self.state, _ = await self.applier.apply(
             self.state, page, keys=[*renewals, *keys], patterns=patterns, store=True, renewals=renewals,
-            stale=True,
+            beside=True,
         )  # fmt: skip
 
 
@@ -105,6 +105,44 @@ async def test_a_later_change_does_not_prolong_what_is_stale(leader: Leader, red
     await leader.apply({"a": KEPT})
     assert await redis.get(NAMES.stale("a")) == b"2"
     assert await redis.pttl(NAMES.stale("a")) > 20_000
+
+
+async def test_a_spare_value_is_bounded_from_the_read_before(leader: Leader, redis: Redis) -> None:
+    """Also of a key that is not refreshed. Its end only comes nearer, and a purge or a pattern removes it."""
+    kept = Renewal(0, 0, True, BOUND, refreshed=False)
+    both = replace(KEPT, spare_ms=BOUND)
+
+    async def left() -> list[int]:
+        return [await redis.pttl(NAMES.spare(key)) for key in ("a", "b")]
+
+    async def filled() -> None:
+        for key in ("a", "b"):
+            await redis.set(NAMES.spare(key), f"{BOUND}\n1", px=2 * BOUND)
+            await redis.set(key, "1")
+
+    await filled()
+    await leader.apply({"a": kept, "b": both}, "c")
+    assert all(BOUND - 20_000 < ms <= BOUND for ms in await left())
+    assert set(await due(redis)) == {"b"}
+    assert await redis.mget("a", "b") == [None, None]
+    for key in ("a", "b"):
+        await redis.pexpire(NAMES.spare(key), 20_000)
+    await leader.apply({"a": kept, "b": both})
+    assert all(0 < ms <= 20_000 for ms in await left())
+    await filled()
+    await read_ago(redis, 50_000)
+    await leader.apply({"a": kept, "b": both})
+    assert all(0 < ms <= 10_000 for ms in await left())
+    for renewals in ({"a": replace(PURGED, spare_ms=BOUND)}, {"a": kept}):
+        await filled()
+        if renewals["a"] is kept:
+            await read_ago(redis, 2 * BOUND)
+        await leader.apply(renewals)
+        assert await redis.exists(NAMES.spare("a")) == 0
+    await filled()
+    await redis.unlink("b")  # only its spare value is left
+    await leader.apply({}, patterns=("b*", "[a]", "x", "y", "z"))
+    assert await left() == [-2, -2]
 
 
 async def read_ago(redis: Redis, milliseconds: float) -> None:
@@ -238,7 +276,7 @@ async def test_recovery_drops_what_is_stale(leader: Leader, redis: Redis, patter
             published=b"{}",
             patterns=patterns,
             snapshot=snapshot,
-            stale=stale,
+            beside=stale,
         )
         assert await redis.exists(NAMES.stale("a:1")) == (0 if stale else 1)
 

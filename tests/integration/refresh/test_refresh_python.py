@@ -285,7 +285,7 @@ async def test_a_process_with_other_rules_calls_no_loader_and_stores_nothing(
         await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
         assert await store.leases.acquire([key], lease := new_lease()) == [Acquired.YES]
         await redis.hset(NAMES.state, "rules", "other")  # between the lease and the fill
-        assert await store.leases.fill([(key, b'"old"', 60.0)], lease, again=3_600.0) == 0
+        assert await store.leases.fill([(key, b'"old"', 60.0, 0.0)], lease, again=3_600.0) == 0
         assert not await redis.exists(key), "the lease is given up, too"
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from servers import eventually
-from unstale import LockTimeout
+from servers import PATIENCE, eventually
+from unstale import LockTimeout, stale_answers
 from unstale.sync import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.double import WorkerDouble, open_cache, redis_client
@@ -80,6 +80,40 @@ async def test_a_value_is_set_under_the_lease_of_the_threads_own_miss(
     assert not await asyncio.to_thread(overtaken)
     assert await asyncio.to_thread(stored)
     assert await asyncio.to_thread(cache.get, KEY) == "new"
+
+
+async def test_a_thread_goes_on_while_its_slow_loader_runs(cache: Cache, worker: WorkerDouble) -> None:
+    """And gets the last value if it fails. A loader without a soft timeout runs in the thread itself."""
+    key, gate, threads = "search:42:cats", threading.Event(), list[threading.Thread]()
+
+    def slow() -> object:
+        threads.append(threading.current_thread())
+        gate.wait(PATIENCE)
+        return "new"
+
+    def fails() -> object:
+        raise ConnectionError
+
+    def read() -> None:
+        assert cache.get_or_load(key, lambda: "old", stale_if_error="1h") == "old"
+        cache.inspect().local.near.drop(key)
+        asyncio.run_coroutine_threadsafe(forget(), loop).result()
+        with stale_answers() as older:
+            assert cache.get_or_load(key, fails, stale_if_error="1h") == "old"
+            assert cache.get_or_load(key, slow, soft_timeout="10ms", stale_if_error="1h") == "old"
+        assert [each.reason for each in older] == ["stale_if_error", "soft_timeout"]
+        assert threads != [threading.current_thread()]
+        gate.set()
+        assert cache.get_or_load(key, slow) == "new"
+        assert len(threads) == 1
+        counters = cache.counters()
+        assert (counters.failed_hits, counters.slow_hits) == (1, 1)
+
+    async def forget() -> None:
+        await worker.redis.unlink(key)
+
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(read)
 
 
 async def test_a_lock_excludes_threads_and_other_instances(cache: Cache, valkey: EmbeddedValkey) -> None:

@@ -85,7 +85,7 @@ async def count_keys(redis: Redis, names: Names, patterns: Iterable[str]) -> Map
         return b"%d" % cursor, found
 
     try:
-        async for keys in scan(step, names, every if wanted else [], stale=False):
+        async for keys in scan(step, names, every if wanted else [], beside=False):
             for name in keys:
                 key = names.key_of(name.decode("utf-8", "surrogateescape"))
                 for pattern, test in tests:

@@ -168,7 +168,7 @@ class Pipeline:
         """Invalidate patterns without a change that asks for it; the position does not move."""
         await self._applier.apply(
             state, page, keys=(), patterns=sorted(patterns), store=False,
-            stale=self._rules.serves_stale, broken=self._captures.remembered(), reason=always(kind),
+            beside=self._rules.keeps_older, broken=self._captures.remembered(), reason=always(kind),
         )  # fmt: skip
         self._watermarks.change_applied()
         self._counters.patterns += len(patterns)
@@ -226,7 +226,7 @@ class Pipeline:
         patterns = {*now.patterns, *(published.patterns if published is not None else ())}
         patterns.update(adopting.patterns if adopting is not None else ())
         # Stale values may be left of rules that are not known any more.
-        stale = published is None or published.serves_stale or now.serves_stale
+        beside = published is None or published.keeps_older or now.keeps_older
         if self._health.first_start and why is Standing.NO_POSITION and state.untouched and published is None:
             log.info("first start; dropping all owned keys", patterns=len(patterns))
         else:
@@ -243,7 +243,7 @@ class Pipeline:
             why=why.value,
             patterns=patterns,
             snapshot=lambda: self._source.read(None),
-            stale=stale,
+            beside=beside,
         )
         self._counters.recoveries += 1
         self._counters.epochs += 1
@@ -273,7 +273,7 @@ class Pipeline:
             store=moved,
             seen=seen if joins else None,
             renewals=await renewals_of(plan, self._rules),
-            stale=self._rules.serves_stale,
+            beside=self._rules.keeps_older,
             reason=BatchReasons(page, plan, read_at=read_at, read_before=self._read_before),
         )
         if page.entries and self._committed_after > 0:

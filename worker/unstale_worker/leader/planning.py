@@ -120,9 +120,9 @@ def _note(page: Page, notes: _Rows, into: dict[int, Mapping[str, object]]) -> No
 
 
 async def renewals_of(plan: Plan, rules: Rules) -> dict[str, Renewal]:
-    """Return how the keys of ``plan`` are refreshed; other tasks run in between."""
+    """Return the keys of ``plan`` that are refreshed or have a spare value; other tasks run in between."""
     found: dict[str, Renewal] = {}
-    if rules.refreshes:
+    if rules.refreshes or rules.keeps_older:
         slices, keys = Slices(), list(plan.keys)
         for start in range(0, len(keys), ROWS_A_SLICE):
             found |= rules.renewals(keys[start : start + ROWS_A_SLICE], plan.purged)

@@ -101,7 +101,7 @@ class RulesInForce:
             now,
             Adopting(published.hash, tuple(sorted(patterns))),
             lives=changed.lives,
-            stale=published.serves_stale or now.serves_stale,
+            beside=published.keeps_older or now.keeps_older,
         )
         return True
 

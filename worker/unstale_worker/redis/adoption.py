@@ -36,7 +36,7 @@ class Adoption:
         adopting: Adopting,
         *,
         lives: Sequence[str] = (),
-        stale: bool = False,
+        beside: bool = False,
     ) -> None:
         """Put the rules ``now`` in force, and continue from the position.
 
@@ -48,7 +48,7 @@ class Adoption:
             now: The rules.
             adopting: The rules before, and the patterns to drop.
             lives: Globs of keys whose TTL changed: stored values may live longer than it says.
-            stale: Drop the patterns' stale values too.
+            beside: Drop the patterns' stale and spare values too.
         """
         run = self._applier.run
         await run(ADOPT, state, adopting=adopting.encode())
@@ -56,7 +56,7 @@ class Adoption:
             await failpoints.reach("adoption.begun")
         patterns = sorted(adopting.patterns)
         await self._applier.apply(
-            state, page, keys=(), patterns=patterns, store=False, stale=stale, reason=always(Kind.RULES)
+            state, page, keys=(), patterns=patterns, store=False, beside=beside, reason=always(Kind.RULES)
         )
         if failpoints.on:
             await failpoints.reach("adoption.before_published")

@@ -109,7 +109,7 @@ class Applier:
         store: bool,
         seen: Seen | None = None,
         renewals: Mapping[str, Renewal] = MappingProxyType({}),
-        stale: bool = False,
+        beside: bool = False,
         broken: str | None = None,
         near: Sequence[str] = (),
         reason: Callable[[ScriptBody], bytes] = lambda _: b"",
@@ -124,7 +124,7 @@ class Applier:
             store: Move the position to the page's.
             seen: With ``store``, publish a watermark of this read in the same script.
             renewals: Those of ``keys`` that are refreshed, and how.
-            stale: Drop the patterns' stale values too.
+            beside: Drop the patterns' stale and spare values too.
             broken: Without ``store``: store these tables in the state, as a JSON array, in the last script.
             near: Patterns of which agents drop their near copies; the keys stay.
             reason: Returns what the log keeps as the reason of a script; see `unstale.protocol.reasons`.
@@ -135,7 +135,7 @@ class Applier:
         names = self._names
         wanted = [key for key in keys if not key.startswith(names.reserved)]
         if patterns:
-            await self._drop(state, patterns, lsn=page.lsn, stale=stale)
+            await self._drop(state, patterns, lsn=page.lsn, beside=beside)
             if failpoints.on:
                 await failpoints.reach("applier.after_drop")
         if names.cluster:
@@ -226,17 +226,18 @@ class Applier:
         why: str = "",
         patterns: Iterable[str],
         snapshot: Callable[[], Awaitable[Page]],
-        stale: bool = False,
+        beside: bool = False,
     ) -> Seen:
         """Take a snapshot, drop every owned key, then store the snapshot as the position of a new epoch.
 
-        With ``stale`` the keys' stale values are dropped too. The last script requires the run that answered
-        before the snapshot: a failover in between may bring old keys back, so it refuses the script.
+        With ``beside`` the keys' stale and spare values are dropped too. The last script requires the run
+        that answered before the snapshot: a failover in between may bring old keys back, so it refuses the
+        script.
         """
         began_there = self.server_time()
         page = await snapshot()
         seen = Seen.of(page, began=page.began, primary_until="", began_there=began_there)
-        await self._drop(state, sorted(set(patterns)), lsn=page.lsn, stale=stale)
+        await self._drop(state, sorted(set(patterns)), lsn=page.lsn, beside=beside)
         if failpoints.on:
             await failpoints.reach("applier.before_recover")
         header = self._header(
@@ -284,7 +285,7 @@ class Applier:
 
     async def existing(self, patterns: Sequence[str]) -> AsyncIterator[Sequence[bytes]]:
         """Yield the names of the keys that match ``patterns``, in chunks of one script; not unstale's own."""
-        async for found in self._existing(patterns, stale=False):
+        async for found in self._existing(patterns, beside=False):
             for start in range(0, len(found), self._script_keys):
                 yield found[start : start + self._script_keys]
 
@@ -324,7 +325,7 @@ class Applier:
         """Note how far the server's clock is ahead of ours, at least: it was read before ours is now."""
         self._server_ahead = float(server_ms) - time.monotonic() * 1000
 
-    async def _drop(self, state: StoredState, patterns: Sequence[str], *, lsn: str, stale: bool) -> None:
+    async def _drop(self, state: StoredState, patterns: Sequence[str], *, lsn: str, beside: bool) -> None:
         """Raise need_lsn, then unlink what a SCAN of the primary finds."""
         keys = [self._names.state, self._names.log]
 
@@ -332,17 +333,17 @@ class Applier:
             return self._header(position=state.position, run=state.live_run, lsn=lsn)
 
         accepted(await self._run(DROP, keys, [header()]))
-        async for found in self._existing(patterns, stale=stale):
+        async for found in self._existing(patterns, beside=beside):
             for start in range(0, len(found), self._script_keys):
                 some = found[start : start + self._script_keys]
                 reply = await self._run(DROP, [*keys, *some], [header()])
                 accepted(reply)
                 self.unlinked += int(reply[1])
 
-    async def _existing(self, patterns: Sequence[str], *, stale: bool) -> AsyncIterator[list[bytes]]:
+    async def _existing(self, patterns: Sequence[str], *, beside: bool) -> AsyncIterator[list[bytes]]:
         watch = SlotWatch(self._command, self._names)
         await watch.begin()
-        async for found in scan(self._command, self._names, patterns, stale=stale):
+        async for found in scan(self._command, self._names, patterns, beside=beside):
             yield found
         await watch.end()
 

@@ -13,34 +13,40 @@ SINGLE_PASS: Final = 4
 
 
 async def scan(
-    command: Callable[..., Awaitable[Any]], names: Names, patterns: Sequence[str], *, stale: bool
+    command: Callable[..., Awaitable[Any]], names: Names, patterns: Sequence[str], *, beside: bool
 ) -> AsyncIterator[list[bytes]]:
-    """Yield the names of the matching keys in steps, with ``stale`` also of their stale values.
+    """Yield the names of the matching keys in steps, then with ``beside`` of their stale and spare values.
 
-    None of unstale's own is among them. Raises what ``command`` raises. One pass may find a key's stale value
-    before the key. That loses nothing: only the leader turns a value into a stale value, and it is the one
-    scanning.
+    No other of unstale's own is among them. Raises what ``command`` raises. The keys come first: until the
+    scan has passed a key, a fill may store its spare value.
     """
-    own, kept, claim = names.own.encode(), names.stale("").encode(), names.claim.encode()
+    own, claim = names.own.encode(), names.claim.encode()
+    prefixes = names.stale("").encode(), names.spare("").encode()
     patterns = list(map(names.stored, patterns))
-    globs = [*patterns, *map(names.stale, patterns)] if stale else patterns
-    tests = []
-    if len(globs) >= SINGLE_PASS:
-        globs = [names.stored("*"), names.stored(f"{TAG}*")] if names.cluster else ["*"]
-        globs += [names.stale("*")] if names.cluster and stale else []
-        tests = [glob_regex(pattern).match for pattern in patterns]
-    for glob in globs:
+    tests = [glob_regex(pattern).match for pattern in patterns]
+    single = len(patterns) * (2 if beside else 1) >= SINGLE_PASS
+    every = [names.stored("*"), names.stored(f"{TAG}*")] if names.cluster else ["*"]
+    globs = [(glob, False) for glob in (every if single else patterns)]
+    if beside:
+        globs += [(names.beside(glob), True) for glob in (["*"] if single else patterns)]
+    for glob, own_names in globs:
         cursor = b"0"
         while True:
             cursor, found = await command("SCAN", cursor, "MATCH", glob, "COUNT", SCAN_COUNT)
             keys: list[bytes] = [
                 key
                 for key in found
-                if not (key.startswith(own) or key == claim) or (stale and key.startswith(kept))
+                if (key.startswith(prefixes) if own_names else not key.startswith(own) and key != claim)
             ]
-            if tests:
-                keys = [key for key in keys if any(test(key.removeprefix(kept)) for test in tests)]
+            if single:
+                keys = [key for key in keys if _matches(key, prefixes if own_names else (), tests)]
             if keys:
                 yield keys
             if cursor == b"0":
                 break
+
+
+def _matches(key: bytes, prefixes: Sequence[bytes], tests: Sequence[Callable[[bytes], object]]) -> bool:
+    for prefix in prefixes:
+        key = key.removeprefix(prefix)
+    return any(test(key) for test in tests)

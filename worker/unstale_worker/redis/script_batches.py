@@ -83,10 +83,14 @@ def group_refreshes(
                 "serve_ms": renewal.serve_ms,
                 "due_ms": renewal.debounce_ms,
                 "only_if_cached": renewal.only_if_cached,
+                "spare_ms": renewal.spare_ms,
+                "refreshed": renewal.refreshed,
             }
         )
         for key in members:
             ordered += [key, names.stale(key)]
+            if renewal.spare_ms:
+                ordered.append(names.spare(key))
     return ordered, {"most": MOST_WAITING, "groups": described}
 
 

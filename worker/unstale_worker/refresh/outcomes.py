@@ -67,7 +67,9 @@ class Outcomes:
         """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""
         most = self.max_value_bytes
         timed = [
-            (key, *self.ttls.stored(key, spec, value)) for key, value in values.items() if len(value) <= most
+            (key, *self.ttls.stored(key, spec, value), self.ttls.spare(key))
+            for key, value in values.items()
+            if len(value) <= most
         ]
         stored = await self.leases.fill(timed, lease, again=spec.debounce)
         self.tally.filled += stored

@@ -1,6 +1,7 @@
 """How long a refreshed value lives: the same rules as an agent's."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unstale.protocol import codec
@@ -19,17 +20,19 @@ class Ttls:
         default: Seconds for a key that no pattern matches.
         jitter: Share by which a TTL is shortened at random.
         negative: Most seconds for a value that is null; None: as long as any other.
+        spare: Returns the seconds for which a spare value of a key is kept after the value.
     """
 
     ttl: tuple[tuple[str, float], ...]
     default: float
     jitter: float
     negative: float | None
+    spare: Callable[[str], float] = lambda _: 0.0
 
     @classmethod
     def of(cls, rules: Rules, settings: WorkerSettings) -> "Ttls":
         """Return the TTLs of these rules and settings."""
-        return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter, settings.negative_ttl)
+        return cls(rules.ttl, settings.default_ttl, settings.ttl_jitter, settings.negative_ttl, rules.spare)
 
     def stored(self, key: str, spec: RefreshSpec, value: bytes) -> tuple[bytes, float]:
         """Return ``value`` as it is stored, and its TTL.

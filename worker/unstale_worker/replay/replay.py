@@ -101,8 +101,8 @@ async def _announce(
     for pattern in patterns:
         # The order of `cache.invalidate_pattern`, for the reasons given there.
         await tier.invalidate(patterns=[pattern], lsn=page.lsn, kind=Kind.REPLAY)
-        for stale in (False, True):
-            async for found in tier.scan(pattern, stale=stale):
+        for beside in (False, True):
+            async for found in tier.scan(pattern, beside=beside):
                 await tier.unlink(found)
         await tier.invalidate(patterns=[pattern], lsn=page.lsn, kind=Kind.REPLAY)
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules.plan import Watch
+from unstale_worker.rules.reads import ReadSpec
 from unstale_worker.rules.refresh import RefreshSpec, overlap
 
 RULES_VERSION: Final = 1
@@ -20,7 +21,7 @@ LOST: Final = (
     "changed: it lost a table or a template. Agents that still use it hear of none of its changes: keep it "
     "in the rules until they are replaced, or give the new keys another name"
 )
-REFRESHES: Final = "changed: its refresh, so cached values may come from another loader"
+REFRESHES: Final = "changed: its refresh or stale_if_error, so what is kept may come from another loader"
 UNKNOWN: Final = "unknown: the rules in force were published by a version that did not record what they mean"
 
 
@@ -79,24 +80,34 @@ def difference(before: PublishedRules, now: PublishedRules) -> Difference:
     return Difference(dropped, _changed_lives(before.ttl, now.ttl), tuple(lives))
 
 
-def meanings(watches: Sequence[Watch], refreshes: Sequence[RefreshSpec]) -> tuple[tuple[str, str], ...]:
+def meanings(
+    watches: Sequence[Watch], refreshes: Sequence[RefreshSpec], reads: Sequence[ReadSpec] = ()
+) -> tuple[tuple[str, str], ...]:
     """Return for each pattern what `difference` compares.
 
     These are the hashes of its watches, of its refreshes and of their TTLs; and one hash for each pair of a
     table and a template.
     """
     patterns = sorted({pattern for watch in watches for pattern in watch.patterns})
-    return tuple((pattern, _meaning(pattern, watches, refreshes)) for pattern in patterns)
+    return tuple((pattern, _meaning(pattern, watches, refreshes, reads)) for pattern in patterns)
 
 
-def _meaning(pattern: str, watches: Sequence[Watch], refreshes: Sequence[RefreshSpec]) -> str:
+def _meaning(
+    pattern: str, watches: Sequence[Watch], refreshes: Sequence[RefreshSpec], reads: Sequence[ReadSpec]
+) -> str:
     own = [(watch, template) for watch in watches for template in watch.keys if template.pattern == pattern]
     forms = [(watch, [template.literals, template.columns]) for watch, template in own]
     watched = sorted(json.dumps([*watch.normal, *form]) for watch, form in forms)
     links = sorted({_hash([watch.table.schema, watch.table.name, *form])[:8] for watch, form in forms})
     # In file order, as the first that matches a key counts.
     specs = [spec for spec in refreshes if any(overlap(spec.template, template) for _, template in own)]
-    refreshed = [spec.normal[:-1] for spec in specs]
+    refreshed: list[object] = [spec.normal[:-1] for spec in specs]
+    # While the rules keep no spare values of a key, no change bounds one that is left.
+    refreshed += [
+        ["spare", read.template.text, read.stale_if_error]
+        for read in reads
+        if read.stale_if_error and any(overlap(read.template, template) for _, template in own)
+    ]
     ttls = _hash([spec.ttl for spec in specs])
     return f"{_hash(watched)}.{_hash(refreshed)}.{ttls}.{','.join(links)}"
 

@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from unstale.errors import RuleError
+from unstale.protocol import durations
 from unstale_worker.rules.identifiers import NameMistake
 from unstale_worker.rules.toml_lines import Document, Path
 
-MAX_SECONDS: Final = 3650 * 86400.0
-"""Longest duration in a rules file."""
 DURATION_REMEDY: Final = 'Write "30s", "2m", "1h30m", "7d" or a whole number of seconds, at most ten years.'
-
-_DURATION: Final = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
 
 T = TypeVar("T")
 
@@ -154,11 +151,10 @@ def seconds_of(value: object, *, zero: bool = False) -> float | None:
 
     More than ten years is None, too. Zero is None unless ``zero`` is True.
     """
-    if isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
-        days, hours, minutes, seconds, thousandths = (int(part or 0) for part in match.groups())
-        total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds + thousandths / 1000
+    if isinstance(value, str) and (parsed := durations.seconds_of(value)) is not None:
+        total = parsed
     elif isinstance(value, int) and not isinstance(value, bool):
         total = float(min(value, 2**53))
     else:
         return None
-    return total if (zero or total > 0) and 0 <= total <= MAX_SECONDS else None
+    return total if (zero or total > 0) and 0 <= total <= durations.MAX_SECONDS else None

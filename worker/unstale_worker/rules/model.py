@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from unstale.errors import RuleError, RuleErrors
@@ -14,7 +15,8 @@ from unstale_worker.rules.difference import RULES_VERSION, meanings
 from unstale_worker.rules.identifiers import ColumnName, TableName
 from unstale_worker.rules.parse import RulesParser
 from unstale_worker.rules.plan import Plan, Step, Watch
-from unstale_worker.rules.refresh import PURGED, RefreshSpec, Renewal
+from unstale_worker.rules.reads import ReadSpec
+from unstale_worker.rules.refresh import NOT_REFRESHED, PURGED, RefreshSpec, Renewal
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Rules:
             and comments do not change it. Under another hash `difference` says which keys must be dropped.
         patterns: One Redis glob per template, sorted and unique: the keys that the rules own.
         refreshes: One per ``[refresh."..."]`` table, in file order; the first that matches a key counts.
+        reads: Options of reads, by template; the first that matches a key counts.
         forms: The spelling of keys, once the types of the columns are known; see `typed`.
         unlearned_tables: Tables that `unstale learn` asks no rule for.
         unlearned_columns: Columns that it asks no rule for.
@@ -67,9 +70,16 @@ class Rules:
     unlearned_tables: tuple[TableName, ...] = ()
     unlearned_columns: tuple[ColumnName, ...] = ()
     unlearned_keys: tuple[str, ...] = ()
+    reads: tuple[ReadSpec, ...] = ()
+    _as_published: PublishedRules = field(init=False, repr=False, compare=False)
     _steps: dict[tuple[str, str, tuple[str, ...]], tuple[Step, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
+        reads = tuple(each.published for each in self.reads)
+        object.__setattr__(self, "_as_published", PublishedRules(refresh=refresh, reads=reads))
 
     @classmethod
     def load(cls, path: Path | None = None, *, root: Path = Path()) -> "Rules":
@@ -106,8 +116,9 @@ class Rules:
             raise RuleErrors(sorted(parser.errors, key=lambda error: error.line))
         patterns = {pattern for watch in watches for pattern in watch.patterns}
         return cls(
-            file, watches, ttl, _tables(watches), _hash(watches, ttl, refreshes), tuple(sorted(patterns)),
-            refreshes, unlearned_tables=parser.ignored_tables, unlearned_columns=parser.ignored_columns,
+            file, watches, ttl, _tables(watches), _hash(watches, ttl, refreshes, parser.reads),
+            tuple(sorted(patterns)), refreshes, reads=parser.reads,
+            unlearned_tables=parser.ignored_tables, unlearned_columns=parser.ignored_columns,
             unlearned_keys=parser.ignored_keys,
         )  # fmt: skip
 
@@ -131,10 +142,10 @@ class Rules:
 
     def published(self) -> bytes:
         """Return what agents need to know, as the JSON that is stored in Redis."""
-        refresh = tuple((spec.pattern, spec.serve_stale) for spec in self.refreshes)
         return PublishedRules(
-            self.hash, self.patterns, self.ttl, refresh, self.forms,
-            meanings=meanings(self.watches, self.refreshes),
+            self.hash, self.patterns, self.ttl, self._as_published.refresh, self.forms,
+            meanings=meanings(self.watches, self.refreshes, self.reads),
+            reads=self._as_published.reads,
             tables=tuple(dict.fromkeys(str(watch.table) for watch in self.watches)),
         ).encode()  # fmt: skip
 
@@ -204,23 +215,37 @@ class Rules:
                 step.run(flat, into, numbers)
 
     def renewals(self, keys: Iterable[str], purged: Collection[str] = ()) -> dict[str, Renewal]:
-        """Return the renewal of each of ``keys`` that a refresh matches; being ``purged`` overrides it."""
+        """Return the renewal of each of ``keys`` that is refreshed or has a spare value.
+
+        Being ``purged`` overrides the rest.
+        """
         found: dict[str, Renewal] = {}
         for key in keys:
             spec = self.refresh_of(key)
-            if spec is not None:
-                found[key] = PURGED if key in purged else spec.renewal
+            spare = round(self.spare(key) * 1000)
+            if spec is not None or spare:
+                renewal = PURGED if key in purged else NOT_REFRESHED if spec is None else spec.renewal
+                found[key] = _with_spare(renewal, spare) if spare else renewal
         return found
 
+    def spare(self, key: str) -> float:
+        """Return the seconds for which a spare value of ``key`` is kept, as agents read it; 0: none is."""
+        return self._as_published.reads_of(key)[1] if self.reads else 0.0
+
     @property
-    def serves_stale(self) -> bool:
-        """True if any refresh keeps old values to serve them while stale."""
-        return any(spec.serve_stale for spec in self.refreshes)
+    def keeps_older(self) -> bool:
+        """True if an older value of any key may be kept after a change."""
+        return self._as_published.keeps_older
 
     def __repr__(self) -> str:
         return (
             f"<Rules {self.file} watches={len(self.watches)} tables={len(self.tables)} hash={self.hash[:8]}>"
         )
+
+
+@lru_cache
+def _with_spare(renewal: Renewal, milliseconds: int) -> Renewal:
+    return replace(renewal, spare_ms=milliseconds)
 
 
 def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
@@ -238,7 +263,10 @@ def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
 
 
 def _hash(
-    watches: Sequence[Watch], ttl: Sequence[tuple[str, float]], refreshes: Sequence[RefreshSpec]
+    watches: Sequence[Watch],
+    ttl: Sequence[tuple[str, float]],
+    refreshes: Sequence[RefreshSpec],
+    reads: Sequence[ReadSpec],
 ) -> str:
     """Hash everything that two processes must agree on; see `difference` for what each change costs."""
     rules = sorted(
@@ -254,4 +282,6 @@ def _hash(
     content: list[object] = [RULES_VERSION, rules, list(ttl)]
     if refreshes:
         content.append([spec.normal for spec in refreshes])
+    if reads:
+        content.append({"reads": [spec.published for spec in reads]})
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -11,12 +11,13 @@ from unstale_worker.rules.parse_refresh import RefreshParser
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
 from unstale_worker.rules.query_tables import outputs
+from unstale_worker.rules.reads import ReadSpec, parse_reads
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.rules.template import Template, columns_of
 from unstale_worker.rules.toml_lines import Path
 
 _WATCH_FIELDS: Final = ("table", "keys", "tags", "columns", "query", "reads", "purge")
-_TOP_FIELDS: Final = ("watch", "ttl", "refresh", "learn")
+_TOP_FIELDS: Final = ("watch", "ttl", "refresh", "reads", "learn")
 _LEARN_FIELDS: Final = ("ignore_tables", "ignore_columns", "ignore_keys")
 
 
@@ -27,11 +28,14 @@ class RulesParser(FieldChecker):
         ignored_tables: Tables that `unstale learn` does not ask a rule for, once `run` has returned.
         ignored_columns: Columns that it asks no rule for.
         ignored_keys: Globs of the keys that it does not look at.
+        reads: Options of reads, by template.
     """
 
     ignored_tables: tuple[TableName, ...] = ()
     ignored_columns: tuple[ColumnName, ...] = ()
     ignored_keys: tuple[str, ...] = ()
+
+    reads: tuple[ReadSpec, ...] = ()
 
     def run(
         self,
@@ -49,7 +53,10 @@ class RulesParser(FieldChecker):
         self._learn(data.get("learn", {}))
         watches = tuple(self._watches(data.get("watch", [])))
         ttl = tuple(self._ttl(data.get("ttl", {}), watches))
-        return watches, ttl, tuple(RefreshParser(self, watches).run(data.get("refresh", {})))
+        refreshes = tuple(RefreshParser(self, watches).run(data.get("refresh", {})))
+        watched = [template for watch in watches for template in watch.keys]
+        self.reads = tuple(parse_reads(self, data.get("reads", {}), refreshes, watched))
+        return watches, ttl, refreshes
 
     # --- [learn] --------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, sec
 from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.query import Query
+from unstale_worker.rules.reads import READ_FIELDS, durations
 from unstale_worker.rules.refresh import (
     SEPARATOR,
     Loader,
@@ -35,6 +36,7 @@ _OPTIONS: Final = (
     "concurrency",
     "rate",
     "ttl",
+    *READ_FIELDS,
 )
 _OF_ROW: Final = ("table", "key", "columns")
 _OF_SQL: Final = ("query", "reads")
@@ -129,6 +131,7 @@ class RefreshParser:
             concurrency = 1
         only_if_cached = check.flag(block, path, "only_if_cached", default=True)
         rate = check.read((*path, "rate"), block["rate"], _rate) if "rate" in block else None
+        soft_timeout, stale_if_error = durations(check, path, block)
         if loader is None:
             return None
         return RefreshSpec(
@@ -141,6 +144,8 @@ class RefreshParser:
             concurrency=concurrency,
             rate=rate,
             ttl=ttl or None,
+            soft_timeout=soft_timeout,
+            stale_if_error=stale_if_error,
             line=check.line(path),
         )
 

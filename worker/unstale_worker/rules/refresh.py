@@ -69,21 +69,26 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """The part of a refresh that an invalidation of its key needs to know.
+    """What an invalidation needs to know about a key that is refreshed, or that has a spare value.
 
     Attributes:
         serve_ms: Milliseconds for which the old value may still be served; 0: not at all. -1 is a purge: it
             also removes an old value that was kept earlier, and refreshes nothing.
         debounce_ms: Milliseconds until the refresh is due.
         only_if_cached: Refresh the key only if it was in Redis.
+        spare_ms: Milliseconds for which a spare value may live on; 0: the key has none.
+        refreshed: False if the key is not refreshed, but has a spare value.
     """
 
     serve_ms: int
     debounce_ms: int
     only_if_cached: bool
+    spare_ms: int = 0
+    refreshed: bool = True
 
 
 PURGED: Final = Renewal(-1, 0, True)
+NOT_REFRESHED: Final = Renewal(0, 0, True, refreshed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ class RefreshSpec:
         concurrency: Maximum number of simultaneous loads, over all processes.
         rate: Rate limit for loads, over all processes; None: no limit.
         ttl: Seconds until the value expires; None: as ``[ttl]`` says.
+        soft_timeout: See `unstale_worker.rules.reads.ReadSpec`.
+        stale_if_error: The same.
         line: Line of the table in its file, 1-based.
         renewal: The part of this that an invalidation needs to know.
     """
@@ -113,6 +120,8 @@ class RefreshSpec:
     concurrency: int = 8
     rate: Rate | None = None
     ttl: float | None = None
+    soft_timeout: float = 0.0
+    stale_if_error: float = 0.0
     line: int = field(default=0, compare=False)
     renewal: Renewal = field(init=False, repr=False, compare=False)
     _regex: re.Pattern[str] = field(init=False, repr=False, compare=False)

@@ -1,7 +1,7 @@
 -- Direct invalidation by an agent: unlink, log, raise need_lsn and publish, without moving the position.
--- KEYS: state, log, the keys to unlink..., the stale values to unlink...
--- ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes, how many of the keys are stale values, reason
--- Reply: { number of keys unlinked, without stale values; log id }. The id is 0 if there is no live epoch: then the worker
+-- KEYS: state, log, the keys to unlink..., their stale and spare values...
+-- ARGV: channel, lsn or '', keys as JSON, patterns as JSON, log bytes, how many of the keys are stale and spare values, reason
+-- Reply: { number of keys unlinked, without those; log id }. The id is 0 if there is no live epoch: then the worker
 -- will begin a new one, which makes agents drop everything.
 local state, log = KEYS[1], KEYS[2]
 if not has_type(state, 'hash') or not has_type(log, 'stream') then

@@ -1,7 +1,8 @@
 -- Stores a loaded value only if the key still holds the loader's lease (compare-and-set), and only if there is an epoch:
 -- without an epoch there is no position, and nothing would invalidate the value.
--- KEYS: key, state, and if the key is refreshed when it changes: its stale value, the refresh set
--- ARGV: lease, value, milliseconds to live
+-- KEYS: key, state, and if the key is refreshed when it changes: its stale value, the refresh set; and if a spare value is to
+--   be stored: its name
+-- ARGV: lease, value, milliseconds to live, and for a spare value the milliseconds that it lives longer
 -- Reply: 1 if stored, 0 if the lease is lost or there is no epoch
 -- A value whose lease was acquired under tags is stored under these, with the versions from then; not if one of the tags was
 -- invalidated since.
@@ -19,7 +20,10 @@ if tags then
   value = TAGGED .. header .. value
 end
 redis.call('SET', KEYS[1], value, 'PX', ARGV[3])
-if KEYS[3] then
+if ARGV[4] then -- see unstale/protocol/spares.py
+  redis.call('SET', KEYS[#KEYS], ARGV[4] .. '\n' .. ARGV[2], 'PX', string.format('%.0f', ARGV[3] + ARGV[4]))
+end
+if KEYS[4] then
   redis.call('UNLINK', KEYS[3])
   if has_type(KEYS[4], 'zset') then redis.call('ZREM', KEYS[4], KEYS[1]) end
 end

@@ -1,5 +1,5 @@
 -- Stores a value that no rule owns, and invalidates it in every instance: set, log, publish.
--- KEYS: state, log, key, claim, the record of each tag...
+-- KEYS: state, log, key, claim, the key's spare value, the record of each tag...
 -- ARGV: channel, value, milliseconds to live, keys as JSON, log bytes, hash of the agent's rules, namespace, reason,
 --   and with tags the version of a record that is missing
 -- Reply: log id and epoch. 0 and '' if there is no live epoch: the value is stored but not announced, because agents are
@@ -17,11 +17,12 @@ if known[3] and known[3] ~= ARGV[6] then
   return { -1, '' }
 end
 local value = ARGV[2]
-if #KEYS > 4 then
-  value = TAGGED .. tags_header(5, ARGV[9]) .. value
-  for at = 5, #KEYS do outlive(KEYS[at], ARGV[3]) end
+if #KEYS > 5 then
+  value = TAGGED .. tags_header(6, ARGV[9]) .. value
+  for at = 6, #KEYS do outlive(KEYS[at], ARGV[3]) end
 end
 redis.call('SET', KEYS[3], value, 'PX', ARGV[3])
+redis.call('UNLINK', KEYS[5])
 local run = live_run()
 if not live_epoch(state, known[1], known[2], run) then
   return { 0, '' }

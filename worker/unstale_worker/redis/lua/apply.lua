@@ -1,7 +1,7 @@
 -- One script of a batch: unlinks keys, logs and publishes them, raises need_lsn. The batch's last script also stores the
 -- position, and may publish the watermark that is true from then on.
 -- KEYS: state, log, the keys to unlink..., and with `refresh`: the refresh set, then of each key to refresh its name and the
---       name of its stale value
+--       name of its stale value, and in a group with `spare_ms` the name of its spare value
 -- ARGV: header, keys as JSON, patterns as JSON, reason. Fields of the header, beside those that `refusal` reads:
 --   channel, lsn
 --   log_bytes: a number, most bytes of the log
@@ -9,7 +9,9 @@
 --   watermark: see `publish_seen`
 --   broken: tables that are not captured, as a JSON array; in the last script of an invalidation for their sake
 --   refresh: { most: members that the refresh set may have, groups: [{ keys: how many, serve_ms: how long the old value may
---     be served after the commit of its change, -1 to purge it, due_ms: until the refresh is due, only_if_cached: true or false }, ...] }
+--     be served after the commit of its change, -1 to purge it, due_ms: until the refresh is due, only_if_cached: true or false,
+--     spare_ms: how long a spare value may be answered after that commit, 0: there is none, refreshed: false if the key is not
+--     refreshed }, ...] }
 -- Reply: { 'ok', log id, unlinked, primary_until or '', server's clock in ms } or { 'refused', reason }
 local state, log, header = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
 local reason = refusal(state, log, header)
@@ -20,7 +22,7 @@ local unlinked, id, pending = 0, 0, ''
 local refresh, plain = header.refresh, #KEYS
 if refresh then
   plain = plain - 1
-  for _, group in ipairs(refresh.groups) do plain = plain - 2 * group.keys end
+  for _, group in ipairs(refresh.groups) do plain = plain - (group.spare_ms > 0 and 3 or 2) * group.keys end
 end
 if plain > 2 then
   unlinked = redis.call('UNLINK', unpack(KEYS, 3, plain))
@@ -46,10 +48,19 @@ if refresh then
       else
         unlinked = unlinked + redis.call('UNLINK', key)
       end
+      if group.spare_ms > 0 then
+        local left = math.floor(group.spare_ms - elapsed)
+        if group.serve_ms < 0 or left <= 0 then
+          redis.call('UNLINK', KEYS[at])
+        else -- its end may only come nearer
+          redis.call('PEXPIRE', KEYS[at], left, 'LT')
+        end
+        at = at + 1
+      end
       if group.serve_ms < 0 then
         unlinked = unlinked + redis.call('UNLINK', stale)
         redis.call('ZREM', set, key)
-      elseif value or not group.only_if_cached or redis.call('EXISTS', stale) == 1 then
+      elseif group.refreshed and (value or not group.only_if_cached or redis.call('EXISTS', stale) == 1) then
         wanted[#wanted + 1] = due
         wanted[#wanted + 1] = key
       end

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -45,6 +45,10 @@ class Acquired(Enum):
     """A value stands there, or the key left the refresh set: nothing is to be done."""
     LATER = auto()
     """Another loader holds the lease, or nothing may be stored now: the key is due again."""
+
+
+Value: TypeAlias = tuple[str, bytes, float, float]
+"""A key, the JSON of its value, seconds to live, and seconds that its spare value lives longer; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +143,8 @@ class Leases(RedisCalls):
             chunk = keys[start : start + LEASES_MOST]
             await self._run(RELEASE, [self._names.refresh, *chunk], [lease or b"\x00", milliseconds(seconds)])
 
-    async def fill(
-        self, values: Sequence[tuple[str, bytes, float]], lease: bytes, *, again: float = 0.0
-    ) -> int:
-        """Store (key, value's JSON, seconds to live) where ``lease`` stands; returns how many were stored.
+    async def fill(self, values: Sequence[Value], lease: bytes, *, again: float = 0.0) -> int:
+        """Store values where ``lease`` stands; returns how many were stored.
 
         Where it does not stand, the key was invalidated meanwhile: it is due again in ``again`` seconds.
         """
@@ -150,10 +152,10 @@ class Leases(RedisCalls):
         for chunk in _chunks(values):
             keys = [names.refresh, names.dead_letters, names.refresh_counts, names.state]
             arguments: list[Argument] = [lease, milliseconds(again), self._rules]
-            for given, value, seconds in chunk:
+            for given, value, seconds, spare in chunk:
                 key = names.stored(given)
-                keys += (key, names.stale(key), names.refresh_failures(key))
-                arguments += (value, max(1, milliseconds(seconds)))
+                keys += (key, names.stale(key), names.refresh_failures(key), names.spare(key))
+                arguments += (value, max(1, milliseconds(seconds)), milliseconds(spare))
             stored += sum(await self._run(FILL, keys, arguments))
         return stored
 
@@ -191,8 +193,8 @@ class Leases(RedisCalls):
         return Failure(count, pause == -1, pause / 1000 if pause >= 0 else None)
 
 
-def _chunks(values: Sequence[tuple[str, bytes, float]]) -> list[list[tuple[str, bytes, float]]]:
-    chunks: list[list[tuple[str, bytes, float]]] = []
+def _chunks(values: Sequence[Value]) -> list[list[Value]]:
+    chunks: list[list[Value]] = []
     size = FILL_BYTES
     for value in values:
         size += len(value[1])

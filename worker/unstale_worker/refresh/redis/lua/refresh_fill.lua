@@ -1,8 +1,9 @@
 -- Stores refreshed values, each only if the lease taken for it still stands, and then ends its refresh.
 -- A key whose lease is gone was invalidated meanwhile: it is due again.
 -- Under other rules, which may name another loader, all leases are given up.
--- KEYS: refresh, dead letters, counts, state, then for each key: key, stale, failures
--- ARGV: lease, milliseconds until a refused one is due again, hash of the rules, then for each key: value, milliseconds to live
+-- KEYS: refresh, dead letters, counts, state, then for each key: key, stale, failures, spare
+-- ARGV: lease, milliseconds until a refused one is due again, hash of the rules, then for each key: value, milliseconds to live,
+--   milliseconds that its spare value lives longer, 0: it has none
 -- Reply: for each key 1 stored, 0 the lease is gone
 local refresh, dead, counts, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local current = has_type(state, 'hash') and redis.call('HGET', state, 'rules') == ARGV[3]
@@ -10,12 +11,17 @@ local wanted = has_type(refresh, 'zset')
 local buried = has_type(dead, 'hash') and redis.call('HLEN', dead) > 0
 local again = string.format('%.0f', math.floor(clock_ms()) + tonumber(ARGV[2]))
 local replies, filled = {}, 0
-for at = 5, #KEYS, 3 do
-  local key, argument = KEYS[at], 4 + (at - 5) / 3 * 2
+for at = 5, #KEYS, 4 do
+  local key, argument = KEYS[at], 4 + (at - 5) / 4 * 3
   local ours = redis.call('TYPE', key)['ok'] == 'string' and redis.call('GET', key) == ARGV[1]
   if ours and current then
     redis.call('SET', key, ARGV[argument], 'PX', ARGV[argument + 1])
     redis.call('UNLINK', KEYS[at + 1], KEYS[at + 2])
+    local longer = ARGV[argument + 2]
+    if longer ~= '0' then -- see unstale/protocol/spares.py
+      local life = string.format('%.0f', ARGV[argument + 1] + longer)
+      redis.call('SET', KEYS[at + 3], longer .. '\n' .. ARGV[argument], 'PX', life)
+    end
     if wanted then redis.call('ZREM', refresh, key) end
     if buried then redis.call('HDEL', dead, key) end
     filled = filled + 1
