@@ -1,8 +1,12 @@
-"""What tags cost: invalidating one with few and with many values in Redis, and reading a value under one.
+"""What tags cost, and what readers get from loaders that are slow or fail.
 
+Tags: invalidating one with few and with many values in Redis, and reading a value under one.
 Values under the tag are written in bulk, as the agent writes them. One value is read before each
 invalidation, so that the tag's record is there. Both servers are asked in turns, and so are both kinds of
 reads: a noisy machine disturbs each alike.
+
+Slow loaders: how long readers wait whose loader takes far longer than their ``soft_timeout``. Failing ones:
+how many reads fail within the bound of ``stale_if_error``, and how many are answered past it.
 """
 
 import asyncio
@@ -25,6 +29,8 @@ INVALIDATIONS = 300
 TAG = "user:42:memories"
 READ_KEY, PLAIN_KEY, TAGGED_KEY = "search:42:read", "search:42:plain", "search:42:tagged"
 CHUNK = 10_000
+SOFT_SECONDS, SLOW_READS = 0.3, 1_000
+BOUND_SECONDS, DOWN_KEYS, DOWN_SECONDS = 5.0, 20, 8.0
 
 BEAT = """
 local last, time = redis.call('HGET', KEYS[1], 'last'), redis.call('TIME')
@@ -118,6 +124,96 @@ async def reads(cache: Cache, repeats: int) -> dict[str, float]:
     }
 
 
+async def spare_values(cache: Cache, redis: Redis, keys: list[str], *, bound: float) -> None:
+    """Load values of these keys, which then expire."""
+    for key in keys:
+        await cache.get_or_load(key, profile, stale_if_error=bound)
+    for key in keys:
+        await redis.unlink(key)
+        cache.inspect().local.near.drop(key)
+
+
+async def slow_reads(cache: Cache, redis: Redis, reads: int) -> dict[str, float]:
+    """Milliseconds that readers wait for an older value: the 99th percentile."""
+    keys = [f"slow:{number}" for number in range(reads)]
+    await spare_values(cache, redis, keys, bound=3600)
+    samples: list[float] = []
+    ended = asyncio.Event()
+
+    async def slow() -> object:
+        await ended.wait()
+        return PROFILE
+
+    async def read(key: str) -> None:
+        begun = time.perf_counter()
+        await cache.get_or_load(key, slow, soft_timeout=SOFT_SECONDS, stale_if_error=3600)
+        samples.append((time.perf_counter() - begun) * 1e3)
+
+    for start in range(0, reads, 20):
+        await asyncio.gather(*map(read, keys[start : start + 20]))
+    if cache.counters().slow_hits != reads:
+        raise SystemExit("a read was not answered with an older value")
+    ended.set()
+    await asyncio.gather(*(cache.get_or_load(key, slow) for key in keys))
+    p99 = statistics.quantiles(samples, n=100)[98]
+    return {"p99_ms": round(p99, 1), "beyond_ms": round(p99 - SOFT_SECONDS * 1e3, 1)}
+
+
+async def failing_reads(cache: Cache, redis: Redis) -> dict[str, float]:
+    """Reads of keys whose loader fails for longer than the bound."""
+    keys = [f"failing:{number}" for number in range(DOWN_KEYS)]
+    reads = failed = late = 0
+
+    async def fails() -> object:
+        raise ConnectionError
+
+    async def outage(key: str) -> None:
+        nonlocal reads, failed, late
+        await cache.get_or_load(key, profile, ttl=0.5, stale_if_error=BOUND_SECONDS)
+        cache.inspect().local.near.drop(key)
+        begun, after = time.monotonic(), 0.0
+        while after < DOWN_SECONDS:
+            before = time.monotonic() - begun
+            try:
+                await cache.get_or_load(key, fails, stale_if_error=BOUND_SECONDS)
+                answered = True
+            except ConnectionError:
+                answered = False
+            after = time.monotonic() - begun
+            reads += 1
+            # The TTL is shortened at random, by a tenth at most; it began before `begun`.
+            failed += not answered and after < BOUND_SECONDS + 0.4
+            late += answered and before > BOUND_SECONDS + 0.5
+            await asyncio.sleep(0.02)
+
+    await asyncio.gather(*map(outage, keys))
+    return {"reads": reads, "failed_within": failed, "answered_beyond": late}
+
+
+async def loaders(share: int) -> dict[str, Any]:
+    """The figures of slow and of failing loaders, on a server of their own."""
+    async with EmbeddedValkey() as server:
+        redis: Redis = Redis.from_url(server.url)
+        names = Names()
+        await begin_history(redis, names)
+        await redis.hset(names.state, "run", (await redis.info("replication"))["master_replid"])
+        voice = asyncio.create_task(beats(redis))
+        try:
+            async with Cache(AgentSettings.from_env(env_file=None, redis_url=server.url)) as cache:
+                for _ in range(6_000):
+                    if cache.attached:
+                        break
+                    await asyncio.sleep(0.01)
+                return {
+                    "soft_timeout": await slow_reads(cache, redis, SLOW_READS // share),
+                    "stale_if_error": await failing_reads(cache, redis),
+                }
+        finally:
+            voice.cancel()
+            await asyncio.gather(voice, return_exceptions=True)
+            await redis.aclose()
+
+
 async def measure(repeats: int, many: int, times: int) -> dict[str, Any]:
     """Everything, on two servers of its own."""
     async with EmbeddedValkey() as small, EmbeddedValkey() as large:
@@ -151,7 +247,7 @@ async def main() -> None:
     options = arguments(__doc__ or "", repeats=7)
     share = 10 if options.quick else 1
     figures = await measure(options.repeats, MANY // share, INVALIDATIONS // share)
-    finish("values", {"tags": figures}, as_json=options.json, repeats=options.repeats)
+    finish("values", {"tags": figures, **await loaders(share)}, as_json=options.json, repeats=options.repeats)
 
 
 if __name__ == "__main__":
