@@ -14,6 +14,7 @@ import statistics
 import time
 from typing import Any
 
+import sealed_hits
 from harness import arguments, finish, run
 from hits import PROFILE, REDIS_CALLS, begin_history, took
 from redis.asyncio import Redis
@@ -247,7 +248,9 @@ async def main() -> None:
     options = arguments(__doc__ or "", repeats=7)
     share = 10 if options.quick else 1
     figures = await measure(options.repeats, MANY // share, INVALIDATIONS // share)
-    finish("values", {"tags": figures, **await loaders(share)}, as_json=options.json, repeats=options.repeats)
+    crypto = await sealed_hits.measure(options.repeats)
+    found = {"tags": figures, **await loaders(share), "crypto": crypto}
+    finish("values", found, as_json=options.json, repeats=options.repeats)
 
 
 if __name__ == "__main__":

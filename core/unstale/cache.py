@@ -20,6 +20,7 @@ from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
 from unstale.protocol.globs import check_glob
 from unstale.protocol.models import Model, OtherSchema
+from unstale.protocol.sealed import SEALED
 from unstale.protocol.tags import check_tag, record
 from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
@@ -617,14 +618,14 @@ class Cache:
     async def _discard(self, key: str, loaded: ReadResult, error: ValueError) -> None:
         """Remove a value that cannot be decoded, if it is still the one that stands there."""
         self._parts.local.drop([key])
-        self._parts.rules.unreadable(key, error)
+        self._parts.rules.unreadable(key, error, sealed=loaded.data.startswith(SEALED))
         with contextlib.suppress(RedisUnavailable):
             if loaded.origin == STALE:
-                await self._parts.tier.discard_stale(key, loaded.data)
+                await self._parts.tier.discard_stale(key, loaded.stored or loaded.data)
             elif loaded.origin in (SLOW, FAILED):
                 await self._parts.tier.drop_spare(key)
             else:
-                await self._parts.tier.release(key, loaded.data)
+                await self._parts.tier.release(key, loaded.stored or loaded.data)
 
     def __repr__(self) -> str:
         state = (

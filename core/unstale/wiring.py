@@ -29,6 +29,7 @@ from unstale.redis_tier.tier import RedisTier
 from unstale.reporting.content import Content
 from unstale.reporting.reporter import Reporter
 from unstale.runtime import clock
+from unstale.sealing.sealer import sealer_of
 from unstale.settings import AgentSettings
 from unstale.writing.writer import Writer
 
@@ -137,6 +138,7 @@ class Parts:
             lease_ttl=settings.lease_ttl,
             detached_ttl=settings.detached_ttl,
             newest_fills=NewestFills() if settings.report_interval else None,
+            sealer=sealer_of(settings) if settings.uses_redis else None,
         )
         self.reporter = self._report(settings)
         self.early = EarlyRefresh(self.path, self.local, self.freshness, self.rules, clock=now)

@@ -81,6 +81,7 @@ EXTRAS = {
     "core/unstale/reading/replicas.py": ["companion"],
     "core/unstale/companion/tools/livekit.py": ["livekit"],
     "core/unstale/runtime/spans.py": ["otel"],
+    "core/unstale/sealing": ["crypto"],
     "core/unstale/telemetry/opentelemetry_counters.py": ["otel"],
     "core/unstale/telemetry/prometheus_collector.py": ["prometheus"],
     "core/unstale/companion/tools/mcp.py": ["mcp"],

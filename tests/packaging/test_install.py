@@ -84,6 +84,9 @@ says("livekit", lambda: __import__("unstale.companion.tools.livekit"))
 says("mcp", lambda: __import__("unstale.companion.tools.mcp"))
 says("otel", lambda: Cache.from_env(env_file=None, otel=True))
 says("otel", lambda: __import__("unstale.telemetry", fromlist=["observe"]).observe)
+key = "a:" + 43 * "A" + "="
+says("crypto", lambda: Cache.from_env(env_file=None, redis_url="redis://127.0.0.1:1", value_keys=key))
+says("crypto", lambda: Cache.from_env(env_file=None, redis_url="redis://127.0.0.1:1", compress_above=100))
 says("prometheus", lambda: __import__("unstale.telemetry", fromlist=["CacheCollector"]).CacheCollector)
 print("done")
 """

@@ -405,7 +405,7 @@ class KnownRules:
         )
         return True
 
-    def unreadable(self, key: str, error: ValueError) -> None:
+    def unreadable(self, key: str, error: ValueError, *, sealed: bool = False) -> None:
         """Count and warn of a cached value that its reader cannot use: the read is a miss."""
         self.unreadable_values += 1
         name = self.of(key).tally.name
@@ -414,6 +414,13 @@ class KnownRules:
                 name,
                 "the cached value of %r was stored with a model of another schema, so it counts as missing. "
                 "After a deploy this ends by itself; otherwise readers of this key use different models",
+                key,
+            )
+        elif sealed:
+            self.warn_once(
+                name,
+                "the cached value of %r is compressed or encrypted, and cannot be opened, so it counts as "
+                "missing. Have all processes the same UNSTALE_VALUE_KEYS, and the extra crypto?",
                 key,
             )
         else:

@@ -86,6 +86,17 @@ def tags_of(content: bytes) -> tuple[str, ...]:
     return tuple(tags)
 
 
+def without_header(content: bytes) -> bytes:
+    """Return a value without the header that names its tags."""
+    begin = _BEGINNING.match(content)
+    if begin is None:
+        return content
+    at = begin.end()
+    while found := _TAG.match(content, at):
+        at = found.end() + int(found[1])
+    return content[at + 1 :]
+
+
 def shown(key: str) -> str:
     """Return a key, or a glob, for people: that of a record as ``tag`` and the tag.
 

@@ -14,6 +14,7 @@ from unstale.reading.options import ReadOptions
 from unstale.reading.result import FAILED, SLOW, ReadResult
 from unstale.reading.stale_answers import note
 from unstale.redis_tier.shared_tier import SharedTier
+from unstale.sealing.sealer import Sealer
 
 logger = logging.getLogger("unstale")
 
@@ -37,8 +38,10 @@ class Terms(NamedTuple):
 class OlderValues:
     """Finds spare values, within what the read and the rules allow."""
 
-    def __init__(self, tier: SharedTier, freshness: Freshness, rules: KnownRules) -> None:
-        self._tier, self._freshness, self._rules = tier, freshness, rules
+    def __init__(
+        self, tier: SharedTier, freshness: Freshness, rules: KnownRules, sealer: Sealer | None = None
+    ) -> None:
+        self._tier, self._freshness, self._rules, self._sealer = tier, freshness, rules, sealer
 
     def terms(self, key: str, options: ReadOptions) -> Terms | None:
         """Return what a read of ``key`` allows; None if it takes no older value."""
@@ -61,6 +64,9 @@ class OlderValues:
             return None
         if spare is None or spare.age > terms.bound or not self._usable(terms):
             return None
+        data = spare.data if self._sealer is None else await self._sealer.opened(key, spare.data)
+        if data is None:
+            return None
         if why == FAILED:
             self._rules.warn_once(
                 key,
@@ -72,7 +78,7 @@ class OlderValues:
             )
             logger.debug("the loader's error", exc_info=error)
         note(key, "stale_if_error" if why == FAILED else "soft_timeout", spare.age)
-        return ReadResult(spare.data, FAILED if why == FAILED else SLOW)
+        return ReadResult(data, FAILED if why == FAILED else SLOW)
 
     def failed_later(self, key: str, error: BaseException) -> None:
         """Log the failure of a load whose readers were all answered before it ended."""

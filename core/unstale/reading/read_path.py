@@ -13,16 +13,19 @@ from unstale.near_cache.local_state import LocalState
 from unstale.protocol import codec
 from unstale.protocol.lease import PRIMARY, ValueOrLease
 from unstale.protocol.newest_fills import NewestFills
+from unstale.protocol.sealed import SEALED_BYTE
 from unstale.protocol.tags import NO_TAGS
 from unstale.reading.loader import Load, Loader, call, load_parameter
 from unstale.reading.older_values import OlderValues
 from unstale.reading.options import DEFAULT, ReadOptions
-from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, ReadResult
+from unstale.reading.result import LOADER, MEMORY, REDIS, STALE, Origin, ReadResult
 from unstale.reading.single_flight import Flight, SingleFlight
 from unstale.reading.stale_answers import note
 from unstale.redis_tier.error_replies import out_of_memory
 from unstale.redis_tier.shared_tier import SharedTier
 from unstale.runtime import failpoints
+from unstale.sealing.key_source import KeyUnavailable
+from unstale.sealing.sealer import Sealer
 
 FIRST_LOOK: Final = 0.005
 """Seconds before reading a key again whose lease another process holds; doubles up to `LAST_LOOK`."""
@@ -43,6 +46,7 @@ class ReadPath:
         older: Finds values for readers whose loader fails or is slow.
         newest_fills: The keys that this process filled last.
         on_load: Called with the key before each load, for tests.
+        sealer: Compresses and encrypts values in Redis; None if they are plain.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class ReadPath:
         lease_ttl: float,
         detached_ttl: float,
         newest_fills: NewestFills | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         self._tier = tier
+        self.sealer = sealer
         self._local = local
         self._freshness = freshness
         self._rules = rules
@@ -65,7 +71,7 @@ class ReadPath:
         self._lease_ttl = lease_ttl
         self._detached_ttl = detached_ttl
         self._peek = local.near.peek
-        self.older = OlderValues(tier, freshness, rules)
+        self.older = OlderValues(tier, freshness, rules, sealer)
         self.flights = SingleFlight(self._fetch, local.in_flight, self.older)
         self.newest_fills = newest_fills or NewestFills(0)
         self.on_load: Callable[[str], object] | None = None
@@ -84,6 +90,8 @@ class ReadPath:
             held = self.held(key, options.tags)
             if held is not None:
                 return held
+        if self.sealer is not None and not self.sealer.ready(key):
+            await self.sealer.prepare(key)
         known = self._rules.of(key)
         if known.stale and options.allows_stale:  # also while the key is being loaded
             with contextlib.suppress(RedisUnavailable):
@@ -159,6 +167,8 @@ class ReadPath:
         held = self.held(key, tags)
         if held is not None or not self._freshness.believes_redis:
             return held
+        if self.sealer is not None:
+            await self.sealer.prepare(key)
         with contextlib.suppress(RedisUnavailable):
             if options.allows_stale and self._rules.serves_stale(key) and self._freshness.attached:
                 return await self._read_or_stale(key, options)
@@ -188,6 +198,8 @@ class ReadPath:
         """
         if not self._freshness.believes_redis:
             return None, None
+        if self.sealer is not None:
+            await self.sealer.prepare(key)
         try:
             if allows_stale and self._rules.serves_stale(key):
                 found = await self._read_or_stale(key, DEFAULT)
@@ -246,7 +258,7 @@ class ReadPath:
             found = self._usable(key, read, ValueOrLease(data, None, life), options)
             if found is None and stale is not None and freshness.attached:
                 note(key, "serve_stale", None)
-                return ReadResult(stale, STALE)
+                return self._unsealed(key, stale, STALE)
             return found
         finally:
             self._local.in_flight.close(read)
@@ -258,11 +270,31 @@ class ReadPath:
         data, freshness = acquired.found, self._freshness
         if data is None or not codec.is_value(data) or not freshness.believes_redis:
             return None
+        if data[0] == SEALED_BYTE:
+            result = self._unsealed(key, data, REDIS)
+            if result is None or result.stored is None:
+                return result
+            data = result.data
+        else:
+            result = ReadResult(data, REDIS)
         known = self._rules.of(key)
         seconds = self._rules.seconds_near(key, known, data, acquired.life, options.ttl, options.negative_ttl)
         if seconds is not None and acquired.exact:
             self._local.keep(read, data, seconds, freshness.trusted_until, known.tally)
-        return ReadResult(data, REDIS)
+        return result
+
+    def _unsealed(self, key: str, content: bytes, origin: Origin) -> ReadResult | None:
+        """Return the value of what stands in Redis, as it stands there if it cannot be opened.
+
+        None if its key cannot be asked for now: then it is left alone.
+        """
+        if self.sealer is None or content[0] != SEALED_BYTE:
+            return ReadResult(content, origin)
+        try:
+            data = self.sealer.open(key, content)
+        except KeyUnavailable:
+            return None
+        return ReadResult(content, origin) if data is None else ReadResult(data, origin, content)
 
     def _keep(self, read: InFlightRead, data: bytes, seconds: float) -> None:
         until, tally = self._freshness.trusted_until, self._rules.of(read.key).tally
@@ -390,6 +422,8 @@ class ReadPath:
         known = self._rules.of(key)
         refreshed = known.stale is not None
         try:
+            if self.sealer is not None:
+                data = await self.sealed(key, data)
             if await self._tier.fill(key, lease, data, seconds=seconds, refreshed=refreshed, spare=spare):
                 if self._tier.shared:
                     known.tally.fills += 1
@@ -400,6 +434,15 @@ class ReadPath:
                 self._rules.warn_of_full_redis()
         known.tally.fills_refused += 1
         return False
+
+    async def sealed(self, key: str, data: bytes) -> bytes:
+        """Return what is stored in Redis for ``data``; raises `RedisUnavailable` if there is no key."""
+        if self.sealer is None:
+            return data
+        content = await self.sealer.sealed(key, data)
+        if content is None:
+            raise RedisUnavailable(f"there is no key to encrypt the value of {key!r} with")
+        return content
 
     async def _load_offline(self, flight: Flight) -> ReadResult:
         """Load while neither tier can be used, and keep the value for at most ``detached_ttl`` seconds."""

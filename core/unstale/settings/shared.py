@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from unstale.protocol.names import Names
 from unstale.protocol.partitions import Partitions
+from unstale.protocol.value_keys import parse_keys, parse_scopes
 from unstale.redis_tier.url import database_number, in_cluster
 from unstale.runtime.postgres_url import PostgresUrl
 from unstale.settings.base import Seconds, Settings, Variables
@@ -37,6 +38,14 @@ class SharedSettings(Settings):
     """Share by which a TTL is shortened at random, so that values do not expire together."""
     max_value_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     """A value with more bytes of JSON is returned to its reader, but stored nowhere; warned of once."""
+    compress_above: Annotated[int, Field(ge=64)] | None = None
+    """Values with more bytes of JSON are compressed with zstd in Redis (extra ``crypto``); unset: none."""
+    value_keys: SecretStr | None = None
+    """Keys that values in Redis are encrypted with, as ``ID:BASE64, …``: the first writes, all read."""
+    value_key_function: str | None = None
+    """Instead of `value_keys`: ``module:function`` that asks a KMS or a table for them."""
+    value_key_users: str | None = None
+    """Templates of keys that belong to one user, such as ``user:{user}:*``; each user has own keys."""
     lease_ttl: Seconds = 3.0
     """Seconds a lease lives; extended every third of it while the loader runs."""
     max_silence: Seconds = 5.0
@@ -47,6 +56,32 @@ class SharedSettings(Settings):
     """Make spans and measure durations with OpenTelemetry: loads and first fresh reads, and refreshes."""
     leader_ttl: Annotated[float, Field(ge=0.5, le=60)] = 2.0
     """Seconds the leader's lease lives; a standby takes over this long after a crash."""
+
+    @field_validator("value_keys")
+    @classmethod
+    def _readable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_keys(value.get_secret_value())
+        return value
+
+    @field_validator("value_key_users")
+    @classmethod
+    def _templates(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_scopes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_of_keys(self) -> Self:
+        if self.value_keys is not None and self.value_key_function is not None:
+            raise ValueError(
+                "UNSTALE_VALUE_KEYS and UNSTALE_VALUE_KEY_FUNCTION are both set: set one of them"
+            )
+        if self.value_key_users is not None and self.value_key_function is None:
+            raise ValueError(
+                "UNSTALE_VALUE_KEY_USERS needs UNSTALE_VALUE_KEY_FUNCTION, which knows the keys of each user"
+            )
+        return self
 
     @model_validator(mode="after")
     def _in_time(self) -> Self:

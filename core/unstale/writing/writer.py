@@ -180,7 +180,14 @@ class Writer:
         there is no message. A detached process could then not read its own value back, so it is kept offline.
         """
         try:
-            put = await self._tier.put(key, data, seconds=seconds, rules=self._rules.hash, tags=tags)
+            content = data
+            if self._path.sealer is not None:
+                try:
+                    content = await self._path.sealed(key, data)
+                except RedisUnavailable:
+                    await self._invalidate([key])  # what is there is older
+                    raise
+            put = await self._tier.put(key, content, seconds=seconds, rules=self._rules.hash, tags=tags)
         except RedisUnavailable as error:
             if out_of_memory(error):
                 self._rules.warn_of_full_redis()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from servers import eventually
-from servers.odd_urls import leaks, odd_urls
+from servers.odd_urls import PIECES, leaks, odd_urls
 from unstale import Cache, ConnectionPool
 from unstale.settings import WorkerSettings
 from unstale_worker.cli import commands
@@ -31,6 +31,8 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 REFRESHED = PROFILES + '[refresh."user:{id}:profile"]\nloader = "asyncio:sleep"\n'
 CLOSED = "127.0.0.1:1"
+VALUE_KEYS = f"a:{''.join(PIECES).ljust(42, 'A')}A="
+"""A key of 32 bytes whose base64 holds the pieces."""
 AT_ONCE = 40
 
 
@@ -49,6 +51,11 @@ def only_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "service.conf").write_text("[tops3cretp1ecetwo]\npassword tops3cretp1ecetwo\n")
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service.conf"))
     monkeypatch.chdir(tmp_path)
+
+
+def failing_keys(user: str | None) -> str:
+    """Fail as a KMS might whose error tells too much."""
+    raise OSError(f"the key of {user} is {VALUE_KEYS}")
 
 
 def urls() -> Iterator[tuple[str, str, str]]:
@@ -114,7 +121,14 @@ def test_no_object_log_or_exception_shows_a_piece(
         given: dict[str, Any] = {"database_url": database, "redis_url": redis, "redis_timeout": 0.5}
         more = {"supabase_url": project, "supabase_key": "sb_secret_x", "openai_api_key": "x"}
         rules = Rules.parse(REFRESHED)
+        encrypted: dict[str, Any] = {"value_keys": VALUE_KEYS, "redis_url": f"redis://{CLOSED}"}
+        failing: dict[str, Any] = {"value_key_function": f"{__name__}:failing_keys", "redis_timeout": 0.5}
         return await attempted(
+            lambda: WorkerSettings(value_keys=f"a:{''.join(PIECES)}"),
+            lambda: WorkerSettings(value_keys=f"{PIECES[0]} {PIECES[1]}:{database}"),
+            lambda: ran(Worker(WorkerSettings(**encrypted, database_url=database), rules)),
+            lambda: read(Cache.from_env(env_file=None, **encrypted, redis_timeout=0.5)),
+            lambda: read(Cache.from_env(env_file=None, redis_url=f"redis://{CLOSED}", **failing)),
             lambda: WorkerSettings(**given, **more),
             lambda: ran(Worker(WorkerSettings(**given), rules)),
             lambda: ran(Worker(WorkerSettings(redis_url=f"redis://{CLOSED}", database_url=database), rules)),
@@ -148,6 +162,7 @@ def test_no_command_prints_a_piece(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["unstale", *command])
     monkeypatch.setenv("UNSTALE_REDIS_TIMEOUT", "0.5")
+    monkeypatch.setenv("UNSTALE_VALUE_KEYS", VALUE_KEYS)
     codes = set()
     # All parse their URLs as the doctor does, and a run takes a second and more.
     every = 1 if os.environ.get("EVERY_URL") else 12 if command == ("doctor",) else 24

@@ -17,6 +17,8 @@ from unstale.errors import DatabaseUnavailable
 from unstale.protocol import codec
 from unstale.protocol.globs import matches
 from unstale.protocol.names import Names
+from unstale.protocol.sealed import SEALED
+from unstale.sealing.sealer import Sealer
 from unstale_worker.audit.contents import Contents, read_contents
 from unstale_worker.audit.judging import Compared, Outcome, Pending, judge, same
 from unstale_worker.fanout.queries import run_queries
@@ -34,6 +36,9 @@ ENTRIES: Final = 5_000
 """Outbox entries in one read."""
 MOST_PAGES: Final = 20
 """Reads of the outbox for one comparison. A worker that is further behind is away, and nothing is judged."""
+LOCKED: Final = (
+    "it is compressed or encrypted and cannot be opened here: give the audit the worker's UNSTALE_VALUE_KEYS"
+)
 
 
 class Comparer:
@@ -45,6 +50,7 @@ class Comparer:
         rules: The rules, which the worker must have too.
         source: The outbox, for the meaning of its entries.
         connections: Opens the session that reads values and changes in one snapshot.
+        sealer: Opens compressed and encrypted values.
     """
 
     def __init__(
@@ -54,9 +60,10 @@ class Comparer:
         rules: Rules,
         source: OutboxSource,
         connections: PostgresConnections,
+        sealer: Sealer | None = None,
     ) -> None:
         self._redis, self._names, self._rules, self._source = redis, names, rules, source
-        self._connections = connections
+        self._connections, self._sealer = connections, sealer
         self._connection: asyncpg.Connection | None = None
         # As behind a pooler: each attempt of a load is a savepoint, so that a key that Postgres refuses does
         # not end the snapshot of the others.
@@ -74,9 +81,17 @@ class Comparer:
                 results.append(Compared(key, Outcome.ABSENT, now_ms=contents.now_ms))
             elif refusal is not None:
                 results.append(Compared(key, Outcome.REFUSED, refusal, now_ms=contents.now_ms))
+            elif (opened := await self._opened(key, value)) is None:
+                results.append(Compared(key, Outcome.REFUSED, LOCKED, now_ms=contents.now_ms))
             else:
+                contents.values[key] = opened
                 present.append(key)
         return results + (await self._judged(spec, present, contents) if present else [])
+
+    async def _opened(self, key: str, value: bytes) -> bytes | None:
+        if not value.startswith(SEALED):
+            return value
+        return None if self._sealer is None else await self._sealer.opened(key, value)
 
     async def check(self, specs: Sequence[RefreshSpec]) -> list[str]:
         """Run each loader for no key; return what is wrong with them. Raises `DatabaseUnavailable`."""

@@ -1,7 +1,7 @@
 """Contents of Redis at one moment: keys, and the state that says what they contain."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Contents:
     state: StoredState
     now_ms: float
     read_at_ms: float | None
-    values: Mapping[str, bytes]
+    values: dict[str, bytes]
 
     def refusal(self, rules: str) -> str | None:
         """Return why nothing can be said about values now, or None."""

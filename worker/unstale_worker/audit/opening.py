@@ -8,6 +8,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from unstale.errors import ConfigurationError, SettingError
+from unstale.sealing.sealer import sealer_of
 from unstale.settings import WorkerSettings
 from unstale_worker.audit.agenda import Agenda
 from unstale_worker.audit.auditor import Auditor, Options
@@ -84,7 +85,7 @@ async def opened(
     source = OutboxSource(connections, read_entries=settings.read_entries, session="audit")
     redis: Redis
     async with open_redis(settings, connections=2) as redis:
-        comparer = Comparer(redis, settings.names, rules, source, connections)
+        comparer = Comparer(redis, settings.names, rules, source, connections, sealer_of(settings))
         try:
             if problems := await comparer.check(scope.audited):
                 raise ConfigurationError("; ".join(problems))

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from unstale.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from unstale.protocol import codec
+from unstale.protocol.sealed import SEALED
 from unstale.settings import WorkerSettings
 from unstale_worker.audit.judging import other_form, same
 from unstale_worker.audit.looks import Seen, Watched
@@ -156,7 +157,7 @@ class Shadow:
         values = {
             key: value
             for key, value in zip(keys, found, strict=True)
-            if value is not None and codec.is_value(value)
+            if value is not None and codec.is_value(value) and not value.startswith(SEALED)
         }
         return values, dict(zip(keys, lives, strict=True))
 

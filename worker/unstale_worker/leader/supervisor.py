@@ -12,6 +12,7 @@ from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.url import RedisUrl
 from unstale.runtime.cancellation import background
+from unstale.sealing.sealer import sealer_of
 from unstale.settings import WorkerSettings
 from unstale_worker.fanout.failure import ColumnTypes
 from unstale_worker.leader.leadership import Leadership
@@ -46,6 +47,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, rules: Rules) -> None:
         check_settings(settings)
+        sealer_of(settings)  # refuses keys that cannot be used, and a missing extra, before anything runs
         if any(not isinstance(spec.loader, PythonLoader) for spec in rules.refreshes):
             _ = settings.postgres  # row and sql loaders read it also beside the source over HTTPS
         self._sentinels = bool(RedisUrl.parse(settings.redis_url.get_secret_value()).sentinels)

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from unstale.runtime.spans import Spans
+from unstale.sealing.sealer import Sealer, sealer_of
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.refresh.redis.leases import Failure, Leases
@@ -35,6 +36,7 @@ class Outcomes:
         spans: Makes a span of each load; None without `UNSTALE_OTEL`.
         max_value_bytes: Most bytes of a value that is stored.
         warned: Refreshes whose values were too large, so that the log says it once.
+        sealer: Compresses and encrypts values; None if they are plain.
     """
 
     leases: Leases
@@ -45,6 +47,7 @@ class Outcomes:
     spans: Spans | None = None
     max_value_bytes: int = sys.maxsize
     warned: set[str] = field(default_factory=set)
+    sealer: Sealer | None = None
 
     @classmethod
     def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: RefreshCounters) -> "Outcomes":
@@ -53,7 +56,7 @@ class Outcomes:
         spans = Spans() if settings.otel else None
         return cls(
             leases, ttls, tally, settings.refresh_attempts, settings.refresh_backoff, spans,
-            settings.max_value_bytes,
+            settings.max_value_bytes, sealer=sealer_of(settings),
         )  # fmt: skip
 
     def span(self, spec: RefreshSpec, keys: Sequence[str]) -> AbstractContextManager[object]:
@@ -66,15 +69,21 @@ class Outcomes:
     async def fill(self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes) -> None:
         """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""
         most = self.max_value_bytes
-        timed = [
-            (key, *self.ttls.stored(key, spec, value), self.ttls.spare(key))
-            for key, value in values.items()
-            if len(value) <= most
-        ]
+        timed, locked = [], []
+        for key, value in values.items():
+            if len(value) <= most:
+                stored_as, seconds = self.ttls.stored(key, spec, value)
+                content = stored_as if self.sealer is None else await self.sealer.sealed(key, stored_as)
+                if content is None:
+                    locked.append(key)
+                else:
+                    timed.append((key, content, seconds, self.ttls.spare(key)))
         stored = await self.leases.fill(timed, lease, again=spec.debounce)
         self.tally.filled += stored
         self.tally.overtaken += len(timed) - stored
-        for key, value in values.items() if len(timed) < len(values) else ():
+        for key in locked:
+            await self.failed(spec, key, lease, "there is no key to encrypt its value with")
+        for key, value in values.items() if len(timed) + len(locked) < len(values) else ():
             if len(value) > most:
                 await self._too_large(spec, key, lease, len(value))
 

@@ -10,6 +10,7 @@ import structlog
 
 from unstale.errors import ConfigurationError, RedisUnavailable, RuleErrors, UnsupportedServer
 from unstale.runtime.cancellation import cancelled
+from unstale.sealing.sealer import sealer_of
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.observe.refresh_counters import RefreshCounters
@@ -50,6 +51,7 @@ class RefreshWorker:
                 'loader = "package.module:function" in a [refresh."..."] table '
                 "(row and sql loaders run in the leader)"
             )
+        sealer_of(settings)  # refuses keys that cannot be used, and a missing extra, before anything runs
         self._settings, self._rules = settings, rules
         self._tally, self._counters = RefreshCounters(), WorkerCounters()
         self._loaders = LoaderWorker(settings, rules, specs, self._tally, failed=self._note)

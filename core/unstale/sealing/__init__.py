@@ -1,0 +1,1 @@
+"""Compression and encryption of values on their way to Redis."""
