@@ -161,6 +161,14 @@ async def test_every_instance_greets_by_what_is_true_now(
         assert origins(await other.post("/session", {"user_id": 1})) == {"redis"}
         assert model.calls == 1
 
+        searches = [{"user_id": 1, "query": query} for query in ("a", "piano")]
+        for search in searches:
+            assert await one.post("/search", search) == await other.post("/search", search)
+        misses = (await one.get("/stats"))["cache"]["cache_misses"]
+        for search in searches:
+            await one.post("/search", search)
+        assert (await one.get("/stats"))["cache"]["cache_misses"] == misses
+
         await writer.execute("update memories set recalled = recalled + 1 where user_id = 1")
         await writer.execute("update profiles set mood = 'proud' where id = 1")
         await writer.execute("update organizations set plan = 'team' where id = 1")
@@ -178,6 +186,18 @@ async def test_every_instance_greets_by_what_is_true_now(
         await eventually(heard, message="both instances greet by the new mood and plan")
         assert (await one.get("/stats"))["cache"]["status"] == "healthy"
         assert model.calls == 2  # one greeting for both, and none for what no rule wants
+
+        await writer.execute("update memories set content = 'She tunes the piano' where user_id = 1")
+        await applied(redis, writer)
+
+        async def found() -> bool:
+            lists: Any = [await each.post("/search", search) for each in (one, other) for search in searches]
+            return all(
+                memories and {memory["content"] for memory in memories} == {"She tunes the piano"}
+                for memories in lists
+            )
+
+        await eventually(found, message="every search of both instances finds the new text, by one tag")
 
 
 async def test_the_model_may_use_the_tools_of_its_user(

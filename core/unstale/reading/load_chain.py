@@ -26,6 +26,11 @@ class Waiting:
 
     __slots__ = ("awaited", "key", "outer")
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the value."""
+        return ()
+
     def __init__(self, key: str) -> None:
         self.key = key
         self.awaited: list[Wait] = []

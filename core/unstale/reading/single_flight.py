@@ -75,6 +75,11 @@ class Flight(Waiting):
         self.owner: asyncio.Future[ReadResult] | None = None
         self.abandoned = self.goes_on = False
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the value."""
+        return self.options.tags
+
     def may_be_joined(self, tags: tuple[str, ...]) -> bool:
         """Return True if a caller that names ``tags`` gets nothing older than what was invalidated here."""
         return self.read.valid and (not tags or self.read.tags.issuperset(tags))

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from companion.loaders import Loaders
-from companion.values import Greeting, Preferences, Profile, State
+from companion.values import Greeting, Memory, Preferences, Profile, State
 from unstale import Cache
 
 V = TypeVar("V", bound=BaseModel)
 Load: TypeAlias = Callable[[int], Awaitable[V | None]]
+
+MEMORIES = TypeAdapter(list[Memory])
 
 
 class Origin(Enum):
@@ -88,6 +90,16 @@ class Knowledge:
     async def greeting(self, user_id: int) -> Greeting | None:
         """What to say first."""
         return await self._get("greeting_instructions", user_id, self._loaders.greeting, Greeting)
+
+    async def search(self, user_id: int, query: str) -> list[Memory]:
+        """The memories that hold a text. No row can name these keys, so a tag invalidates them together."""
+        found = await self._cache.get_or_load(
+            f"search:{user_id}:{query}",
+            lambda: self._loaders.search(user_id, query),
+            tags=[f"user:{user_id}:memories"],
+            model=MEMORIES,
+        )
+        return found or []
 
     async def session(self, user_id: int) -> Session | None:
         """All of it at once; None: there is no such user, or something of theirs is missing."""

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import asyncpg
 
-from companion.values import Greeting, Preferences, Profile, State
+from companion.values import Greeting, Memory, Preferences, Profile, State
 from unstale import ConnectionPool
 
 MODEL = os.environ.get("COMPANION_MODEL", "gpt-5.4-mini")
@@ -39,6 +39,12 @@ class Loaders:
         """Where the conversation stands."""
         row = await self._row("state", user_id)
         return None if row is None else State.model_validate(dict(row))
+
+    async def search(self, user_id: int, query: str) -> list[Memory]:
+        """The memories that hold a text."""
+        postgres = await self._pool.postgres()
+        rows = await postgres.fetch(statement("search"), user_id, query)
+        return [Memory.model_validate(dict(row)) for row in rows]
 
     async def greeting(self, user_id: int) -> Greeting | None:
         """A greeting by the model; takes as long as the model does."""

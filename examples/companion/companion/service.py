@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from companion.agent import Companion
-from companion.knowledge import Session
+from companion.knowledge import MEMORIES, Session
 
 logger = logging.getLogger("companion")
 
@@ -30,12 +30,19 @@ class Said(Opening):
     text: str = Field(min_length=1, max_length=4_000)
 
 
+class Search(Opening):
+    """Body of ``POST /search``."""
+
+    query: str = Field(min_length=1, max_length=100)
+
+
 def application(companion: Companion) -> web.Application:
     """The routes; whoever runs it opens and closes the companion's cache and pool."""
     app = web.Application(middlewares=[errors_as_sentences])
     app[COMPANION] = companion
     app.router.add_post("/session", session)
     app.router.add_post("/message", message)
+    app.router.add_post("/search", search)
     app.router.add_get("/stats", stats)
     return app
 
@@ -56,6 +63,13 @@ async def message(request: web.Request) -> web.Response:
     if reply is None:
         raise web.HTTPNotFound(text=f"There is no user {said.user_id}.")
     return web.json_response({"reply": reply})
+
+
+async def search(request: web.Request) -> web.Response:
+    """The user's memories that hold a text."""
+    asked = Search.model_validate_json(await request.read())
+    found = await request.app[COMPANION].knowledge.search(asked.user_id, asked.query)
+    return web.Response(body=MEMORIES.dump_json(found), content_type="application/json")
 
 
 async def stats(request: web.Request) -> web.Response:

@@ -39,6 +39,14 @@ class State(Value):
     version: int
 
 
+class Memory(Value):
+    """One result of ``search:{user_id}:{query}``, under the tag ``user:{user_id}:memories``."""
+
+    id: int
+    content: str
+    importance: int
+
+
 class Greeting(Value):
     """``user:{user_id}:greeting_instructions``: what a model made of profile and memories.
 

@@ -61,6 +61,7 @@ async def test_each_deleted_rule_of_the_companion_is_reported(
         companion = Companion(cache, pool)
         for user in (1, 2):
             await companion.session(user)
+            await companion.knowledge.search(user, "a")
     observations = read_recording(recording)
     assert missing(learn(rules, observations)) == set()
     assert learn(rules, observations).doubts == ()
@@ -299,3 +300,37 @@ def each_column_is_reported(observations: list[Observation]) -> None:
                 for more in (f"columns = {[*kept, left]}\n", "", f"columns = {kept}\n{ignoring}"):
                     whole = Rules.parse(rule.replace(f"columns = {kept}\n", more))
                     assert learn(whole, own).columns == ()
+
+
+async def test_a_rule_with_a_tag_covers_the_keys_under_it(
+    database: Database, unstale_cache: InMemory, recording: Path
+) -> None:
+    """No row can name the key of a search, so the rule that is proposed names the tag."""
+    connection = await asyncpg.connect(database.dsn)
+    await connection.execute("create table notes (id bigint primary key, owner bigint, body text)")
+    await connection.close()
+    async with (
+        ConnectionPool(PoolSettings(database_url=database.dsn)) as pool,
+        Cache(AgentSettings()) as cache,
+    ):
+
+        async def search() -> object:
+            postgres = await pool.postgres()
+            sql = "select id from notes where owner = $1 and body = $2"
+            return len(await postgres.fetch(sql, 7, "tea"))
+
+        async def many(keys: list[str]) -> dict[str, object]:
+            return dict.fromkeys(keys, await search())
+
+        await cache.get_or_load("search:7:tea", search, tags=["owner:7:notes", "searches"])
+        await cache.get_many(["search:8:tea"], many, tags=["owner:7:notes"])
+    observations = read_recording(recording)
+    assert {each.key for each in observations} == {"search:7:tea", "search:8:tea"}
+    rule = "[[watch]]\ntable = 'public.notes'\n"
+    for names in ("tags = ['owner:{owner}:notes']", "tags = ['searches', 'owner:{owner}:notes']"):
+        assert missing(learn(Rules.parse(rule + names), observations)) == set(), names
+    for names in ("tags = ['owner:{owner}:letters']", "keys = ['owner:{owner}:notes']"):
+        found = learn(Rules.parse(rule + names), observations)
+        assert {each.table for each in found.missing} == {"public.notes"}, names
+        assert 'tags  = ["owner:{owner}:notes"]' in found.toml
+        assert missing(learn(Rules.parse(found.toml), observations)) == set()

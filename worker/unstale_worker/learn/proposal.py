@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unstale.companion.recording.reading import Equal, Observation, Table, segments
 from unstale_worker.rules import TableName
@@ -19,6 +19,7 @@ class Proposal:
         query: The fan-out query; None if the row itself fills the template.
         complete: False if a person has to name the columns.
         everything: True if the query returns every key, as no join leads from the row to its keys.
+        tag: True if ``key`` is the template of a tag.
     """
 
     table: TableName
@@ -26,10 +27,22 @@ class Proposal:
     query: str | None = None
     complete: bool = True
     everything: bool = False
+    tag: bool = False
 
 
 def propose(observation: Observation, table: Table) -> Proposal:
-    """Return the rule for ``table`` that the conditions of the statement suggest."""
+    """Return the rule for ``table`` that the conditions of the statement suggest.
+
+    It names a tag of the value, if one can be made from a row: a key often has parts that no row has.
+    """
+    for tag in observation.tags:
+        proposal = _propose(observation.of_tag(tag), table)
+        if proposal.complete and not proposal.everything:
+            return replace(proposal, tag=True)
+    return _propose(observation, table)
+
+
+def _propose(observation: Observation, table: Table) -> Proposal:
     name = TableName(table.schema, table.name)
     parts = segments(observation.key)
     shape = segments(observation.shape)
@@ -52,15 +65,15 @@ def propose(observation: Observation, table: Table) -> Proposal:
 
 def toml(proposals: Iterable[Proposal]) -> str:
     """Return the rules as text for ``unstale.toml``; keys of the same table and query share a block."""
-    blocks: dict[tuple[TableName, str | None, bool, bool], dict[str, None]] = {}
+    blocks: dict[tuple[TableName, str | None, bool, bool, bool], dict[str, None]] = {}
     for each in proposals:
-        identity = (each.table, each.query, each.complete, each.everything)
+        identity = (each.table, each.query, each.complete, each.everything, each.tag)
         blocks.setdefault(identity, {})[each.key] = None
     return "\n".join("".join(_block(*identity, keys)) for identity, keys in blocks.items())
 
 
 def _block(
-    table: TableName, query: str | None, complete: bool, everything: bool, keys: Iterable[str]
+    table: TableName, query: str | None, complete: bool, everything: bool, tags: bool, keys: Iterable[str]
 ) -> Iterator[str]:
     mark = ""
     if not complete:
@@ -70,7 +83,7 @@ def _block(
         yield "# No join leads from a row to its keys, so this query invalidates every key. Narrow it down.\n"
     yield f"{mark}[[watch]]\n"
     yield f"{mark}table = {_string(str(table))}\n"
-    yield f"{mark}keys  = [{', '.join(map(_string, keys))}]\n"
+    yield f"{mark}{'tags' if tags else 'keys'}  = [{', '.join(map(_string, keys))}]\n"
     if query is not None:
         yield f"{mark}query = {_string(query)}\n"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from unstale.companion.recording.reading import Observation, Table
 from unstale.errors import ConfigurationError
 from unstale.protocol.globs import matches
+from unstale.protocol.tags import record
 from unstale_worker.learn.left_out import LeftOut, left_out
 from unstale_worker.learn.proposal import Proposal, propose, toml
 from unstale_worker.rules import Rules, TableName
@@ -68,7 +69,7 @@ def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
         count += 1
         doubts.update(dict.fromkeys(f"{observation.shape}: {doubt}" for doubt in observation.reading.doubts))
         for table, parts in observation.reading.tables.items():
-            if rules is not None and _covered(rules, observation.key, table, parts):
+            if rules is not None and _covered(rules, observation, table, parts):
                 if names := left_out(rules, table, observation.reading.columns.get(table, ())):
                     narrow.setdefault((observation.shape, table), (observation, set()))[1].update(names)
                 continue
@@ -97,11 +98,19 @@ def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
     )
 
 
-def _covered(rules: Rules, key: str, table: Table, parts: tuple[Table, ...]) -> bool:
-    """Return True if a rule invalidates ``key`` when the table, or every partition read of it, changes."""
+def _covered(rules: Rules, observation: Observation, table: Table, parts: tuple[Table, ...]) -> bool:
+    """Return True if a rule invalidates the key or one of its tags when the table changes.
+
+    It may also name every partition that was read of the table.
+    """
+    names = (observation.key, *map(record, observation.tags))
     if TableName(table.schema, table.name) in rules.unlearned_tables:
         return True
-    watched = {watch.table for watch in rules.watches if any(matches(glob, key) for glob in watch.patterns)}
+    watched = {
+        watch.table
+        for watch in rules.watches
+        if any(matches(glob, name) for glob in watch.patterns for name in names)
+    }
     if TableName(table.schema, table.name) in watched:
         return True
     return bool(parts) and all(TableName(part.schema, part.name) in watched for part in parts)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 _SEPARATORS: Final = re.compile(r"([:/|])")
@@ -66,6 +66,7 @@ class Observation:
             parameter.
         statement: The statement, shortened.
         reading: What it reads.
+        tags: The tags of the value, each with its own holes.
     """
 
     key: str
@@ -73,6 +74,7 @@ class Observation:
     holes: Mapping[int, int]
     statement: str
     reading: Reading
+    tags: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     def encode(self) -> str:
         """Return one line of JSON."""
@@ -86,6 +88,7 @@ class Observation:
             "shape": self.shape,
             "holes": self.holes,
             "statement": self.statement,
+            "tags": self.tags,
             "reading": {"tables": tables, "equal": equal, "doubts": self.reading.doubts, "columns": columns},
         }
         return json.dumps(data, ensure_ascii=False)
@@ -98,7 +101,7 @@ class Observation:
         return cls(
             data["key"],
             data["shape"],
-            {int(segment): int(number) for segment, number in data["holes"].items()},
+            _holes(data["holes"]),
             data["statement"],
             Reading(
                 {
@@ -109,7 +112,17 @@ class Observation:
                 tuple(reading["doubts"]),
                 {Table(**table): tuple(names) for table, names in reading["columns"]},
             ),
+            {tag: _holes(holes) for tag, holes in data["tags"].items()},
         )
+
+    def of_tag(self, tag: str) -> "Observation":
+        """Return the same for a tag in place of the key."""
+        holes = self.tags[tag]
+        return replace(self, key=tag, shape=shape_of(tag, holes), holes=holes)
+
+
+def _holes(data: dict[str, Any]) -> dict[int, int]:
+    return {int(segment): int(number) for segment, number in data.items()}
 
 
 def _equal(data: dict[str, Any]) -> Equal:

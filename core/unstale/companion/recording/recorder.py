@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +33,7 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._readings: dict[tuple[str, ...], Reading] = {}
-        self._written: set[tuple[str, str]] = set()
+        self._written: set[tuple[str, ...]] = set()
 
     async def statement(
         self, connection: "asyncpg.Connection[Any]", statement: str, arguments: Sequence[object]
@@ -51,17 +51,27 @@ class Recorder:
         self.note(keys, statement, arguments, reading)
 
     def note(
-        self, keys: Iterable[str], statement: str, arguments: Sequence[object], reading: Reading
+        self,
+        keys: Mapping[str, Sequence[str]],
+        statement: str,
+        arguments: Sequence[object],
+        reading: Reading,
     ) -> None:
-        """Write down what the loaders of ``keys`` read, once for each shape of a key and statement."""
-        for key in keys:
-            holes = holes_of(key, arguments) if arguments else guessed_hole(key, reading)
+        """Write down what loaders of ``keys`` read, once for each shape of key and tags, and statement."""
+
+        def holes_in(name: str) -> dict[int, int]:
+            return holes_of(name, arguments) if arguments else guessed_hole(name, reading)
+
+        for key, tags in keys.items():
+            holes = holes_in(key)
             shape = shape_of(key, holes)
-            if (shape, statement) in self._written or len(self._written) >= MOST:
+            tagged = {tag: holes_in(tag) for tag in tags}
+            identity = (shape, statement, *sorted(shape_of(tag, its) for tag, its in tagged.items()))
+            if identity in self._written or len(self._written) >= MOST:
                 continue
-            self._written.add((shape, statement))
+            self._written.add(identity)
             text = " ".join(statement.split())[:LONGEST]
-            line = Observation(key, shape, holes, text, reading).encode() + "\n"
+            line = Observation(key, shape, holes, text, reading, tagged).encode() + "\n"
             try:
                 with (self.folder / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
                     file.write(line)
@@ -69,16 +79,19 @@ class Recorder:
                 return
 
 
-def loading() -> list[str]:
-    """Return the keys whose loaders have called the code that runs now, directly or through other loads."""
-    found: dict[str, None] = {}
+def loading() -> dict[str, tuple[str, ...]]:
+    """Return the keys whose loaders have called the code that runs now, also through other loads.
+
+    Each has the tags of its value.
+    """
+    found: dict[str, tuple[str, ...]] = {}
     loads = list(load_chain.chain())
     while loads:
         load = loads.pop()
         if load.key not in found:
-            found[load.key] = None
+            found[load.key] = load.tags
             loads += load.outer
-    return list(found)
+    return found
 
 
 def start(folder: Path) -> Recorder:
