@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from unstale.protocol.messages import lsn
-from unstale_worker.redis.state import Standing, StoredState, standing, standing_after_read
+from unstale_worker.redis.state import Adopting, Standing, StoredState, standing, standing_after_read
 from unstale_worker.sources import Page
 
 STATE = StoredState(
@@ -77,3 +77,12 @@ def test_wal_positions_are_compared_as_numbers() -> None:
 def test_unknown_fields_of_the_state_are_ignored() -> None:
     state = StoredState.read(b"run", [b"position", b"1:1:", b"something", b"new", b"last", b"4"])
     assert state == StoredState(live_run="run", position="1:1:", last="4")
+
+
+def test_an_adoption_that_a_worker_of_the_version_before_has_ended_is_over() -> None:
+    """Version 0.1.0 dropped everything and stored its rules, and left the field that it does not know."""
+    left = Adopting("before", ("a:*",))
+    under_way = replace(STATE, rules="adopting", adopting=left.encode())
+    assert Adopting.read(under_way) == left
+    assert Adopting.read(replace(under_way, rules="h")) == Adopting("h", ())
+    assert Adopting.read(replace(under_way, adopting="{")) is None

@@ -88,6 +88,10 @@ class StoredState:
         return replace(self, position=page.position, flushed=page.flushed, database=page.database)
 
 
+ADOPTING: Final = "adopting"
+"""The hash of no rules: `adopt.lua` stores it in the place of one until agents may read other rules."""
+
+
 @dataclass(frozen=True, slots=True)
 class Adopting:
     """Rules that are being put in force: the field ``adopting`` of the state.
@@ -104,9 +108,10 @@ class Adopting:
     def read(cls, state: StoredState) -> "Adopting | None":
         """Return what the state says; without such a field its rules are the published ones.
 
-        None means that the field is unreadable.
+        They also are if a worker of version 0.1.0 has recovered since, which leaves the field behind. None
+        means that the field is unreadable.
         """
-        if not state.adopting:
+        if not state.adopting or state.rules != ADOPTING:
             return cls(state.rules, ())
         try:
             match json.loads(state.adopting):
