@@ -8,6 +8,7 @@ as after any failover.
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -70,7 +71,9 @@ async def settled(stage: Stage, nodes: Cluster) -> None:
         assert await stage.redis_values(redis) == truth
 
 
-@pytest.mark.parametrize("how", ["killed", "killed after it lost its replica", "CLUSTER FAILOVER"])
+@pytest.mark.parametrize(
+    "how", ["killed", "killed after it lost its replica", "paused, and it wakes up", "CLUSTER FAILOVER"]
+)
 async def test_worker_and_agents_follow_a_failover(
     database: Database, nodes: Cluster, quick: None, how: str
 ) -> None:
@@ -88,14 +91,20 @@ async def test_worker_and_agents_follow_a_failover(
             await stage.settled(before)  # and the replica knows nothing of it
         if how == "CLUSTER FAILOVER":
             await nodes.ask(replica, "CLUSTER", "FAILOVER")
-        else:
+        elif how.startswith("killed"):
             await old.kill()
+        else:
+            os.kill(old.pid, signal.SIGSTOP)
         await stage.write(2)
 
         async def promoted() -> bool:
-            return await nodes.owner() is replica
+            return await nodes.named(replica, SLOT) == replica.port
 
-        await eventually(promoted, message="the replica is the primary")
+        try:
+            await eventually(promoted, message="the replica is the primary")
+        finally:
+            if how.startswith("paused"):
+                os.kill(old.pid, signal.SIGCONT)  # for a moment it takes itself for the primary
         await stage.write(3)
         await settled(stage, nodes)
         async with redis_at(replica.url) as redis:

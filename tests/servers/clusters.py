@@ -58,7 +58,7 @@ class Cluster:
             named = set()
             for node in self.nodes:
                 if await node.running():
-                    named.add(await self._named(node, slot))
+                    named.add(await self.named(node, slot))
             (port,) = named if len(named) == 1 else (None,)
             return next((node for node in self.nodes if node.port == port), None)
 
@@ -131,7 +131,8 @@ class Cluster:
         slots = [await self.ask(node, "CLUSTER", "SLOTS") for node in self.nodes]
         return all(len(found) == 4 for reply in slots for found in reply)  # range, primary and replica
 
-    async def _named(self, node: EmbeddedValkey, slot: int) -> int | None:
+    async def named(self, node: EmbeddedValkey, slot: int) -> int | None:
+        """Return the port of the slot's primary, as this node says."""
         try:
             for first, last, primary, *_ in await self.ask(node, "CLUSTER", "SLOTS"):
                 if first <= slot <= last:

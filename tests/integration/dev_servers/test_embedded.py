@@ -144,6 +144,16 @@ async def test_a_replica_follows_and_redis_itself_starts() -> None:
         assert await eventually(lambda: reader.get("key")) == b"value"
 
 
+async def test_a_cluster_of_one_node_serves_all_slots_also_after_a_restart() -> None:
+    async with EmbeddedValkey(cluster=True) as server:
+        assert server.url.endswith("?cluster=true")
+        for _ in range(2):
+            async with Redis(host="127.0.0.1", port=server.port, password=server.password) as redis:
+                assert await redis.set("{unstale:0}user:1", "x", px=1_000)
+                assert b"cluster_slots_ok:16384" in await redis.execute_command("CLUSTER", "INFO")
+            await server.restart()
+
+
 async def test_three_starts_at_once_get_three_servers() -> None:
     all_postgres = [EmbeddedPostgres(settings=UNSAFE) for _ in range(3)]
     try:
