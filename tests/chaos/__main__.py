@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from chaos.faults import FAULTS
+from chaos.nodes import CLUSTER_FAULTS
 from chaos.report import as_json, table
 from chaos.run import run
 from unstale_worker.runtime.event_loop import new_event_loop
@@ -26,9 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="what agents read through; the naive ones must fail (default unstale)",
     )  # fmt: skip
     parser.add_argument(
-        "--only", action="append", default=[], metavar="KIND", choices=[fault.kind for fault in FAULTS],
+        "--only", action="append", default=[], metavar="KIND",
+        choices=sorted({fault.kind for fault in (*FAULTS, *CLUSTER_FAULTS)}),
         help="this kind of fault, instead of all; may be given again",
     )  # fmt: skip
+    parser.add_argument("--cluster", action="store_true", help="Redis is a cluster of six nodes")
     parser.add_argument("--keep", type=Path, help="an empty folder for logs and histories; they stay")
     given = parser.parse_args(arguments)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**31)
@@ -44,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
                 run(
                     folder, seconds=given.minutes * 60, seed=seed, agents=given.agents,
                     subject=given.subject, only=given.only, say=lambda line: print(line, flush=True),
+                    cluster=given.cluster,
                 )
             )  # fmt: skip
     print(table(result), flush=True)

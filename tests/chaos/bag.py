@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from chaos.faults import FAULTS, Fault
 from chaos.stage import Stage
@@ -11,9 +11,11 @@ from chaos.stage import Stage
 class Bag:
     """Hands out faults at random, each kind once before any comes again."""
 
-    def __init__(self, chance: random.Random, *, only: Collection[str] = ()) -> None:
+    def __init__(
+        self, chance: random.Random, *, only: Collection[str] = (), faults: Sequence[Fault] = FAULTS
+    ) -> None:
         self._chance = chance
-        self._faults = [fault for fault in FAULTS if not only or fault.kind in only]
+        self._faults = [fault for fault in faults if not only or fault.kind in only]
         self._left: list[Fault] = []
 
     def draw(self) -> list[Fault]:

@@ -14,9 +14,12 @@ import orjson
 from chaos.bag import Bag, happen
 from chaos.commits import join
 from chaos.evidence import gather
+from chaos.faults import FAULTS
 from chaos.memos import loaded
+from chaos.nodes import CLUSTER_FAULTS, Nodes
 from chaos.restores import merged
 from chaos.stage import DETACHED_TTL, MAX_SILENCE, Stage, journal, staged
+from chaos.valkeys import Valkeys
 from chaos.world import RULES, rows_of, statement
 from history import Checker, Final, Limits, Record, Verdict, decode
 from history.recorder import seen_in
@@ -70,14 +73,16 @@ async def run(
     subject: str,
     say: Say,
     only: Collection[str] = (),
+    cluster: bool = False,
 ) -> Result:
     """Let faults come for so long, then judge; the histories stay in ``folder``."""
     chance = random.Random(f"{seed} faults")
     faults: Counter[str] = Counter()
     recoveries: dict[str, list[float]] = defaultdict(list)
     trouble = ""
-    async with staged(folder, agents=agents, seed=seed, subject=subject) as stage:
-        bag, began = Bag(chance, only=only), time.monotonic()
+    valkeys, kinds_of = (Nodes(), CLUSTER_FAULTS) if cluster else (Valkeys(), FAULTS)
+    async with staged(folder, agents=agents, seed=seed, subject=subject, valkeys=valkeys) as stage:
+        bag, began = Bag(chance, only=only, faults=kinds_of), time.monotonic()
         try:
             while (elapsed := time.monotonic() - began) < seconds:
                 drawn = bag.draw()

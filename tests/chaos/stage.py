@@ -143,7 +143,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> AsyncIterator[Stage]:
+async def staged(
+    folder: Path, *, agents: int, seed: int, subject: str, valkeys: Valkeys
+) -> AsyncIterator[Stage]:
     """Everything runs inside, agents attached; afterwards nothing is left but the files in ``folder``."""
     async with AsyncExitStack() as stack:
         rules = folder / RULES.name
@@ -156,7 +158,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
             await fill(connection)
         finally:
             await connection.close()
-        valkeys = await stack.enter_async_context(Valkeys().running())
+        await stack.enter_async_context(valkeys.running())
 
         async def slot(
             base: str, command: str, more: Callable[[str], dict[str, str]], dsn: str, *, pg: bool
@@ -169,7 +171,7 @@ async def staged(folder: Path, *, agents: int, seed: int, subject: str) -> Async
                 ["-m", *command.split()],
                 folder=folder,
                 environment=lambda name: {
-                    "REDIS_URL": redis.url(valkeys.primary.url),
+                    "REDIS_URL": valkeys.url(redis),
                     "DATABASE_URL": database.url(dsn) if database is not None else dsn,
                     **KNOBS,
                     **more(name),

@@ -44,6 +44,10 @@ class Valkeys:
             await self.follow()
             yield self
 
+    def url(self, front: Proxy) -> str:
+        """Return the URL that leads through a front."""
+        return front.url(self.primary.url)
+
     @property
     def link(self) -> Proxy:
         """What the replica follows the primary through."""

@@ -117,10 +117,14 @@ class Cluster:
         for node in self.nodes:
             await node.start()
             await self.ask(node, "CONFIG", "SET", "masterauth", node.password)
-        await eventually(self._in_sync, message="every replica is in sync, and known to all")
+        await self.synced()
         for node in self.nodes:
             if b"master" in (await self.ask(node, "ROLE"))[0]:
                 await self.ask(node, "FLUSHALL")
+
+    async def synced(self) -> None:
+        """Wait until every replica is in sync, and known to all."""
+        await eventually(self._in_sync, message="every replica is in sync, and known to all")
 
     async def _in_sync(self) -> bool:
         for node in self.nodes:
@@ -189,4 +193,4 @@ async def _join(made: Cluster) -> None:
     for number, node in enumerate(made.nodes[PRIMARIES:]):
         await made.ask(node, "CLUSTER", "REPLICATE", await made.id_of(made.nodes[number]))
 
-    await eventually(made._in_sync, message="every replica is in sync, and known to all")
+    await made.synced()
