@@ -36,7 +36,7 @@ class PrimaryConnection(SentinelManagedConnection):
     async def connect_to(self, address: tuple[str, int]) -> None:
         """Connect and log in; raises `NoPrimary` if that server is a replica."""
         await super().connect_to(address)  # type: ignore[no-untyped-call]  # redis-py's own
-        await expect_primary(self)
+        await expect_primary(self, cluster=isinstance(self.connection_pool, ClusterNodes))
 
 
 class PrimarySSLConnection(SentinelManagedSSLConnection, PrimaryConnection):
@@ -132,22 +132,28 @@ def connection_class(
     return kind, options
 
 
-async def expect_primary(connection: RedisConnection) -> None:
-    """Raise `NoPrimary` if the server is a replica.
+async def expect_primary(connection: RedisConnection, *, cluster: bool = False) -> None:
+    """Raise `NoPrimary` if the server is a replica, or a node of a cluster that the URL does not call one.
 
     It asks with INFO, not ROLE: unstale's scripts need INFO anyway, and users with few permissions may not
     call ROLE. Where INFO is refused, HELLO tells the role. Without either, only writes tell: a replica
     refuses them.
     """
-    await connection.send_command("INFO", "replication")
+    await connection.send_command("INFO", "replication", "cluster")
     try:
-        primary = b"role:master" in bytes(await connection.read_response(timeout=math.inf))
+        told = bytes(await connection.read_response(timeout=math.inf))
+        primary, node = b"role:master" in told, b"cluster_enabled:1" in told
     except ResponseError:
         await connection.send_command("HELLO")
         try:
-            primary = b"master" in await connection.read_response(timeout=math.inf)
+            said = await connection.read_response(timeout=math.inf)
         except ResponseError:
             return
+        primary, node = b"master" in said, b"cluster" in said
+    if node and not cluster:  # keys have other names there, and nothing would invalidate these
+        raise NoPrimary(
+            "REDIS_URL names a node of a Redis Cluster; add ?cluster=true to it, for worker and agents"
+        )
     if not primary:
         raise NoPrimary(
             "REDIS_URL leads to a replica; give the address of the primary, or of Sentinels that know it"

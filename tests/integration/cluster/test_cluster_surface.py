@@ -222,6 +222,22 @@ async def test_a_url_that_does_not_say_what_the_server_is(
     assert "one is not a node of a cluster" in await said(redis_url.removesuffix("/0") + "?cluster=true")
 
 
+async def test_an_agent_stores_nothing_under_the_names_of_a_single_server(
+    database: Database, nodes: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No worker would invalidate it there, and the state says that one is alive."""
+    async with connected(database.dsn) as db:
+        rules = await _made(db)
+        async with running_worker(database.dsn, nodes.url, rules=rules):
+            owner = await nodes.owner()
+            async with Cache.from_env(env_file=None, redis_url=owner.url) as cache:
+                for number in range(30):
+                    assert await cache.get_or_load(f"user:{number}:profile", lambda: "a") == "a"
+                assert not cache.attached
+    assert "add ?cluster=true" in caplog.text
+    await _in_one_slot(nodes)
+
+
 async def _made(db: Any) -> str:
     await db.execute(SCHEMA)
     return RULES
