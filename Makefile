@@ -11,6 +11,9 @@ DIST   := build/wheel
 WORKERS := $(if $(ARGS),0,6)
 PYTEST  := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
 
+# Tests start some hundred Python processes. Without compiled files each would compile all it imports: half a second.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-wheel check quick lint style types imports format bench chaos ddl clean
 
 demo: $(STAMP)

@@ -120,10 +120,14 @@ def fresh_database(server: EmbeddedPostgres, *, name: str, template: str) -> Ite
 
 
 async def create_database(server: EmbeddedPostgres, *, name: str, template: str) -> None:
-    """Copy `template`. No session may be connected to it."""
+    """Copy `template`. No session may be connected to it.
+
+    It is copied as files: the usual way, through the WAL, takes more than twice the CPU.
+    """
     await _with_identifiers(
         server,
-        "select format('create database %I template %I owner postgres', $1::text, $2::text)",
+        "select format('create database %I template %I strategy file_copy owner postgres', "
+        "$1::text, $2::text)",
         name,
         template,
     )
