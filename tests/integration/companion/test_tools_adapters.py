@@ -1,4 +1,7 @@
-"""The tools through the official MCP SDK and through LiveKit's own function calling."""
+"""The tools through the official MCP SDK and through LiveKit's own function calling.
+
+Each test imports its SDK: they take seconds of CPU, and every test process imports this module to collect it.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from livekit.agents.llm import FunctionToolCall, ToolContext
-from livekit.agents.llm.utils import execute_function_call
-from mcp import Client
-from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from services.api_double import StandIn
 from unstale import Cache, ConnectionPool, Tools
-from unstale.companion.tools.livekit import livekit_tools
-from unstale.companion.tools.mcp import mcp_server
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers.commands import SECONDS, run
 
@@ -44,6 +41,10 @@ async def tools(cache: Cache) -> AsyncIterator[Tools]:
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_an_mcp_client_lists_and_calls_them(tools: Tools, cache: Cache, mode: str) -> None:
+    from mcp import Client
+
+    from unstale.companion.tools.mcp import mcp_server
+
     for key in ("user:1:note", "user:10:note"):
         await cache.set(key, "note", ttl=60)
     async with Client(mcp_server(tools), mode=mode) as client:
@@ -70,6 +71,9 @@ async def test_unstale_mcp_serves_over_standard_input_and_output(
     cache: Cache, valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
     """The real command, spoken to by the official client."""
+    from mcp import Client
+    from mcp.client.stdio import StdioServerParameters, stdio_client
+
     for key in ("user:1:note", "user:10:note"):
         await cache.set(key, "note", ttl=60)
     command = StdioServerParameters(
@@ -134,11 +138,16 @@ def test_unstale_mcp_refuses_an_id_that_names_nobody(user: str, tmp_path: Path) 
     assert "--user: user id" in done.err
 
 
-async def call(context: ToolContext, name: str, arguments: str) -> Any:
-    return await execute_function_call(FunctionToolCall(name=name, arguments=arguments, call_id="c"), context)
-
-
 async def test_livekit_calls_them(tools: Tools, cache: Cache) -> None:
+    from livekit.agents.llm import FunctionToolCall, ToolContext
+    from livekit.agents.llm.utils import execute_function_call
+
+    from unstale.companion.tools.livekit import livekit_tools
+
+    async def call(name: str, arguments: str) -> Any:
+        asked = FunctionToolCall(name=name, arguments=arguments, call_id="c")
+        return await execute_function_call(asked, context)
+
     for key in ("user:1:note", "user:10:note"):
         await cache.set(key, "note", ttl=60)
     context = ToolContext(livekit_tools(tools))
@@ -146,14 +155,14 @@ async def test_livekit_calls_them(tools: Tools, cache: Cache) -> None:
     schema = context.function_tools["invalidateCache"].info.raw_schema  # type: ignore[union-attr]
     assert schema["parameters"]["required"] == ["pattern"]
 
-    done = await call(context, "invalidateCache", '{"pattern": "*"}')
+    done = await call("invalidateCache", '{"pattern": "*"}')
     assert done.raw_output == {"removed": 1}
     assert done.fnc_call_out.is_error is False
     assert await cache.get("user:10:note") == "note"
 
-    refused = await call(context, "invalidateCache", '{"pattern": "user:10:*"}')
+    refused = await call("invalidateCache", '{"pattern": "user:10:*"}')
     assert refused.fnc_call_out.is_error is True
     assert "Only the current user's keys" in refused.fnc_call_out.output
 
-    stats = await call(context, "getRedisCacheStats", "")
+    stats = await call("getRedisCacheStats", "")
     assert stats.raw_output["connected"] is True
