@@ -137,6 +137,14 @@ async def greeting(refresh: Refresh) -> dict[str, object]:
         _runs(-1)
 
 
+async def asked(refresh: Refresh) -> dict[str, object]:
+    """Return the same as `greeting`, unless the name is that of the kept value."""
+    database = await refresh.pool.postgres()
+    user = int(refresh.key.split(":")[1])
+    name = await database.fetchval("select name from public.profiles where id = $1", user)
+    return {} if refresh.unchanged({"name": name}) else await greeting(refresh)
+
+
 async def summary(refresh: Refresh) -> dict[str, object]:
     """Another value than `greeting` returns."""
     _called(refresh.key)

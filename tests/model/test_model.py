@@ -10,6 +10,7 @@ from .defences import Defence
 from .deploy import ADOPTION_CAUGHT, LOST_CAUGHT, Adoption, LostOwner
 from .freshness import CAUGHT as FRESHNESS_CAUGHT
 from .freshness import STALE_CAUGHT, Freshness, ServeStale
+from .inputs import INPUTS_CAUGHT, INPUTS_MASKED, Inputs
 from .liveness import LIVENESS_CAUGHT, Liveness
 from .opening import OPENING_CAUGHT, Opening
 from .partitions import FAULTS, PARTITIONS_CAUGHT, Partitions
@@ -141,6 +142,22 @@ def test_without_the_rule_a_value_under_tags_is_old(rule: str) -> None:
 @pytest.mark.parametrize("rule", TAGS_MASKED)
 def test_without_the_rule_the_versions_cover(rule: str) -> None:
     assert explore(Tags(off=rule)).holds
+
+
+def test_a_value_is_stored_again_only_for_the_inputs_it_was_made_of() -> None:
+    outcome = explore(Inputs())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", INPUTS_CAUGHT)
+def test_without_the_rule_it_is_stored_for_others(rule: str) -> None:
+    assert not explore(Inputs(off=rule)).holds
+
+
+@pytest.mark.parametrize("rule", INPUTS_MASKED)
+def test_without_the_rule_the_others_cover(rule: str) -> None:
+    assert explore(Inputs(off=rule)).holds
 
 
 @pytest.mark.parametrize("changes", SPARE_CHANGES, ids=", ".join)

@@ -341,3 +341,29 @@ def test_reads_are_published_and_bound_by_the_same_globs() -> None:
 def test_mistakes_in_reads(text: str, said: str) -> None:
     refresh = '[refresh."user:{user_id}:greeting"]\nloader = "m:f"\n'
     assert any(said in str(error) for error in mistakes(f"{WATCHES}\n{refresh}{text}"))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("loader = 'a:b'\nserve_stale = 1\ninputs = 'select {x}'", "which is not a placeholder of the key"),
+        ("loader = 'a:b'\ninputs = 'select 1'", "Add serve_stale or stale_if_error"),
+        (
+            "loader = 'sql'\nquery = 'select 1'\nserve_stale = 1\ninputs = 'select 1'",
+            "only a Python loader has inputs",
+        ),
+        ("loader = 'a:b'\nserve_stale = 1\ninputs = 'delete from t'", "not a select statement"),
+    ],
+)
+def test_mistakes_in_inputs(body: str, said: str) -> None:
+    text = f'{WATCHES}\n[refresh."user:{{id}}:profile"]\n{body}\n'
+    assert any(said in str(error) for error in mistakes(text))
+
+
+def test_inputs_are_read_with_bound_fields_and_change_no_hash() -> None:
+    text = WATCHES + READS + 'inputs = "select 1 where id = {user_id}"\n'
+    text = text.replace('\n[reads."user:{id}:profile"]\nstale_if_error = "1h"', "")
+    (spec,) = Rules.parse(text).refreshes
+    assert spec.inputs is not None
+    assert spec.inputs.columns == ("user_id",)
+    assert Rules.parse(text).hash == Rules.parse(text.replace("inputs", "# inputs")).hash

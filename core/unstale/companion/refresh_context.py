@@ -1,8 +1,10 @@
 """Argument and type of a Python refresh loader."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from unstale.protocol.fingerprints import digest
 
 if TYPE_CHECKING:
     from unstale.companion.pools import ConnectionPool
@@ -27,6 +29,24 @@ class Refresh:
     key: str
     fields: Mapping[str, str]
     pool: "ConnectionPool"
+    known: str | None = field(default=None, repr=False, compare=False)
+    """Fingerprint of the value that is kept; None outside a refresh."""
+    said: list[str] = field(default_factory=list, repr=False, compare=False)
+    """Fingerprints that `unchanged` was given."""
+
+    def unchanged(self, fingerprint: object) -> bool:
+        """Return True if the kept value has this fingerprint: then it is stored again, whatever is returned.
+
+        Compute it *before* the value, from all that the value depends on: JSON, or what JSON can hold.
+        Otherwise it becomes the fingerprint of the returned value. Outside a refresh it is always False.
+
+        Example:
+            >>> async def greeting(refresh: Refresh) -> str | None:
+            ...     facts = await read_facts(refresh)
+            ...     return None if refresh.unchanged(facts) else await write_greeting(facts)
+        """
+        self.said[:] = [digest(self.key, fingerprint)]
+        return self.known is not None and self.said[0] == self.known
 
 
 RefreshLoader: TypeAlias = Callable[[Refresh], Awaitable[Any]]

@@ -164,6 +164,10 @@ class Names:
         """String with PX: a copy of the last value of ``key``; see `unstale.protocol.spares`."""
         return f"{self.tag}:spare:{key}"
 
+    def inputs(self, key: str) -> str:
+        """String with PX: fingerprint of the inputs of the value of ``key``, and when it was stored."""
+        return f"{self.tag}:inputs:{key}"
+
     def beside(self, pattern: str) -> str:
         """Return one glob for the stale and the spare values of all keys that match ``pattern``."""
         return f"{self.tag}:s[tp]a[lr]e:{pattern}"

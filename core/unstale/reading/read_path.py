@@ -420,7 +420,7 @@ class ReadPath:
     async def fill(self, key: str, lease: bytes, data: bytes, *, seconds: float, spare: float = 0.0) -> bool:
         """Store ``data`` under ``lease``, also as a spare value; return False if it was not stored."""
         known = self._rules.of(key)
-        refreshed = known.stale is not None
+        refreshed = known.stale is not None or not self._rules.loaded  # it may be
         try:
             if self.sealer is not None:
                 data = await self.sealed(key, data)

@@ -228,7 +228,7 @@ class RedisTier:
         """Store ``value`` under ``lease``; return False if the lease is lost or there is no epoch."""
         keys, args = [key, self.names.state], [lease, value, milliseconds(seconds)]
         if refreshed:
-            keys += [self.names.stale(key), self.names.refresh]
+            keys += [self.names.stale(key), self.names.refresh, self.names.inputs(key)]
         if spare:
             keys.append(self.names.spare(key))
             args.append(milliseconds(spare))

@@ -17,7 +17,7 @@ from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.loader_calls import LoaderCalls, mistakes
 from unstale_worker.refresh.python.python_refresher import PythonRefresher
 from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
-from unstale_worker.refresh.redis.leases import Acquired, new_lease
+from unstale_worker.refresh.redis.leases import Acquired, Value, new_lease
 from unstale_worker.refresh.redis.reservations import RANGE, Reservation
 from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.refresh.refresh_worker import RefreshWorker
@@ -285,7 +285,7 @@ async def test_a_process_with_other_rules_calls_no_loader_and_stores_nothing(
         await redis.zadd(NAMES.refresh, {key: (time.time() + 3_600) * 1_000})
         assert await store.leases.acquire([key], lease := new_lease()) == [Acquired.YES]
         await redis.hset(NAMES.state, "rules", "other")  # between the lease and the fill
-        assert await store.leases.fill([(key, b'"old"', 60.0, 0.0)], lease, again=3_600.0) == 0
+        assert await store.leases.fill([Value(key, b'"old"', 60.0)], lease, again=3_600.0) == 0
         assert not await redis.exists(key), "the lease is given up, too"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from unstale import Cache
 from unstale.protocol.codec import lease
-from unstale_worker.refresh.redis.leases import Leases
+from unstale_worker.refresh.redis.leases import Leases, Value
 from workers.double import NAMES, RULES, WorkerDouble
 
 SPARE = 4 * 1024 * 1024
@@ -62,7 +62,7 @@ async def refresh(cache: Cache, number: int) -> object:
     mine, key = lease(f"{number}"), f"user:{number}:profile"
     try:
         await tier.multiplexer.execute_command("SET", key, mine, "PX", 600_000)
-        return bool(await leases.fill([(key, VALUE.encode(), 600.0, 0.0)], mine, again=0.0))
+        return bool(await leases.fill([Value(key, VALUE.encode(), 600.0)], mine, again=0.0))
     except Exception:
         return False
 

@@ -154,6 +154,14 @@ def _loader_tables(rules: Rules) -> tuple[set[TableName], list[str]]:
                 ]
             case SqlLoader(_, stated):
                 tables.update(stated or ())
+            case PythonLoader() if spec.inputs is not None:
+                found = tables_of(spec.inputs)
+                tables.update(found.tables)
+                doubts += [
+                    f"Inputs of {spec.template.text} (line {spec.line}): {doubt}; grant its tables to "
+                    "unstale_worker."
+                    for doubt in found.doubts
+                ]
             case PythonLoader():
                 pass  # it opens its own connections
     return tables, doubts

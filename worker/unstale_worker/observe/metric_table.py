@@ -262,6 +262,13 @@ DEFINITIONS: Final = (
         lambda status: float(status.refreshed.filled),
     ),
     Definition(
+        "unstale_worker_refresh_unchanged_total",
+        "counter",
+        "Loads that unchanged inputs saved.",
+        lambda status: status.refreshed.unchanged,
+        labels=("refresh",),
+    ),
+    Definition(
         "unstale_worker_refresh_overtaken_total",
         "counter",
         "Loads that a newer change overtook; the key was loaded again.",

@@ -12,7 +12,7 @@ from unstale.runtime.spans import Spans
 from unstale.sealing.sealer import Sealer, sealer_of
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
-from unstale_worker.refresh.redis.leases import Failure, Leases
+from unstale_worker.refresh.redis.leases import Failure, Leases, Value
 from unstale_worker.refresh.ttl import Ttls
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
@@ -66,8 +66,13 @@ class Outcomes:
         given = {"unstale.refresh": spec.template.text, "unstale.key": keys[0], "unstale.keys": len(keys)}
         return self.spans.span("unstale.refresh", given)
 
-    async def fill(self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes) -> None:
-        """Store values by key where ``lease`` still stands; other keys are due again after the debounce."""
+    async def fill(
+        self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes, *, fingerprint: str | None = None
+    ) -> None:
+        """Store values by key where ``lease`` still stands; other keys are due again after the debounce.
+
+        ``fingerprint`` is that of the inputs of all of them.
+        """
         most = self.max_value_bytes
         timed, locked = [], []
         for key, value in values.items():
@@ -77,7 +82,9 @@ class Outcomes:
                 if content is None:
                     locked.append(key)
                 else:
-                    timed.append((key, content, seconds, self.ttls.spare(key)))
+                    spare = self.ttls.spare(key)
+                    noted = seconds + spare + spec.serve_stale
+                    timed.append(Value(key, content, seconds, spare, fingerprint or "", noted))
         stored = await self.leases.fill(timed, lease, again=spec.debounce)
         self.tally.filled += stored
         self.tally.overtaken += len(timed) - stored
@@ -86,6 +93,19 @@ class Outcomes:
         for key, value in values.items() if len(timed) + len(locked) < len(values) else ():
             if len(value) > most:
                 await self._too_large(spec, key, lease, len(value))
+
+    async def store_again(self, spec: RefreshSpec, key: str, lease: bytes, fingerprint: str) -> bool:
+        """Store the kept value again, as its inputs are unchanged; returns False if that cannot be."""
+        _, seconds = self.ttls.stored(key, spec, b"{}")
+        stored = await self.leases.store_again(
+            key, lease,
+            fingerprint=fingerprint, seconds=seconds,
+            serve_stale=spec.serve_stale, spare=self.ttls.spare(key), pattern=spec.template.text,
+        )  # fmt: skip
+        if stored:
+            pattern = spec.template.text
+            self.tally.unchanged[pattern,] = self.tally.unchanged.get((pattern,), 0.0) + 1
+        return stored
 
     async def _too_large(self, spec: RefreshSpec, key: str, lease: bytes, size: int) -> None:
         """Make a key a dead letter at once: another attempt would call its loader for nothing."""

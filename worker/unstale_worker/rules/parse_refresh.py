@@ -40,7 +40,8 @@ _OPTIONS: Final = (
 )
 _OF_ROW: Final = ("table", "key", "columns")
 _OF_SQL: Final = ("query", "reads")
-_FIELDS: Final = ("loader", *_OF_ROW, *_OF_SQL, *_OPTIONS)
+_OF_PYTHON: Final = ("inputs",)
+_FIELDS: Final = ("loader", *_OF_ROW, *_OF_SQL, *_OF_PYTHON, *_OPTIONS)
 _PYTHON: Final = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*):((?:[^\W\d]\w*\.)*[^\W\d]\w*)")
 _RATE: Final = re.compile(r"([1-9]\d{0,8})/(s|m|h|d)")
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -132,11 +133,13 @@ class RefreshParser:
         only_if_cached = check.flag(block, path, "only_if_cached", default=True)
         rate = check.read((*path, "rate"), block["rate"], _rate) if "rate" in block else None
         soft_timeout, stale_if_error = durations(check, path, block)
+        inputs = self._inputs(path, block, template, keeps=bool(serve_stale or stale_if_error))
         if loader is None:
             return None
         return RefreshSpec(
             template,
             loader,
+            inputs=inputs,
             debounce=debounce,
             only_if_cached=only_if_cached,
             serve_stale=serve_stale,
@@ -160,6 +163,25 @@ class RefreshParser:
             self._checker.mistake((*path, name), block[name], "not a duration", remedy)
             return default
         return seconds
+
+    def _inputs(
+        self, path: Path, block: dict[str, object], template: Template, *, keeps: bool
+    ) -> Query | None:
+        check = self._checker
+        if "inputs" not in block:
+            return None
+        query = check.one(block, path, "inputs", Query.parse, "", required=False)
+        if query is not None and (unknown := [c for c in query.columns if c not in template.columns]):
+            names = ", ".join(dict.fromkeys(template.columns)) or "none"
+            problem = f"names {', '.join(unknown)}, which is not a placeholder of the key"
+            check.mistake((*path, "inputs"), query.text, problem, f"Placeholders of the key: {names}.")
+        if block.get("loader") in ("row", "sql"):
+            remedy = "Remove it: a query is as cheap as the loader."
+            check.mistake((*path, "inputs"), block["inputs"], "only a Python loader has inputs", remedy)
+        elif not keeps:
+            remedy = "Add serve_stale or stale_if_error: what they keep is stored again."
+            check.mistake((*path, "inputs"), block["inputs"], "no old value is kept", remedy)
+        return query
 
     # --- loaders --------------------------------------------------------------------------------
 

@@ -105,6 +105,7 @@ class RefreshSpec:
         concurrency: Maximum number of simultaneous loads, over all processes.
         rate: Rate limit for loads, over all processes; None: no limit.
         ttl: Seconds until the value expires; None: as ``[ttl]`` says.
+        inputs: Query whose unchanged result means that the loader would return the same; None: there is none.
         soft_timeout: See `unstale_worker.rules.reads.ReadSpec`.
         stale_if_error: The same.
         line: Line of the table in its file, 1-based.
@@ -120,6 +121,7 @@ class RefreshSpec:
     concurrency: int = 8
     rate: Rate | None = None
     ttl: float | None = None
+    inputs: Query | None = None
     soft_timeout: float = 0.0
     stale_if_error: float = 0.0
     line: int = field(default=0, compare=False)

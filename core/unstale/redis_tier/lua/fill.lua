@@ -1,6 +1,6 @@
 -- Stores a loaded value only if the key still holds the loader's lease (compare-and-set), and only if there is an epoch:
 -- without an epoch there is no position, and nothing would invalidate the value.
--- KEYS: key, state, and if the key is refreshed when it changes: its stale value, the refresh set; and if a spare value is to
+-- KEYS: key, state, and if the key is refreshed when it changes: its stale value, the refresh set, its fingerprint; and if a spare value is to
 --   be stored: its name
 -- ARGV: lease, value, milliseconds to live, and for a spare value the milliseconds that it lives longer
 -- Reply: 1 if stored, 0 if the lease is lost or there is no epoch
@@ -24,7 +24,7 @@ if ARGV[4] then -- see unstale/protocol/spares.py
   redis.call('SET', KEYS[#KEYS], ARGV[4] .. '\n' .. ARGV[2], 'PX', string.format('%.0f', ARGV[3] + ARGV[4]))
 end
 if KEYS[4] then
-  redis.call('UNLINK', KEYS[3])
+  redis.call('UNLINK', KEYS[3], KEYS[5])
   if has_type(KEYS[4], 'zset') then redis.call('ZREM', KEYS[4], KEYS[1]) end
 end
 return 1

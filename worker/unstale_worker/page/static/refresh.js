@@ -17,6 +17,7 @@ export function show(figures) {
     list([
       ["waiting or running", count(figures.waiting)],
       ["refreshed", count(totals.filled)],
+      ["calls saved by unchanged inputs", count(totals.unchanged)],
       ["overtaken by a newer change", count(totals.overtaken)],
       ["failed attempts", count(totals.failed)],
       ["refresh workers", figures.workers ? count(figures.workers) : "none; the leader does it"],

@@ -23,6 +23,7 @@ from unstale.reading import load_chain
 from unstale.settings.pools import PoolSettings
 from unstale_worker.refresh.python.find_loaders import LoaderMistake, find
 from unstale_worker.refresh.python.frames import SIZES, frame, header_of
+from unstale_worker.refresh.python.inputs import fingerprint
 from unstale_worker.refresh.python.openai_backoff import pause_for
 from unstale_worker.runtime.daemon_call import call_in_daemon_thread
 from unstale_worker.runtime.event_loop import new_event_loop
@@ -139,7 +140,16 @@ class Host:
             loader = await self._loader(header["loader"])
             self._say({"id": number, "began": True})
             load_chain.enter((load_chain.Waiting(key),))
-            value = codec.encode(key, await loader(Refresh(key, header["fields"], self._pool)))
+            known, inputs, problem = header.get("known"), header.get("inputs"), None
+            refresh = Refresh(key, header["fields"], self._pool, known)
+            if inputs:
+                try:
+                    refresh.said.append(await fingerprint(self._pool, key, inputs))
+                except Exception as error:
+                    problem = _said(error)
+            value = b""
+            if known is None or known not in refresh.said:
+                value = codec.encode(key, await loader(refresh))
         except asyncio.CancelledError:
             self._say({"id": number, "error": "the loader was cancelled from inside"})
         except LoaderMistake as mistake:
@@ -147,7 +157,10 @@ class Host:
         except BaseException as error:
             self._say({"id": number, "error": _said(error), "pause": pause_for(error)})
         else:
-            self._say({"id": number, "value": True}, value)
+            given = refresh.said[0] if refresh.said else None
+            unchanged = given is not None and given == known
+            answer = {"id": number, "value": True, "fingerprint": given, "problem": problem}
+            self._say({**answer, "unchanged": unchanged}, b"" if unchanged else value)
 
     # --- signs of life --------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import structlog
 from pydantic import SecretStr
@@ -61,6 +61,20 @@ class ProcessDied(Exception):
     def __init__(self, text: str, *, suspect: bool) -> None:
         self.suspect = suspect
         super().__init__(text)
+
+
+class Loaded(NamedTuple):
+    """What a call returned.
+
+    Attributes:
+        value: The JSON of the value; None: the kept one is unchanged.
+        fingerprint: Fingerprint of the inputs; None: there is none.
+        problem: Why the query of the inputs failed; None: it did not.
+    """
+
+    value: bytes | None
+    fingerprint: str | None = None
+    problem: str | None = None
 
 
 class _Call:
@@ -140,13 +154,31 @@ class LoaderProcess:
             self._close(number)
         return LoaderMistake(header["problem"], header["remedy"]) if "problem" in header else None
 
-    async def call(self, loader: str, key: str, fields: Mapping[str, str], *, timeout: float) -> bytes:
-        """Return the JSON of the loaded value.
+    async def call(
+        self,
+        loader: str,
+        key: str,
+        fields: Mapping[str, str],
+        *,
+        timeout: float,
+        known: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> "Loaded":
+        """Return the JSON of the loaded value, or that it is unchanged since the fingerprint ``known``.
 
         A cancelled call ends the loader first. Raises `LoaderFailed`, and `ProcessDied` if the call was
         interrupted.
         """
-        number, call = self._open({"do": "call", "loader": loader, "key": key, "fields": dict(fields)})
+        number, call = self._open(
+            {
+                "do": "call",
+                "loader": loader,
+                "key": key,
+                "fields": dict(fields),
+                "known": known,
+                "inputs": inputs,
+            }
+        )
         problem = f"importing its module takes longer than {START_SECONDS:.0f} s"
         try:
             await self._within(call, START_SECONDS, began=True)
@@ -165,7 +197,8 @@ class LoaderProcess:
             self._close(number)
         if "error" in header:
             raise LoaderFailed(header["error"], pause=header.get("pause"))
-        return payload
+        value = None if header.get("unchanged") else payload
+        return Loaded(value, header.get("fingerprint"), header.get("problem"))
 
     async def close(self) -> None:
         """End the process: in order if it can, and at once if the caller is cancelled."""

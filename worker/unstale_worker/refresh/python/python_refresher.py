@@ -10,15 +10,18 @@ from unstale.errors import RedisUnavailable
 from unstale.runtime import failpoints
 from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.loader_calls import LoaderCalls
-from unstale_worker.refresh.python.loader_process import LoaderFailed
+from unstale_worker.refresh.python.loader_process import Loaded, LoaderFailed
 from unstale_worker.refresh.redis.lease_keeper import extended
 from unstale_worker.refresh.redis.leases import Acquired
 from unstale_worker.refresh.redis.reservations import Reservation, Reservations
+from unstale_worker.runtime.log_throttle import LogThrottle
 
 log = structlog.get_logger("unstale.refresh")
 
 FILL_FOR: Final = 10.0
 """Seconds for which a loaded value is kept while Redis does not answer."""
+LOG_EVERY: Final = 60.0
+"""Seconds after which the log repeats that a refresh's inputs cannot be read."""
 FILL_PAUSE: Final = 0.2
 """Seconds between two attempts to store it."""
 
@@ -37,6 +40,7 @@ class PythonRefresher:
     def __init__(self, outcomes: Outcomes, reservations: Reservations, calls: LoaderCalls) -> None:
         self._outcomes, self._leases, self._reservations = outcomes, outcomes.leases, reservations
         self._calls = calls
+        self._throttle = LogThrottle(every=LOG_EVERY)
 
     async def refresh(self, reservation: Reservation) -> bool:
         """Refresh a reserved key if it is still wanted; returns True if the loader was called.
@@ -66,7 +70,7 @@ class PythonRefresher:
         spec, key, lease = reservation.spec, reservation.key, reservation.lease
         try:
             with self._outcomes.span(spec, [key]):
-                value = await self._calls.call(spec, key)
+                loaded = await self._loaded(reservation)
         except asyncio.CancelledError:
             with suppress(RedisUnavailable):
                 await self._leases.postpone([key], seconds=0.0, lease=lease)
@@ -77,7 +81,24 @@ class PythonRefresher:
             else:
                 await self._paused(reservation, failure.pause)
         else:
-            await self._fill(reservation, value)
+            if loaded.value is not None:
+                await self._fill(reservation, loaded.value, loaded.fingerprint)
+
+    async def _loaded(self, reservation: Reservation) -> Loaded:
+        """Call the loader; its value is None if the kept one was stored again instead."""
+        spec, key = reservation.spec, reservation.key
+        known = await self._leases.fingerprint(key)
+        loaded = await self._calls.call(spec, key, known)
+        if loaded.problem is not None and self._throttle.allows(spec.template.text):
+            log.warning(
+                "the inputs of a refresh cannot be read, so its loader is called",
+                refresh=spec.template.text, error=loaded.problem,
+            )  # fmt: skip
+        if loaded.value is not None or loaded.fingerprint is None:
+            return loaded
+        if await self._outcomes.store_again(spec, key, reservation.lease, loaded.fingerprint):
+            return loaded
+        return await self._calls.call(spec, key)
 
     async def _paused(self, reservation: Reservation, seconds: float) -> None:
         """Let every process leave the loader alone for a while; that is no failure."""
@@ -88,14 +109,16 @@ class PythonRefresher:
             await failpoints.reach("python_refresher.before_postpone")
         await self._leases.postpone([reservation.key], seconds=seconds, lease=reservation.lease)
 
-    async def _fill(self, reservation: Reservation, value: bytes) -> None:
+    async def _fill(self, reservation: Reservation, value: bytes, fingerprint: str | None) -> None:
         """Store a value that may have been expensive; the lease is kept while Redis does not answer."""
         until = asyncio.get_running_loop().time() + FILL_FOR
         while True:
             try:
                 if failpoints.on:
                     await failpoints.reach("python_refresher.before_fill")
-                await self._outcomes.fill(reservation.spec, {reservation.key: value}, reservation.lease)
+                await self._outcomes.fill(
+                    reservation.spec, {reservation.key: value}, reservation.lease, fingerprint=fingerprint
+                )
                 if failpoints.on:
                     await failpoints.reach("python_refresher.after_fill")
                 return

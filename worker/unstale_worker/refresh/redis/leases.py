@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -20,6 +20,7 @@ EXTEND: Final = Script("unstale_worker.refresh.redis", "refresh_extend")
 FILL: Final = Script("unstale_worker.refresh.redis", "refresh_fill", allow_oom=False)
 RELEASE: Final = Script("unstale_worker.refresh.redis", "refresh_release")
 FAILED: Final = Script("unstale_worker.refresh.redis", "refresh_failed")
+REARM: Final = Script("unstale_worker.refresh.redis", "refresh_rearm", allow_oom=False)
 
 LEASES_MOST: Final = 1_000
 """Keys whose lease one script acquires, extends or gives up: about a millisecond of the server's time."""
@@ -47,8 +48,24 @@ class Acquired(Enum):
     """Another loader holds the lease, or nothing may be stored now: the key is due again."""
 
 
-Value: TypeAlias = tuple[str, bytes, float, float]
-"""A key, the JSON of its value, seconds to live, and seconds that its spare value lives longer; 0: none."""
+class Value(NamedTuple):
+    """A value to store.
+
+    Attributes:
+        key: Its key.
+        data: Its JSON.
+        seconds: Seconds to live.
+        spare: Seconds that its spare value lives longer; 0: it has none.
+        fingerprint: Fingerprint of its inputs; '' if there is none.
+        noted: Seconds for which that is needed.
+    """
+
+    key: str
+    data: bytes
+    seconds: float
+    spare: float = 0.0
+    fingerprint: str = ""
+    noted: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +169,51 @@ class Leases(RedisCalls):
         for chunk in _chunks(values):
             keys = [names.refresh, names.dead_letters, names.refresh_counts, names.state]
             arguments: list[Argument] = [lease, milliseconds(again), self._rules]
-            for given, value, seconds, spare in chunk:
-                key = names.stored(given)
+            for each in chunk:
+                key = names.stored(each.key)
                 keys += (key, names.stale(key), names.refresh_failures(key), names.spare(key))
-                arguments += (value, max(1, milliseconds(seconds)), milliseconds(spare))
+                keys.append(names.inputs(key))
+                arguments += (each.data, max(1, milliseconds(each.seconds)), milliseconds(each.spare))
+                arguments += (each.fingerprint, max(1, milliseconds(each.noted)))
             stored += sum(await self._run(FILL, keys, arguments))
         return stored
+
+    async def fingerprint(self, key: str) -> str | None:
+        """Return the fingerprint of the inputs of the newest refreshed value, if there is one."""
+        found = await self._command("GET", self._names.inputs(self._names.stored(key)))
+        return None if found is None else bytes(found).partition(b"\n")[0].decode("ascii", "replace")
+
+    async def store_again(
+        self,
+        given: str,
+        lease: bytes,
+        *,
+        fingerprint: str,
+        seconds: float,
+        serve_stale: float,
+        spare: float,
+        pattern: str,
+    ) -> bool:
+        """Store the kept value of a key again where ``lease`` stands, if it has this fingerprint.
+
+        It lives as long as it was stored for, and at most for ``seconds``. Returns False if the loader has
+        to be called.
+        """
+        names = self._names
+        key = names.stored(given)
+        return bool(
+            await self._run(
+                REARM,
+                [
+                    *(names.refresh, names.dead_letters, names.refresh_counts, names.state, key),
+                    *(names.stale(key), names.refresh_failures(key), names.spare(key), names.inputs(key)),
+                ],
+                [
+                    *(lease, self._rules, fingerprint),
+                    *(max(1, milliseconds(seconds)), milliseconds(serve_stale), milliseconds(spare), pattern),
+                ],
+            )
+        )
 
     async def failed(
         self, key: str, lease: bytes, *, pattern: str, error: str, attempts: int, first: float, most: float
@@ -197,9 +253,9 @@ def _chunks(values: Sequence[Value]) -> list[list[Value]]:
     chunks: list[list[Value]] = []
     size = FILL_BYTES
     for value in values:
-        size += len(value[1])
+        size += len(value.data)
         if size > FILL_BYTES or len(chunks[-1]) == FILL_KEYS:
             chunks.append([])
-            size = len(value[1])
+            size = len(value.data)
         chunks[-1].append(value)
     return chunks

@@ -1,9 +1,9 @@
 -- Stores refreshed values, each only if the lease taken for it still stands, and then ends its refresh.
 -- A key whose lease is gone was invalidated meanwhile: it is due again.
 -- Under other rules, which may name another loader, all leases are given up.
--- KEYS: refresh, dead letters, counts, state, then for each key: key, stale, failures, spare
+-- KEYS: refresh, dead letters, counts, state, then for each key: key, stale, failures, spare, fingerprint
 -- ARGV: lease, milliseconds until a refused one is due again, hash of the rules, then for each key: value, milliseconds to live,
---   milliseconds that its spare value lives longer, 0: it has none
+--   milliseconds that its spare value lives longer, 0: it has none; fingerprint of its inputs or '', milliseconds it lives
 -- Reply: for each key 1 stored, 0 the lease is gone
 local refresh, dead, counts, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local current = has_type(state, 'hash') and redis.call('HGET', state, 'rules') == ARGV[3]
@@ -11,8 +11,8 @@ local wanted = has_type(refresh, 'zset')
 local buried = has_type(dead, 'hash') and redis.call('HLEN', dead) > 0
 local again = string.format('%.0f', math.floor(clock_ms()) + tonumber(ARGV[2]))
 local replies, filled = {}, 0
-for at = 5, #KEYS, 4 do
-  local key, argument = KEYS[at], 4 + (at - 5) / 4 * 3
+for at = 5, #KEYS, 5 do
+  local key, argument = KEYS[at], 4 + (at - 5)
   local ours = redis.call('TYPE', key)['ok'] == 'string' and redis.call('GET', key) == ARGV[1]
   if ours and current then
     redis.call('SET', key, ARGV[argument], 'PX', ARGV[argument + 1])
@@ -21,6 +21,13 @@ for at = 5, #KEYS, 4 do
     if longer ~= '0' then -- see unstale/protocol/spares.py
       local life = string.format('%.0f', ARGV[argument + 1] + longer)
       redis.call('SET', KEYS[at + 3], longer .. '\n' .. ARGV[argument], 'PX', life)
+    end
+    if ARGV[argument + 3] == '' then
+      redis.call('UNLINK', KEYS[at + 4])
+    else -- a change that committed before this moment may have come between inputs and load: see refresh_rearm.lua
+      local noted = ARGV[argument + 3] .. '\n' .. now_ms() .. '\n' .. redis.sha1hex(ARGV[argument])
+        .. '\n' .. ARGV[argument + 1]
+      redis.call('SET', KEYS[at + 4], noted, 'PX', ARGV[argument + 4])
     end
     if wanted then redis.call('ZREM', refresh, key) end
     if buried then redis.call('HDEL', dead, key) end
