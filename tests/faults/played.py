@@ -33,7 +33,7 @@ async def apply_unheard(worker: WorkerDouble, *keys: str, patterns: Sequence[str
 
 
 async def fill_anyway(
-    self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+    self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, **more: object
 ) -> bool:
     """In the place of `RedisTier.fill`: what a cache without leases does."""
     await self.multiplexer.execute_command("SET", key, value, "PX", round(seconds * 1000))

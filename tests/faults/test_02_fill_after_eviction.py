@@ -18,7 +18,7 @@ KEY = "user:42:profile"
 
 
 async def fill_if_absent(
-    self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, refreshed: bool = False
+    self: RedisTier, key: str, lease: bytes, value: bytes, *, seconds: float, **more: object
 ) -> bool:
     """In the place of `RedisTier.fill`: what a cache does that takes an absent key for its own."""
     return bool(await self.multiplexer.execute_command("SET", key, value, "NX", "PX", round(seconds * 1000)))

@@ -238,6 +238,7 @@ async def test_nothing_is_open_to_the_api_roles(database: Database) -> None:
         service = (
             "because",
             "check",
+            "position_before",
             "purge",
             "purge_wakeups",
             "read",

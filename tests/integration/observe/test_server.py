@@ -20,6 +20,7 @@ from unstale_worker.observe import http
 from unstale_worker.observe.http import serving
 from unstale_worker.observe.http_guard import Guard
 from unstale_worker.observe.metric_table import DEFINITIONS
+from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters
 
 LEADING = Status(
@@ -70,7 +71,11 @@ async def test_readyz_says_why(status: Status, code: int, why: str) -> None:
 
 
 async def test_metrics_are_those_that_are_defined() -> None:
-    coarse = replace(LEADING, capture_problems={("public.profiles", "whole table"): 1.0})
+    coarse = replace(
+        LEADING,
+        capture_problems={("public.profiles", "whole table"): 1.0},
+        refreshed=RefreshCounters(unchanged={("user:{user_id}:greeting",): 1.0}),
+    )
     async with served(lambda: coarse) as (session, url), session.get(f"{url}/metrics") as response:
         text = await response.text()
 

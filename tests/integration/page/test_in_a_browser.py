@@ -108,7 +108,7 @@ async def test_signed_in_it_retries_and_drops_dead_letters(redis_url: str) -> No
             assert await opened.value("document.cookie") == ""
             await opened.click("#sign-out")
             await opened.until("document.querySelector('#token') !== null")
-        assert [error for error in opened.errors if "401" not in error] == []
+            assert [error for error in opened.errors if "401" not in error] == []
         await redis.delete(names.refresh)
 
 
