@@ -24,7 +24,7 @@ OWN_ERRORS: Final = (CacheClosed, LoadCycle)
 
 
 class Terms(NamedTuple):
-    """What one read allows.
+    """The older answers that one read allows.
 
     Attributes:
         soft: Seconds after which an older value is answered while the load goes on; None: never.

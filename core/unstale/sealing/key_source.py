@@ -1,4 +1,4 @@
-"""Where keys come from: the setting, or a function of the application that asks a KMS or a table."""
+"""The source of keys: the setting, or a function of the application that asks a KMS or a table."""
 
 import asyncio
 import importlib

@@ -34,7 +34,8 @@ class Violation:
         rule: Where the loader is: file and line.
         why: What removed the key before, newest first; None if Redis did not answer any more.
         lasted_s: How long it was seen, at least.
-        ended: How it ended: ``equal``, ``absent`` or ``changed``; None while it lasts.
+        ended: How it ended: ``equal``, ``absent``, ``changed``, or ``in_flight`` if a newer change
+            explains it; None while it lasts.
     """
 
     key: str

@@ -28,7 +28,7 @@ class LeftOut:
 
     @property
     def remedy(self) -> str:
-        """What to do, as a sentence without a full stop."""
+        """The remedy, as a sentence without a full stop."""
         names = " and ".join(f"{self.table}.{display(column)}" for column in self.columns)
         return (
             f"add what changes by itself to columns of a rule, or name {names} in ignore_columns of [learn]"

@@ -1,4 +1,4 @@
-"""How long a refreshed value lives: the same rules as an agent's."""
+"""TTLs of refreshed values, by the same rules as an agent's."""
 
 import random
 from collections.abc import Callable

@@ -69,7 +69,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What an invalidation needs to know about a key that is refreshed, or that has a spare value.
+    """The facts that an invalidation needs about a key that is refreshed, or that has a spare value.
 
     Attributes:
         serve_ms: Milliseconds for which the old value may still be served; 0: not at all. -1 is a purge: it

@@ -135,7 +135,7 @@ class Page:
 
 
 class Earlier(NamedTuple):
-    """Where to read again from, to see everything that was committed lately.
+    """A position to read again from, to see everything that was committed lately.
 
     Attributes:
         position: A position that lacks all of it, and more; None if the outbox does not tell.

@@ -64,7 +64,7 @@ class ProcessDied(Exception):
 
 
 class Loaded(NamedTuple):
-    """What a call returned.
+    """The result of a call.
 
     Attributes:
         value: The JSON of the value; None: the kept one is unchanged.

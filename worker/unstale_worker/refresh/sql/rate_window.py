@@ -1,4 +1,4 @@
-"""How many loads a rate allows now, within the leader."""
+"""Rate limit of loads within the leader."""
 
 from collections import deque
 

@@ -126,7 +126,7 @@ async def _refused(
 
 @dataclass(slots=True)
 class _Patience:
-    """How many loads of one batch took too long."""
+    """Number of loads of one batch that took too long."""
 
     slow: int
 
