@@ -58,7 +58,7 @@ bench: $(STAMP)
 
 # 10,000 random sequences of DDL under a watched table; the suite runs 100.
 ddl: $(STAMP)
-	UNSTALE_TEST_DDL_SEQUENCES=$${UNSTALE_TEST_DDL_SEQUENCES:-10000} $(BIN)/python -m pytest -q tests/properties/test_any_ddl.py $(ARGS)
+	UNSTALE_TEST_DDL_SEQUENCES=$${UNSTALE_TEST_DDL_SEQUENCES:-10000} $(BIN)/python -m pytest -v --numprocesses=2 tests/properties/test_any_ddl.py $(ARGS)
 
 chaos: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
