@@ -1,10 +1,13 @@
 """Every rule of the protocol that can be switched off, by the name of the code that keeps it."""
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Defence(Enum):
-    """A rule; the text says what it demands and where it lives."""
+class Defence(StrEnum):
+    """A rule; the text says what it demands and where it lives.
+
+    It is a str for its hash, which is asked for millions of times: that of a plain Enum is a Python function.
+    """
 
     # --- reads and fills
     LEASE = "a miss takes a lease before it loads (SharedTier.acquire)"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 ADOPTION_CAUGHT: Final = (
     "changed patterns are dropped",
@@ -31,6 +32,7 @@ OLD_VALUE = "tier: Redis holds a value that is older than the newest watermark s
 UNSETTLED = "settled: all is applied, and Redis holds another value than the database"
 
 
+@state
 class Deploy(NamedTuple):
     """The state: two tables and their keys, the rules in force, and leaders that take turns."""
 
@@ -191,6 +193,7 @@ END: Final = 7
 TOO_OLD = "lost owner: an agent answers with a value older than its bound"
 
 
+@state
 class Lost(NamedTuple):
     """The state: the clock since the rules changed, the value, and two agents that go on reading it."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 END: Final = 2
 """The last moment."""
@@ -28,6 +29,7 @@ CAUGHT: Final = (
 LIE = "staleness: something committed before now - staleness has not been processed"
 
 
+@state
 class Moment(NamedTuple):
     """The state: the clock, the worker and the agent."""
 
@@ -124,6 +126,7 @@ STALE_CAUGHT: Final = ("life from the read before", "the begin of that read")
 TOO_LATE = "serve_stale: a value is served longer after its change than its rule allows"
 
 
+@state
 class Kept(NamedTuple):
     """The state: the clock, one change of one key, and a worker that may pause for any time."""
 

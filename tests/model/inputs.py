@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 LAST: Final = 2
 INPUTS: Final = (0, 1, 0, 0)
@@ -29,6 +30,7 @@ INPUTS_MASKED: Final = {
 WRONG = "inputs: Redis holds a value of inputs that no state since the position has had"
 
 
+@state
 class Noted(NamedTuple):
     """The fingerprint in Redis: of which inputs, and when it was stored."""
 
@@ -36,6 +38,7 @@ class Noted(NamedTuple):
     at: int
 
 
+@state
 class Moment(NamedTuple):
     """The state."""
 

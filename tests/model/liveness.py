@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 END: Final = 5
 """The last moment."""
@@ -22,6 +23,7 @@ LIVENESS_CAUGHT: Final = ("proof in the state", "age from the sending of the rea
 DEAD = "liveness: an agent is attached, and the worker has been silent for max_silence"
 
 
+@state
 class Proof(NamedTuple):
     """The state: the clock, the newest watermark of the worker, and the agent."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 END: Final = 3
 """The last moment."""
@@ -28,6 +29,7 @@ LIE = "staleness: something committed before now - staleness has not been proces
 DEAD = "liveness: an agent is attached, and the worker has been silent for max_silence"
 
 
+@state
 class Door(NamedTuple):
     """The state: the clock, the worker, Redis, and the agent that opens."""
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 PARTITIONS_CAUGHT: Final = {
     "the read starts at the oldest position": "loss",
@@ -35,6 +36,7 @@ NEAR = "near: an invalidation was not announced, and the epoch goes on"
 SETTLED = "settled: nothing is left to do, and a value differs from the database"
 
 
+@state
 class Part(NamedTuple):
     """One partition's data."""
 
@@ -45,6 +47,7 @@ class Part(NamedTuple):
     unheard: bool = False  # ghost: something was removed that no agent hears of in this epoch
 
 
+@state
 class Read(NamedTuple):
     """The read in flight of one partition's key."""
 
@@ -52,6 +55,7 @@ class Read(NamedTuple):
     seen: int = -1
 
 
+@state
 class Slot(NamedTuple):
     """Where the keys of partition 1 are."""
 
@@ -62,6 +66,7 @@ class Slot(NamedTuple):
     moves: int = 0  # moves that ended, which is what CLUSTER NODES counts in the owner's epoch
 
 
+@state
 class Task(NamedTuple):
     """What the worker has to do in one partition in this cycle."""
 
@@ -70,6 +75,7 @@ class Task(NamedTuple):
     scanned: int = -1  # the moves of the slot before the SCAN; -1: not scanned
 
 
+@state
 class World(NamedTuple):
     """The state."""
 

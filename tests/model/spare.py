@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
 from .checker import Move
+from .states import state
 
 BOUND: Final = 2
 """How long after its end a value may be answered: ``stale_if_error``."""
@@ -42,6 +43,7 @@ PURGED = "purge: a value from before a purge or a pattern is still kept"
 OWN = "own write: a value from before an agent's own delete is still kept"
 
 
+@state
 class Change(NamedTuple):
     """One committed change."""
 
@@ -49,6 +51,7 @@ class Change(NamedTuple):
     kind: str  # "changed", "purged", "pattern", "own": the agent that made it deletes the key itself
 
 
+@state
 class Moment(NamedTuple):
     """The state. A version is the number of changes that a value contains."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, TypeAlias
 
 from .checker import Move
+from .states import state
 
 TAGS_CAUGHT: Final = (
     "a read compares the versions",
@@ -47,6 +48,7 @@ Under: TypeAlias = tuple[tuple[int, int], ...]
 """Tags with their versions."""
 
 
+@state
 class Content(NamedTuple):
     """What stands at the key."""
 
@@ -55,6 +57,7 @@ class Content(NamedTuple):
     under: Under
 
 
+@state
 class Redis(NamedTuple):
     """One server's data."""
 
@@ -63,6 +66,7 @@ class Redis(NamedTuple):
     content: Content | None = None
 
 
+@state
 class Read(NamedTuple):
     """One read in flight."""
 
@@ -73,6 +77,7 @@ class Read(NamedTuple):
     clean: bool = True
 
 
+@state
 class Tagged(NamedTuple):
     """The state."""
 

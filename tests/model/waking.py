@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from .checker import Move
+from .states import state
 
 WRITERS: Final = (0, 1, 2)
 
@@ -32,6 +33,7 @@ Writers = frozenset[int]
 NOBODY: Final[Writers] = frozenset()
 
 
+@state
 class Night(NamedTuple):
     """The sequence, the writers, and the worker."""
 

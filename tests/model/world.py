@@ -7,6 +7,8 @@ A set of transactions is a bit mask over xids. Ghosts (marked so) exist only to 
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from .states import state
+
 T = TypeVar("T")
 
 Mask: TypeAlias = int
@@ -108,6 +110,7 @@ class Config:
     serve_stale: bool = False
 
 
+@state
 class Database(NamedTuple):
     """Postgres."""
 
@@ -129,6 +132,7 @@ Standing: TypeAlias = tuple[str, int] | tuple[str, int, int] | None
 ("value", version, token) is a value that carries the lease of a reader that replaces it."""
 
 
+@state
 class Stale(NamedTuple):
     """What stands at ``{unstale:0}:stale:<key>``."""
 
@@ -137,6 +141,7 @@ class Stale(NamedTuple):
     since: int  # ghost: the change that made it stale
 
 
+@state
 class Entry(NamedTuple):
     """A log entry; the message with the same id says the same."""
 
@@ -145,6 +150,7 @@ class Entry(NamedTuple):
     invalidated: Versions  # ghost
 
 
+@state
 class Redis(NamedTuple):
     """One Redis server's data: the keys, ``{unstale:0}:state`` and the log."""
 
@@ -167,6 +173,7 @@ class Redis(NamedTuple):
     stamp: int = 0  # what the worker's newest script left; 0 with a run id
 
 
+@state
 class Known(NamedTuple):
     """What ``state.lua`` told a worker."""
 
@@ -179,6 +186,7 @@ class Known(NamedTuple):
     primary_until: int
 
 
+@state
 class Told(NamedTuple):
     """What a watermark says about transactions; None where nobody waits for one."""
 
@@ -187,6 +195,7 @@ class Told(NamedTuple):
     database: int
 
 
+@state
 class Page(NamedTuple):
     """What one read of the outbox told a worker."""
 
@@ -203,6 +212,7 @@ class Page(NamedTuple):
     told: Told | None = None
 
 
+@state
 class Seen(NamedTuple):
     """What a worker may say in a watermark: the newest read that is applied as a whole."""
 
@@ -211,6 +221,7 @@ class Seen(NamedTuple):
     primary_until: int
 
 
+@state
 class Worker(NamedTuple):
     """A worker; everything here dies with its process."""
 
@@ -224,6 +235,7 @@ class Worker(NamedTuple):
     follows: Mask = 0  # agents that were connected when the read of `seen` began; without a run id only
 
 
+@state
 class Message(NamedTuple):
     """An `Invalidation` or a `Watermark`."""
 
@@ -237,6 +249,7 @@ class Message(NamedTuple):
     follows: Mask = 0  # of a watermark: as the worker knows it
 
 
+@state
 class Agent(NamedTuple):
     """One agent process."""
 
@@ -253,6 +266,7 @@ class Agent(NamedTuple):
     met: int = 0  # ghost: the run of the server whose log was replayed last
 
 
+@state
 class Load(NamedTuple):
     """One read in flight."""
 
@@ -266,6 +280,7 @@ class Load(NamedTuple):
     floor: int = 0  # ghost: own version when the read began
 
 
+@state
 class World(NamedTuple):
     """Everything."""
 
