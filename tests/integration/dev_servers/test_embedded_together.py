@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from servers import Database
 from unstale_worker.dev_servers import EmbeddedPostgres, apply_migrations, migrations_folder, stack
+from unstale_worker.dev_servers.running_sql import SqlFileError
 
 HISTORY = (
     "select array_agg(version || ' ' || name order by version) from supabase_migrations.schema_migrations"
@@ -76,9 +77,13 @@ async def test_a_failing_migration_is_named_and_leaves_nothing(
     (tmp_path / "20260101000000_first.sql").write_text("create table first ();")
     (tmp_path / "20260102000000_broken.sql").write_text("create table second (); select no_such_thing;")
     (tmp_path / "20260103000000_third.sql").write_text("create table third ();")
-    with pytest.raises(asyncpg.UndefinedColumnError) as raised:
+    with pytest.raises(SqlFileError) as raised:
         await apply_migrations(empty_database.dsn, tmp_path)
-    assert raised.value.__notes__ == ["in migration 20260102000000_broken.sql"]
+    assert str(raised.value) == (
+        f'{tmp_path}/20260102000000_broken.sql:1: column "no_such_thing" does not exist in '
+        "`select no_such_thing`; correct the file"
+    )
+    assert isinstance(raised.value.__cause__, asyncpg.UndefinedColumnError)
     assert await one_value(empty_database.dsn, HISTORY) == ["20260101000000 first"]
     assert await one_value(empty_database.dsn, "select to_regclass('second')") is None
 

@@ -3,23 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import asyncpg
 
 from unstale.errors import ConfigurationError
 from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers import stack
+from unstale_worker.dev_servers.project import Project
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
 from unstale_worker.page.service import serving_page
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.event_loop import run_until_ready
-
-MIGRATIONS: Final = Path("supabase/migrations")
-"""The user's own migrations, in the folder of the Supabase command line below the working directory."""
-SEED: Final = Path("supabase/seed.sql")
-"""SQL that is run after the migrations, as the Supabase command line does."""
 
 
 async def run_dev(
@@ -33,7 +28,7 @@ async def run_dev(
 ) -> None:
     """Serve until ``stop`` is set, then stop and remove everything.
 
-    unstale's migrations are applied first, then those in `MIGRATIONS`, then `SEED`. Once the worker has
+    unstale's migrations are applied first, then those of the `Project`, then its seeds. Once the worker has
     accepted the servers, ``say`` receives their URLs as lines of an ``.env`` file; if it is stopped before,
     nothing is printed. With ``restricted``, Redis' URL is of a user as rented servers have them; with
     ``cluster`` it is a cluster of one node. Raises
@@ -58,10 +53,14 @@ async def _serve(
     restricted: bool,
     cluster: bool,
 ) -> None:
-    folders = [MIGRATIONS] if MIGRATIONS.is_dir() else []
-    seed = SEED.read_text("utf-8") if SEED.is_file() else ""
+    project = Project.read()
     try:
-        async with stack(migrations=folders, sql=seed, restricted=restricted, cluster=cluster) as servers:
+        async with stack(
+            project=project,
+            restricted=restricted,
+            cluster=cluster,
+            tell=lambda sentence: say(f"# {sentence}"),
+        ) as servers:
             settings = WorkerSettings.from_env(
                 database_url=servers.worker_database_url, redis_url=servers.redis_url, config=config
             )
@@ -73,7 +72,10 @@ async def _serve(
                 try:
                     await _accepted(worker, working)
                     ready()
-                    applied = [*map(str, folders), *([str(SEED)] if seed else [])]
+                    applied = [
+                        *([str(project.migrations)] if project.migrations else []),
+                        *map(str, project.seeds),
+                    ]
                     say(f"# {rules.file}; applied: {', '.join(applied) or 'only the migrations of unstale'}")
                     say(f"DATABASE_URL={servers.database_url}")
                     say(f"REDIS_URL={servers.redis_url}")
@@ -83,8 +85,7 @@ async def _serve(
                     working.cancel()
                     await asyncio.wait([working])
     except asyncpg.PostgresError as error:
-        where = "; ".join(getattr(error, "__notes__", ()))
-        raise ConfigurationError(f"SQL failed {where or f'in {SEED}'}: {error}; correct the file") from error
+        raise ConfigurationError(f"the database could not be set up: {error}") from error
 
 
 async def _accepted(worker: Worker, working: asyncio.Task[None]) -> None:

@@ -31,6 +31,8 @@ _SETTINGS: Mapping[str, str | int] = {
     "log_timezone": "UTC",
 }
 _ROLES = Path(__file__).with_name("roles.sql")
+_SUPABASE = Path(__file__).with_name("supabase")
+_PLATFORM = ("roles", "schemas", "auth", "storage", "realtime")
 
 
 class EmbeddedPostgres(EmbeddedServer):
@@ -44,6 +46,10 @@ class EmbeddedPostgres(EmbeddedServer):
         directory: Folder of data, password and log, which is kept; None: a temporary folder.
         settings: Override the defaults ``wal_level=logical``, ``max_connections=100``, time zone UTC.
         version: Major version, from a wheel (18, 17) or installed on this machine.
+        supabase: Offer stand-ins of the extensions of a Supabase project that this server lacks; from version
+            18 on.
+        port: Port on loopback; 0: a free one.
+        password: Password of all roles, for data that this object creates; None: a random one.
     """
 
     log_name = "postgres.log"
@@ -57,9 +63,14 @@ class EmbeddedPostgres(EmbeddedServer):
         directory: Path | None = None,
         settings: Mapping[str, str | int] | None = None,
         version: PostgresVersion = "18",
+        supabase: bool = False,
+        port: int = 0,
+        password: str | None = None,
     ) -> None:
-        super().__init__(directory=directory, password="", user=unprivileged_user())
+        super().__init__(directory=directory, password=password or "", user=unprivileged_user())
+        self.port = port
         self.version = version
+        self._stand_ins = supabase and int(version) >= 18  # the setting came with 18
         self.settings = {**_SETTINGS, **(settings or {})}
         self._install: PostgresInstall | None = None
 
@@ -91,13 +102,18 @@ class EmbeddedPostgres(EmbeddedServer):
         """
         await self.run_file(_ROLES)
 
-    async def run_file(self, path: Path, *, database: str = "postgres") -> None:
-        """Run an SQL file as the superuser, in one transaction with the setting unstale.password."""
+    async def create_supabase_platform(self, database: str = "postgres") -> None:
+        """Create what a Supabase project has beside the user's own schemas. May be called again."""
+        await self.run_file(*(_SUPABASE / f"{file}.sql" for file in _PLATFORM), database=database)
+
+    async def run_file(self, *paths: Path, database: str = "postgres") -> None:
+        """Run SQL files as the superuser, in one transaction with the setting unstale.password."""
         connection = await asyncpg.connect(self.dsn(user=SUPERUSER, database=database))
         try:
             async with connection.transaction():
                 await connection.execute("select set_config('unstale.password', $1, true)", self.password)
-                await connection.execute(await asyncio.to_thread(path.read_text))
+                for path in paths:
+                    await connection.execute(await asyncio.to_thread(path.read_text))
         finally:
             await connection.close()
 
@@ -138,13 +154,15 @@ class EmbeddedPostgres(EmbeddedServer):
         self._install = await asyncio.to_thread(find_postgres, self.version, user=self._user)
 
     async def _prepare(self) -> None:
+        if self._stand_ins:
+            await asyncio.to_thread(self._copy_stand_ins)
         password = self.folder / "password"
         if (self.data / "PG_VERSION").exists():
             if self._user is not None:
                 self._user = owner_of(self.data)  # root may open the data of a normal user
             self.password = password.read_text()
             return
-        self.password = secrets.token_hex(16)
+        self.password = self.password or secrets.token_hex(16)
         password.touch(mode=0o600)
         password.write_text(self.password)
         self.data.mkdir(mode=0o700, exist_ok=True)
@@ -180,6 +198,16 @@ class EmbeddedPostgres(EmbeddedServer):
             # The next start would mistake a partial data directory for a complete one.
             await asyncio.to_thread(shutil.rmtree, self.data, ignore_errors=True)
             raise EmbeddedServerError(f"initdb failed; its output ends:\n{tail(log)}")
+
+    def _copy_stand_ins(self) -> None:
+        """Copy the stand-ins to where the user of the server can read them; the server's own come first."""
+        target = self.folder / "extension"
+        target.mkdir(exist_ok=True)
+        for source in (_SUPABASE / "extension").iterdir():
+            (target / source.name).write_bytes(source.read_bytes())
+            (target / source.name).chmod(0o644)
+        target.chmod(0o755)
+        self.settings["extension_control_path"] = f"$system:{self.folder}"
 
     def _argv(self, port: int) -> Sequence[str]:
         return [

@@ -40,6 +40,8 @@ class EmbeddedValkey(EmbeddedServer):
         restricted: Add the user of `restricted_url`, who may do what rented servers allow: no command of
             administration, so neither INFO nor CONFIG.
         cluster: Be a cluster of one node, which serves all slots.
+        port: Port on loopback; 0: a free one.
+        password: Password of all users; None: a random one.
     """
 
     log_name = "valkey.log"
@@ -56,9 +58,12 @@ class EmbeddedValkey(EmbeddedServer):
         program: RedisProgram = "valkey",
         restricted: bool = False,
         cluster: bool = False,
+        port: int = 0,
+        password: str | None = None,
     ) -> None:
-        password = secrets.token_hex(16) if replica_of is None else replica_of.password
+        password = replica_of.password if replica_of is not None else password or secrets.token_hex(16)
         super().__init__(directory=directory, password=password, user=None)
+        self.port = port
         self.program = program
         self.restricted = restricted
         self.cluster = cluster

@@ -10,13 +10,12 @@ from typing import Final, TypeAlias
 
 from unstale.errors import RuleError
 from unstale.settings import WorkerSettings
+from unstale_worker.dev_servers.project import Project
 from unstale_worker.dev_servers.server_stack import stack
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
 
-MIGRATIONS: Final = Path("supabase/migrations")
-SEED: Final = Path("supabase/seed.sql")
 LOOK_SECONDS: Final = 0.02
 
 Urls: TypeAlias = tuple[str, str, bool]
@@ -71,12 +70,7 @@ async def _serve(root: Path, stop: asyncio.Event, ready: Callable[[Urls], object
         rules: Rules | None = Rules.load(root=root)
     except RuleError:  # there are none; mistakes in them are `RuleErrors`
         rules = None
-    folder, seed = root / MIGRATIONS, root / SEED
-    async with stack(
-        migrations=[folder] if folder.is_dir() else [],
-        sql=seed.read_text("utf-8") if seed.is_file() else "",
-        settings={"fsync": "off"},
-    ) as servers:
+    async with stack(project=Project.read(root), settings={"fsync": "off"}) as servers:
         working: asyncio.Task[None] | None = None
         if rules is not None:
             settings = WorkerSettings(database_url=servers.worker_database_url, redis_url=servers.redis_url)

@@ -13,9 +13,12 @@ from unstale.protocol.names import WORKER_ROLE
 from unstale_worker.dev_servers.embedded_postgres import EmbeddedPostgres
 from unstale_worker.dev_servers.embedded_valkey import EmbeddedValkey
 from unstale_worker.dev_servers.installs import PostgresVersion
-from unstale_worker.dev_servers.migrations import apply_migrations, migrations_folder
+from unstale_worker.dev_servers.migrations import apply_migrations, apply_seeds, ignore, migrations_folder
+from unstale_worker.dev_servers.project import Project
+from unstale_worker.dev_servers.running_sql import Tell
 
 _WORKER_LOGIN = Path(__file__).with_name("worker_login.sql")
+_OPEN_PUBLIC = Path(__file__).with_name("supabase") / "open_public.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,20 @@ class Stack:
     valkey: EmbeddedValkey
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Ports and password of servers that are started again and again; 0: a free port."""
+
+    postgres: int = 0
+    valkey: int = 0
+    password: str | None = field(default=None, repr=False)
+
+
 @asynccontextmanager
 async def stack(
     *,
     directory: Path | None = None,
+    project: Project | None = None,
     migrations: Sequence[Path] = (),
     sql: str = "",
     settings: Mapping[str, str | int] | None = None,
@@ -43,11 +56,14 @@ async def stack(
     event_triggers: bool = True,
     restricted: bool = False,
     cluster: bool = False,
+    places: Places | None = None,
+    tell: Tell = ignore,
 ) -> AsyncIterator[Stack]:
-    """Start both servers and apply unstale's migrations, `migrations` and `sql`.
+    """Start both servers and apply unstale's migrations, `migrations` and `sql`, or a whole `project`.
 
     Args:
         directory: Folder that keeps the data of Postgres in ``postgres`` below it; None: nothing is kept.
+        project: A Supabase project, with the schemas and roles that the platform gives it.
         migrations: The user's folders of migrations, applied after unstale's in the given order.
         sql: Statements that run last, on every start, as ``postgres``.
         settings: Postgres settings, for example ``{"fsync": "off"}``.
@@ -56,14 +72,25 @@ async def stack(
         event_triggers: Let ``postgres`` create event triggers, as on Supabase.
         restricted: Give the URL of a Redis user who may not call INFO or CONFIG, as on rented servers.
         cluster: Start a Redis Cluster of one node.
+        places: Ports and password; None: free ports and a random password.
+        tell: Receives sentences about what is left out of the project's files.
     """
-    home = None if directory is None else directory / "postgres"
+    home, places = None if directory is None else directory / "postgres", places or Places()
     async with (
-        EmbeddedPostgres(directory=home, settings=settings, version=version) as postgres,
-        EmbeddedValkey(args=valkey_args, restricted=restricted, cluster=cluster) as valkey,
-    ):
+        EmbeddedPostgres(
+            directory=home, settings=settings, version=version, supabase=project is not None,
+            port=places.postgres, password=places.password,
+        ) as postgres,
+        EmbeddedValkey(
+            args=valkey_args, restricted=restricted, cluster=cluster, port=places.valkey,
+            password=places.password,
+        ) as valkey,
+    ):  # fmt: skip
         await postgres.create_supabase_roles()
-        await migrate(postgres, database="postgres", migrations=migrations, event_triggers=event_triggers)
+        if project is not None:
+            await set_up(postgres, project, database="postgres", tell=tell)
+        else:
+            await migrate(postgres, database="postgres", migrations=migrations, event_triggers=event_triggers)
         if sql:
             connection = await asyncpg.connect(postgres.dsn())
             try:
@@ -79,18 +106,38 @@ async def stack(
         )
 
 
+async def set_up(postgres: EmbeddedPostgres, project: Project, *, database: str, tell: Tell = ignore) -> None:
+    """Make `database` a Supabase project with unstale's migrations and the project's; then run its seeds.
+
+    May be called again, for migrations that were added. Raises `ConfigurationError` if a file fails.
+    """
+    await postgres.create_supabase_platform(database)
+    if project.grants_new_tables:
+        await postgres.run_file(_OPEN_PUBLIC, database=database)
+    if project.roles is not None:
+        await apply_seeds(postgres.dsn(database=database), [project.roles], tell=tell)
+    folders = () if project.migrations is None else (project.migrations,)
+    await migrate(postgres, database=database, migrations=folders, tell=tell)
+    for pattern in project.missing_seeds:
+        tell(f"supabase/config.toml: no file matches {pattern!r} of [db.seed] sql_paths")
+    await apply_seeds(postgres.dsn(database=database), project.seeds, tell=tell)
+
+
 async def migrate(
     postgres: EmbeddedPostgres,
     *,
     database: str,
     migrations: Sequence[Path] = (),
     event_triggers: bool = True,
+    tell: Tell = ignore,
 ) -> None:
     """Apply unstale's migrations and the given folders as ``postgres``, then enable the worker's login."""
 
     async def apply() -> None:
-        for folder in (migrations_folder(), *migrations):
-            await apply_migrations(postgres.dsn(database=database), folder)
+        dsn = postgres.dsn(database=database)
+        await apply_migrations(dsn, migrations_folder(), repeatable=True)
+        for folder in migrations:
+            await apply_migrations(dsn, folder, tell=tell)
 
     if event_triggers:
         async with postgres.event_triggers_allowed():
