@@ -12,7 +12,7 @@ RUN python -m venv /opt/unstale \
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="unstale" \
       org.opencontainers.image.description="The worker that keeps Redis and in-process caches true to a Supabase Postgres" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin unstale
 COPY --from=build /opt/unstale /opt/unstale

@@ -21,6 +21,7 @@ from unstale.errors import (
     WaitTimeout,
 )
 from unstale.protocol.globs import escape_glob
+from unstale.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unstale.cache import Cache

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+import unstale
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
@@ -35,7 +37,7 @@ def test_the_licence_is_the_same_everywhere() -> None:
         re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', (ROOT / "Dockerfile").read_text())
     )
     assert labels["licenses"] == PROJECT["license"]
-    assert labels["version"] == PROJECT["version"]
+    assert labels["version"] == unstale.__version__
 
 
 def test_every_command_of_the_workflow_exists() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("install")  # make the bare environment onc
 LIST = """
 import importlib.metadata as metadata, json
 found = {item.name: sum(file.locate().stat().st_size for file in item.files if file.locate().is_file())
-         for item in metadata.distributions() if item.name not in ("pip", "setuptools")}
+         for item in metadata.distributions()}
 print(json.dumps(found))
 """
 AGENT = """
@@ -92,14 +94,48 @@ print("done")
 """
 
 
+CRYPTO = """
+import asyncio, sys
+from unstale import Cache
+
+async def main():
+    sealed = {"value_keys": "a:" + 43 * "A" + "=", "compress_above": 100}
+    async with Cache.from_env(env_file=None, redis_url=sys.argv[1], **sealed) as cache:
+        assert await cache.set("user:42:secret", "plain text " * 100, ttl=10)
+        assert await cache.get("user:42:secret") == "plain text " * 100
+    async with Cache.from_env(env_file=None, redis_url=sys.argv[1]) as cache:
+        assert await cache.get("user:42:secret") is None, "it was readable without a key"
+    print("done", *sys.version_info[:2])
+
+asyncio.run(main())
+"""
+
+
+def newer_python() -> str:
+    """Return the newest Python of this machine that the classifiers name, or this one."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for version in ("3.14", "3.13", "3.12"):
+        found = [shutil.which(f"python{version}"), *map(str, pyenv.glob(f"{version}.*/bin/python{version}"))]
+        for python in filter(None, found):
+            # A shim of pyenv may be on PATH and refuse; a Python may lack the parts that make environments.
+            answer = subprocess.run([python, "-c", "import ensurepip, ssl"], capture_output=True, check=False)
+            if answer.returncode == 0:
+                return python
+    return sys.executable
+
+
 @pytest.fixture(scope="module")
 def bare(built_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an environment that holds pip and what the wheel brings."""
-    folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=100)
+    """The folder of programs of an environment that holds what the wheel brings, and nothing else."""
+    return environment_with(str(built_wheel), sys.executable, tmp_path_factory.mktemp("bare"))
+
+
+def environment_with(wheel: str, python: str, folder: Path) -> Path:
+    """Make an environment for a Python, install a wheel there, and return the folder of its programs."""
+    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=100)
     subprocess.run(
-        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-         "--constraint", str(ROOT / "constraints.txt"), str(built_wheel)],
+        [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet",
+         "--disable-pip-version-check", "--no-compile", "--constraint", str(ROOT / "constraints.txt"), wheel],
         check=True, timeout=250,
     )  # fmt: skip
     return folder / "bin"
@@ -126,6 +162,21 @@ def test_it_is_small(bare: Path, tmp_path: Path) -> None:
 async def test_it_is_enough_for_an_agent(bare: Path, redis_url: str, tmp_path: Path) -> None:
     done = await asyncio.to_thread(run, bare / "python", "-c", AGENT, redis_url, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.timeout(400)
+async def test_it_is_enough_on_the_newest_python_with_encryption(
+    built_wheel: Path, redis_url: str, tmp_path: Path
+) -> None:
+    """Once the extra ``crypto`` is there, values are encrypted and compressed."""
+    python, wheel = newer_python(), f"{built_wheel}[crypto]"
+    programs = await asyncio.to_thread(environment_with, wheel, python, tmp_path / "newest")
+    done = await asyncio.to_thread(run, programs / "python", "-c", AGENT, redis_url, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    done = await asyncio.to_thread(run, programs / "python", "-c", CRYPTO, redis_url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if python != sys.executable:
+        assert done.stdout != f"done {sys.version_info[0]} {sys.version_info[1]}\n"
 
 
 def test_what_needs_an_extra_names_it(bare: Path, tmp_path: Path) -> None:

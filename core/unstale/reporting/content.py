@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from unstale.freshness.published_rules import KnownRules
 from unstale.freshness.trust import Freshness
@@ -20,6 +18,7 @@ from unstale.protocol.agent_reports import (
 )
 from unstale.protocol.newest_fills import NewestFills
 from unstale.runtime.process_name import process_name
+from unstale.version import __version__
 
 
 class Content:
@@ -57,7 +56,7 @@ class Content:
             name=self._name,
             host=host,
             pid=int(pid),
-            version=_version(),
+            version=__version__,
             rules=rules.hash,
             epoch=freshness.epoch or "",
             last=freshness.last,
@@ -117,11 +116,3 @@ def _largest(tallies: Iterable[tuple[str, Counted]], *, most: int) -> dict[str, 
         name = name if len(found) < most and len(name) <= MAX_NAME else OTHERS
         found[name] = found.get(name, Counted()) + each
     return found
-
-
-@cache
-def _version() -> str:
-    try:
-        return version("unstale")
-    except PackageNotFoundError:  # run from a folder that was copied
-        return "unknown"

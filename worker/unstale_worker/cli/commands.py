@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from unstale.errors import ConfigurationError, UnstaleError
+from unstale.version import __version__
 from unstale_worker.cli import (
     agents_command,
     audit_command,
@@ -81,9 +82,7 @@ def _options(
     ] = None,
 ) -> None:
     if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(f"unstale {version_of('unstale')}")
+        typer.echo(f"unstale {__version__}")
         raise typer.Exit
     if config is not None:
         os.environ["UNSTALE_CONFIG"] = str(config)

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from unstale.cache import Cache
@@ -13,6 +12,7 @@ from unstale.companion.pools import ConnectionPool
 from unstale.companion.tools.tools import Tools
 from unstale.errors import ToolError
 from unstale.runtime.extras import needs
+from unstale.version import __version__
 
 with needs("mcp", what="The MCP server"):
     import mcp_types as types
@@ -69,7 +69,7 @@ def mcp_server(tools: Tools) -> "Server[Any]":
 
     return Server(
         "unstale",
-        version=version("unstale"),
+        version=__version__,
         instructions=INSTRUCTIONS,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
