@@ -14,10 +14,14 @@ PYTEST  := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
 # Tests start some hundred Python processes. Without compiled files each would compile all it imports: half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-wheel check quick lint style types imports format bench chaos ddl clean
+.PHONY: demo docs test test-wheel check quick lint style types imports format bench chaos ddl clean
 
 demo: $(STAMP)
 	$(BIN)/unstale demo $(ARGS)
+
+# The pages as a site with search, in build/site. A link that leads nowhere fails it.
+docs: $(STAMP)
+	$(BIN)/python deploy/site/build.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python $(PYTEST) $(ARGS)
