@@ -145,6 +145,22 @@ async def asked(refresh: Refresh) -> dict[str, object]:
     return {} if refresh.unchanged({"name": name}) else await greeting(refresh)
 
 
+async def told(refresh: Refresh) -> dict[str, object]:
+    """Return what a language model says about the name."""
+    database = await refresh.pool.postgres()
+    user = int(refresh.key.split(":")[1])
+    name = await database.fetchval("select name from public.profiles where id = $1", user)
+    if refresh.unchanged({"name": name}):
+        return {}
+    number = _called(refresh.key)
+    model = await refresh.pool.openai()
+    answer = await model.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": f"Greet {name}"}]
+    )
+    await _behave(refresh.key)
+    return {"greeting": answer.choices[0].message.content, "call": number}
+
+
 async def summary(refresh: Refresh) -> dict[str, object]:
     """Another value than `greeting` returns."""
     _called(refresh.key)

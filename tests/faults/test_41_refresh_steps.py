@@ -50,6 +50,7 @@ ttl = "1h"
 [refresh."user:{user_id}:greeting"]
 loader = "refresh_loaders:greeting"
 concurrency = 8
+budget = "1000000/d"
 ttl = "1h"
 """
 STEPS = [
@@ -142,6 +143,7 @@ async def test_a_server_does_not_answer_at_this_step(database: Database, redis_u
         "coordinator.before_ready",
         "loader_worker.after_reserve",
         "python_refresher.after_acquire",
+        "python_refresher.after_spend",
         "python_refresher.after_fill",
     ],
 )

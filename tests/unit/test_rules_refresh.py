@@ -19,6 +19,7 @@ from unstale_worker.rules import (
     TableName,
     Template,
 )
+from unstale_worker.rules.budget import Budget
 from unstale_worker.rules.refresh import inseparable, overlap
 
 FULL = """
@@ -130,6 +131,28 @@ def test_what_changes_values_changes_the_hash() -> None:
         assert Rules.parse(FULL.replace(old, new)).hash == base, new
 
 
+def test_budgets() -> None:
+    def budgets(more: str) -> tuple[tuple[Budget, ...], str]:
+        spec = Rules.parse(FULL.replace('ttl = "1h"', more)).refreshes[2]
+        return spec.budgets, spec.over_budget
+
+    assert budgets("") == ((), "serve_stale")
+    assert budgets('budget = "5000/d"') == ((Budget(5000, "d"),), "serve_stale")
+    assert budgets('budget = "10/m"\nover_budget = "load_on_read"')[1] == "load_on_read"
+    both = (Budget(50, "d", "user_id"), Budget(200, "h"))
+    assert budgets('budget = { user_id = "50/d", total = "200/h" }')[0] == both
+    assert [(str(each), each.seconds) for each in both] == [
+        ("50/d for each user_id", 86_400),
+        ("200/h", 3_600),
+    ]
+    without = Rules.parse(FULL.replace('serve_stale = "1m"', 'budget = "1/d"')).refreshes[2]
+    assert without.over_budget == "load_on_read"
+    # Other limits of calls make no value wrong.
+    assert (
+        Rules.parse(FULL.replace('ttl = "1h"', 'ttl = "1h"\nbudget = "1/d"')).hash == Rules.parse(FULL).hash
+    )
+
+
 def test_a_purge_is_noted_with_its_keys() -> None:
     text = WATCHES + '[[watch]]\ntable = "erased"\nkeys = ["user:{id}:profile"]\npurge = true\n'
     rules, plan = Rules.parse(text), Plan()
@@ -182,6 +205,40 @@ def test_a_purge_is_noted_with_its_keys() -> None:
         ("user:{id}:profile", "loader = 'sql'", 6, "", "query is missing"),
         ("user:{id}:profile", "loader = 'sql'\nquery = 'select {x}'", 8, ".query", "names x, which"),
         ("user:{id}:profile", "loader = 'sql'\nquery = 'delete'", 8, ".query", "not a select"),
+        ("user:{id}:profile", "loader = 'a:b'\nbudget = 'many'", 8, ".budget", '"5000/d"'),
+        ("user:{id}:profile", "loader = 'a:b'\nbudget = '5/s'", 8, ".budget", "not a budget"),
+        ("user:{id}:profile", "loader = 'a:b'\nbudget = 5", 8, ".budget", "must be a string"),
+        ("user:{id}:profile", "loader = 'a:b'\nbudget = {}", 8, ".budget", "is empty"),
+        ("user:{id}:profile", "loader = 'a:b'\nbudget = {x = '5/d'}", 8, ".budget.x", "Known: id, total."),
+        ("user:{id}:profile", "loader = 'a:b'\nbudget = {id = '0/d'}", 8, ".budget.id", "not a budget"),
+        (
+            "user:{id}:profile",
+            "loader = 'sql'\nquery = 'select 1'\nbudget = '5/d'",
+            9,
+            ".budget",
+            "only a Python loader has a budget",
+        ),
+        (
+            "user:{id}:profile",
+            "loader = 'a:b'\nover_budget = 'load_on_read'",
+            8,
+            ".over_budget",
+            "there is no budget",
+        ),
+        (
+            "user:{id}:profile",
+            "loader = 'a:b'\nbudget = '5/d'\nover_budget = 'wait'",
+            9,
+            ".over_budget",
+            'Write "serve_stale" or "load_on_read".',
+        ),
+        (
+            "user:{id}:profile",
+            "loader = 'a:b'\nbudget = '5/d'\nover_budget = 'serve_stale'",
+            9,
+            ".over_budget",
+            "no old value is kept",
+        ),
         ("user:*:profile", "loader = 'a:b'", 6, "", "Name the segments"),
         ("user:{a}{b}:profile", "loader = 'a:b'", 6, "", "where {a} ends and {b} begins"),
         ("user:{a}-{b}:profile", "loader = 'a:b'", 6, "", "Put ':' between them"),

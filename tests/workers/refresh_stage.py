@@ -49,6 +49,16 @@ async def settled(redis: Redis, *, timeout: float = 20.0) -> None:
 
 
 async def counts(redis: Redis) -> dict[str, int]:
-    """Return the totals over all processes."""
+    """Return the totals over all processes, without those of each refresh."""
     totals: Any = await redis.hgetall(NAMES.refresh_counts)
-    return {name.decode(): int(n) for name, n in totals.items()}
+    return {name.decode(): int(n) for name, n in totals.items() if b":" not in name}
+
+
+async def counts_of(redis: Redis, pattern: str) -> dict[str, int]:
+    """Return the totals of one refresh."""
+    totals: Any = await redis.hgetall(NAMES.refresh_counts)
+    return {
+        name.decode().removesuffix(f":{pattern}"): int(n)
+        for name, n in totals.items()
+        if name.endswith(f":{pattern}".encode())
+    }

@@ -184,7 +184,7 @@ class Names:
 
     @property
     def refresh_counts(self) -> str:
-        """Hash without TTL: totals of refreshes over all processes: filled, overtaken, failed, dead."""
+        """Hash without TTL: totals of refreshes over all processes, and calls and tokens of each refresh."""
         return f"{self.tag}:refreshed"
 
     @property
@@ -207,6 +207,10 @@ class Names:
     def refresh_pause(self, loader: str) -> str:
         """String with PX: exists while no process may call ``loader``."""
         return f"{self.tag}:pause:{loader}"
+
+    def refresh_budget(self, pattern: str, unit: str, field: str) -> str:
+        """Hash with PX: loads in the current window of one budget; see ``refresh_spend.lua``."""
+        return f"{self.tag}:budget:{unit}:{field}:{pattern}"
 
     @property
     def agents(self) -> str:

@@ -38,6 +38,7 @@ POINTS: Final[Mapping[str, str]] = {
     "loader_worker.after_reserve": "LoaderWorker._reserve: slots are taken, no refresh was started",
     "python_refresher.before_acquire": "PythonRefresher.refresh: the key is reserved, no lease is acquired",
     "python_refresher.after_acquire": "PythonRefresher.refresh: the lease is held, the loader was not called",
+    "python_refresher.after_spend": "PythonRefresher._call: the call is counted, it was not made",
     "python_refresher.before_fill": "PythonRefresher._fill: the loader has returned, nothing is stored",
     "python_refresher.after_fill": "PythonRefresher._fill: stored and counted; its slot is taken",
     "python_refresher.before_failed": "PythonRefresher._failed: the loader failed, its lease stands",

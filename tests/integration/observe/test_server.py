@@ -71,10 +71,16 @@ async def test_readyz_says_why(status: Status, code: int, why: str) -> None:
 
 
 async def test_metrics_are_those_that_are_defined() -> None:
+    refresh = "user:{user_id}:greeting"
     coarse = replace(
         LEADING,
         capture_problems={("public.profiles", "whole table"): 1.0},
-        refreshed=RefreshCounters(unchanged={("user:{user_id}:greeting",): 1.0}),
+        refreshed=RefreshCounters(
+            unchanged={(refresh,): 1.0},
+            calls={(refresh,): 1.0},
+            tokens={(refresh, "in", "spent"): 1.0},
+            over_budget={(refresh,): 1.0},
+        ),
     )
     async with served(lambda: coarse) as (session, url), session.get(f"{url}/metrics") as response:
         text = await response.text()

@@ -15,7 +15,7 @@ from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.rules import Rules
 from workers import applied, connected, redis_at, running_worker, settings_for
 from workers.double import open_cache
-from workers.refresh_stage import NAMES, counts, filled, settled
+from workers.refresh_stage import NAMES, counts, counts_of, filled, settled
 
 KEY = "user:1:greeting"
 SCHEMA = """
@@ -80,7 +80,8 @@ async def test_unchanged_inputs_save_the_call(database: Database, redis_url: str
             assert await change(redis, db, "Ada") == {"greeting": "Hello Ada", "call": 3}
             totals = await counts(redis)
             assert (totals["unchanged"], totals["filled"]) == (3, 3)
-            assert totals["unchanged:user:{user_id}:greeting"] == 3
+            of_refresh = await counts_of(redis, "user:{user_id}:greeting")
+            assert (of_refresh["unchanged"], of_refresh["calls"]) == (3, 3)
             pattern = ("user:{user_id}:greeting",)
             await eventually(lambda: worker.status().refreshed.unchanged == {pattern: 3})
 
@@ -115,7 +116,7 @@ async def test_what_is_stored_again(store: RefreshStore, redis_url: str, wrong: 
     async with redis_at(redis_url) as redis:
         lease = new_lease()
         await redis.set(KEY, lease, px=60_000)
-        value = Value(KEY, b'"Ada"', 60.0, 0.0, "aa", 660.0)
+        value = Value(KEY, b'"Ada"', 60.0, 0.0, "aa", 660.0, (7, 5))
         assert await store.leases.fill([value], lease) == 1
         filled_at = await noted_at(redis)
         await redis.set(NAMES.stale(KEY), '"Eve"' if wrong == "value" else '"Ada"', px=60_000)
@@ -139,9 +140,9 @@ async def test_what_is_stored_again(store: RefreshStore, redis_url: str, wrong: 
             spare=0.0,
             pattern="p",
         )
-        assert stored is (wrong == "")
-        assert (await redis.get(KEY) == b'"Ada"') is stored
-        assert (await redis.exists(NAMES.stale(KEY)) == 0) is (stored or wrong == "no value")
+        assert stored == ((7, 5) if wrong == "" else None)
+        assert (await redis.get(KEY) == b'"Ada"') is (stored is not None)
+        assert (await redis.exists(NAMES.stale(KEY)) == 0) is (stored is not None or wrong == "no value")
 
 
 async def test_a_fill_by_a_reader_removes_the_fingerprint(store: RefreshStore, redis_url: str) -> None:

@@ -216,7 +216,7 @@ async def a_process(
     ):
         await redis.hset(NAMES.state, mapping={"rules": given.hash, "epoch": "e"})
         outcomes = Outcomes.of(settings, given, store.leases, RefreshCounters())
-        yield PythonRefresher(outcomes, store.reservations, calls), store, spec, outcomes
+        yield PythonRefresher(outcomes, store.reservations, store.budgets, calls), store, spec, outcomes
 
 
 async def test_a_refresh_that_comes_back_fills_nothing_twice(database: Database, redis_url: str) -> None:

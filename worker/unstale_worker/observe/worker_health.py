@@ -79,5 +79,5 @@ class WorkerHealth:
             coarsely_captured={str(table): why for table, why in self.coverage.coarse.items()},
             capture_problems=dict(self.problems_since),
             counters=replace(self.counters, latency=self.counters.latency.copy()),
-            refreshed=replace(self.refreshed, unchanged=dict(self.refreshed.unchanged)),
+            refreshed=self.refreshed.copy(),
         )

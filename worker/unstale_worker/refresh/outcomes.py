@@ -12,13 +12,19 @@ from unstale.runtime.spans import Spans
 from unstale.sealing.sealer import Sealer, sealer_of
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
+from unstale_worker.refresh.redis.budgets import OverBudgetError
 from unstale_worker.refresh.redis.leases import Failure, Leases, Value
 from unstale_worker.refresh.ttl import Ttls
+from unstale_worker.refresh.used import Used
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.runtime.log_throttle import LogThrottle
 
 LONGEST: Final = 60.0
 """Seconds between two attempts at most, unless the first pause is longer."""
+
+OVER_BUDGET_LOG_EVERY: Final = 600.0
+"""Seconds after which the log repeats that a budget is used up."""
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -36,6 +42,7 @@ class Outcomes:
         spans: Makes a span of each load; None without `UNSTALE_OTEL`.
         max_value_bytes: Most bytes of a value that is stored.
         warned: Refreshes whose values were too large, so that the log says it once.
+        throttle: Keeps the log from repeating that a budget is used up.
         sealer: Compresses and encrypts values; None if they are plain.
     """
 
@@ -48,6 +55,7 @@ class Outcomes:
     max_value_bytes: int = sys.maxsize
     warned: set[str] = field(default_factory=set)
     sealer: Sealer | None = None
+    throttle: LogThrottle = field(default_factory=lambda: LogThrottle(every=OVER_BUDGET_LOG_EVERY))
 
     @classmethod
     def of(cls, settings: WorkerSettings, rules: Rules, leases: Leases, tally: RefreshCounters) -> "Outcomes":
@@ -67,11 +75,17 @@ class Outcomes:
         return self.spans.span("unstale.refresh", given)
 
     async def fill(
-        self, spec: RefreshSpec, values: Mapping[str, bytes], lease: bytes, *, fingerprint: str | None = None
+        self,
+        spec: RefreshSpec,
+        values: Mapping[str, bytes],
+        lease: bytes,
+        *,
+        fingerprint: str | None = None,
+        tokens: tuple[int, int] = (0, 0),
     ) -> None:
         """Store values by key where ``lease`` still stands; other keys are due again after the debounce.
 
-        ``fingerprint`` is that of the inputs of all of them.
+        ``fingerprint`` is that of the inputs of all of them, and ``tokens`` is what each has cost.
         """
         most = self.max_value_bytes
         timed, locked = [], []
@@ -84,7 +98,7 @@ class Outcomes:
                 else:
                     spare = self.ttls.spare(key)
                     noted = seconds + spare + spec.serve_stale
-                    timed.append(Value(key, content, seconds, spare, fingerprint or "", noted))
+                    timed.append(Value(key, content, seconds, spare, fingerprint or "", noted, tokens))
         stored = await self.leases.fill(timed, lease, again=spec.debounce)
         self.tally.filled += stored
         self.tally.overtaken += len(timed) - stored
@@ -102,10 +116,39 @@ class Outcomes:
             fingerprint=fingerprint, seconds=seconds,
             serve_stale=spec.serve_stale, spare=self.ttls.spare(key), pattern=spec.template.text,
         )  # fmt: skip
-        if stored:
-            pattern = spec.template.text
-            self.tally.unchanged[pattern,] = self.tally.unchanged.get((pattern,), 0.0) + 1
-        return stored
+        if stored is None:
+            return False
+        pattern = spec.template.text
+        _add(self.tally.unchanged, (pattern,), 1)
+        _add(self.tally.tokens, (pattern, "in", "saved"), stored[0])
+        _add(self.tally.tokens, (pattern, "out", "saved"), stored[1])
+        return True
+
+    async def count(self, spec: RefreshSpec, used: Used) -> None:
+        """Count calls of a loader, and the tokens that they used."""
+        pattern = spec.template.text
+        if used.calls:
+            _add(self.tally.calls, (pattern,), used.calls)
+            _add(self.tally.tokens, (pattern, "in", "spent"), used.tokens_in)
+            _add(self.tally.tokens, (pattern, "out", "spent"), used.tokens_out)
+            await self.leases.note(
+                pattern, calls=used.calls, tokens_in=used.tokens_in, tokens_out=used.tokens_out
+            )
+
+    async def over_budget(self, spec: RefreshSpec, key: str, lease: bytes, error: OverBudgetError) -> None:
+        """End a refresh whose loader must not be called: it waits, or the key is left to its next reader."""
+        pattern = spec.template.text
+        _add(self.tally.over_budget, (pattern,), 1)
+        if self.throttle.allows(f"{pattern} {error.budget}"):
+            log.warning(
+                "a budget is used up, so a loader is not called", refresh=pattern, budget=str(error.budget),
+                over_budget=spec.over_budget, next_window_in=round(error.seconds),
+            )  # fmt: skip
+        await self.leases.note(pattern, over_budget=1)
+        if spec.over_budget == "serve_stale":
+            await self.leases.postpone([key], seconds=error.seconds, lease=lease)
+        else:
+            await self.leases.leave(key, lease)
 
     async def _too_large(self, spec: RefreshSpec, key: str, lease: bytes, size: int) -> None:
         """Make a key a dead letter at once: another attempt would call its loader for nothing."""
@@ -140,6 +183,10 @@ class Outcomes:
         self.tally.dead += failure.dead
         if not silent:
             _log(failure, key, pattern, error)
+
+
+def _add(counts: dict[tuple[str, ...], float], labels: tuple[str, ...], number: int) -> None:
+    counts[labels] = counts.get(labels, 0.0) + number
 
 
 def _log(failure: Failure, key: str, pattern: str, error: str) -> None:

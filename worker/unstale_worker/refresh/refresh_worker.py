@@ -78,7 +78,7 @@ class RefreshWorker:
             database=False,
             problem=self._problem,
             counters=replace(self._counters),
-            refreshed=replace(self._tally),
+            refreshed=self._tally.copy(),
         )
 
     async def run(self, *, stop: asyncio.Event) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from unstale.protocol.names import TAG
+from unstale_worker.rules.budget import BUDGET_FIELDS, parse_budgets, parse_over_budget
 from unstale_worker.rules.field_checks import DURATION_REMEDY, FieldChecker, seconds_of
 from unstale_worker.rules.identifiers import NameMistake, TableName, check_name
 from unstale_worker.rules.plan import Watch
@@ -40,7 +41,7 @@ _OPTIONS: Final = (
 )
 _OF_ROW: Final = ("table", "key", "columns")
 _OF_SQL: Final = ("query", "reads")
-_OF_PYTHON: Final = ("inputs",)
+_OF_PYTHON: Final = ("inputs", *BUDGET_FIELDS)
 _FIELDS: Final = ("loader", *_OF_ROW, *_OF_SQL, *_OF_PYTHON, *_OPTIONS)
 _PYTHON: Final = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*):((?:[^\W\d]\w*\.)*[^\W\d]\w*)")
 _RATE: Final = re.compile(r"([1-9]\d{0,8})/(s|m|h|d)")
@@ -134,12 +135,19 @@ class RefreshParser:
         rate = check.read((*path, "rate"), block["rate"], _rate) if "rate" in block else None
         soft_timeout, stale_if_error = durations(check, path, block)
         inputs = self._inputs(path, block, template, keeps=bool(serve_stale or stale_if_error))
+        budgets = parse_budgets(check, path, block, template.columns)
+        over_budget = parse_over_budget(check, path, block, serves_stale=serve_stale > 0)
+        if block.get("loader") in ("row", "sql") and "budget" in block:
+            remedy = "Remove it: rate and concurrency limit a query."
+            check.mistake((*path, "budget"), block["budget"], "only a Python loader has a budget", remedy)
         if loader is None:
             return None
         return RefreshSpec(
             template,
             loader,
             inputs=inputs,
+            budgets=budgets,
+            over_budget=over_budget,
             debounce=debounce,
             only_if_cached=only_if_cached,
             serve_stale=serve_stale,

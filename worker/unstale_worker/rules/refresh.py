@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from unstale_worker.rules.budget import Budget, OverBudget
 from unstale_worker.rules.identifiers import TableName
 from unstale_worker.rules.query import Query
 from unstale_worker.rules.template import Template
@@ -106,6 +107,8 @@ class RefreshSpec:
         rate: Rate limit for loads, over all processes; None: no limit.
         ttl: Seconds until the value expires; None: as ``[ttl]`` says.
         inputs: Query whose unchanged result means that the loader would return the same; None: there is none.
+        budgets: Most calls of the loader in a window of time, over all processes.
+        over_budget: The effect of a used-up one: an old value is served, or the next reader loads.
         soft_timeout: See `unstale_worker.rules.reads.ReadSpec`.
         stale_if_error: The same.
         line: Line of the table in its file, 1-based.
@@ -122,6 +125,8 @@ class RefreshSpec:
     rate: Rate | None = None
     ttl: float | None = None
     inputs: Query | None = None
+    budgets: tuple[Budget, ...] = ()
+    over_budget: OverBudget = "load_on_read"
     soft_timeout: float = 0.0
     stale_if_error: float = 0.0
     line: int = field(default=0, compare=False)

@@ -12,6 +12,7 @@ from unstale.companion.pools.environment import proxy_of
 from unstale.companion.pools.http_transport import AsyncStream, AsyncTransport, Exchange
 from unstale.companion.pools.no_cookies import no_cookies
 from unstale.companion.pools.renewable import Renewable
+from unstale.companion.pools.usage import follow, follow_sync
 from unstale.companion.pools.vitals import Vitals
 from unstale.errors import SettingError
 from unstale.settings import PoolSettings
@@ -35,7 +36,12 @@ class OpenAIClients:
 
         transport = _OpenAITransport(new, self.vitals, loop)
         self._renewable = transport.renewable
-        self._http = httpx2.AsyncClient(transport=transport, follow_redirects=True, cookies=no_cookies())
+        self._http = httpx2.AsyncClient(
+            transport=transport,
+            follow_redirects=True,
+            cookies=no_cookies(),
+            event_hooks={"response": [follow]},
+        )
         self.client = AsyncOpenAI(api_key=self._key, base_url=self._url, http_client=self._http)
 
     @property
@@ -83,6 +89,7 @@ class OpenAISync:
             transport=_SyncTransport(self._renewable, self.vitals),
             follow_redirects=True,
             cookies=no_cookies(),
+            event_hooks={"response": [follow_sync]},
         )
         self.client = OpenAI(api_key=key, base_url=url, http_client=self._http)
 

@@ -1,6 +1,7 @@
 """Calls Python loaders in processes of their own, and finds out which of several ended one."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,13 @@ import structlog
 
 from unstale.errors import RuleError
 from unstale.settings import WorkerSettings
-from unstale_worker.refresh.python.loader_process import Loaded, LoaderFailed, LoaderProcess, ProcessDied
+from unstale_worker.refresh.python.loader_process import (
+    Loaded,
+    LoaderFailed,
+    LoaderProcess,
+    ProcessDied,
+)
+from unstale_worker.refresh.used import Used
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
 
@@ -53,15 +60,36 @@ class LoaderCalls:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
-    async def call(self, spec: RefreshSpec, key: str, known: str | None = None) -> Loaded:
+    async def call(
+        self,
+        spec: RefreshSpec,
+        key: str,
+        known: str | None = None,
+        *,
+        spend: Callable[[], Awaitable[None]] | None = None,
+        used: Used | None = None,
+    ) -> Loaded:
         """Return the loaded value, or that its inputs still have the fingerprint ``known``.
 
-        Raises `LoaderFailed`.
+        Raises `LoaderFailed`, and what ``spend`` raises, which is awaited before each call of the loader.
+        ``used`` takes what the calls have used.
         """
+        fields, query = spec.fields(key), spec.inputs
+        inputs = None
+        if query is not None:
+            numbers = {column: f"${number}" for number, column in enumerate(query.columns, 1)}
+            inputs = {"query": query.written(numbers), "values": [fields[column] for column in query.columns]}
+
+        async def call(process: LoaderProcess) -> Loaded:
+            return await process.call(
+                str(spec.loader), key, fields,
+                timeout=spec.timeout, known=known, inputs=inputs, spend=spend, used=used,
+            )  # fmt: skip
+
         for _ in range(INTERRUPTIONS):
             process = await self._process()
             try:
-                return await self._call(process, spec, key, known)
+                return await call(process)
             except ProcessDied as died:
                 log.warning("a process of Python loaders ended; it is replaced", why=str(died))
                 if died.suspect:
@@ -69,21 +97,11 @@ class LoaderCalls:
         async with self._alone:
             process = await LoaderProcess.started(self._settings, self._folder)
             try:
-                return await self._call(process, spec, key, known)
+                return await call(process)
             except ProcessDied as died:
                 raise LoaderFailed(str(died)) from died
             finally:
                 await process.close()
-
-    async def _call(self, process: LoaderProcess, spec: RefreshSpec, key: str, known: str | None) -> Loaded:
-        fields, query = spec.fields(key), spec.inputs
-        inputs = None
-        if query is not None:
-            numbers = {column: f"${number}" for number, column in enumerate(query.columns, 1)}
-            inputs = {"query": query.written(numbers), "values": [fields[column] for column in query.columns]}
-        return await process.call(
-            str(spec.loader), key, fields, timeout=spec.timeout, known=known, inputs=inputs
-        )
 
     async def start(self) -> None:
         """Start the shared process before the first call needs it; raises `LoaderFailed`."""

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import IO, Any, Final
 
 from unstale.companion.pools import ConnectionPool
+from unstale.companion.pools.usage import Usage, counted
 from unstale.companion.refresh_context import Refresh, RefreshLoader
 from unstale.protocol import codec
 from unstale.reading import load_chain
@@ -53,6 +54,7 @@ class Host:
         self._moved = time.monotonic()
         self._found: dict[str, asyncio.Future[RefreshLoader]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._asking: dict[int, asyncio.Future[None]] = {}
         self._closing = asyncio.Event()
 
     def run(self) -> None:
@@ -109,6 +111,8 @@ class Host:
                 task = self._tasks[number] = self._loop.create_task(work)
                 _call.reset(context_number)
                 task.add_done_callback(lambda _: self._tasks.pop(number, None))
+            case "go" if number in self._asking and not self._asking[number].done():
+                self._asking[number].set_result(None)
             case "cancel" if number in self._tasks:
                 self._tasks[number].cancel()
             case "close":
@@ -136,6 +140,7 @@ class Host:
     async def _answer(self, header: dict[str, Any]) -> None:
         """Call a loader, and say what it returned or how it failed, whatever that is."""
         number, key = header["id"], header["key"]
+        usage, calls = Usage(), 0
         try:
             loader = await self._loader(header["loader"])
             self._say({"id": number, "began": True})
@@ -149,18 +154,34 @@ class Host:
                     problem = _said(error)
             value = b""
             if known is None or known not in refresh.said:
-                value = codec.encode(key, await loader(refresh))
+                if header.get("ask"):
+                    await self._ask(number)
+                calls = 1
+                with counted(usage):
+                    value = codec.encode(key, await loader(refresh))
         except asyncio.CancelledError:
-            self._say({"id": number, "error": "the loader was cancelled from inside"})
+            cancelled = "the loader was cancelled from inside"
+            self._say({"id": number, "error": cancelled, "used": [calls, *usage.tokens]})
         except LoaderMistake as mistake:
             self._say({"id": number, "error": str(mistake)})
         except BaseException as error:
-            self._say({"id": number, "error": _said(error), "pause": pause_for(error)})
+            used = [calls, *usage.tokens]
+            self._say({"id": number, "error": _said(error), "pause": pause_for(error), "used": used})
         else:
             given = refresh.said[0] if refresh.said else None
             unchanged = given is not None and given == known
-            answer = {"id": number, "value": True, "fingerprint": given, "problem": problem}
+            used = [0 if unchanged and not any(usage.tokens) else calls, *usage.tokens]
+            answer = {"id": number, "value": True, "fingerprint": given, "problem": problem, "used": used}
             self._say({**answer, "unchanged": unchanged}, b"" if unchanged else value)
+
+    async def _ask(self, number: int) -> None:
+        """Wait until the parent has counted this call; it cancels the task if there is no budget left."""
+        self._asking[number] = self._loop.create_future()
+        try:
+            self._say({"id": number, "asks": True})
+            await self._asking[number]
+        finally:
+            del self._asking[number]
 
     # --- signs of life --------------------------------------------------------------------------
 

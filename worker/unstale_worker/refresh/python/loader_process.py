@@ -5,7 +5,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -16,6 +16,7 @@ from unstale.runtime.cancellation import cancelled
 from unstale.settings import PoolSettings, WorkerSettings
 from unstale_worker.refresh.python.find_loaders import LoaderMistake
 from unstale_worker.refresh.python.frames import SIZES, frame, header_of
+from unstale_worker.refresh.used import Used
 
 log = structlog.get_logger("unstale.refresh")
 
@@ -70,21 +71,24 @@ class Loaded(NamedTuple):
         value: The JSON of the value; None: the kept one is unchanged.
         fingerprint: Fingerprint of the inputs; None: there is none.
         problem: Why the query of the inputs failed; None: it did not.
+        tokens: Tokens of prompts and of answers that the call used.
     """
 
     value: bytes | None
     fingerprint: str | None = None
     problem: str | None = None
+    tokens: tuple[int, int] = (0, 0)
 
 
 class _Call:
-    """The two events that a call waits for: the loader begins, and it has answered."""
+    """The events that a call waits for: it begins, it asks to call the loader, and it has ended."""
 
-    __slots__ = ("began", "ended")
+    __slots__ = ("asked", "began", "ended")
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.began: asyncio.Future[None] = loop.create_future()
+        self.asked: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[tuple[dict[str, Any], bytes]] = loop.create_future()
 
 
@@ -147,7 +151,7 @@ class LoaderProcess:
         """Return what keeps ``loader`` from being called; raises `LoaderFailed` and `ProcessDied`."""
         number, call = self._open({"do": "check", "loader": loader})
         try:
-            header, _ = await self._within(call, START_SECONDS, began=False)
+            header, _ = await self._within(call, START_SECONDS)
         except TimeoutError:
             raise LoaderFailed(f"importing its module takes longer than {START_SECONDS:.0f} s") from None
         finally:
@@ -163,11 +167,18 @@ class LoaderProcess:
         timeout: float,
         known: str | None = None,
         inputs: Mapping[str, Any] | None = None,
+        spend: Callable[[], Awaitable[None]] | None = None,
+        used: Used | None = None,
     ) -> "Loaded":
         """Return the JSON of the loaded value, or that it is unchanged since the fingerprint ``known``.
 
         A cancelled call ends the loader first. Raises `LoaderFailed`, and `ProcessDied` if the call was
         interrupted.
+
+        Args:
+            spend: Called before the loader is, if its inputs have changed; if it raises, the loader is not
+                called.
+            used: Takes what the call has used, however it ends.
         """
         number, call = self._open(
             {
@@ -177,13 +188,18 @@ class LoaderProcess:
                 "fields": dict(fields),
                 "known": known,
                 "inputs": inputs,
+                "ask": spend is not None,
             }
         )
         problem = f"importing its module takes longer than {START_SECONDS:.0f} s"
         try:
-            await self._within(call, START_SECONDS, began=True)
+            await self._within(call, START_SECONDS, or_until=call.began)
             problem = f"the loader took longer than {timeout:g} s"
-            header, payload = await self._within(call, timeout, began=False)
+            if spend is not None:
+                await self._within(call, timeout, or_until=call.asked)
+                if not call.ended.done():
+                    await self._may_call(number, call, spend)
+            header, payload = await self._within(call, timeout)
         except TimeoutError:
             if not await self._cancelled(number, call):
                 problem += ", and did not end when it was cancelled"
@@ -195,6 +211,8 @@ class LoaderProcess:
             raise
         finally:
             self._close(number)
+            if used is not None and _answered(call):
+                used.add(call.ended.result()[0])
         if "error" in header:
             raise LoaderFailed(header["error"], pause=header.get("pause"))
         value = None if header.get("unchanged") else payload
@@ -243,9 +261,20 @@ class LoaderProcess:
         if not self._calls:
             self.idle.set()
 
-    async def _within(self, call: _Call, seconds: float, *, began: bool) -> tuple[dict[str, Any], bytes]:
-        """Wait until the loader has ended, or with ``began`` has begun; raises TimeoutError."""
-        waits: list[asyncio.Future[Any]] = [call.ended, call.began] if began else [call.ended]
+    async def _may_call(self, number: int, call: _Call, spend: Callable[[], Awaitable[None]]) -> None:
+        """Let the loader be called once ``spend`` returns; if it raises, the call is cancelled."""
+        try:
+            await spend()
+        except Exception:
+            await self._cancelled(number, call)
+            raise
+        self._send({"do": "go", "id": number})
+
+    async def _within(
+        self, call: _Call, seconds: float, *, or_until: "asyncio.Future[None] | None" = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Wait until the call has ended, or for another of its events; raises TimeoutError."""
+        waits: list[asyncio.Future[Any]] = [call.ended] if or_until is None else [call.ended, or_until]
         done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             raise TimeoutError
@@ -303,6 +332,8 @@ class LoaderProcess:
         elif (call := self._calls.get(header["id"])) is not None:
             if "began" in header:
                 call.began.set_result(None)
+            elif "asks" in header:
+                call.asked.set_result(None)
             elif not call.ended.done():
                 call.ended.set_result((header, payload))
 
@@ -327,6 +358,11 @@ class LoaderProcess:
                 ended.set_exception(LoaderFailed(reason))
             else:
                 ended.set_exception(ProcessDied(reason, suspect=by_loader and blamed is None))
+
+
+def _answered(call: _Call) -> bool:
+    ended = call.ended
+    return ended.done() and not ended.cancelled() and ended.exception() is None
 
 
 def _plain(settings: WorkerSettings) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class LoaderWorker:
             with suppress(LoaderFailed):  # each call tries again, and tells
                 await calls.start()
             outcomes = Outcomes.of(self._settings, self._rules, store.leases, self._tally)
-            refresher = PythonRefresher(outcomes, store.reservations, calls)
+            refresher = PythonRefresher(outcomes, store.reservations, store.budgets, calls)
             reserving = asyncio.create_task(
                 retry(lambda: self._reserve(store, refresher), failed=self._failed, logger=log),
                 name="refresh reservations",

@@ -11,9 +11,11 @@ from unstale.runtime import failpoints
 from unstale_worker.refresh.outcomes import Outcomes
 from unstale_worker.refresh.python.loader_calls import LoaderCalls
 from unstale_worker.refresh.python.loader_process import Loaded, LoaderFailed
+from unstale_worker.refresh.redis.budgets import Budgets, OverBudgetError, Spent
 from unstale_worker.refresh.redis.lease_keeper import extended
 from unstale_worker.refresh.redis.leases import Acquired
 from unstale_worker.refresh.redis.reservations import Reservation, Reservations
+from unstale_worker.refresh.used import Used
 from unstale_worker.runtime.log_throttle import LogThrottle
 
 log = structlog.get_logger("unstale.refresh")
@@ -33,13 +35,15 @@ class PythonRefresher:
     there. So a refresh that runs twice, or never ends, costs time and nothing else.
 
     Example:
-        >>> refresher = PythonRefresher(outcomes, reservations, calls)
+        >>> refresher = PythonRefresher(outcomes, reservations, budgets, calls)
         >>> called = await refresher.refresh(reservation)
     """
 
-    def __init__(self, outcomes: Outcomes, reservations: Reservations, calls: LoaderCalls) -> None:
+    def __init__(
+        self, outcomes: Outcomes, reservations: Reservations, budgets: Budgets, calls: LoaderCalls
+    ) -> None:
         self._outcomes, self._leases, self._reservations = outcomes, outcomes.leases, reservations
-        self._calls = calls
+        self._budgets, self._calls = budgets, calls
         self._throttle = LogThrottle(every=LOG_EVERY)
 
     async def refresh(self, reservation: Reservation) -> bool:
@@ -75,6 +79,8 @@ class PythonRefresher:
             with suppress(RedisUnavailable):
                 await self._leases.postpone([key], seconds=0.0, lease=lease)
             raise
+        except OverBudgetError as over:
+            await self._outcomes.over_budget(spec, key, lease, over)
         except LoaderFailed as failure:
             if failure.pause is None:
                 await self._failed(reservation, str(failure))
@@ -82,13 +88,13 @@ class PythonRefresher:
                 await self._paused(reservation, failure.pause)
         else:
             if loaded.value is not None:
-                await self._fill(reservation, loaded.value, loaded.fingerprint)
+                await self._fill(reservation, loaded.value, loaded)
 
     async def _loaded(self, reservation: Reservation) -> Loaded:
         """Call the loader; its value is None if the kept one was stored again instead."""
         spec, key = reservation.spec, reservation.key
         known = await self._leases.fingerprint(key)
-        loaded = await self._calls.call(spec, key, known)
+        loaded = await self._call(reservation, known)
         if loaded.problem is not None and self._throttle.allows(spec.template.text):
             log.warning(
                 "the inputs of a refresh cannot be read, so its loader is called",
@@ -98,7 +104,29 @@ class PythonRefresher:
             return loaded
         if await self._outcomes.store_again(spec, key, reservation.lease, loaded.fingerprint):
             return loaded
-        return await self._calls.call(spec, key)
+        return await self._call(reservation, None)
+
+    async def _call(self, reservation: Reservation, known: str | None) -> Loaded:
+        """Call the loader within its budgets, and count what it used."""
+        spec, key, used = reservation.spec, reservation.key, Used()
+        spent: list[Spent] = []
+
+        async def spend() -> None:
+            spent.append(await self._budgets.spend(spec, key))
+            if failpoints.on:
+                await failpoints.reach("python_refresher.after_spend")
+
+        try:
+            loaded = await self._calls.call(
+                spec, key, known, spend=spend if spec.budgets else None, used=used
+            )
+        finally:
+            with suppress(RedisUnavailable):
+                await self._outcomes.count(spec, used)
+        if spent and not used.calls:
+            with suppress(RedisUnavailable):
+                await self._budgets.give_back(spent[-1])
+        return loaded._replace(tokens=(used.tokens_in, used.tokens_out))
 
     async def _paused(self, reservation: Reservation, seconds: float) -> None:
         """Let every process leave the loader alone for a while; that is no failure."""
@@ -109,7 +137,7 @@ class PythonRefresher:
             await failpoints.reach("python_refresher.before_postpone")
         await self._leases.postpone([reservation.key], seconds=seconds, lease=reservation.lease)
 
-    async def _fill(self, reservation: Reservation, value: bytes, fingerprint: str | None) -> None:
+    async def _fill(self, reservation: Reservation, value: bytes, loaded: Loaded) -> None:
         """Store a value that may have been expensive; the lease is kept while Redis does not answer."""
         until = asyncio.get_running_loop().time() + FILL_FOR
         while True:
@@ -117,8 +145,9 @@ class PythonRefresher:
                 if failpoints.on:
                     await failpoints.reach("python_refresher.before_fill")
                 await self._outcomes.fill(
-                    reservation.spec, {reservation.key: value}, reservation.lease, fingerprint=fingerprint
-                )
+                    reservation.spec, {reservation.key: value}, reservation.lease,
+                    fingerprint=loaded.fingerprint, tokens=loaded.tokens,
+                )  # fmt: skip
                 if failpoints.on:
                     await failpoints.reach("python_refresher.after_fill")
                 return

@@ -20,6 +20,8 @@ EXTEND: Final = Script("unstale_worker.refresh.redis", "refresh_extend")
 FILL: Final = Script("unstale_worker.refresh.redis", "refresh_fill", allow_oom=False)
 RELEASE: Final = Script("unstale_worker.refresh.redis", "refresh_release")
 FAILED: Final = Script("unstale_worker.refresh.redis", "refresh_failed")
+LEAVE: Final = Script("unstale_worker.refresh.redis", "refresh_leave")
+NOTE: Final = Script("unstale_worker.refresh.redis", "refresh_note")
 REARM: Final = Script("unstale_worker.refresh.redis", "refresh_rearm", allow_oom=False)
 
 LEASES_MOST: Final = 1_000
@@ -58,6 +60,7 @@ class Value(NamedTuple):
         spare: Seconds that its spare value lives longer; 0: it has none.
         fingerprint: Fingerprint of its inputs; '' if there is none.
         noted: Seconds for which that is needed.
+        tokens: Tokens of prompts and of answers that it cost.
     """
 
     key: str
@@ -66,6 +69,7 @@ class Value(NamedTuple):
     spare: float = 0.0
     fingerprint: str = ""
     noted: float = 0.0
+    tokens: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ class Leases(RedisCalls):
                 keys += (key, names.stale(key), names.refresh_failures(key), names.spare(key))
                 keys.append(names.inputs(key))
                 arguments += (each.data, max(1, milliseconds(each.seconds)), milliseconds(each.spare))
-                arguments += (each.fingerprint, max(1, milliseconds(each.noted)))
+                arguments += (each.fingerprint, max(1, milliseconds(each.noted)), *each.tokens)
             stored += sum(await self._run(FILL, keys, arguments))
         return stored
 
@@ -193,27 +197,39 @@ class Leases(RedisCalls):
         serve_stale: float,
         spare: float,
         pattern: str,
-    ) -> bool:
+    ) -> tuple[int, int] | None:
         """Store the kept value of a key again where ``lease`` stands, if it has this fingerprint.
 
-        It lives as long as it was stored for, and at most for ``seconds``. Returns False if the loader has
-        to be called.
+        It lives as long as it was stored for, and at most for ``seconds``. Returns the tokens of prompt and
+        answer that the call for it cost; None if the loader has to be called.
         """
         names = self._names
         key = names.stored(given)
-        return bool(
-            await self._run(
-                REARM,
-                [
-                    *(names.refresh, names.dead_letters, names.refresh_counts, names.state, key),
-                    *(names.stale(key), names.refresh_failures(key), names.spare(key), names.inputs(key)),
-                ],
-                [
-                    *(lease, self._rules, fingerprint),
-                    *(max(1, milliseconds(seconds)), milliseconds(serve_stale), milliseconds(spare), pattern),
-                ],
-            )
+        stored, tokens_in, tokens_out = await self._run(
+            REARM,
+            [
+                *(names.refresh, names.dead_letters, names.refresh_counts, names.state, key),
+                *(names.stale(key), names.refresh_failures(key), names.spare(key), names.inputs(key)),
+            ],
+            [
+                *(lease, self._rules, fingerprint),
+                *(max(1, milliseconds(seconds)), milliseconds(serve_stale), milliseconds(spare), pattern),
+            ],
         )
+        return (int(tokens_in), int(tokens_out)) if stored else None
+
+    async def leave(self, given: str, lease: bytes) -> None:
+        """End a refresh without a value: the next reader of the key loads it."""
+        names, key = self._names, self._names.stored(given)
+        keys = [names.refresh, key, names.stale(key), names.refresh_failures(key)]
+        await self._run(LEAVE, keys, [lease])
+
+    async def note(self, pattern: str, **numbers: int) -> None:
+        """Add to totals of one refresh, over all processes."""
+        arguments: list[Argument] = []
+        for name, number in numbers.items():
+            arguments += (f"{name}:{pattern}", number)
+        await self._run(NOTE, [self._names.refresh_counts], arguments)
 
     async def failed(
         self, key: str, lease: bytes, *, pattern: str, error: str, attempts: int, first: float, most: float

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.settings import WorkerSettings
+from unstale_worker.refresh.redis.budgets import Budgets
 from unstale_worker.refresh.redis.leases import Leases
 from unstale_worker.refresh.redis.presence import Presence
 from unstale_worker.refresh.redis.refresh_set import RefreshSet
@@ -23,12 +24,14 @@ class RefreshStore:
         keys: The refresh set, for the leader.
         leases: Leases of keys, and what ends them.
         reservations: Ready keys of Python loaders, and the loaders' limits.
+        budgets: Counted calls of Python loaders.
         presence: The refresh workers that are there.
     """
 
     keys: RefreshSet
     leases: Leases
     reservations: Reservations
+    budgets: Budgets
     presence: Presence
 
 
@@ -48,6 +51,7 @@ async def open_store(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Re
             RefreshSet(multiplexer, names),
             Leases(multiplexer, names, lease_ttl=settings.lease_ttl, rules=rules.hash),
             Reservations(multiplexer, names, rules, takeover=settings.refresh_takeover),
+            Budgets(multiplexer, names),
             Presence(multiplexer, names),
         )
     finally:
