@@ -60,7 +60,7 @@ async def test_three_steps_and_the_code_does_what_it_says(tmp_path: Path) -> Non
     migrations.mkdir(parents=True)
     (migrations / "20260101000000_tables.sql").write_text(TABLES)
     assert run("migration", cwd=tmp_path).code == 0
-    async with started("dev", cwd=tmp_path) as dev:
+    async with started("dev", "--port", "0", cwd=tmp_path) as dev:
         servers = {
             name: (await dev.line(f"{name}=")).partition("=")[2] for name in ("DATABASE_URL", "REDIS_URL")
         }

@@ -313,7 +313,7 @@ async def test_everybody_sees_only_their_own_rows(seeded: Database) -> None:
 
 
 async def test_dev_brings_the_whole_project_up() -> None:
-    async with started("dev", cwd=PROJECT) as dev:
+    async with started("dev", "--port", "0", cwd=PROJECT) as dev:
         servers = {
             name: (await dev.line(f"{name}=")).partition("=")[2] for name in ("DATABASE_URL", "REDIS_URL")
         }

@@ -312,7 +312,7 @@ async def test_dev_serves_a_project_and_leaves_nothing(tmp_path: Path) -> None:
     migrations.mkdir(parents=True)
     (migrations / "20260101000000_tables.sql").write_text(TABLES)
     assert run("migration", cwd=tmp_path).code == 0
-    async with started("dev", cwd=tmp_path) as dev:
+    async with started("dev", "--port", "0", cwd=tmp_path) as dev:
         url = (await dev.line("DATABASE_URL=")).partition("=")[2]
         redis_url = (await dev.line("REDIS_URL=")).partition("=")[2]
         family = dev.family()
@@ -341,7 +341,7 @@ async def test_dev_says_what_its_migrations_lack(tmp_path: Path, migration: str,
     migrations.mkdir(parents=True)
     (migrations / "20260101000000_tables.sql").write_text(migration)
 
-    ended = run("dev", cwd=tmp_path)
+    ended = run("dev", "--port", "0", cwd=tmp_path)
 
     assert ended.code == 2
     assert said in ended.err
@@ -352,7 +352,7 @@ async def test_dev_ends_at_once_while_it_starts(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / "supabase").mkdir()
     (tmp_path / "supabase" / "seed.sql").write_text("select pg_sleep(3600)")
-    async with started("dev", cwd=tmp_path) as dev:
+    async with started("dev", "--port", "0", cwd=tmp_path) as dev:
         await eventually(lambda: len(dev.family()) > 1)
         family = dev.family()
 
@@ -368,7 +368,7 @@ async def test_a_killed_dev_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "supabase" / "migrations").mkdir(parents=True)
     (tmp_path / "supabase" / "migrations" / "20260101000000_tables.sql").write_text(TABLES)
     assert run("migration", cwd=tmp_path).code == 0
-    async with started("dev", cwd=tmp_path) as dev:
+    async with started("dev", "--port", "0", cwd=tmp_path) as dev:
         await dev.line("REDIS_URL=")
         family = dev.family()
         dev.process.kill()

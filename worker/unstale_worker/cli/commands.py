@@ -134,21 +134,37 @@ def dev(
             "node."
         ),
     ] = DevRedis.SINGLE,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65_532,
+            help="Port of Postgres; Redis has the next one, then the worker's page. 0: free ports, and new "
+            "passwords at each start.",
+        ),
+    ] = 18420,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the data of Postgres; by default nothing is kept.")
+    ] = None,
+    env_file: Annotated[
+        Path | None, typer.Option(help="File, such as .env, that gets the URLs; its other lines stay.")
+    ] = None,
 ) -> None:
-    """Start Postgres, Redis and the worker for your own code, with your migrations, until Ctrl-C."""
+    """Start Postgres, Redis and the worker for your own code, with your Supabase project, until Ctrl-C."""
 
     async def run(stop: asyncio.Event) -> int:
         from unstale.settings import WorkerSettings
-        from unstale_worker.cli.dev import run_dev
+        from unstale_worker.dev.session import Options, run_dev
         from unstale_worker.rules import Rules
         from unstale_worker.runtime.logs import configure_logging
 
         settings = WorkerSettings.from_env()
         configure_logging(settings.log)
-        await run_dev(
-            Rules.load(settings.config), config=settings.config, stop=stop, say=_print_line,
+        options = Options(
+            config=settings.config, port=port, data=data, env_file=env_file,
             restricted=redis is DevRedis.NO_INFO, cluster=redis is DevRedis.CLUSTER,
         )  # fmt: skip
+        await run_dev(Rules.load(settings.config), options, stop=stop, say=_print_line)
         return DONE
 
     _run(run)

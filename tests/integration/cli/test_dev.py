@@ -1,0 +1,100 @@
+"""``unstale dev`` over an afternoon: same URLs, kept data, files that change, and mistakes in them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import asyncpg
+import pytest
+from dotenv import dotenv_values
+
+from unstale import ConfigurationError
+from unstale_worker.dev.places import Ports
+from workers.commands import run, started
+
+PROFILES = """
+create table public.profiles (id uuid primary key references auth.users, name text);
+insert into auth.users (id) values ('11111111-1111-4111-8111-111111111111');
+"""
+RULES = '[[watch]]\ntable = "public.profiles"\nkeys = ["user:{id}:profile"]\n'
+TEAMS = '\n[[watch]]\ntable = "public.teams"\nkeys = ["team:{id}"]\n'
+INSERT = "insert into profiles select id, 'Ada' from auth.users"
+
+
+def free_ports() -> Ports:
+    """Four ports in a row that are free now, apart from those of other tests."""
+    for first in range(19_000 + 40 * (Path.cwd().stat().st_ino % 10), 32_000, 4):
+        try:
+            (ports := Ports.from_first(first)).refuse_taken(page=True, supabase=True)
+        except ConfigurationError:
+            continue
+        return ports
+    raise AssertionError("no four ports in a row are free")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder for data that Postgres can reach if the tests run as root."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
+    ports, migrations = free_ports(), tmp_path / "supabase" / "migrations"
+    migrations.mkdir(parents=True)
+    (migrations / "20260101000000_profiles.sql").write_text(PROFILES)
+    (tmp_path / "supabase" / "config.toml").write_text(
+        '[db.seed]\nsql_paths = ["./seeds/*.sql", "none.sql"]\n'
+    )
+    (tmp_path / "supabase" / "seeds").mkdir()
+    (tmp_path / "supabase" / "seeds" / "1.sql").write_text(INSERT)
+    (rules := tmp_path / "unstale.toml").write_text(RULES)
+    (tmp_path / ".env").write_text(
+        "MINE=1\nUNSTALE_SOURCE=supabase\nSUPABASE_URL=https://production.example\n"
+    )
+    arguments = ("dev", "--port", str(ports.postgres), "--data", str(open_folder), "--env-file", ".env")
+    assert run("migration", "--offline", cwd=tmp_path).code == 0
+
+    async with started(*arguments, cwd=tmp_path) as dev:
+        await dev.line("Ctrl-C")
+        first = dotenv_values(tmp_path / ".env")
+        assert (first["MINE"], f":{ports.valkey}/" in str(first["REDIS_URL"])) == ("1", True)
+        assert any("no file matches 'none.sql'" in line for line in dev.lines)
+        taken = await asyncio.to_thread(run, *arguments, cwd=tmp_path)
+        assert taken.code == 2
+        assert f"{ports.postgres} for Postgres" in taken.err
+
+        # Mistakes are told, and change nothing; their correction does.
+        rules.write_text(RULES.replace("keys", "keyz") + TEAMS)
+        await dev.line("Did you mean keys?")
+        (migrations / "20260102000000_teams.sql").write_text(
+            "create table public.teams (id int);\nselect nope;"
+        )
+        await dev.line("20260102000000_teams.sql:2: column")
+        (migrations / "20260102000000_teams.sql").write_text(
+            "create table public.teams (id int primary key);"
+        )
+        rules.write_text(RULES + TEAMS)
+        await dev.line("public.teams is not watched")
+        assert (await asyncio.to_thread(run, "migration", "--offline", cwd=tmp_path)).code == 0
+        await dev.line("the new rules are followed")
+        doctor = await asyncio.to_thread(run, "doctor", cwd=tmp_path, settings={"UNSTALE_SOURCE": "auto"})
+        assert "public.teams" in doctor.out
+        assert "no worker" not in doctor.out
+        (migrations / "20260101000000_profiles.sql").write_text(PROFILES + "-- edited")
+        await dev.line("20260101000000_profiles.sql has changed since it was applied")
+        assert await dev.end(signal.SIGINT) == 0
+
+    async with started(*arguments, cwd=tmp_path) as dev:
+        await dev.line(f"Ctrl-C keeps the data in {open_folder}")
+        assert dotenv_values(tmp_path / ".env") == first
+        connection = await asyncpg.connect(first["DATABASE_URL"])
+        assert await connection.fetchval("select count(*) from profiles") == 1  # the seed ran once
+        assert await connection.fetchval("select count(*) from teams") == 0
+        await connection.close()
+        assert await dev.end(signal.SIGINT) == 0
