@@ -27,7 +27,7 @@ from unstale_worker.rules import Rules
 
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
-PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+PAGES = [*FRONT, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
 PATH = re.compile(r"`((?:core|worker|tests|supabase|docs|examples|bench|docker|\.ci|\.github)/[\w./-]*)`")
 MAPS = [page for page in PAGES if page.stem in ("CONTRIBUTING", "architecture")]
 WIDTH = 100
