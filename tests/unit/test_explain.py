@@ -7,6 +7,7 @@ import time
 import pytest
 
 from unstale.errors import ConfigurationError
+from unstale_worker.cli.tracing_output import _explanation
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.rules import Rules
 from unstale_worker.sources import OutboxEntry, Page, WatchVersion
@@ -114,6 +115,35 @@ async def test_a_key_says_its_ttl_and_its_refresh() -> None:
     assert (first.line, names.line, purge.line) == (2, 6, 11)
     (secret,) = purge.keys
     assert (secret.key, secret.refresh_line, secret.serve_stale) == ("user:1:secret", None, 0.0)
+
+
+async def test_a_key_says_its_budgets_and_how_old_an_answer_may_be() -> None:
+    rules = Rules.parse(
+        """
+        [[watch]]
+        table = "profiles"
+        keys = ["user:{id}:greeting", "user:{id}:advice"]
+        [refresh."user:{id}:greeting"]
+        loader = "a:b"
+        serve_stale = "1m"
+        soft_timeout = "300ms"
+        stale_if_error = "1h"
+        budget = { id = "50/d", total = "5000/d" }
+        [reads."user:{id}:advice"]
+        stale_if_error = "2h"
+        """
+    )
+    found = await explain(rules, "profiles", {"id": 7}, source=None)
+    greeting, advice = found.rules[0].keys
+    assert (greeting.budgets, greeting.over_budget) == (("50/d for each id", "5000/d"), "serve_stale")
+    assert (greeting.stale_if_error, greeting.soft_timeout) == (3600.0, 0.3)
+    assert (advice.budgets, advice.over_budget, advice.stale_if_error) == ((), None, 7200.0)
+    lines = list(_explanation(found))
+    assert lines[1].endswith(
+        "stale for at most 60 s, budget 50/d for each id and 5000/d, then serve_stale; the last value for "
+        "3600 s if its loader fails, after 0.3 s of a load, too"
+    )
+    assert lines[2].endswith("default TTL; the last value for 7200 s if its loader fails")
 
 
 @pytest.mark.parametrize(

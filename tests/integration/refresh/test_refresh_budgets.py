@@ -11,12 +11,17 @@ from redis.asyncio import Redis
 
 import refresh_loaders
 from servers import Database, eventually
+from unstale_worker.cli.tracing_output import print_why
+from unstale_worker.doctor import refresh_checks
+from unstale_worker.page.redis_figures import RedisFigures
 from unstale_worker.refresh.redis.budgets import Budgets, OverBudgetError, read_used, read_used_of
 from unstale_worker.refresh.redis.dead_letters import list_dead
 from unstale_worker.refresh.redis.store import open_store
+from unstale_worker.refresh.redis.totals import read_totals
 from unstale_worker.rules import Rules
 from unstale_worker.rules.budget import Budget
 from unstale_worker.rules.refresh import RefreshSpec
+from unstale_worker.tracing.why import why
 from workers import applied, connected, redis_at, running_worker, settings_for
 from workers.refresh_stage import NAMES, counts_of, filled
 
@@ -72,7 +77,7 @@ async def over(redis: Redis, number: int) -> None:
 
 
 async def test_a_used_up_budget_lets_keys_wait_or_leaves_them_to_readers(
-    database: Database, redis_url: str
+    database: Database, redis_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
@@ -111,6 +116,7 @@ async def test_a_used_up_budget_lets_keys_wait_or_leaves_them_to_readers(
                 (Budget(2, "d", "user_id"), 2),
                 (Budget(3, "d"), 3),
             ]
+            await shown(redis, Rules.parse(rules(WAITS + budget)), capsys)
         refresh_loaders.mood.clear()
         # The counts are those of before; with other rules the waiting keys are tried at once.
         leave = WAITS + budget + 'over_budget = "load_on_read"\n'
@@ -121,6 +127,22 @@ async def test_a_used_up_budget_lets_keys_wait_or_leaves_them_to_readers(
 
             await eventually(left, timeout=60, message="the keys are left to their next readers")
             assert refresh_loaders.calls == {key(1): 2, key(2): 1}
+
+
+async def shown(redis: Redis, given: Rules, capsys: pytest.CaptureFixture[str]) -> None:
+    """Compare what `unstale stats`, `doctor`, `why` and the page show of the used-up budget."""
+    (totals,) = await read_totals(redis, NAMES)
+    assert str(totals) == "3 calls; 0 saved; 2 without a call, over budget"
+    (finding,) = [each async for each in refresh_checks.budgets(redis, NAMES, given)]
+    assert finding.finding == (
+        f"{PATTERN}: 2/d for each user_id, used by 2; 3 of 3/d used. Until the next window the old value is "
+        "served"
+    )
+    print_why(await why(redis, NAMES, given, key(1), most=5), json=False)
+    assert "budget 2/d for each user_id: 2 used\n  budget 3/d: 3 used" in capsys.readouterr().out
+    figures = (await RedisFigures(redis, NAMES, given).read())["refresh"]
+    assert [each["calls"] for each in figures["budgets"]] == [None, 3]
+    assert figures["refreshes"] == [totals.as_dict()]
 
 
 class Model:

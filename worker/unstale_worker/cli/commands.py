@@ -320,15 +320,25 @@ def stats(
         from unstale_worker.observe.overview import lines, read_stats
         from unstale_worker.redis.client import open_redis
         from unstale_worker.redis.explained import explained
+        from unstale_worker.refresh.redis import budgets, totals
         from unstale_worker.runtime.event_loop import stopped_within
 
         settings, output = WorkerSettings.from_env(), Output(json=json, repeating=watch)
+        limited = budgets.specs_of(settings.config)
         async with explained(settings), open_redis(settings, connections=1) as redis:
             while True:
                 found = await read_stats(redis, settings.names)
                 agents = await read_agents(redis, settings.names)
+                refreshes = await totals.read_totals(redis, settings.names)
+                used = await budgets.read_used(redis, settings.names, limited)
                 output.pairs(
-                    [*lines(found), *pairs(agents)], {**found.as_dict(), "reports": sums_as_dict(agents)}
+                    [*lines(found), *pairs(agents), *totals.lines(refreshes), *budgets.lines(used)],
+                    {
+                        **found.as_dict(),
+                        "reports": sums_as_dict(agents),
+                        "refreshes": [each.as_dict() for each in refreshes],
+                        "budgets": [each.as_dict() for each in used],
+                    },
                 )
                 if not watch or await stopped_within(stop, seconds=1.0):
                     return DONE

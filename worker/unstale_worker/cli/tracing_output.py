@@ -54,9 +54,19 @@ def _rule(rule: RuleEffect) -> Iterator[str]:
 def _life(effect: KeyEffect) -> str:
     ttl = "default TTL" if effect.ttl is None else f'TTL {effect.ttl:g} s by [ttl] "{effect.ttl_pattern}"'
     if effect.refresh_line is None:
-        return ttl
+        return ttl + _older(effect)
     stale = f", stale for at most {effect.serve_stale:g} s" if effect.serve_stale else ""
-    return f"{ttl}; refreshed by line {effect.refresh_line}{stale}"
+    budget = f", budget {' and '.join(effect.budgets)}" if effect.budgets else ""
+    after = f", then {effect.over_budget}" if effect.budgets else ""
+    return f"{ttl}; refreshed by line {effect.refresh_line}{stale}{budget}{after}{_older(effect)}"
+
+
+def _older(effect: KeyEffect) -> str:
+    """Describe the older value that a reader may get."""
+    if not effect.stale_if_error:
+        return ""
+    slow = f", after {effect.soft_timeout:g} s of a load, too" if effect.soft_timeout else ""
+    return f"; the last value for {effect.stale_if_error:g} s if its loader fails{slow}"
 
 
 def print_why(found: Why, *, json: bool) -> None:
@@ -80,6 +90,8 @@ def _why(found: Why) -> Iterator[str]:
         yield f"  stored under the tags {', '.join(found.tags)}"
     if found.refresh_line is not None:
         yield f"  recomputed after a change by [refresh] at {found.file}:{found.refresh_line}"
+    for budget, calls in found.budgets:
+        yield f"  budget {budget}: {calls:,} used"
     if not found.same_rules:
         yield f"  the worker has other rules than {found.file} here, so names and lines may differ"
     for removal in found.removals:

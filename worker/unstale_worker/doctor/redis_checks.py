@@ -15,7 +15,7 @@ from unstale.redis_tier.url import RedisUrl
 from unstale.settings import WorkerSettings
 from unstale_worker.agents.read import read_agents
 from unstale_worker.agents.show import problems
-from unstale_worker.doctor import redis_settings, redis_users, value_checks
+from unstale_worker.doctor import redis_settings, redis_users, refresh_checks, value_checks
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
@@ -109,6 +109,10 @@ class RedisChecks:
             (
                 value_checks.SUBJECT,
                 lambda: value_checks.values(self._redis, self._settings, self._rules),
+            ),
+            (
+                refresh_checks.BUDGETS,
+                lambda: refresh_checks.budgets(self._redis, self._names, self._rules),
             ),
             ("database number", self._database_numbers),
         )

@@ -2,9 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+from redis.asyncio import Redis
+
+from unstale.protocol.names import Names
 from unstale.settings import WorkerSettings
 from unstale_worker.doctor.findings import Finding, error, ok, warning
 from unstale_worker.refresh.python.loader_calls import mistakes
+from unstale_worker.refresh.redis.budgets import read_used
 from unstale_worker.refresh.sql.sql_loading import check
 from unstale_worker.refresh.sql.sql_sessions import Sessions
 from unstale_worker.rules import Rules
@@ -12,6 +16,7 @@ from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.sources.postgres_connections import PostgresConnections
 
 SUBJECT = "refreshes"
+BUDGETS = "budgets"
 
 
 async def functions(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Finding]:
@@ -24,6 +29,21 @@ async def functions(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Fin
     specs = [spec for spec in rules.refreshes if isinstance(spec.loader, PythonLoader)]
     if specs and not missing:
         yield ok(SUBJECT, f"{len(specs)} with Python loaders, all of which can be imported here")
+
+
+async def budgets(redis: Redis, names: Names, rules: Rules | None) -> AsyncIterator[Finding]:
+    """Show how much of each budget is used, and warn of those that are used up."""
+    specs = () if rules is None else rules.refreshes
+    used = await read_used(redis, names, specs)
+    remedy = "Raise budget, or see which changes cost calls: `unstale stats`, `inputs` (docs/refresh.md)."
+    for spec in specs:
+        mine = [each for each in used if each.pattern == spec.template.text]
+        said = f"{spec.template.text}: {'; '.join(map(str, mine))}"
+        if any(each.used_up for each in mine):
+            follows = "the old value is served" if spec.over_budget == "serve_stale" else "readers load"
+            yield warning(BUDGETS, f"{said}. Until the next window {follows}", remedy)
+        elif mine:
+            yield ok(BUDGETS, said)
 
 
 async def without_connection(rules: Rules) -> AsyncIterator[Finding]:

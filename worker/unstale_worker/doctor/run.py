@@ -69,7 +69,14 @@ def _rules(path: Path | None) -> tuple[Rules | None, list[Finding]]:
             error("rules", str(mistake), "Correct the rules file; docs/rules.md describes every field.")
         ]
     counted = f"{len(rules.watches)} [[watch]], {len(rules.ttl)} [ttl], {len(rules.refreshes)} [refresh]"
-    return rules, [ok("rules", f"{rules.file}: {counted}"), *_globs(rules)]
+    older = [
+        f"{each.template.text} (stale_if_error {each.stale_if_error:g} s"
+        + (f", soft_timeout {each.soft_timeout:g} s)" if each.soft_timeout else ")")
+        for each in rules.reads
+        if each.stale_if_error
+    ]
+    kept = f"; older values are kept of {', '.join(older)}" if older else ""
+    return rules, [ok("rules", f"{rules.file}: {counted}{kept}"), *_globs(rules)]
 
 
 def _globs(rules: Rules) -> list[Finding]:

@@ -15,6 +15,8 @@ from unstale.protocol.names import Epoch, Names
 from unstale.protocol.reasons import decode_reason
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.redis.applier import unavailable
+from unstale_worker.refresh.redis.budgets import read_used
+from unstale_worker.refresh.redis.totals import totals_of
 from unstale_worker.rules import Rules
 from unstale_worker.tracing.table_names import TableNames
 
@@ -62,11 +64,14 @@ class RedisFigures:
         except RedisError as error:
             raise unavailable(error) from error
         now = seconds + micro / 1e6
+        used = await read_used(self._redis, names, self._rules.refreshes)
         return {
             "waiting": waiting,
             "dead": dead,
             "workers": workers,
-            "totals": {name.decode(): int(count) for name, count in totals.items()},
+            "totals": {name.decode(): int(count) for name, count in totals.items() if b":" not in name},
+            "refreshes": [each.as_dict() for each in totals_of(totals)],
+            "budgets": [each.as_dict() for each in used],
             "next": [
                 {"key": names.key_of(_text(key)), "due_in": round(due / 1000 - now, 1)}
                 for key, due in next_due

@@ -228,9 +228,13 @@ class Rules:
                 found[key] = _with_spare(renewal, spare) if spare else renewal
         return found
 
+    def older(self, key: str) -> tuple[float, float]:
+        """Return ``soft_timeout`` and ``stale_if_error`` of ``key`` in seconds; 0 where there is none."""
+        return self._as_published.reads_of(key) if self.reads else (0.0, 0.0)
+
     def spare(self, key: str) -> float:
         """Return the seconds for which a spare value of ``key`` is kept, as agents read it; 0: none is."""
-        return self._as_published.reads_of(key)[1] if self.reads else 0.0
+        return self.older(key)[1]
 
     @property
     def keeps_older(self) -> bool:

@@ -30,6 +30,10 @@ class KeyEffect:
         ttl_pattern: That pattern.
         refresh_line: Line of the ``[refresh]`` that recomputes it; None if the next reader loads it.
         serve_stale: Seconds for which the old value may still be served.
+        budgets: Budgets of the refresh, as text.
+        over_budget: The effect when one is used up; None without one.
+        stale_if_error: Seconds for which the last value may be answered when a reader's loader fails.
+        soft_timeout: Seconds of a reader's load after which it may be; 0: never.
     """
 
     key: str
@@ -37,6 +41,10 @@ class KeyEffect:
     ttl_pattern: str | None
     refresh_line: int | None
     serve_stale: float
+    budgets: tuple[str, ...] = ()
+    over_budget: str | None = None
+    stale_if_error: float = 0.0
+    soft_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +228,7 @@ def _tags(names: Iterable[str]) -> tuple[str, ...]:
 
 def _key_effect(rules: Rules, key: str, *, purged: bool) -> KeyEffect:
     refresh = None if purged else rules.refresh_of(key)
+    soft, spare = (0.0, 0.0) if purged else rules.older(key)
     pattern, ttl = PublishedRules(ttl=rules.ttl).ttl_pattern(key) or (None, None)
     return KeyEffect(
         key,
@@ -227,6 +236,10 @@ def _key_effect(rules: Rules, key: str, *, purged: bool) -> KeyEffect:
         pattern,
         None if refresh is None else refresh.line,
         0.0 if refresh is None else refresh.serve_stale,
+        () if refresh is None else tuple(map(str, refresh.budgets)),
+        refresh.over_budget if refresh is not None and refresh.budgets else None,
+        spare,
+        soft,
     )
 
 

@@ -19,6 +19,7 @@ from unstale.protocol.reasons import OPERATION_NAMES, Cause, Kind, Reason, cause
 from unstale.protocol.tags import MOST_HEADER, record, tags_of
 from unstale_worker.agents.read import Agents, read_agents
 from unstale_worker.redis.applier import unavailable
+from unstale_worker.refresh.redis.budgets import read_used_of
 from unstale_worker.rules import Rules
 from unstale_worker.tracing.table_names import TableNames
 
@@ -131,6 +132,7 @@ class Why:
         owners: The templates that make the key; empty if no rule owns it.
         nearest: The template that it resembles most, if no rule owns it.
         refresh_line: Line of the ``[refresh]`` that recomputes the key; None without one.
+        budgets: Each budget of that, and how many of its calls are used for this key in the current window.
         content: ``value``, ``lease``, ``missing`` or ``other type``: what Redis has now.
         expires_in_ms: Remaining life of that; None if it has none.
         removals: The log entries that removed it, newest first.
@@ -148,6 +150,7 @@ class Why:
     owners: tuple[Owner, ...]
     nearest: str | None
     refresh_line: int | None
+    budgets: tuple[tuple[str, int], ...]
     content: str
     expires_in_ms: int | None
     removals: tuple[Removal, ...]
@@ -200,6 +203,7 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
     )
     reason = decode_reason(oldest[0][1].get(b"w", b"")) if oldest else None
     refresh = rules.refresh_of(key)
+    used = [] if refresh is None else await read_used_of(redis, names, refresh, key)
     return Why(
         key=key,
         file=rules.file,
@@ -207,6 +211,7 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
         owners=owners,
         nearest=None if owners else nearest(rules, key),
         refresh_line=None if refresh is None else refresh.line,
+        budgets=tuple((str(budget), calls) for budget, calls in used),
         content=_content(kind, first),
         expires_in_ms=life if life >= 0 else None,
         removals=tuple(removals[:most]),

@@ -98,9 +98,14 @@ async function explain(table, row, old) {
 
 function life(effect) {
   const ttl = effect.ttl === null ? "default TTL" : `TTL ${effect.ttl} s by [ttl] ${shown(effect.ttl_pattern)}`;
-  if (effect.refresh_line === null) return ttl;
+  if (effect.refresh_line === null) return ttl + older(effect);
   const stale = effect.serve_stale ? `, stale for at most ${effect.serve_stale} s` : "";
-  return `${ttl}; refreshed by line ${effect.refresh_line}${stale}`;
+  const budget = effect.budgets.length ? `, budget ${effect.budgets.join(" and ")}, then ${effect.over_budget}` : "";
+  return `${ttl}; refreshed by line ${effect.refresh_line}${stale}${budget}${older(effect)}`;
+}
+
+function older(effect) {
+  return effect.stale_if_error ? `; the last value for ${effect.stale_if_error} s if its loader fails` : "";
 }
 
 function json(text, what) {

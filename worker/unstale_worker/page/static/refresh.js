@@ -18,6 +18,8 @@ export function show(figures) {
       ["waiting or running", count(figures.waiting)],
       ["refreshed", count(totals.filled)],
       ["calls saved by unchanged inputs", count(totals.unchanged)],
+      ...figures.refreshes.filter((each) => each.calls).map((each) => [`calls for ${each.pattern}`, count(each.calls)]),
+      ...figures.budgets.map((each) => [`budget of ${each.refresh}`, each.calls === null ? `${each.budget}, used by ${count(each.values)}` : `${count(each.calls)} of ${each.budget} used`]),
       ["overtaken by a newer change", count(totals.overtaken)],
       ["failed attempts", count(totals.failed)],
       ["refresh workers", figures.workers ? count(figures.workers) : "none; the leader does it"],

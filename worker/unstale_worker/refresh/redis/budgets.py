@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from unstale.errors import UnstaleError
 from unstale.protocol.names import Names
 from unstale.redis_tier.scripts import Argument, Script
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.refresh.redis.calls import RedisCalls
+from unstale_worker.rules import Rules
 from unstale_worker.rules.budget import Budget
 from unstale_worker.rules.refresh import RefreshSpec
 
@@ -143,6 +146,19 @@ async def read_used(redis: Redis, names: Names, specs: Sequence[RefreshSpec]) ->
         values = max(0, fields - 1) * current if budget.field else None
         used.append(Used(spec.template.text, budget, total, values))
     return used
+
+
+def lines(used: Sequence[Used]) -> list[tuple[str, str]]:
+    """Return names and values for people."""
+    return [(f"budget {each.pattern}", str(each)) for each in used]
+
+
+def specs_of(config: Path | None) -> tuple[RefreshSpec, ...]:
+    """Return the refreshes of the rules here; none if there are no rules that can be read."""
+    try:
+        return Rules.load(config).refreshes
+    except UnstaleError:
+        return ()
 
 
 async def read_used_of(redis: Redis, names: Names, spec: RefreshSpec, key: str) -> list[tuple[Budget, int]]:
