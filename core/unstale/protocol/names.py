@@ -222,6 +222,11 @@ class Names:
         return f"{self.tag}:agents:{agent_id}"
 
     @property
+    def audit(self) -> str:
+        """String with PX: the newest result of ``unstale audit --publish``, as JSON."""
+        return f"{self.tag}:audit"
+
+    @property
     def permanent(self) -> frozenset[str]:
         """The keys that may live without a TTL; everything else unstale writes expires."""
         return frozenset(

@@ -9,10 +9,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 
 from servers import Database, eventually
+from unstale.protocol.names import Names
 from unstale_worker.audit.agenda import AT_RANDOM
 from unstale_worker.audit.auditor import Auditor
 from unstale_worker.audit.comparing import Comparer
@@ -23,6 +25,7 @@ from workers import applied, connected, redis_at, running_worker, seams, worker_
 from workers.audited import RULES, SCHEMA, auditing, traffic
 from workers.commands import run
 from workers.double import attached_cache
+from workers.page_stage import served
 
 pytestmark = pytest.mark.leaves_keys("user:.*")
 
@@ -94,7 +97,7 @@ async def test_a_planted_value_is_found_with_its_table_delay_and_cause(
             servers = {"DATABASE_URL": database.worker_dsn, "REDIS_URL": redis_url}
             ended = await asyncio.to_thread(
                 run, "audit", "--for", "3s", "--rate", "100", "--json", "--record", "found.jsonl",
-                "--metrics", "audit.prom", cwd=tmp_path, settings=servers,
+                "--metrics", "audit.prom", "--publish", cwd=tmp_path, settings=servers,
             )  # fmt: skip
             assert ended.code == 1, ended.err
             result = json.loads(ended.out)
@@ -104,7 +107,29 @@ async def test_a_planted_value_is_found_with_its_table_delay_and_cause(
             assert result["sound"] is False
             assert result["not_audited"] == {"user:{id}:greeting": "no [refresh] says its value"}
             assert json.loads((tmp_path / "found.jsonl").read_text())["key"] == KEY
-            assert "unstale_audit_violations_total 1.0" in (tmp_path / "audit.prom").read_text()
+            metrics = (tmp_path / "audit.prom").read_text()
+            assert "unstale_audit_violations_total 1.0" in metrics
+
+            # The result is in Redis as well: the worker shows it to programs and to Prometheus.
+            async with served(redis_url) as (_, url), aiohttp.ClientSession() as session:
+                shown = await (await session.get(url)).json()
+                assert shown["agents"]["reporting"] == 0
+                audit = shown["audit"]
+                assert (audit["ended"], audit["violation_count"], audit["violations"][0]["key"]) == (
+                    True,
+                    1,
+                    KEY,
+                )
+                assert audit["violations"][0]["fields"] == ["name", "version"]
+                assert audit["compared"] == result["observations"]["compared"]
+                assert audit["nines"] == result["observations"]["nines"]
+                assert 0 <= audit["ago"] < 600
+                scraped = await (await session.get(f"{url}/metrics")).text()
+                assert [line for line in metrics.splitlines() if line not in scraped] == []
+                for unreadable in (b"[]", b'{"by": 1}', TRUE):
+                    await redis.set(Names().audit, unreadable, px=600_000)
+                    async with served(redis_url) as (_, url):
+                        assert (await (await session.get(url)).json())["audit"] is None
 
             wrong = await asyncio.to_thread(
                 run, "audit", "--record", "no/such/folder", cwd=tmp_path, settings=servers

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from browser import Tab, tab
 from servers import Database, eventually
 from unstale.protocol.names import Names
+from unstale_worker.observe.audit_result import Published, PublishedLine, PublishedViolation
 from unstale_worker.page.service import serving_page
 from unstale_worker.rules import Rules
 from workers import SCHEMA, connected, redis_at, running_worker, settings_for
@@ -72,6 +73,15 @@ async def test_it_is_live_answers_questions_and_shows_hostile_names_as_text(
                 await opened.click("#examine")
                 await shows(opened, "#findings", "a worker leads with fence")
 
+                # The result of an audit, as anybody may have written it.
+                await shows(opened, "#audit", "unstale audit --publish")
+                async with redis_at(redis_url) as redis:
+                    await redis.set(Names().audit, audit_result("name:" + HOSTILE), px=600_000)
+                await shows(opened, "#audit", "≥ 2.70 nines")
+                await shows(opened, "#audit", "<img src=x onerror=alert(1)>")
+                await opened.value("document.querySelector('#audit .removal .key').click()")
+                await shows(opened, "#answer", "insert of public.profiles in transaction")
+
                 # Many changes leave no more behind than few.
                 for number in range(60):
                     await connection.execute("insert into profiles values ($1, 'x')", 100 + number)
@@ -110,6 +120,21 @@ async def test_signed_in_it_retries_and_drops_dead_letters(redis_url: str) -> No
             await opened.until("document.querySelector('#token') !== null")
             assert [error for error in opened.errors if "401" not in error] == []
         await redis.delete(names.refresh)
+
+
+def audit_result(key: str) -> str:
+    """Return what an auditor publishes that has found one violation."""
+    violation = PublishedViolation(
+        key=key, table=HOSTILE, delay="10 s", fields=(HOSTILE,), found_ms=1.7e12, lasted_s=1.0, ended=None
+    )
+    line = PublishedLine(
+        table=HOSTILE, delay="10 s", compared=1500, outcomes={"equal": 1499, "wrong": 1}, nines=3.18
+    )
+    return Published(
+        by=HOSTILE, ended=False, seconds=80.0, bound_s=5.0, lines=(line,), compared=1500, equal=1500, wrong=1,
+        nines=2.7, promised_within=1.0, seen_within=None, worst_promised_s=0.61, worst_seen_s=0.52,
+        broken_promises=0, outages=0, violation_count=1, violations_lasting=1, violations=(violation,),
+    ).model_dump_json()  # fmt: skip
 
 
 def button(key: str, name: str) -> str:

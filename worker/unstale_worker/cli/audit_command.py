@@ -1,6 +1,7 @@
 """``unstale audit``; see `unstale_worker.audit`."""
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,10 @@ def audit(
             help="Write Prometheus metrics to this file, for the node exporter's textfile collector."
         ),
     ] = None,
+    publish: Annotated[
+        bool,
+        typer.Option("--publish", help="Keep the result in Redis, for the worker's page and metrics."),
+    ] = False,
     shadow: Annotated[
         bool,
         typer.Option(
@@ -45,7 +50,7 @@ def audit(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Compare cached values with the database, and count in nines; changes nothing.
+    """Compare cached values with the database, and count in nines; changes no value.
 
     Exits with 1 if a violation was found, or if nothing could be compared.
     """
@@ -56,6 +61,7 @@ def audit(
         from unstale.settings import WorkerSettings
         from unstale_worker.audit.metrics import write_metrics
         from unstale_worker.audit.opening import opened, scope_of
+        from unstale_worker.audit.publishing import publishing
         from unstale_worker.audit.report import Report, violation_lines
         from unstale_worker.cli.tracing_output import print_json, print_lines
         from unstale_worker.redis.explained import explained
@@ -83,7 +89,8 @@ def audit(
             explained(settings),
             opened(settings, rules, options, record=record, say=say, each_round=each_round) as auditor,
         ):
-            await auditor.run(stop, seconds=seconds)
+            async with publishing(settings, auditor) if publish else nullcontext():
+                await auditor.run(stop, seconds=seconds)
             report = Report(scope, auditor)
             if json:
                 print_json(report.as_dict())

@@ -15,10 +15,11 @@ from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.agents import show as agents_shown
 from unstale_worker.observe.agent_metrics import AgentTotals
-from unstale_worker.observe.agents_view import AgentsView
+from unstale_worker.observe.audit_metrics import metrics_text
 from unstale_worker.observe.http_access import NO_TOKEN, SIGNED_IN, Access, wants_page
 from unstale_worker.observe.http_guard import Guard, own_hosts_only
 from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
+from unstale_worker.observe.reports_view import ReportsView
 from unstale_worker.observe.status import READY_LAG, Role, Status
 
 BODY_MOST: Final = 64 * 1024
@@ -68,7 +69,7 @@ def application(
     settings: WorkerSettings, status: Callable[[], Status], guard: Guard, site: Site | None = None
 ) -> web.Application:
     """Build the routes; every request calls ``status``."""
-    metrics, agents, totals = Metrics(status), AgentsView(settings), AgentTotals()
+    metrics, reports, totals = Metrics(status), ReportsView(settings), AgentTotals()
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -87,9 +88,12 @@ def application(
 
     async def scrape(_: web.Request) -> web.Response:
         body = metrics.text()
-        # Those of the agents come from the leader alone, so that sums over all workers are right.
-        if status().role is Role.LEADING and (found := await agents.read()) is not None:
-            body += totals.text(found)
+        # Those of agents and audit come from the leader alone, so that sums over all workers are right.
+        if status().role is Role.LEADING:
+            if (found := await reports.agents()) is not None:
+                body += totals.text(found)
+            if (audit := await reports.audit()) is not None:
+                body += metrics_text(audit[0])
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def page(request: web.Request) -> web.Response:
@@ -97,18 +101,25 @@ def application(
             return site.page(request)
         if not request[SIGNED_IN]:
             raise web.HTTPUnauthorized(text=NO_TOKEN, headers={"WWW-Authenticate": "Bearer"})
-        answer = _json(as_dict(status()))
+        found, audit = await reports.agents(), await reports.audit()
+        answer = _json(
+            {
+                **as_dict(status()),
+                "agents": None if found is None else agents_shown.as_dict(found),
+                "audit": None if audit is None else {**audit[0].model_dump(), "ago": audit[1]},
+            }
+        )
         answer.headers["Vary"] = "Accept"
         return answer
 
     async def api_agents(_: web.Request) -> web.Response:
-        found = await agents.read()
+        found = await reports.agents()
         if found is None:
             return _json({"problem": "Redis did not answer"}, code=503)
         return _json(agents_shown.as_dict(found))
 
     async def closing(_: web.Application) -> None:
-        await agents.close()
+        await reports.close()
 
     token = settings.http_token
     access = Access(None if token is None else token.get_secret_value())

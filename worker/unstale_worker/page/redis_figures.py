@@ -13,6 +13,7 @@ from unstale.errors import MessageError
 from unstale.protocol.messages import decode_log_entry
 from unstale.protocol.names import Epoch, Names
 from unstale.protocol.reasons import decode_reason
+from unstale_worker.observe.audit_result import read_published
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.refresh.redis.budgets import read_used
@@ -48,6 +49,7 @@ class RedisFigures:
             "same_rules": stats.rules == self._rules.hash,
             "refresh": await self._refresh(),
             "newest": await self._read_newest(),
+            "audit": await read_published(self._redis, self._names),
         }
 
     async def _refresh(self) -> dict[str, Any]:

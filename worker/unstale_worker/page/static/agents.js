@@ -1,6 +1,6 @@
 // The agents and the hits by key pattern, from the reports that agents write to Redis every few seconds.
 
-import { byId, count, el, replace, seconds, shown } from "./dom.js";
+import { byId, count, el, replace, seconds, shown, table } from "./dom.js";
 import { ask } from "./server.js";
 
 const EVERY = 5000;
@@ -63,11 +63,6 @@ function pattern(name, counted, note) {
     el("td", { class: "number" }, count(counted.reads)),
     el("td", { class: "number" }, percent(counted.hits, counted.reads)),
     el("td", { class: "number" }, count(counted.loads)));
-}
-
-function table(names, rows) {
-  const head = names.map((name, place) => el("th", place ? { class: "number" } : {}, name));
-  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
 }
 
 const percent = (part, whole) => (whole ? `${(part / whole * 100).toFixed(1)} %` : "–");

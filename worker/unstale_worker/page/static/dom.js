@@ -52,3 +52,9 @@ export const bytes = (number) =>
 export function list(pairs) {
   return el("dl", {}, ...pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
+
+// The first column holds names, the others numbers.
+export function table(names, rows) {
+  const head = names.map((name, place) => el("th", place ? { class: "number" } : {}, name));
+  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+}

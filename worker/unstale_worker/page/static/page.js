@@ -2,6 +2,7 @@
 
 import * as agents from "./agents.js";
 import * as ask from "./ask.js";
+import * as audit from "./audit.js";
 import * as charts from "./charts.js";
 import { byId, bytes, clock, count, el, key, list, rate, replace, seconds, shown } from "./dom.js";
 import { entryReason, keys } from "./reasons.js";
@@ -98,9 +99,11 @@ async function examine() {
   }
 }
 
-byId("newest").addEventListener("click", (event) => {
-  if (event.target.dataset.key) ask.askWhy(event.target.dataset.key);
-});
+for (const place of ["newest", "audit"]) {
+  byId(place).addEventListener("click", (event) => {
+    if (event.target.dataset.key) ask.askWhy(event.target.dataset.key);
+  });
+}
 byId("examine").addEventListener("click", examine);
 ask.begin();
 const session = await server.begin();
@@ -124,6 +127,7 @@ server.follow({
     if (event.redis) {
       entries(event.redis.newest);
       refresh.show(event.redis.refresh);
+      audit.show(event.redis.audit);
     }
     live();
   },
