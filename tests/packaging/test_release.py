@@ -16,6 +16,7 @@ import unstale
 ROOT = Path(__file__).parents[2]
 PLACES = {
     "Dockerfile": r'image\.version="(.+?)"',
+    "deploy/helm/unstale/Chart.yaml": r"^version: (\S+)$",
     "docker-compose.yml": r"image: unstale:(\S+)",
     "CHANGELOG.md": r"^## \[(\d.*?)\] - \d{4}-\d\d-\d\d$",
     "docs/upgrading.md": r"^## To (\S+)$",

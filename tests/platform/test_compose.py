@@ -13,12 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from services.programs import REPOSITORY, program, run
 from unstale_worker.dev_servers import EmbeddedPostgres
 from workers import connected
 
 SUPABASE = {"db", "migrate", "realtime", "rest", "gateway"}
+OBSERVE = {"prometheus", "grafana"}
 SEED = "create table public.pets (id int primary key); alter table public.pets enable row level security;"
 WATCH = "select unstale.watch('public.pets', '{id}');"
 
@@ -34,17 +36,46 @@ async def test_the_file_is_a_compose_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in environment.items()))
     shutil.copy(REPOSITORY / "docker-compose.yml", tmp_path)
     compose = program("docker-compose", remedy="apt-get install docker-compose")
-    all_of_it = await run(compose, "--profile", "supabase", "config", cwd=tmp_path)
+    all_of_it = await run(compose, "--profile", "supabase", "--profile", "observe", "config", cwd=tmp_path)
     assert all_of_it.returncode == 0, all_of_it.stderr
     assert environment["POSTGRES_PASSWORD"] in all_of_it.stdout
     services = await run(compose, "config", "--services", cwd=tmp_path)
     # Those of the small Supabase are only started when asked for.
-    assert set(services.stdout.split()) - {"valkey", "worker"} == SUPABASE
+    assert set(services.stdout.split()) - {"valkey", "worker"} == SUPABASE | OBSERVE
     assert all_of_it.stdout.count("profiles:\n    - supabase\n") == len(SUPABASE)
+    assert all_of_it.stdout.count("profiles:\n    - observe\n") == len(OBSERVE)
     (tmp_path / ".env").unlink()
     without = await run(compose, "config", cwd=tmp_path)
     assert without.returncode != 0
     assert "DATABASE_URL" in without.stderr
+
+
+async def test_prometheus_and_grafana_get_files_that_fit(tmp_path: Path) -> None:
+    """Each mounted file exists; Prometheus' own tool reads its configuration with the alerts beside it."""
+    compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    mounts = {
+        inside: REPOSITORY / outside
+        for service in OBSERVE
+        for outside, inside, _ in (mount.split(":") for mount in compose["services"][service]["volumes"])
+    }
+    assert all(path.is_file() for path in mounts.values())
+    for inside in ("/etc/prometheus/prometheus.yml", "/etc/prometheus/alerts.yml"):
+        text = mounts[inside].read_text().replace("/tmp/token", str(tmp_path / "token"))
+        (tmp_path / Path(inside).name).write_text(text)
+    # The container's entry point, with a Prometheus that only prints what it was called with.
+    service = compose["services"]["prometheus"]
+    script = service["entrypoint"][2].replace("$$", "$").replace("/tmp/token", str(tmp_path / "token"))
+    words = [*service["entrypoint"][:2], script.replace("exec prometheus", "echo"), "sh", *service["command"]]
+    started = await run(*words, cwd=tmp_path, environment={"UNSTALE_HTTP_TOKEN": "t0ken"})
+    assert started.stdout.split() == service["command"]
+    assert (tmp_path / "token").read_text() == "t0ken"
+    promtool = program("promtool", remedy="apt-get install prometheus")
+    checked = await run(promtool, "check", "config", tmp_path / "prometheus.yml", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    (source,) = yaml.safe_load(mounts["/etc/grafana/provisioning/datasources/unstale.yml"].read_text())[
+        "datasources"
+    ]
+    assert source["url"] == "http://prometheus:9090"
 
 
 async def test_the_dockerfile_has_no_lint() -> None:

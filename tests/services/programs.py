@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import pytest
 
+from services.kubernetes import HELM, SCHEMAS
+
 HERE = Path(__file__).parents[1] / "platform"
 REPOSITORY = HERE.parent.parent
 
@@ -60,6 +62,13 @@ async def run(
         stdin=subprocess.DEVNULL,
         timeout=60,
     )
+
+
+def helm() -> Path:
+    """Return the path of helm, which lies beside the schemas of Kubernetes."""
+    if not HELM.exists() or not SCHEMAS.exists():
+        _missing("helm", "python tests/services/kubernetes.py")
+    return HELM
 
 
 def _missing(what: str, remedy: str) -> NoReturn:
