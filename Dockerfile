@@ -7,7 +7,8 @@ COPY worker worker
 COPY supabase/migrations supabase/migrations
 COPY examples examples
 RUN python -m venv /opt/unstale \
- && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt '.[worker,companion]'
+ && /opt/unstale/bin/pip install --no-cache-dir --no-compile --constraint constraints.txt '.[worker,companion]' \
+ && /opt/unstale/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="unstale" \
