@@ -17,11 +17,11 @@ from realtime import AsyncRealtimeClient
 from servers import Database, eventually
 from servers.both_sources import publish
 from supabase_double import SupabaseDouble
-from supabase_double.changes import Change
-from supabase_double.channels import Channel
 from unstale.errors import SettingError
 from unstale_worker.sources.realtime import RealtimeWakeUps, Target, Timing
 from unstale_worker.sources.realtime.session import Ended
+from unstale_worker.supabase_double.changes import Change
+from unstale_worker.supabase_double.channels import Channel
 from wakeups.realtime_stage import FAST, TABLE, listening
 
 INSERT = """

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from dotenv import dotenv_values
+from supabase import AsyncClientOptions, create_async_client
 
-from unstale import ConfigurationError
+from servers import eventually
+from unstale import Cache, ConfigurationError
 from unstale_worker.dev.places import Ports
+from unstale_worker.supabase_double import Keys
 from workers.commands import run, started
 
 PROFILES = """
 create table public.profiles (id uuid primary key references auth.users, name text);
 insert into auth.users (id) values ('11111111-1111-4111-8111-111111111111');
+alter table public.profiles enable row level security;
+create policy own on public.profiles to authenticated using ((select auth.uid()) = id);
+grant select, update on public.profiles to service_role, authenticated;
+create function public.renamed() returns trigger language plpgsql security definer as $$
+begin
+    perform realtime.send(jsonb_build_object('name', new.name), 'renamed', 'room', false);
+    return null;
+end $$;
+create trigger renamed after update on public.profiles for each row execute function public.renamed();
 """
+ADA = "11111111-1111-4111-8111-111111111111"
 RULES = '[[watch]]\ntable = "public.profiles"\nkeys = ["user:{id}:profile"]\n'
 TEAMS = '\n[[watch]]\ntable = "public.teams"\nkeys = ["team:{id}"]\n'
 INSERT = "insert into profiles select id, 'Ada' from auth.users"
@@ -44,6 +59,43 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+async def clients_work(env: Mapping[str, str | None]) -> None:
+    """Supabase's own client reads, writes and hears what the database broadcasts; a cache follows."""
+    http = httpx.AsyncClient()  # without one, the client warns of a parameter of its own
+    options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
+    variables = [str(env[name]) for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY")]
+    supabase = await create_async_client(variables[0], variables[1], options)
+    room, heard = supabase.channel("room"), asyncio.Queue[Any]()
+    room.on_broadcast("renamed", heard.put_nowait)
+    profiles = supabase.table("profiles")
+    try:
+        await room.subscribe()
+        async with Cache.from_env(env_file=None, redis_url=env["REDIS_URL"]) as cache:
+            await eventually(lambda: cache.attached)
+            key = f"user:{ADA}:profile"
+            load: Any = profiles.select("name").eq("id", ADA).single().execute
+
+            async def name() -> str:
+                return str((await load()).data["name"])
+
+            async with cache.subscribe(key) as events:
+                assert await cache.get_or_load(key, name) == "Ada"
+                await profiles.update({"name": "Grace"}).eq("id", ADA).execute()
+                await anext(events)
+                assert await cache.get_or_load(key, name) == "Grace"
+        async with asyncio.timeout(60):
+            assert (await heard.get())["payload"] == {"name": "Grace"}
+        own = Keys()
+        own.jwt_secret = str(env["SUPABASE_JWT_SECRET"])
+        supabase.postgrest.auth(own.token("authenticated", sub=ADA))
+        assert len((await supabase.table("profiles").select("*").execute()).data) == 1
+        supabase.postgrest.auth(own.token("authenticated", sub=ADA[:-1] + "2"))
+        assert (await supabase.table("profiles").select("*").execute()).data == []
+    finally:
+        await supabase.remove_all_channels()
+        await http.aclose()
+
+
 async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
     ports, migrations = free_ports(), tmp_path / "supabase" / "migrations"
     migrations.mkdir(parents=True)
@@ -57,7 +109,16 @@ async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
     (tmp_path / ".env").write_text(
         "MINE=1\nUNSTALE_SOURCE=supabase\nSUPABASE_URL=https://production.example\n"
     )
-    arguments = ("dev", "--port", str(ports.postgres), "--data", str(open_folder), "--env-file", ".env")
+    arguments = (
+        "dev",
+        "--port",
+        str(ports.postgres),
+        "--data",
+        str(open_folder),
+        "--env-file",
+        ".env",
+        "--supabase",
+    )
     assert run("migration", "--offline", cwd=tmp_path).code == 0
 
     async with started(*arguments, cwd=tmp_path) as dev:
@@ -97,4 +158,5 @@ async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
         assert await connection.fetchval("select count(*) from profiles") == 1  # the seed ran once
         assert await connection.fetchval("select count(*) from teams") == 0
         await connection.close()
+        await clients_work(first)
         assert await dev.end(signal.SIGINT) == 0

@@ -13,8 +13,8 @@ from realtime.types import RealtimePostgresChangesListenEvent, RealtimeSubscribe
 
 from servers import Database, eventually
 from supabase_double import SupabaseDouble
-from supabase_double.feed import Feed
 from unstale_worker.dev_servers import EmbeddedPostgres
+from unstale_worker.supabase_double.feed import Feed
 
 SCHEMA = """
     create table public.notes (id bigint primary key, author text, body jsonb, at timestamptz default now());

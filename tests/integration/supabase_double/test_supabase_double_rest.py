@@ -15,7 +15,7 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from servers import Database, eventually
 from supabase_double import SupabaseDouble
-from supabase_double.safeupdate import refusal
+from unstale_worker.supabase_double.safeupdate import refusal
 
 END = """
     select pg_terminate_backend(pid) from pg_stat_activity

@@ -149,6 +149,9 @@ def dev(
     env_file: Annotated[
         Path | None, typer.Option(help="File, such as .env, that gets the URLs; its other lines stay.")
     ] = None,
+    supabase: Annotated[
+        bool, typer.Option("--supabase", help="Also serve the REST API and Realtime, for Supabase's clients.")
+    ] = False,
 ) -> None:
     """Start Postgres, Redis and the worker for your own code, with your Supabase project, until Ctrl-C."""
 
@@ -161,7 +164,7 @@ def dev(
         settings = WorkerSettings.from_env()
         configure_logging(settings.log)
         options = Options(
-            config=settings.config, port=port, data=data, env_file=env_file,
+            config=settings.config, port=port, data=data, env_file=env_file, supabase=supabase,
             restricted=redis is DevRedis.NO_INFO, cluster=redis is DevRedis.CLUSTER,
         )  # fmt: skip
         await run_dev(Rules.load(settings.config), options, stop=stop, say=_print_line)

@@ -17,11 +17,13 @@ from unstale_worker.dev.env_file import write_env
 from unstale_worker.dev.files import changed, state_of
 from unstale_worker.dev.following import Following
 from unstale_worker.dev.places import KEPT, PORT, Ports, Secret
+from unstale_worker.dev.supabase import supabase_double, variables
 from unstale_worker.dev_servers import Stack, stack
 from unstale_worker.dev_servers.project import Project
 from unstale_worker.dev_servers.server_stack import Places, set_up
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.event_loop import run_until_ready
+from unstale_worker.supabase_double import Keys
 
 Say = Callable[[str], None]
 
@@ -38,6 +40,8 @@ class Options:
     """Folder that keeps the data of Postgres; None: nothing is kept."""
     env_file: Path | None = None
     """File to write the URLs into."""
+    supabase: bool = False
+    """Serve the REST API and Realtime, too."""
     restricted: bool = False
     """Redis' URL is of a user as rented servers have them."""
     cluster: bool = False
@@ -71,7 +75,7 @@ class _Session:
         options, ports = self._options, Ports.from_first(self._options.port)
         settings = WorkerSettings.from_env(config=options.config)
         own_page = "http_port" in settings.model_fields_set
-        ports.refuse_taken(page=not own_page, supabase=False)
+        ports.refuse_taken(page=not own_page, supabase=options.supabase)
         secret = self._secret()
         password = None if secret is None else secret.derived("password")
         project, files = Project.read(), state_of(Path(rules.file))
@@ -91,8 +95,12 @@ class _Session:
                 )
             )
             await following.follow(rules)
-            ready()
             values = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url}
+            if options.supabase:
+                keys = Keys(None if secret is None else secret.derived("keys"))
+                api = supabase_double(servers, project, keys, port=ports.supabase)
+                values |= variables(await opened.enter_async_context(api))
+            ready()
             self._introduce(rules, project, values, following.url)
             await self._follow_files(rules, files, servers, following)
 

@@ -30,7 +30,7 @@ class Change:
 
     @property
     def row(self) -> Mapping[str, Any]:
-        """What filters look at: old and new together."""
+        """The values for filters: old and new together."""
         return {**self.old_record, **self.record}
 
     def only(self, names: set[str]) -> Change:
@@ -98,7 +98,7 @@ class Binding:
         return self.asked.get("table")
 
     def concerns(self, change: Change) -> bool:
-        """Whether this subscription gets the change, rights aside."""
+        """Return True if this subscription gets the change, rights aside."""
         return (
             self.asked.get("event", "*") in ("*", change.type)
             and self.schema in ("*", change.schema)

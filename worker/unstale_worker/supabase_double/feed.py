@@ -14,12 +14,14 @@ from contextlib import suppress
 
 import asyncpg
 
-from supabase_double.changes import Binding, Change
-from supabase_double.keys import Claims
-from supabase_double.statements import statement
-from supabase_double.wal import Decoder
+from unstale_worker.supabase_double.changes import Binding, Change
+from unstale_worker.supabase_double.keys import Claims
+from unstale_worker.supabase_double.statements import statement
+from unstale_worker.supabase_double.wal import Decoder
 
 PUBLICATION = "supabase_realtime"
+MESSAGES = "supabase_realtime_messages_publication"
+"""The publication of the broadcasts that the database sends."""
 MOST_ROWS = 100
 """Of one poll, unless a transaction is larger."""
 LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -41,7 +43,9 @@ class Feed:
         tell: Callable[[Change], Awaitable[None]],
         subscribed_anew: Callable[[], Awaitable[None]],
         poll: float,
+        messages: bool = False,
     ) -> None:
+        self._publications = f"{PUBLICATION},{MESSAGES}" if messages else PUBLICATION
         self._dsn, self._tell, self._anew, self._poll = dsn, tell, subscribed_anew, poll
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
@@ -66,7 +70,7 @@ class Feed:
         await self._drop()
 
     async def published(self, binding: Binding) -> bool:
-        """Whether the publication has what is subscribed to."""
+        """Return True if the publication has the table that is subscribed to."""
         schema = None if binding.schema == "*" else binding.schema
         table = None if binding.table in (None, "*") else binding.table
         async with self._asking:
@@ -146,7 +150,9 @@ class Feed:
         assert self._connection is not None
         decoder = Decoder()
         while True:
-            rows = await self._connection.fetch(statement("poll_slot"), self._slot, PUBLICATION, MOST_ROWS)
+            rows = await self._connection.fetch(
+                statement("poll_slot"), self._slot, self._publications, MOST_ROWS
+            )
             self._seen.clear()  # rights may have changed
             for (message,) in rows:
                 change = decoder.read(message)

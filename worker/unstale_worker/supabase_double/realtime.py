@@ -1,4 +1,4 @@
-"""The Realtime service: who is connected, what they are told, and everything that can go wrong with it."""
+"""The Realtime service: its connections, the messages it sends, and its faults."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
-from supabase_double.changes import Binding, Change
-from supabase_double.channels import Channel
-from supabase_double.faults import Faults
-from supabase_double.feed import Feed
-from supabase_double.keys import Keys, Refused
-from supabase_double.phoenix import Frame
-from supabase_double.sockets import Socket
+from unstale_worker.supabase_double.changes import Binding, Change
+from unstale_worker.supabase_double.channels import Channel
+from unstale_worker.supabase_double.faults import Faults
+from unstale_worker.supabase_double.feed import Feed
+from unstale_worker.supabase_double.keys import Keys, Refused
+from unstale_worker.supabase_double.phoenix import Frame
+from unstale_worker.supabase_double.sockets import Socket
 
 IDLE_SECONDS = 60.0
 """Without a frame after which a socket is cut."""
@@ -32,9 +32,11 @@ class Realtime:
     Args:
         dsn: A superuser's, of the database whose changes are told; None: only `change` tells any.
         poll: Seconds between two looks at the WAL.
+        messages: The database has ``realtime.messages``, whose rows are broadcast.
     """
 
-    def __init__(self, keys: Keys, *, dsn: str | None, poll: float) -> None:
+    def __init__(self, keys: Keys, *, dsn: str | None, poll: float, messages: bool = False) -> None:
+        self._messages = messages
         self.keys, self.faults, self.idle = keys, Faults(), IDLE_SECONDS
         self.sockets: list[Socket] = []
         self.upgrades = self.joins = self.heartbeats = 0
@@ -44,7 +46,7 @@ class Realtime:
         self._feed = (
             None
             if dsn is None
-            else Feed(dsn, tell=self._tell, subscribed_anew=self.subscribe_anew, poll=poll)
+            else Feed(dsn, tell=self._tell, subscribed_anew=self.subscribe_anew, poll=poll, messages=messages)
         )
 
     @property
@@ -93,14 +95,26 @@ class Realtime:
         return None
 
     async def broadcast(
-        self, name: str, event: str, payload: Any, *, sender: Socket | None = None, **meta: Any
+        self,
+        name: str,
+        event: str,
+        payload: Any,
+        *,
+        sender: Socket | None = None,
+        private: bool | None = None,
+        **meta: Any,
     ) -> int:
-        """Send to every channel of this name but `sender`'s; gives how many got it."""
+        """Send to every channel of this name but `sender`'s; return the number of receivers.
+
+        With `private`, only channels that are private, or only those that are not, receive it.
+        """
         body = {"type": "broadcast", "event": event, "payload": payload} | ({"meta": meta} if meta else {})
         reached = 0
         for socket in tuple(self.sockets):
             channel = socket.channels.get(f"realtime:{name}")
-            if channel is not None and socket is not sender and not self.faults.mute_broadcasts:
+            if channel is None or (private is not None and channel.private is not private):
+                continue
+            if socket is not sender and not self.faults.mute_broadcasts:
                 await socket.send(Frame(channel.topic, "broadcast", body))
                 reached += 1
         return reached
@@ -151,7 +165,7 @@ class Realtime:
             await channel.crash()
 
     async def subscribe_anew(self) -> None:
-        """What happens when the service loses its replication: “Subscribed to PostgreSQL” comes once more."""
+        """Subscribe all channels again, as after a loss of replication."""
         for channel in self.channels:
             await channel.subscribe_anew()
 
@@ -176,8 +190,19 @@ class Realtime:
             await self._feed.close()
         await self.drop(1001)
 
+    async def listen(self) -> None:
+        """Follow the database's broadcasts from now on, if it has any."""
+        if self._messages and self._feed is not None:
+            await self._feed.start()
+
     async def _tell(self, change: Change) -> None:
         self.told += 1
+        if self._messages and (change.schema, change.table) == ("realtime", "messages"):
+            row = change.record
+            await self.broadcast(
+                row["topic"], row["event"], row["payload"], private=bool(row["private"]), id=row["id"]
+            )
+            return
         assert self._feed is not None
         for channel in _wanting(self.streaming, change):
             seen = await self._feed.seen_by(channel.claims, change)

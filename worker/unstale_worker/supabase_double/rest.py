@@ -1,22 +1,22 @@
-"""The REST API's functions: ``POST /rest/v1/rpc/{function}`` runs the real function under the real role."""
+"""The REST API: tables and functions, under the role of the request's key."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
 from aiohttp import web
 
-from supabase_double.keys import Claims, Keys, Refused
-from supabase_double.rest_errors import Failure, as_failure
-from supabase_double.safeupdate import refusal
-from supabase_double.statements import statement
+from unstale_worker.supabase_double import rest_tables
+from unstale_worker.supabase_double.keys import Claims, Keys, Refused
+from unstale_worker.supabase_double.rest_errors import Failure, as_failure
+from unstale_worker.supabase_double.rest_functions import MOST_ROWS, Functions
+from unstale_worker.supabase_double.statements import statement
 
-MOST_ROWS = 1_000
-"""Of a set; what is more is cut off without a word."""
 TIMEOUTS = {"anon": "3s", "authenticated": "8s"}
 """Roles with a timeout of their own; the others have the login's."""
 LOGIN_SETTINGS = {"statement_timeout": "8s", "lock_timeout": "8s", "application_name": "postgrest"}
@@ -24,12 +24,12 @@ LOGIN_SETTINGS = {"statement_timeout": "8s", "lock_timeout": "8s", "application_
 
 @dataclass(slots=True)
 class RestFaults:
-    """What goes wrong with requests while it is set; change the fields at run time."""
+    """Faults of requests, for tests; change the fields at run time."""
 
     status: int | None = None
     """Answers everything, as a gateway in trouble does."""
     garbage: bool = False
-    """Does the work, and answers 200 with what is no JSON."""
+    """Does the work, and answers 200 without JSON."""
     lose_answers: int = 0
     """So many of the next requests are done, and cut off instead of answered."""
     refuse: bool = False
@@ -48,27 +48,32 @@ class Request:
     arguments: dict[str, Any] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    text: str
-    volatile: bool
-    void: bool
-
-
 class Rest:
     """One project's REST API.
 
     Args:
         dsn: Of the login ``authenticator``; None: there is no database, and every call fails.
+        schemas: Schemas that are exposed; the first is the default.
+        max_rows: Most rows of one answer.
+        gets: Let functions be called by GET; else only a replica answers it.
     """
 
-    def __init__(self, keys: Keys, *, dsn: str | None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        dsn: str | None,
+        schemas: Sequence[str] = ("public",),
+        max_rows: int = MOST_ROWS,
+        gets: bool = False,
+    ) -> None:
+        self._schemas, self._max_rows, self._gets = tuple(schemas), max_rows, gets
         self.keys, self.faults = keys, RestFaults()
         self.timeout: str | None = None
         """A statement timeout instead of the roles' own, as ``"200ms"``."""
         self.requests: list[Request] = []
         self._dsn = dsn
-        self._calls: dict[tuple[str, str, frozenset[str]], _Call] = {}
+        self._functions = Functions(max_rows=max_rows)
         self._pool: asyncpg.Pool | None = None
         self._replica: asyncpg.Connection | None = None
         self._lock = asyncio.Lock()
@@ -83,17 +88,65 @@ class Rest:
         """End `hold`."""
         self._open.set()
 
-    async def rpc(self, request: web.Request) -> web.StreamResponse:
-        """Any method: GET is refused, unless a replica answers it."""
+    async def table(self, request: web.Request) -> web.StreamResponse:
+        """``/rest/v1/{table}``: read, insert, update or delete rows."""
         try:
-            await self._open.wait()
-            await asyncio.sleep(self.faults.delay)
-            if self.faults.refuse:
-                return _cut(request)
-            if self.faults.status is not None:
-                return web.json_response({"message": "unavailable"}, status=self.faults.status)
+            if (faulty := await self._faulty(request)) is not None:
+                return faulty
+            claims = self._authorized(request)
+            schema = self._schema(request)
+            asked = await rest_tables.TableRequest.read(request, schema=schema, max_rows=self._max_rows)
+            return await self._in_table(asked, claims)
+        except Failure as failure:
+            return web.json_response(failure.body, status=failure.status)
+
+    async def _in_table(self, asked: rest_tables.TableRequest, claims: Claims) -> web.StreamResponse:
+        timeout = self.timeout or TIMEOUTS.get(claims.role, LOGIN_SETTINGS["statement_timeout"])
+        pool = await self._connected()
+        try:
+            async with (
+                pool.acquire(timeout=10) as connection,
+                connection.transaction(readonly=not asked.writes),
+            ):
+                await connection.fetch(statement("request"), claims.role, json.dumps(claims.claims), timeout)
+                found = await rest_tables.answer(connection, asked)
+                return found.response(asked)  # a refusal here undoes what was written
+        except Exception as error:
+            failure = as_failure(error, anonymous=claims.role == "anon")
+            if failure.body.get("code") == "42501" and not failure.body.get("hint"):
+                failure.body["hint"] = (
+                    f"{claims.role} lacks a grant or a policy; new tables are granted to nobody: "
+                    f"grant select, insert, update, delete on {asked.schema}.{asked.table} to {claims.role}"
+                )
+            raise failure from error
+
+    async def _faulty(self, request: web.Request) -> web.StreamResponse | None:
+        """Return the answer of a fault that is set."""
+        await self._open.wait()
+        await asyncio.sleep(self.faults.delay)
+        if self.faults.refuse:
+            return _cut(request)
+        if self.faults.status is not None:
+            return web.json_response({"message": "unavailable"}, status=self.faults.status)
+        return None
+
+    def _schema(self, request: web.Request) -> str:
+        reading = request.method in ("GET", "HEAD")
+        schema = request.headers.get("Accept-Profile" if reading else "Content-Profile") or self._schemas[0]
+        if schema not in self._schemas:
+            hint = f"Only {', '.join(self._schemas)} {'is' if len(self._schemas) == 1 else 'are'} exposed"
+            raise Failure(406, "PGRST106", f"Invalid schema: {schema}", hint=hint)
+        return schema
+
+    async def rpc(self, request: web.Request) -> web.StreamResponse:
+        """``/rest/v1/rpc/{function}``: call a function."""
+        try:
+            if (faulty := await self._faulty(request)) is not None:
+                return faulty
             claims = self._authorized(request)
             body = await self._answer(request, claims)
+            if rest_tables.OBJECT in request.headers.get("Accept", "") and (body or "").startswith("["):
+                body = rest_tables.only_row(json.loads(body or "[]"))
         except Failure as failure:
             return web.json_response(failure.body, status=failure.status)
         if self.faults.lose_answers > 0:
@@ -160,22 +213,25 @@ class Rest:
         else:
             raise Failure(405, "PGRST101", f"Cannot use the {request.method} method on RPC")
         name = request.match_info["function"]
-        schema = request.headers.get("Accept-Profile" if reading else "Content-Profile") or "public"
         self.requests.append(Request(request.method, name, claims.role, arguments))
-        if schema != "public":
-            raise Failure(406, "PGRST106", f"Invalid schema: {schema}", hint="Only public is exposed")
-        if reading and self._replica is None:
+        schema = self._schema(request)
+        if not reading and set(request.query) - {"apikey", "columns"}:
+            raise Failure(
+                400, "PGRST100", "unstale dev does not select from, filter or order a function's rows"
+            )
+        if reading and self._replica is None and not self._gets:
             raise Failure(405, "DOUBLE", "a GET may be answered by a replica that is behind: use POST")
         try:
-            if reading:
-                assert self._replica is not None
+            if reading and self._replica is not None:
                 async with self._lock, self._replica.transaction():  # a savepoint in the frozen snapshot
                     return await self._call(self._replica, schema, name, arguments, claims, frozen=True)
             pool = await self._connected()
             async with pool.acquire(timeout=10) as connection:
-                return await self._call(connection, schema, name, arguments, claims, frozen=False)
+                return await self._call(
+                    connection, schema, name, arguments, claims, frozen=False, reading=reading
+                )
         except Exception as error:
-            self._calls.clear()  # where a function was dropped or changed, look again
+            self._functions.forget()  # one may have been dropped or changed
             raise as_failure(error, anonymous=claims.role == "anon") from error
 
     async def _call(
@@ -187,69 +243,17 @@ class Rest:
         claims: Claims,
         *,
         frozen: bool,
+        reading: bool = False,
     ) -> str | None:
-        call = await self._prepared(connection, schema, name, arguments)
+        if self._gets:  # migrations come while it runs
+            self._functions.forget()
+        call = await self._functions.prepared(connection, schema, name, arguments)
         timeout = self.timeout or TIMEOUTS.get(claims.role, LOGIN_SETTINGS["statement_timeout"])
-        async with connection.transaction(readonly=not call.volatile and not frozen):
+        async with connection.transaction(readonly=(reading or not call.volatile) and not frozen):
             await connection.fetch(statement("request"), claims.role, json.dumps(claims.claims), timeout)
             parameters = [json.dumps(arguments)] if "$1" in call.text else []
             answer = await connection.fetchval(call.text, *parameters)
         return None if call.void else (answer if answer is not None else "null")
-
-    async def _prepared(self, connection: Any, schema: str, name: str, arguments: Any) -> _Call:
-        """The statement; remembered, as PostgREST remembers the schema."""
-        given = frozenset(arguments) if isinstance(arguments, dict) else frozenset()
-        if (known := self._calls.get((schema, name, given))) is not None:
-            return known
-        function, whole = await self._resolve(connection, schema, name, arguments)
-        bodies = {row["name"]: row["source"] for row in await connection.fetch(statement("called"))}
-        if (sentence := refusal(f"{schema}.{name}", bodies)) is not None:
-            raise Failure(400, "21000", sentence)
-        types = dict(zip(function["arguments"], function["types"], strict=True))
-        if whole:
-            text = await connection.fetchval(statement("call_whole"), schema, name, function["types"][0])
-        else:
-            passed = [argument for argument in function["arguments"] if argument in arguments]
-            text = await connection.fetchval(
-                statement("call"),
-                schema,
-                name,
-                passed,
-                [types[argument] for argument in passed],
-                function["is_set"],
-                function["is_composite"],
-                MOST_ROWS,
-            )
-        call = _Call(text, volatile=function["volatile"], void=function["is_void"])
-        self._calls[schema, name, given] = call
-        return call
-
-    async def _resolve(
-        self, connection: Any, schema: str, name: str, arguments: Any
-    ) -> tuple[asyncpg.Record, bool]:
-        """The function meant, and whether it takes the whole body."""
-        candidates = await connection.fetch(statement("functions"), schema, name)
-        given = set(arguments) if isinstance(arguments, dict) else set()
-        found = []
-        for candidate in candidates:
-            names = candidate["arguments"]
-            required = names[: len(names) - candidate["optional"]]
-            if isinstance(arguments, dict) and set(required) <= given <= set(names):
-                found.append((candidate, False))
-            elif names == [""] and candidate["types"][0] in ("json", "jsonb"):
-                found.append((candidate, True))
-        if len(found) == 1:
-            return found[0]
-        listed = f"{schema}.{name}({', '.join(sorted(given))})" if given else f"{schema}.{name}"
-        if found:
-            raise Failure(300, "PGRST203", f"Could not choose the best candidate function between: {listed}")
-        without = "" if given else " without parameters"
-        raise Failure(
-            404,
-            "PGRST202",
-            f"Could not find the function {listed}{without} in the schema cache",
-            details=f"Searched for the function {listed}, but no matches were found in the schema cache.",
-        )
 
     async def _connected(self) -> asyncpg.Pool:
         if self._dsn is None:

@@ -34,7 +34,7 @@ def refusal(name: str, functions: Mapping[str, str]) -> str | None:
 
 
 def _has_where(body: str, start: int) -> bool:
-    """Whether the statement that begins at ``start`` has a WHERE of its own, outside deeper parentheses."""
+    """Return True if the statement at ``start`` has its own WHERE, outside deeper parentheses."""
     depth, at = 0, start
     while at < len(body):
         character = body[at]

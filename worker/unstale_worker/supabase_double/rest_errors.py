@@ -1,4 +1,4 @@
-"""What PostgREST makes of an error: a status, and a body with code, message, details and hint."""
+"""Errors as PostgREST answers them: a status, and a body with code, message, details and hint."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ STATUSES: tuple[tuple[str, int], ...] = (
 
 
 def as_failure(error: Exception, *, anonymous: bool) -> Failure:
-    """The answer to what went wrong; what is no error of the database is raised again."""
+    """Return the answer to an error; one that is not the database's is raised again."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.InterfaceError | OSError):

@@ -6,25 +6,23 @@ import asyncio
 import socket as network
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import ClientConnectionError, WSMsgType, web
 
-from supabase_double.channels import Channel
-from supabase_double.keys import Refused
-from supabase_double.phoenix import BadFrame, Frame, read, write
-
-if TYPE_CHECKING:
-    from supabase_double.realtime import Realtime
+from unstale_worker.supabase_double.channels import Channel
+from unstale_worker.supabase_double.keys import Refused
+from unstale_worker.supabase_double.parties import Service
+from unstale_worker.supabase_double.phoenix import BadFrame, Frame, read, write
 
 GONE = (ClientConnectionError, ConnectionError, RuntimeError)
-"""What sending raises when the client has gone meanwhile."""
+"""Errors of sending to a client that has gone meanwhile."""
 
 
 class Socket:
     """Serves until the client or the service closes it."""
 
-    def __init__(self, service: Realtime, request: web.Request, *, key: str) -> None:
+    def __init__(self, service: Service, request: web.Request, *, key: str) -> None:
         self.service, self.key = service, key
         self.version = 2 if request.query.get("vsn", "1.0.0").startswith("2") else 1
         self.channels: dict[str, Channel] = {}
@@ -130,6 +128,7 @@ class Socket:
         except Refused as error:
             await self._reply(frame, "error", {"reason": f"InvalidJWTToken: {error}"})
             return
+        await self.service.listen()
         channel, former = Channel(self, frame, claims), self.channels.get(frame.topic)
         if former is not None:
             self.forget(former)

@@ -29,7 +29,7 @@ class Frame:
 
 
 def read(data: str | bytes, *, version: int) -> Frame:
-    """What a client sent. Raises `BadFrame`."""
+    """Read a frame of a client. Raises `BadFrame`."""
     if isinstance(data, bytes):
         if version < 2:
             raise BadFrame("version 1 has no binary frames")
@@ -66,7 +66,7 @@ def _read_binary(data: bytes) -> Frame:
 
 
 def write(frame: Frame, *, version: int) -> str | bytes | None:
-    """What goes to a client; None where its version cannot carry it, and the service drops it."""
+    """Return the bytes for a client; None if its version cannot carry the frame, which is dropped."""
     body = frame.payload
     if frame.event == "broadcast" and version >= 2:
         return _write_binary(frame.topic, body)

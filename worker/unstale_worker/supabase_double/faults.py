@@ -1,4 +1,4 @@
-"""What goes wrong at Realtime while it is set; change the fields at run time."""
+"""Faults of Realtime, for tests; change the fields at run time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Faults:
     """Everything off: the service as it should be. Times in seconds."""
 
     refuse_upgrade: int | None = None
-    """HTTP status that answers whoever wants a websocket."""
+    """HTTP status that answers each request for a websocket."""
     reject_join: str | None = None
     """The ``reason`` by which each join is rejected."""
     private_only: bool = False

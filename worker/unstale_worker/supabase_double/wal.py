@@ -1,4 +1,4 @@
-"""What logical decoding (plugin pgoutput, protocol 1) says, as changes. Pure."""
+"""Decode the messages of logical decoding (plugin pgoutput, protocol 1) into changes. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from supabase_double.changes import Change
+from unstale_worker.supabase_double.changes import Change
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-"""Where Postgres begins to count its microseconds."""
+"""Begin of the microseconds that Postgres counts."""
 INTEGERS, FRACTIONS, BOOLEAN, JSON, ZONED, TIMESTAMP = (
     (20, 21, 23, 26),
     (700, 701, 1700),

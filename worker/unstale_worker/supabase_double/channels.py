@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from supabase_double.changes import Binding, Change
-from supabase_double.feed import LOST
-from supabase_double.keys import Claims, Refused
-from supabase_double.phoenix import Frame
-
-if TYPE_CHECKING:
-    from supabase_double.sockets import Socket
+from unstale_worker.supabase_double.changes import Binding, Change
+from unstale_worker.supabase_double.feed import LOST
+from unstale_worker.supabase_double.keys import Claims, Refused
+from unstale_worker.supabase_double.parties import Connection
+from unstale_worker.supabase_double.phoenix import Frame
 
 SUBSCRIBED = "Subscribed to PostgreSQL"
 MOST_CONFIRM_SECONDS = 300.0
@@ -22,7 +20,7 @@ MOST_CONFIRM_SECONDS = 300.0
 class Channel:
     """Lives from an accepted join to a leave, a close or an error; `end` it then."""
 
-    def __init__(self, socket: Socket, join: Frame, claims: Claims) -> None:
+    def __init__(self, socket: Connection, join: Frame, claims: Claims) -> None:
         payload = join.payload if isinstance(join.payload, dict) else {}
         self.config: dict[str, Any] = payload.get("config") or {}
         self.topic: str = join.topic
@@ -39,6 +37,10 @@ class Channel:
         return self.topic.removeprefix("realtime:")
 
     @property
+    def private(self) -> bool:
+        return bool(self.config.get("private"))
+
+    @property
     def wants_echo(self) -> bool:
         return bool((self.config.get("broadcast") or {}).get("self"))
 
@@ -47,7 +49,7 @@ class Channel:
         return bool((self.config.get("broadcast") or {}).get("ack"))
 
     def begin(self) -> None:
-        """What follows a join's answer."""
+        """Start the tasks that follow a join's answer."""
         self._spawn(self._confirm_token())
         if self.bindings:
             self._spawn(self._subscribe(delay=self._socket.service.faults.subscribe_delay))
