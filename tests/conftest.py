@@ -42,7 +42,7 @@ from unstale_worker.dev_servers.installs import PostgresVersion
 TESTS = Path(__file__).parent
 POSTGRES_SETTINGS = {"fsync": "off"}  # safe with kill -9; only a crash of the machine loses data
 
-LONGEST_FIRST = ("deploys", "chaos", "plans", "model", "faults")
+LONGEST_FIRST = ("packaging", "deploys", "chaos", "plans", "model", "faults")
 """Folders with the longest tests: one that begins last keeps one process busy when the others have ended."""
 
 _numbers = itertools.count(1)

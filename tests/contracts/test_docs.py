@@ -169,6 +169,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert anchor in anchors, target
 
 
+def test_the_readme_names_every_page() -> None:
+    """Its tables are the navigation of the site and llms.txt, so a page that is not there is in neither."""
+    named = re.findall(r"^\| \[.+?\]\((docs/.+?)\) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_no_blank_line_cuts_a_table(page: Path) -> None:
     """What stands behind it has no head, and is shown as bars and text."""
