@@ -8,6 +8,7 @@ import pytest
 from .checker import TooLarge, explore
 from .defences import Defence
 from .deploy import ADOPTION_CAUGHT, LOST_CAUGHT, Adoption, LostOwner
+from .former import FORMER_CAUGHT, FormerWatches
 from .freshness import CAUGHT as FRESHNESS_CAUGHT
 from .freshness import STALE_CAUGHT, Freshness, ServeStale
 from .inputs import INPUTS_CAUGHT, INPUTS_MASKED, Inputs
@@ -103,6 +104,17 @@ def test_a_key_that_lost_its_owner_is_as_old_as_its_bound_at_most() -> None:
 @pytest.mark.parametrize("rule", LOST_CAUGHT)
 def test_without_the_rule_it_is_older(rule: str) -> None:
     assert not explore(LostOwner(off=rule)).holds
+
+
+def test_changes_of_former_watches_are_applied_until_no_agent_of_the_old_rules_is_left() -> None:
+    outcome = explore(FormerWatches())
+    assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
+    assert outcome.at_rest > 1
+
+
+@pytest.mark.parametrize("rule", FORMER_CAUGHT)
+def test_without_the_rule_such_an_agent_reads_old_values(rule: str) -> None:
+    assert not explore(FormerWatches(off=rule)).holds
 
 
 def test_no_commit_goes_unheard_by_a_worker_that_falls_asleep() -> None:
