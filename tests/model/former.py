@@ -153,7 +153,7 @@ class FormerWatches:
             return LEFT_OVER if not at.alive and kept_on and at.value >= 0 else None
         if 0 <= at.value < sum(at.commits[: at.said]):
             return OLD_VALUE
-        followed = at.captured or at.plans == KEPT  # otherwise the owner's keys are invalidated again and again
+        followed = at.captured or at.plans == KEPT  # otherwise its keys are invalidated again and again
         if self.at_rest(at) and followed and 0 <= at.value < len(at.commits):
             return UNSETTLED
         return None

@@ -94,6 +94,8 @@ class KnownRules:
         """True once Redis was asked for the rules, even if it had none."""
         self.tallies = Tallies()
         """Counts of reads, loads and fills."""
+        self.former_used: set[str] = set()
+        """Patterns of former watches whose keys, or tags, were looked up here."""
 
     @property
     def hash(self) -> str:
@@ -471,6 +473,8 @@ class KnownRules:
     def _look_up(self, key: str) -> KeyRules:
         owner, former = self._rules.owner(key), self._rules.lost_owner(key, now=time.time())
         owned = owner is not None and former is None and self._can_change(key)
+        if self._rules.kept:
+            self.former_used |= self._rules.former_owners(key)
         if is_record(key):
             tally = UNCOUNTED  # a tag is not read by itself
         elif owner is not None and owned:

@@ -1,4 +1,7 @@
-"""The report of an agent about itself, for people only: nothing decides by it. Pure.
+"""The report of an agent about itself. Pure.
+
+It is for people, and one thing is decided by it: for how long, a day at most, the leader applies the watches
+that its rules lack by now.
 
 A report is JSON of at most `MAX_REPORT_BYTES`. Every moment in it is an age, measured by the agent when it
 wrote the report, and Redis adds when it was stored: so the clocks of the agents do not matter. A reader
@@ -20,6 +23,10 @@ MAX_REPORT_BYTES: Final = 32 * 1024
 MOST_REPORTED: Final = 64
 """Patterns in one report; those that are read least are summed up."""
 MOST_REPORTED_SHAPES: Final = 32
+MOST_FORMER: Final = 200
+"""Patterns of former watches in one report."""
+MOST_FORMER_BYTES: Final = 8_000
+"""Characters of them together."""
 MAX_NAME: Final = 512
 """Longest name of a pattern, a shape or an agent."""
 
@@ -101,6 +108,7 @@ class AgentReport:
         shapes: The same for keys that no rule owns.
         heard: Log ids, each with the milliseconds since it and all before it were processed.
         fills: Numbers of keys, each with the milliseconds since this agent filled it last.
+        former: Patterns of former watches whose keys, or tags, it has used.
     """
 
     name: str
@@ -119,6 +127,7 @@ class AgentReport:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     heard: Sequence[tuple[int, int]] = ()
     fills: Mapping[int, int] = field(default_factory=dict)
+    former: tuple[str, ...] = ()
 
     @property
     def counted(self) -> Counted:
@@ -127,7 +136,7 @@ class AgentReport:
         return sum(every, Counted())
 
 
-_PLAIN: Final = tuple(item.name for item in fields(AgentReport))[:-4]
+_PLAIN: Final = tuple(item.name for item in fields(AgentReport))[:-5]
 _COUNTS: Final = tuple(item.name for item in fields(Counted))
 
 
@@ -137,6 +146,8 @@ def encode_report(report: AgentReport, *, fills: str) -> bytes:
     A report that is too long leaves out what is only for `unstale why`, and then the counts.
     """
     data: dict[str, object] = {"v": VERSION, **{name: getattr(report, name) for name in _PLAIN}}
+    if report.former:
+        data["former"] = list(report.former)
     counts = {
         "patterns": [[name, *_numbers(counted)] for name, counted in report.patterns.items()],
         "shapes": [
@@ -182,6 +193,7 @@ def decode_report(payload: bytes) -> AgentReport:
             },
             heard=[(_number(last), _number(age)) for last, age in _list(data, "heard", 100)],
             fills=dict(decode_fills(_text(data.get("fills", ""), most=MAX_REPORT_BYTES))),
+            former=tuple(map(_text, _list(data, "former", MOST_FORMER))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
         raise MessageError(f"an agent's report cannot be read ({error})") from None

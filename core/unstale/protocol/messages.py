@@ -13,6 +13,14 @@ import orjson
 from unstale.errors import MessageError
 from unstale.protocol.globs import glob_regex, segments_regex
 from unstale.protocol.key_forms import KINDS, KeyForm, right_key, usable
+from unstale.protocol.key_watches import (
+    Kept,
+    KeyWatch,
+    decoded,
+    decoded_kept,
+    encoded,
+    encoded_kept,
+)
 from unstale.protocol.names import Epoch, LogId
 from unstale.protocol.reasons import table_number
 from unstale.protocol.tags import is_record
@@ -170,6 +178,9 @@ class PublishedRules:
         meanings: Pattern, and a text that changes with what decides when its keys are invalidated. Agents do
             not read it; the worker compares it when the rules change.
         tables: The watched tables, as in ``public.profiles``; reasons in the log give their numbers only.
+        watches: The watches of the rules file, which a worker with other rules keeps for a while.
+        kept: The former watches that are applied beside them. Their patterns are among ``patterns``, as
+            changes invalidate their keys like any other.
     """
 
     hash: str = ""
@@ -181,6 +192,8 @@ class PublishedRules:
     meanings: tuple[tuple[str, str], ...] = ()
     tables: tuple[str, ...] = ()
     reads: tuple[tuple[str, float, float], ...] = ()
+    watches: tuple[KeyWatch, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
     def encode(self) -> bytes:
         """Return the JSON that is stored under ``{unstale:0}:rules``."""
@@ -202,6 +215,10 @@ class PublishedRules:
             data["meanings"] = [list(pair) for pair in self.meanings]
         if self.tables:
             data["tables"] = list(self.tables)
+        if self.watches:
+            data["watches"] = encoded(self.watches)
+        if self.kept:
+            data["kept"] = encoded_kept(self.kept)
         return orjson.dumps(data)
 
     @classmethod
@@ -220,7 +237,25 @@ class PublishedRules:
             _meanings(data),
             _strings(data, "tables"),
             _reads(data),
+            decoded(data.get("watches")),
+            decoded_kept(data.get("kept")),
         )
+
+    @property
+    def former_patterns(self) -> frozenset[str]:
+        """The patterns that only former watches have: no template of the rules file makes such keys."""
+        return frozenset(each.alone for each in self.kept if each.alone)
+
+    def former_owners(self, key: str) -> frozenset[str]:
+        """Return the patterns by which only former watches own ``key``, or the record of a tag.
+
+        There is none if the rules file owns the key and no placeholder has to hold a colon for that.
+        """
+        owners, data = frozenset(self.owners(key)), key.encode("utf-8", "surrogatepass")
+        former = owners & self.former_patterns
+        if any(segments_regex(other).match(data) for other in owners - former):
+            return frozenset()
+        return former
 
     @property
     def table_names(self) -> dict[int, str]:
@@ -255,9 +290,9 @@ class PublishedRules:
 
     def owner(self, key: str) -> str | None:
         """Return the first pattern that matches ``key``, or None if no rule owns it."""
-        return next(self._matching(key), None)
+        return next(self.owners(key), None)
 
-    def _matching(self, key: str) -> Iterator[str]:
+    def owners(self, key: str) -> Iterator[str]:
         """Yield the patterns that match ``key``; those of tags match the records of tags only."""
         data, is_tag = key.encode("utf-8", "surrogatepass"), is_record(key)
         for pattern in self.patterns:
@@ -270,7 +305,7 @@ class PublishedRules:
         None means that no row can have such a key, so that no change ever removes it.
         """
         forms = list[KeyForm]()
-        for pattern in self._matching(key):
+        for pattern in self.owners(key):
             own = [form for form in self.forms if form.pattern == pattern]
             if not own:
                 return key
@@ -288,7 +323,7 @@ class PublishedRules:
         data = key.encode("utf-8", "surrogatepass")
         for pattern, since in self.former:
             if now - since < FORMER_SECONDS and glob_regex(pattern).match(data):
-                owned = any(segments_regex(other).match(data) for other in self._matching(key))
+                owned = any(segments_regex(other).match(data) for other in self.owners(key))
                 return None if owned and self.right_key(key) is not None else pattern
         return None
 

@@ -9,6 +9,8 @@ from unstale.near_cache.local_state import LocalState
 from unstale.near_cache.tallies import OTHERS, Tally
 from unstale.protocol.agent_reports import (
     MAX_NAME,
+    MOST_FORMER,
+    MOST_FORMER_BYTES,
     MOST_REPORTED,
     MOST_REPORTED_SHAPES,
     AgentReport,
@@ -82,6 +84,7 @@ class Content:
                 and (tally.name == OTHERS or not rules.may_own(tally.example))
             },
             heard=freshness.marks.ages(now=now),
+            former=_fitting(sorted(rules.former_used & rules.published.former_patterns)),
         )
         assert len(report.shapes) <= MOST_REPORTED_SHAPES + 1
         return encode_report(report, fills=self._fills.encode(now=now))
@@ -116,3 +119,13 @@ def _largest(tallies: Iterable[tuple[str, Counted]], *, most: int) -> dict[str, 
         name = name if len(found) < most and len(name) <= MAX_NAME else OTHERS
         found[name] = found.get(name, Counted()) + each
     return found
+
+
+def _fitting(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Return as many patterns as a report may have."""
+    found, left = list[str](), MOST_FORMER_BYTES
+    for pattern in patterns:
+        if len(pattern) <= min(MAX_NAME, left):
+            left -= len(pattern)
+            found.append(pattern)
+    return tuple(found[:MOST_FORMER])

@@ -16,6 +16,9 @@ class WorkerSettings(SharedSettings, OutboxSettings, PoolSettings):
 
     log: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level of the worker's log; the core logs through the standard library as ``unstale``."""
+    former_rules: Annotated[float, Field(ge=0, le=7 * 86_400)] = 86_400.0
+    """Most seconds for which watches that the rules file lacks by now are still applied, for agents that use
+    them; 0: they end at once."""
     script_keys: Annotated[int, Field(ge=1, le=5_000)] = 1_000
     """Most keys one applier script removes; a larger script blocks Redis for longer."""
     refresh_connections: Annotated[int, Field(ge=1, le=100)] = 2

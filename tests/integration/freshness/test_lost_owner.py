@@ -42,7 +42,7 @@ async def test_a_key_that_lost_its_owner_is_kept_for_detached_ttl(
         async with running_worker(database.worker_dsn, redis_url, rules=OLD):
             pass
         async with (
-            running_worker(database.worker_dsn, redis_url, rules=NEW),
+            running_worker(database.worker_dsn, redis_url, rules=NEW, former_rules=0),
             attached_cache(redis_url, detached_ttl=20.0) as old,
         ):
             for user in range(3, 6):  # as an agent with the old code does
@@ -78,7 +78,7 @@ async def test_a_wider_pattern_that_is_left_does_not_cover_it(
                 pass
             left = wide.replace(', "user:{id}:settings"', "")
             async with (
-                running_worker(database.worker_dsn, redis_url, rules=left),
+                running_worker(database.worker_dsn, redis_url, rules=left, former_rules=0),
                 attached_cache(redis_url, detached_ttl=20.0) as old,
             ):
                 loads = [await old.get_or_load(KEY, lambda: 1, max_staleness=60.0) for _ in range(2)]
@@ -105,7 +105,7 @@ async def test_an_attached_agent_hears_that_a_key_lost_its_owner(
                 assert await old.get_or_load(KEY, lambda: 1) == 1
                 assert await lives(redis, KEY) > 3000
                 known = old.inspect().rules.hash
-            async with running_worker(database.worker_dsn, redis_url, rules=NEW):
+            async with running_worker(database.worker_dsn, redis_url, rules=NEW, former_rules=0):
                 await eventually(lambda: old.inspect().rules.hash != known and old.attached)
                 assert await redis.get(KEY) is None
                 assert await old.get_or_load(KEY, lambda: 2) == 2
@@ -131,7 +131,7 @@ async def test_a_set_during_the_change_of_rules_leaves_nothing_behind(
         async with running_worker(database.worker_dsn, redis_url, rules=OLD):
             old = await stack.enter_async_context(attached_cache(redis_url, max_silence=60.0))
         with failpoints.armed("applier.after_drop", hold=True) as point:
-            new = running_worker(database.worker_dsn, redis_url, rules=NEW)
+            new = running_worker(database.worker_dsn, redis_url, rules=NEW, former_rules=0)
             starting = asyncio.ensure_future(stack.enter_async_context(new))
             await point.wait()
             assert not await old.set("user:1:prefs", "computed before the scan")
@@ -148,7 +148,7 @@ async def test_what_an_agent_stored_before_it_heard_of_the_new_rules_goes(
         await db.execute(SCHEMA)
         async with running_worker(database.worker_dsn, redis_url, rules=OLD):
             pass
-        async with running_worker(database.worker_dsn, redis_url, rules=NEW):
+        async with running_worker(database.worker_dsn, redis_url, rules=NEW, former_rules=0):
             await redis.set(KEY, '"kept for an hour"', ex=3600)
 
             async def gone() -> bool:

@@ -91,7 +91,7 @@ async def test_other_rules_drop_the_keys_of_patterns_that_came_or_went(
             before = await state_of(redis)
         await redis.mset({"user:1:profile": "old rule's", "person:1": "new rule's", "x": "nobody's"})
         changed = PROFILES.replace('"user:{id}:profile", "user:{id}:greeting_instructions"', '"person:{id}"')
-        async with running_worker(database.worker_dsn, redis_url, rules=changed):
+        async with running_worker(database.worker_dsn, redis_url, rules=changed, former_rules=0):
             assert await redis.mget("user:1:profile", "person:1", "x") == [None, None, b"nobody's"]
             after = await state_of(redis)
             assert after["rules"] != before["rules"]

@@ -9,6 +9,8 @@ from redis.exceptions import RedisError
 
 from unstale.errors import MessageError
 from unstale.protocol.agent_reports import AgentReport, Counted, Shape, decode_report
+from unstale.protocol.key_watches import Kept
+from unstale.protocol.messages import PublishedRules
 from unstale.protocol.names import Names
 from unstale_worker.redis.applier import unavailable
 
@@ -54,6 +56,8 @@ class Agents:
         agents: The agents, by name, host and process.
         unreadable: Reports that could not be read, such as those of a later version.
         left_out: Agents beyond `MOST_AGENTS`.
+        kept: Former watches that the leader applies.
+        now: Unix time, by the clock of Redis.
     """
 
     rules: str
@@ -62,6 +66,19 @@ class Agents:
     agents: tuple[Agent, ...]
     unreadable: int = 0
     left_out: int = 0
+    kept: tuple[Kept, ...] = ()
+    now: float = 0.0
+
+    def users_of(self, kept: Kept) -> list[Agent]:
+        """Return the agents that may use a former watch.
+
+        They were started before the rules lacked it, or have used keys that only former watches own.
+        """
+        return [
+            agent
+            for agent in self.agents
+            if agent.at_ms / 1000 - agent.report.running < kept.since or kept.alone in agent.report.former
+        ]
 
     @property
     def others(self) -> tuple[Agent, ...]:
@@ -97,6 +114,7 @@ async def read_agents(redis: Redis, names: Names) -> Agents:
         # The index is removed when no agent has reported for long, and a report when it is too old.
         index: Any = await redis.zrevrange(names.agents, 0, MOST_AGENTS - 1, withscores=True)
         count = await redis.zcard(names.agents)
+        stored: Any = await redis.get(names.rules)
         seconds, microseconds = await redis.time()
         payloads: list[Any] = []
         for ids in _chunks([agent_id.decode("utf-8", "replace") for agent_id, _ in index]):
@@ -125,7 +143,16 @@ async def read_agents(redis: Redis, names: Names) -> Agents:
         tuple(found),
         unreadable,
         max(0, count - MOST_AGENTS),
+        _kept(stored),
+        now / 1000,
     )
+
+
+def _kept(stored: bytes | None) -> tuple[Kept, ...]:
+    try:
+        return () if stored is None else PublishedRules.decode(stored).kept
+    except MessageError:
+        return ()
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:

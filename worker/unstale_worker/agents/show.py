@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from unstale.protocol.agent_reports import Counted
+from unstale.protocol.tags import shown
 from unstale_worker.agents.read import Agent, Agents
 
 
@@ -21,6 +22,15 @@ def sums_as_dict(found: Agents) -> dict[str, object]:
         "other_rules": len(found.others),
         "unreadable": found.unreadable,
         "left_out": found.left_out,
+        "former_watches": [
+            {
+                "table": f"{each.watch.schema}.{each.watch.table}",
+                "template": shown(each.watch.template),
+                "since": round(found.now - each.since, 3),
+                "agents": [agent.id for agent in found.users_of(each)],
+            }
+            for each in found.kept
+        ],
         "patterns": {name: _counts(counted) for name, counted in found.patterns.items()},
         "unowned": {
             name: {"meant": shape.meant or None, "former": shape.former or None, **_counts(shape.counted)}
@@ -67,6 +77,7 @@ def lines(found: Agents) -> Iterator[str]:
     for agent in found.agents:
         yield from agent_lines(agent)
     yield from pattern_lines(found)
+    yield from former_lines(found)
     if found.unreadable:
         yield f"{found.unreadable} reports could not be read: agents of a later version?"
     if found.left_out:
@@ -84,6 +95,16 @@ def agent_lines(agent: Agent) -> Iterator[str]:
         yield f"    follows    {known} than those in force" if report.rules else f"    follows    {known}"
     yield f"    reads      {summary(report.counted)}"
     yield f"    memory     {report.near_entries:,} values, {report.near_bytes / 1e6:.1f} MB"
+
+
+def former_lines(found: Agents) -> Iterator[str]:
+    """Return the former watches, and the agents for which they are applied."""
+    for each in found.kept:
+        users = found.users_of(each)
+        why = f"used by {named(users)}" if users else "no agent that reports uses it"
+        table, age = f"{each.watch.schema}.{each.watch.table}", duration(found.now - each.since)
+        template = shown(each.watch.template)
+        yield f"former watch of {table}, {template}: applied, though not in the rules for {age}; {why}"
 
 
 def pairs(found: Agents) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from unstale.protocol.key_watches import file_hash
 from unstale.protocol.names import Names
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.redis.state import Standing, StoredState, standing
@@ -31,7 +32,8 @@ class Contents:
 
     def refusal(self, rules: str) -> str | None:
         """Return why nothing can be said about values now, or None."""
-        match standing(self.state, rules=rules):
+        stored = self.state.rules
+        match standing(self.state, rules=stored if file_hash(stored) == rules else rules):
             case Standing.READY:
                 return None
             case Standing.OTHER_RULES:

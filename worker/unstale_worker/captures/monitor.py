@@ -3,13 +3,13 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from unstale.runtime.cancellation import pass_on_cancellation
 from unstale_worker.captures.coverage import Coverage, coverage
 from unstale_worker.rules import Rules, TableName
-from unstale_worker.sources import Page, Source
+from unstale_worker.sources import Page, Source, WatchState
 
 CHECK_EVERY: Final = 30.0
 """Seconds between two checks while all is well. One query of some milliseconds."""
@@ -41,6 +41,7 @@ class CaptureMonitor:
         logger: Receives one line for each finding, and one when it is repaired.
         known: The findings of an earlier monitor, which are not logged again.
         report: Called with every new result.
+        found: Called with the states that were found; with none of them while they are unknown.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class CaptureMonitor:
         logger: Any,
         known: Coverage | None = None,
         report: Callable[[Coverage], object] = lambda _: None,
+        found: Callable[[Sequence[WatchState]], object] = lambda _: None,
     ) -> None:
         self._source, self._rules, self._log, self._report = source, rules, logger, report
+        self._found = found
         self._known = known or Coverage()
         self._unread: set[int] = set()
         self._due = -math.inf
@@ -122,7 +125,7 @@ class CaptureMonitor:
                 self._log.warning("the captures could not be checked", error=self._failure)
             if began - self._checked < UNKNOWN_AFTER:
                 return frozenset()
-            found = self._all_unknown()
+            found, states = self._all_unknown(), []
         else:
             found = coverage(self._rules, states)
             self._checked, self._failure = began, ""
@@ -134,6 +137,7 @@ class CaptureMonitor:
         self._say(before, found)
         self._known = found
         self._report(found)
+        self._found(states)
         return self._patterns(set(found.broken) | set(before.broken))
 
     def _all_unknown(self) -> Coverage:

@@ -10,11 +10,12 @@ from redis.exceptions import ResponseError
 
 from unstale.errors import SettingError, UnstaleError
 from unstale.protocol.globs import escape_glob
+from unstale.protocol.key_watches import file_hash
 from unstale.redis_tier.scripts import Script
 from unstale.redis_tier.url import RedisUrl
 from unstale.settings import WorkerSettings
 from unstale_worker.agents.read import read_agents
-from unstale_worker.agents.show import problems
+from unstale_worker.agents.show import former_lines, problems
 from unstale_worker.doctor import redis_settings, redis_users, refresh_checks, value_checks
 from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
 from unstale_worker.observe.overview import read_stats
@@ -232,7 +233,7 @@ class RedisChecks:
             )
         elif stats.leader:
             yield ok("watermark", f"{age:.2f} s old")
-        if self._rules is not None and stats.rules != self._rules.hash:
+        if self._rules is not None and file_hash(stats.rules) != self._rules.hash:
             yield warning(
                 "worker",
                 "its rules differ from the rules file found here",
@@ -245,6 +246,8 @@ class RedisChecks:
         wrong = list(problems(found))
         for problem, remedy in wrong:
             yield warning("agents", problem, remedy)
+        for line in former_lines(found):
+            yield ok("agents", line)
         if found.agents and not wrong:
             yield ok("agents", f"{len(found.agents)} report; all follow the rules in force")
 

@@ -50,10 +50,12 @@ class Compared:
     Attributes:
         differences: What the database lacks.
         skipped: Why the database was not compared; empty if it was.
+        captures: The state of its captures.
     """
 
     differences: tuple[Difference, ...] = ()
     skipped: str = ""
+    captures: tuple[WatchState, ...] = ()
 
 
 def differences(rules: Rules, folder: Path, wanted: WrittenMigration) -> list[Difference]:
@@ -103,7 +105,8 @@ async def compare_database(settings: WorkerSettings, rules: Rules) -> Compared:
         check_settings(settings)
         source = await open_source(settings)
         try:
-            return Compared(tuple(lacking(rules, await source.watch_states())))
+            captures = tuple(await source.watch_states())
+            return Compared(tuple(lacking(rules, captures)), captures=captures)
         finally:
             await source.close()
     except UnstaleError as error:

@@ -1,5 +1,6 @@
 """All that `unstale plan` says: patterns, migrations, agents and the load that follows."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.tags import is_record, shown
 from unstale.settings import WorkerSettings
-from unstale_worker.agents.show import problems
+from unstale_worker.agents.show import former_lines, problems
 from unstale_worker.forecast.migrations import Compared, Difference, compare_database, differences
 from unstale_worker.forecast.repository import other_rules
 from unstale_worker.forecast.restart import KEEP, PatternFate, Restart, restart
 from unstale_worker.forecast.running import Running, count_keys, read_running
+from unstale_worker.leader.former_rules import FormerRules
 from unstale_worker.migration.writer import write_migration
 from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.explained import explained
@@ -41,7 +43,8 @@ def plan_offline(rules: Rules, against: str, *, folder: Path, base: Path) -> Res
     """Compare the rules with those of a file or a git revision; asks no server."""
     other = other_rules(against, rules)
     before = PublishedRules.decode(other.published())
-    found = restart(before, rules, name=against)
+    former = FormerRules(rules, keep=WorkerSettings.model_fields["former_rules"].default)
+    found = restart(before, former.follow(before, now=time.time()), name=against)
     skipped = Compared(skipped="--against compares files")
     return RestartPlan(rules.file, found, _migrations(rules, folder, base), skipped, None)
 
@@ -57,11 +60,16 @@ async def plan_running(
         running = await read_running(redis, settings.names)
         patterns = {*running.published.patterns, *running.pending, *rules.patterns}
         counts = await count_keys(redis, settings.names, patterns) if count else None
+    database = await compare_database(settings, rules)
+    former = FormerRules(rules, keep=settings.former_rules)
+    former.follow(running.published, now=time.time())
+    if not database.skipped:
+        former.captured(database.captures)
+        former.follow(running.published, now=time.time())
     found = restart(
-        running.published, rules, name="the rules in force", recovery=running.recovery,
+        running.published, former.rules, name="the rules in force", recovery=running.recovery,
         pending=running.pending, counts=counts,
     )  # fmt: skip
-    database = await compare_database(settings, rules)
     return RestartPlan(rules.file, found, _migrations(rules, folder, base), database, running)
 
 
@@ -162,6 +170,8 @@ def _agents(plan: RestartPlan) -> Iterator[str]:
             f"agents: {connected} connected, which follow the rules in force ({followed}) until a "
             "worker with these leads"
         )
+    for line in former_lines(running.reports):
+        yield f"worker: {line}"
     for problem, _ in problems(running.reports):
         yield f"agents: {problem}"
 

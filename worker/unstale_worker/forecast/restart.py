@@ -1,20 +1,24 @@
 """The effect on cached values of a worker that starts with other rules. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from unstale.protocol.globs import matches, overlap
+from unstale.protocol.key_watches import Kept
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.tags import is_record, shown
 from unstale_worker.rules import PythonLoader, RowLoader, Rules
 from unstale_worker.rules.difference import Difference, difference
+from unstale_worker.rules.former import watch_of
 from unstale_worker.rules.refresh import Loader
 from unstale_worker.rules.refresh import overlap as refreshes
 
 DROP: Final = "drop"
 SHORTEN: Final = "shorten"
 KEEP: Final = "keep"
+FORMER: Final = "former: not in these rules; applied until no agent uses it"
+BY_PATTERN: Final = ", without its query: each change of {} drops all of its keys"
 RECOVERY: Final = "everything is dropped: it cannot be told what changed"
 
 
@@ -84,7 +88,7 @@ def restart(
 
     Args:
         before: The other rules, as they are published.
-        rules: The rules that a worker would start with.
+        rules: The rules that a worker would start with, and the former watches beside them.
         name: What the other rules are, for people.
         recovery: Why everything is dropped, if it is.
         pending: Patterns that an adoption of rules under way has still to drop.
@@ -106,10 +110,23 @@ def restart(
             action, why = _life(pattern, before, now, changed)
             if action == KEEP and (others := [other for other in sorted(whys) if _meet(other, pattern)]):
                 why = f"but for keys that also match {', '.join(map(shown, others))}, which is dropped"
+        if former := [each for each in rules.kept if _pattern(each) == pattern]:
+            why = "; ".join(filter(None, (why, _former(former))))
         count = None if counts is None else counts.get(pattern, 0)
         fates.append(PatternFate(pattern, action, why, count, loaders_of(rules, pattern)))
     same = before.hash == now.hash and not recovery and not whys
     return Restart(name, same, tuple(fates), recovery)
+
+
+def _pattern(kept: Kept) -> str:
+    return kept.alone or watch_of(kept.watch).keys[0].pattern
+
+
+def _former(kept: Sequence[Kept]) -> str:
+    """Say that former watches of one pattern are applied, and what the change of a fan-out table costs."""
+    text = FORMER if all(each.alone for each in kept) else "what agents of the old rules need is applied too"
+    tables = sorted({f"{each.watch.schema}.{each.watch.table}" for each in kept if each.watch.query})
+    return text + (BY_PATTERN.format(", ".join(tables)) if tables else "")
 
 
 def loaders_of(rules: Rules, pattern: str) -> tuple[str, ...]:

@@ -73,7 +73,12 @@ class Pipeline:
         self._watermarks = Watermarks(applier, health.counters, interval=settings.watermark_interval)
         self._in_force = RulesInForce(applier, rules, settings)
         self._captures = CaptureMonitor(
-            source, rules, logger=log, known=health.coverage, report=health.covered
+            source,
+            rules,
+            logger=log,
+            known=health.coverage,
+            report=health.covered,
+            found=self._in_force.former.captured,
         )
         self._publish_rules_at = 0.0
         self._read_before = ""
@@ -150,7 +155,9 @@ class Pipeline:
         self._counters.caught_up(began)
         await self._watermarks.publish_if_due(state)
         await self._keep_published(state)
-        self._state = state
+        self._in_force.look_if_due()
+        if not self._in_force.former.retires:  # else these are other rules, to be put in force
+            self._state = state
         return found
 
     async def _keep_published(self, state: StoredState) -> None:
@@ -178,10 +185,11 @@ class Pipeline:
         while True:
             state = await self._applier.state()
             self._watermarks.primary_until = state.primary_until
-            verdict = standing(state, rules=self._rules.hash)
+            _, published = await self._in_force.follow()
+            verdict = standing(state, rules=self._in_force.rules.hash)
             match verdict:
                 case Standing.READY:
-                    _, published = await self._in_force.follow()
+                    self._health.former = self._in_force.former.kept
                     if published:
                         self._captures.recall(state.broken)
                         self._in_force.lead(state)
@@ -214,7 +222,7 @@ class Pipeline:
         verdict = standing_after_read(state, page)
         if verdict is not Standing.READY:
             await self._recover(state, verdict)
-        elif await self._in_force.adopt(state, page):
+        elif await self._in_force.adopt(state, page, await self._source.watch_states()):
             self._health.first_start = False
         else:
             await self._recover(state, Standing.OTHER_RULES)
@@ -238,7 +246,7 @@ class Pipeline:
             )  # before the snapshot: later changes are captured, or said not to be
         self._watermarks.seen = await self._applier.recover(
             state,
-            rules=self._rules.hash,
+            rules=now.hash,
             published=now.encode(),
             why=why.value,
             patterns=patterns,
@@ -255,7 +263,7 @@ class Pipeline:
         moved = page.position != state.position
         if not page.entries and not moved:
             return state
-        plan = await plan_page(page, self._rules, self._source)
+        plan = await plan_page(page, self._in_force.rules, self._source)
         self._counters.entries += len(page.entries)
         if plan.queries:
             for failure in await self._source.run_queries(self._rules, plan):

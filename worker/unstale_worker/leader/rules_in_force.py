@@ -14,13 +14,16 @@ from unstale.protocol.reasons import Kind
 from unstale.protocol.tags import is_record, shown
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
+from unstale_worker.agents.read import read_agents
+from unstale_worker.leader.former_rules import LOOK_EVERY, FormerRules
 from unstale_worker.leader.rules_transition import ALL_KNOW_AFTER, RulesTransition
 from unstale_worker.redis.adoption import Adoption
 from unstale_worker.redis.applier import Applier
+from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.script_batches import always
 from unstale_worker.redis.state import Adopting, StoredState
 from unstale_worker.rules import Rules, difference
-from unstale_worker.sources import Page
+from unstale_worker.sources import Page, WatchState
 
 log = structlog.get_logger("unstale.pipeline")
 
@@ -31,10 +34,14 @@ class RulesInForce:
     Attributes:
         published: The rules as agents read them, with those that they follow.
         transition: What is to be invalidated once more.
+        former: The watches that the rules lack by now, and that are still applied.
     """
 
     def __init__(self, applier: Applier, rules: Rules, settings: WorkerSettings) -> None:
         self._applier, self._rules, self._settings = applier, rules, settings
+        self.former = FormerRules(rules, keep=settings.former_rules)
+        self._look_at = 0.0
+        self._looking: asyncio.Task[None] | None = None
         self._adoption = Adoption(applier, settings.names)
         self.published = PublishedRules.decode(rules.published())
         self.transition = RulesTransition()
@@ -43,6 +50,11 @@ class RulesInForce:
 
     def __repr__(self) -> str:
         return f"<RulesInForce {self._rules.hash[:8]}>"
+
+    @property
+    def rules(self) -> Rules:
+        """The rules that changes are planned by: those of the file, and former watches beside them."""
+        return self.former.rules
 
     def encoded(self) -> bytes:
         """Return the rules as agents read them."""
@@ -55,11 +67,12 @@ class RulesInForce:
             The published rules, None if they are gone or unreadable; and whether they are what these publish.
         """
         before = await self._applier.published()
-        now, published = PublishedRules.decode(self._rules.published()), None
+        published = None
         try:
             published = None if before is None else PublishedRules.decode(before)
         except MessageError:
             log.warning("cannot read the published rules; keys of older rules may stay until their TTL")
+        now = PublishedRules.decode(self.former.follow(published, now=self._server_seconds()).published())
         self.published = now if published is None else now.after(published, now=time.time())
         return published, before == self.encoded()
 
@@ -70,15 +83,19 @@ class RulesInForce:
         self._lives = state.lives
         self.transition.shortened(state.shortening, at=now)
 
-    async def adopt(self, state: StoredState, page: Page) -> bool:
+    async def adopt(self, state: StoredState, page: Page, captures: Sequence[WatchState]) -> bool:
         """Put these rules in force, and drop the keys of each pattern that changed.
 
-        Returns False if it cannot be told what changed.
+        Watches that these rules lack are applied on, if ``captures`` report what they need. Returns False if
+        it cannot be told what changed.
 
         Args:
             state: The state, with other rules, or with rules that were being put in force.
             page: A page that was read from the state's position just now.
+            captures: The state of all captures.
         """
+        await self.follow()
+        self.former.captured(captures)
         published, _ = await self.follow()
         before = Adopting.read(state)
         if published is None or before is None or published.hash != before.before:
@@ -89,6 +106,7 @@ class RulesInForce:
         log.info(
             "other rules; dropping the keys of the patterns that changed", dropped=len(patterns), kept=kept
         )
+        self.former.said(published)
         for pattern in sorted(patterns):
             log.info(
                 "a pattern changed",
@@ -117,9 +135,32 @@ class RulesInForce:
             )
             self._shortening.append(asyncio.create_task(self._shorten(globs), name="unstale-shorten"))
 
+    def look_if_due(self) -> None:
+        """Look at the reports of the agents, beside the cycles, for those that still use former watches."""
+        if not self.former.kept or time.monotonic() < self._look_at:
+            return
+        if self._looking is None or self._looking.done():
+            self._look_at = time.monotonic() + LOOK_EVERY
+            self._looking = asyncio.create_task(self._look(), name="unstale-former")
+
+    async def _look(self) -> None:
+        found = None
+        redis = open_redis(self._settings, connections=1)
+        try:
+            found = await read_agents(redis, self._settings.names)
+        except Unavailable:
+            pass  # an agent that is not seen may be there
+        finally:
+            await redis.aclose()
+        self.former.looked(found, now=self._server_seconds())
+
+    def _server_seconds(self) -> float:
+        """Return the Unix time of Redis, by which agents' reports are dated; ours until Redis has told it."""
+        return float(self._applier.server_time() or time.time() * 1000) / 1000
+
     async def close(self) -> None:
         """End what runs beside the cycles."""
-        for task in self._shortening:
+        for task in [*self._shortening, *([] if self._looking is None else [self._looking])]:
             await cancelled(task)
 
     async def _shorten(self, globs: Sequence[str]) -> None:

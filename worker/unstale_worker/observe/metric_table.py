@@ -177,6 +177,12 @@ DEFINITIONS: Final = (
         ),
     ),
     Definition(
+        "unstale_worker_former_watches",
+        "gauge",
+        "Watches that the rules lack by now, applied until no agent uses them.",
+        lambda status: float(len(status.former_watches)),
+    ),
+    Definition(
         "unstale_worker_captures_coarse",
         "gauge",
         "Tables of which each change invalidates more keys than it concerns.",

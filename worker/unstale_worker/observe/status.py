@@ -73,6 +73,8 @@ class Status:
             keys are invalidated again and again. Only the leader checks.
         coarsely_captured: Tables of which a change invalidates more keys than it concerns, with the reason.
         capture_problems: Since when, in seconds since 1970, a table has a problem of one kind.
+        former_watches: Watches that the rules lack by now and that the leader still applies: the table, the
+            template, and since when, in seconds since 1970, the rules lack it.
         counters: Totals since the start.
         refreshed: Totals of the refreshes of this process.
         redis_tier: Tier of the Redis server (docs/providers.md): ``single``, ``sentinel``, ``cluster`` or
@@ -94,6 +96,7 @@ class Status:
     coarsely_captured: Mapping[str, str] = field(default_factory=dict)
     capture_problems: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     redis_tier: str = ""
+    former_watches: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def ready(self) -> bool:

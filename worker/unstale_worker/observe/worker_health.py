@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass, field, replace
 
 from unstale.errors import DatabaseUnavailable, RedisUnavailable
+from unstale.protocol.key_watches import Kept
+from unstale.protocol.tags import shown
 from unstale_worker.captures.coverage import Coverage
 from unstale_worker.observe.refresh_counters import RefreshCounters
 from unstale_worker.observe.status import Role, Status, WorkerCounters, seconds_since
@@ -24,6 +26,7 @@ class WorkerHealth:
         first_start: No worker, and no cycle of this one, has been seen to work on this Redis yet.
         coverage: How far the rules' tables are captured, as of the last check.
         problems_since: When each problem of a capture was first seen, in seconds since 1970.
+        former: Watches that the rules lack by now, and that are still applied.
         counters: Totals of leading.
         refreshed: Totals of refreshing.
     """
@@ -37,6 +40,7 @@ class WorkerHealth:
     first_start: bool = True
     coverage: Coverage = field(default_factory=Coverage)
     problems_since: dict[tuple[str, ...], float] = field(default_factory=dict)
+    former: tuple[Kept, ...] = ()
     counters: WorkerCounters = field(default_factory=WorkerCounters)
     refreshed: RefreshCounters = field(default_factory=RefreshCounters)
 
@@ -78,6 +82,10 @@ class WorkerHealth:
             not_captured={str(table): why for table, why in self.coverage.broken.items()},
             coarsely_captured={str(table): why for table, why in self.coverage.coarse.items()},
             capture_problems=dict(self.problems_since),
+            former_watches=tuple(
+                (f"{each.watch.schema}.{each.watch.table}", shown(each.watch.template), each.since)
+                for each in (self.former if self.role is Role.LEADING else ())
+            ),
             counters=replace(self.counters, latency=self.counters.latency.copy()),
             refreshed=self.refreshed.copy(),
         )

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from unstale.errors import MessageError
+from unstale.protocol.key_watches import file_hash
 from unstale.protocol.messages import decode_log_entry
 from unstale.protocol.names import Epoch, Names
 from unstale.protocol.reasons import decode_reason
@@ -46,7 +47,7 @@ class RedisFigures:
             self._seen = (stats.epoch, 0)
         return {
             **stats.as_dict(),
-            "same_rules": stats.rules == self._rules.hash,
+            "same_rules": file_hash(stats.rules) == self._rules.hash,
             "refresh": await self._refresh(),
             "newest": await self._read_newest(),
             "audit": await read_published(self._redis, self._names),

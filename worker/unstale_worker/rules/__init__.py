@@ -4,6 +4,7 @@ Pure decisions; the only I/O is reading that one file.
 """
 
 from unstale_worker.rules.difference import Difference, difference
+from unstale_worker.rules.former import removed, with_former
 from unstale_worker.rules.identifiers import TableName
 from unstale_worker.rules.model import Rules, TableNeeds
 from unstale_worker.rules.plan import Arguments, Plan, Watch
@@ -37,4 +38,6 @@ __all__ = [
     "Template",
     "Watch",
     "difference",
+    "removed",
+    "with_former",
 ]

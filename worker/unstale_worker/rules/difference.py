@@ -97,7 +97,8 @@ def _meaning(
 ) -> str:
     own = [(watch, template) for watch in watches for template in watch.keys if template.pattern == pattern]
     forms = [(watch, [template.literals, template.columns]) for watch, template in own]
-    watched = sorted(json.dumps([*watch.normal, *form]) for watch, form in forms)
+    changes = {watch: [*watch.normal[:3], watch.key_watches[0].query] for watch, _ in own}
+    watched = sorted(json.dumps([*changes[watch], *form]) for watch, form in forms)
     links = sorted({_hash([watch.table.schema, watch.table.name, *form])[:8] for watch, form in forms})
     # In file order, as the first that matches a key counts.
     specs = [spec for spec in refreshes if any(overlap(spec.template, template) for _, template in own)]

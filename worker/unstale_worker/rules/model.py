@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unstale.errors import RuleError, RuleErrors
 from unstale.protocol.key_forms import KINDS, KeyForm, usable
+from unstale.protocol.key_watches import Kept
 from unstale.protocol.messages import PublishedRules
 from unstale_worker.rules import discovery, toml_lines
 from unstale_worker.rules.difference import RULES_VERSION, meanings
@@ -50,6 +51,7 @@ class Rules:
         unlearned_tables: Tables that `unstale learn` asks no rule for.
         unlearned_columns: Columns that it asks no rule for.
         unlearned_keys: Globs of the keys that `unstale learn` does not look at.
+        kept: Former watches, which stand behind those of the file in ``watches``; see `with_former`.
 
     Example:
         >>> rules = Rules.parse('[[watch]]\\ntable = "profiles"\\nkeys = ["user:{id}:profile"]')
@@ -71,6 +73,7 @@ class Rules:
     unlearned_columns: tuple[ColumnName, ...] = ()
     unlearned_keys: tuple[str, ...] = ()
     reads: tuple[ReadSpec, ...] = ()
+    kept: tuple[Kept, ...] = ()
     _as_published: PublishedRules = field(init=False, repr=False, compare=False)
     _steps: dict[tuple[str, str, tuple[str, ...]], tuple[Step, ...]] = field(
         default_factory=dict, repr=False, compare=False
@@ -116,7 +119,7 @@ class Rules:
             raise RuleErrors(sorted(parser.errors, key=lambda error: error.line))
         patterns = {pattern for watch in watches for pattern in watch.patterns}
         return cls(
-            file, watches, ttl, _tables(watches), _hash(watches, ttl, refreshes, parser.reads),
+            file, watches, ttl, tables_of(watches), _hash(watches, ttl, refreshes, parser.reads),
             tuple(sorted(patterns)), refreshes, reads=parser.reads,
             unlearned_tables=parser.ignored_tables, unlearned_columns=parser.ignored_columns,
             unlearned_keys=parser.ignored_keys,
@@ -142,11 +145,14 @@ class Rules:
 
     def published(self) -> bytes:
         """Return what agents need to know, as the JSON that is stored in Redis."""
+        own = self.watches[: len(self.watches) - len(self.kept)]
         return PublishedRules(
             self.hash, self.patterns, self.ttl, self._as_published.refresh, self.forms,
             meanings=meanings(self.watches, self.refreshes, self.reads),
             reads=self._as_published.reads,
             tables=tuple(dict.fromkeys(str(watch.table) for watch in self.watches)),
+            watches=tuple(known for watch in own for known in watch.key_watches),
+            kept=self.kept,
         ).encode()  # fmt: skip
 
     def typed(
@@ -252,7 +258,8 @@ def _with_spare(renewal: Renewal, milliseconds: int) -> Renewal:
     return replace(renewal, spare_ms=milliseconds)
 
 
-def _tables(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
+def tables_of(watches: Sequence[Watch]) -> dict[tuple[str, str], TableNeeds]:
+    """Return the columns that the captures of the watched tables must deliver, by (schema, name)."""
     tables: dict[tuple[str, str], TableNeeds] = {}
     for table in sorted({watch.table for watch in watches}):
         own = [watch for watch in watches if watch.table == table]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from unstale.protocol.key_watches import KeyWatch
 from unstale_worker.rules.identifiers import TableName
 from unstale_worker.rules.query import Query
 from unstale_worker.rules.template import MAX_VALUE_BYTES, Template, Values
@@ -26,6 +27,8 @@ class Watch:
         line: Line of the block in its file, 1-based.
         purge: Remove the keys for good: never serve them stale and never refresh them, even if another rule
             would.
+        former_query: Hash of the query of a former watch, whose text is not known any more: each change
+            invalidates the patterns; '' for every other watch.
     """
 
     table: TableName
@@ -36,6 +39,7 @@ class Watch:
     row_columns: tuple[str, ...]
     line: int
     purge: bool = False
+    former_query: str = ""
 
     @property
     def patterns(self) -> frozenset[str]:
@@ -48,6 +52,17 @@ class Watch:
         columns = None if self.columns is None else sorted(self.columns)
         query = None if self.query is None else self.query.normal
         return [self.table.schema, self.table.name, columns, query]
+
+    @property
+    def key_watches(self) -> tuple[KeyWatch, ...]:
+        """This watch once for each template, as it is published."""
+        columns = None if self.columns is None else tuple(sorted(self.columns))
+        query = self.former_query if self.query is None else self.query.hash
+        table = self.table
+        return tuple(
+            KeyWatch(table.schema, table.name, columns, query, template.text, self.purge)
+            for template in self.keys
+        )
 
     def expand(self, values: Mapping[str, Values], into: "Plan", causes: Sequence[int]) -> None:
         """Add the keys of all templates. A template adds its pattern if ``values`` lacks one of its columns.
@@ -125,7 +140,8 @@ class Step:
         places = {name: at for at, name in enumerate(key_columns)}
 
         def find(names: Sequence[str]) -> tuple[int, ...] | None:
-            return tuple(places[name] for name in names) if places.keys() >= set(names) else None
+            known = places.keys() >= set(names) and not watch.former_query
+            return tuple(places[name] for name in names) if known else None
 
         fills = tuple((template, find(template.columns)) for template in watch.keys)
         return cls(watch, len(key_columns), fills, find(watch.row_columns))

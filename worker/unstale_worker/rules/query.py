@@ -1,5 +1,6 @@
 """A rule's fan-out query: its text, its placeholders, and the checks that need no database."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -111,6 +112,11 @@ class Query:
     def normal(self) -> str:
         """The query without comments, white space and the case of keywords, which do not change it."""
         return " ".join(token.text.lower() if token.kind == "word" else token.text for token in self.tokens)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the normal form."""
+        return hashlib.sha256(self.normal.encode()).hexdigest()[:16]
 
     def bound(self) -> str:
         """Return the query for the statement, with a column of `CHANGED` for each placeholder."""

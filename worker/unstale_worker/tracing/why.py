@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from unstale.errors import ConfigurationError, MessageError, RedisUnavailable
 from unstale.freshness.near_miss import near_miss
 from unstale.protocol.globs import matches
+from unstale.protocol.key_watches import file_hash
 from unstale.protocol.messages import Invalidation, decode_log_entry, key_list
 from unstale.protocol.names import TAGGED, Epoch, Names
 from unstale.protocol.newest_fills import key_number
@@ -207,7 +208,7 @@ async def why(redis: Redis, names: Names, rules: Rules, key: str, *, most: int) 
     return Why(
         key=key,
         file=rules.file,
-        same_rules=(state[0] or b"").decode("utf-8", "replace") == rules.hash,
+        same_rules=file_hash((state[0] or b"").decode("utf-8", "replace")) == rules.hash,
         owners=owners,
         nearest=None if owners else nearest(rules, key),
         refresh_line=None if refresh is None else refresh.line,

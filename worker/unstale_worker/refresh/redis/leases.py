@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from unstale.protocol import codec
+from unstale.protocol.key_watches import file_hash
 from unstale.protocol.names import SOFT_LEASE, Names
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.redis_tier.scripts import Argument, Script
@@ -116,7 +117,7 @@ class Leases(RedisCalls):
     async def in_force(self) -> bool:
         """Return True if these rules are the leader's, or if there was no leader yet."""
         found = await self._command("HGET", self._names.state, "rules")
-        return found is None or found == self._rules.encode()
+        return found is None or file_hash(found.decode("utf-8", "replace")) == self._rules
 
     async def acquire(self, keys: Sequence[str], lease: bytes) -> list[Acquired]:
         """Acquire the leases of claimed keys; read the database only after this.

@@ -10,7 +10,7 @@
 local refresh, state = KEYS[1], KEYS[2]
 local now = math.floor(clock_ms())
 local known = has_type(state, 'hash') and redis.call('HMGET', state, 'epoch', 'rules') or {}
-local live = known[1] and known[1] ~= '' and known[2] == ARGV[7]
+local live = known[1] and known[1] ~= '' and string.match(known[2] or '', '^[^+]*') == ARGV[7]
 local wanted = has_type(refresh, 'zset')
 local verdicts = {}
 local function later(key, wait)

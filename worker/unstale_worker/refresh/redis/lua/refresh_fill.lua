@@ -7,7 +7,7 @@
 --   tokens of the prompt and of the answer that it cost
 -- Reply: for each key 1 stored, 0 the lease is gone
 local refresh, dead, counts, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local current = has_type(state, 'hash') and redis.call('HGET', state, 'rules') == ARGV[3]
+local current = has_type(state, 'hash') and string.match(redis.call('HGET', state, 'rules') or '', '^[^+]*') == ARGV[3]
 local wanted = has_type(refresh, 'zset')
 local buried = has_type(dead, 'hash') and redis.call('HLEN', dead) > 0
 local again = string.format('%.0f', math.floor(clock_ms()) + tonumber(ARGV[2]))

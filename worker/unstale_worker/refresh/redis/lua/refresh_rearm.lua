@@ -6,7 +6,8 @@
 --   stale_if_error, name of the refresh
 -- Reply: { 1 stored, or 0: the loader has to be called; tokens of the prompt and of the answer that this value cost }
 local refresh, dead, counts, state, key, stale, failures, spare, noted = unpack(KEYS)
-if not has_type(state, 'hash') or redis.call('HGET', state, 'rules') ~= ARGV[2] then return { 0, 0, 0 } end
+if not has_type(state, 'hash') then return { 0, 0, 0 } end
+if string.match(redis.call('HGET', state, 'rules') or '', '^[^+]*') ~= ARGV[2] then return { 0, 0, 0 } end
 if redis.call('TYPE', key)['ok'] ~= 'string' or redis.call('GET', key) ~= ARGV[1] then return { 0, 0, 0 } end
 local found = redis.pcall('GET', noted)
 if type(found) ~= 'string' then return { 0, 0, 0 } end

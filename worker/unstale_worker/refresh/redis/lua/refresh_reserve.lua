@@ -2,12 +2,12 @@
 -- A reserved key is due again after the takeover time, unless its process holds on to it (refresh_hold.lua, refresh_extend.lua).
 -- A loader that a model's rate limit pauses gets no key; nor does a process whose rules are not those of the leader.
 -- KEYS: refresh, state, then for each loader: pause, running, rate
--- ARGV: hash of the rules, milliseconds of takeover, width of a range of scores, most keys, first part of the leases,
+-- ARGV: hash of the rules file (behind + the state may have that of former watches), milliseconds of takeover, width of a range of scores, most keys, first part of the leases,
 --       then for each loader: number of its range, most at the same time, loads in a time or 0, that time in ms
 -- Reply: for each reserved key, in the order of their leases: position of its loader (from 1), key
 local refresh, state = KEYS[1], KEYS[2]
 if not has_type(refresh, 'zset') or not has_type(state, 'hash') then return {} end
-if redis.call('HGET', state, 'rules') ~= ARGV[1] then return {} end
+if string.match(redis.call('HGET', state, 'rules') or '', '^[^+]*') ~= ARGV[1] then return {} end
 local takeover, width, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = math.floor(clock_ms())
 local again, reply, count = string.format('%.0f', now + takeover), {}, 0
