@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 from unstale import ConfigurationError
 from unstale_worker.dev.env_file import write_env
 from unstale_worker.dev.places import Ports, Secret
+from unstale_worker.dev_servers.project import Project
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -53,6 +54,29 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             Ports(valkey=port).refuse_taken(page=True, supabase=True)
         Ports(page=port, supabase=port).refuse_taken(page=False, supabase=False)
     Ports(valkey=port).refuse_taken(page=True, supabase=True)
+
+
+def test_a_projects_settings_are_read_or_named(tmp_path: Path) -> None:
+    (config := tmp_path / "supabase" / "config.toml").parent.mkdir()
+    assert Project.read(tmp_path) == Project()
+    for name in ("b.sql", "a.sql", "seed.sql", "one.sql"):
+        (config.parent / name).write_text("select 1")
+    assert [path.name for path in Project.read(tmp_path).seeds] == ["seed.sql"]
+    config.write_bytes(
+        b"\xef\xbb\xbf[db.seed]\r\nsql_paths = ['one.sql', './[ab].sql', 'one.sql', 'c/*.sql']\r\n"
+    )
+    found = Project.read(tmp_path)
+    assert [path.name for path in found.seeds] == ["one.sql", "a.sql", "b.sql"]
+    assert found.missing_seeds == ("c/*.sql",)
+    config.write_text(
+        "[db.seed]\nenabled = false\n[api]\nmax_rows = 5\nschemas = ['api']\nauto_expose_new_tables = true"
+    )
+    found = Project.read(tmp_path)
+    assert (found.seeds, found.max_rows, found.schemas, found.grants_new_tables) == ((), 5, ("api",), True)
+    for wrong in ("[db.seed]\nsql_paths = 'a'", "[api]\nmax_rows = 'x'", "[api", "[api]\nschemas = [1]"):
+        config.write_text(wrong)
+        with pytest.raises(ConfigurationError, match=r"config\.toml"):
+            Project.read(tmp_path)
 
 
 def test_a_secret_is_kept_and_private(tmp_path: Path) -> None:

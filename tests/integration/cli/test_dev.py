@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import pytest
 from dotenv import dotenv_values
+from realtime import RealtimeSubscribeStates
 from supabase import AsyncClientOptions, create_async_client
 
 from servers import eventually
@@ -32,6 +33,8 @@ begin
     perform realtime.send(jsonb_build_object('name', new.name), 'renamed', 'room', false);
     return null;
 end $$;
+create policy own on realtime.messages for select to authenticated
+    using (realtime.topic() = 'of:' || (select auth.uid()));
 create trigger renamed after update on public.profiles for each row execute function public.renamed();
 """
 ADA = "11111111-1111-4111-8111-111111111111"
@@ -89,6 +92,13 @@ async def clients_work(env: Mapping[str, str | None]) -> None:
         own.jwt_secret = str(env["SUPABASE_JWT_SECRET"])
         supabase.postgrest.auth(own.token("authenticated", sub=ADA))
         assert len((await supabase.table("profiles").select("*").execute()).data) == 1
+        await supabase.realtime.set_auth(own.token("authenticated", sub=ADA))
+        states = []
+        configured: Any = {"config": {"private": True}}
+        for topic in (f"of:{ADA}", "of:others"):
+            private = supabase.channel(topic, configured)
+            await private.subscribe(lambda state, _: states.append(state))
+        assert states[:2] == [RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CHANNEL_ERROR]
         supabase.postgrest.auth(own.token("authenticated", sub=ADA[:-1] + "2"))
         assert (await supabase.table("profiles").select("*").execute()).data == []
     finally:
@@ -144,6 +154,10 @@ async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
         await dev.line("public.teams is not watched")
         assert (await asyncio.to_thread(run, "migration", "--offline", cwd=tmp_path)).code == 0
         await dev.line("the new rules are followed")
+        same_data = await asyncio.to_thread(
+            run, "dev", "--port", "0", "--data", str(open_folder), cwd=tmp_path
+        )
+        assert "uses the data in" in same_data.err
         doctor = await asyncio.to_thread(run, "doctor", cwd=tmp_path, settings={"UNSTALE_SOURCE": "auto"})
         assert "public.teams" in doctor.out
         assert "no worker" not in doctor.out

@@ -72,6 +72,7 @@ MADE: dict[str, list[tuple[str, object]]] = {
         ("select count(*) from search_books('Pupp')", 1),
     ],
     "dumped": [
+        ("select to_regclass('public.after_dump') is not null", True),
         ("select body from notes where id = 1", "one; two\nthree 'quoted' $$ -- not a comment"),
         ("select raw_user_meta_data ->> 'name' from auth.users where email like 'ada%'", 'Ada; "the" first'),
         ("select email from auth.identities", "ada@example.com"),
@@ -122,6 +123,8 @@ def project(folder: Path, name: str) -> Project:
         (folder / "migrations" / f"1_{name}.sql").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
     else:
         shutil.copy(STARTERS / f"{name}.sql", folder / "migrations" / f"1_{name}.sql")
+    if name == "dumped":  # what a dump sets is gone in the next file
+        (folder / "migrations" / "2_after.sql").write_text("create table after_dump ();")
     seed = STARTERS / f"{name}.seed.sql"
     if not seed.exists():
         return Project(migrations=folder / "migrations")
@@ -154,7 +157,8 @@ async def test_every_starter_runs_as_it_is(platform: EmbeddedPostgres, tmp_path:
             assert await connection.fetch(problems) == [], name
         assert all("pgsodium" in sentence for sentence in sentences), sentences
         assert bool(sentences) is (name == "dumped")
-        await set_up(platform, starter, database=name)  # a second start finds everything done
+        if name in ("dumped", "jobs", "broadcast"):  # a second start finds everything done
+            await set_up(platform, starter, database=name)
 
 
 async def test_the_platform_is_none_of_the_users_own(platform: EmbeddedPostgres) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 
-from unstale.errors import ConfigurationError, UnstaleError
+from unstale.errors import ConfigurationError, EmbeddedServerError, UnstaleError
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.dev.env_file import write_env
@@ -62,6 +62,13 @@ async def run_dev(rules: Rules, options: Options, *, stop: asyncio.Event, say: S
             await _Session(options, stop=stop, say=say).serve(rules, ready)
         except asyncpg.PostgresError as error:
             raise ConfigurationError(f"the database could not be set up: {error}") from error
+        except EmbeddedServerError as error:
+            if options.data is None or "postmaster.pid" not in str(error):
+                raise
+            raise ConfigurationError(
+                f"another Postgres, perhaps of another `unstale dev`, uses the data in {options.data}; "
+                "end it, or choose another folder with --data"
+            ) from error
 
     await run_until_ready(work, stop=stop)
 

@@ -28,8 +28,6 @@ class Project:
     """Entries of ``sql_paths`` that match no file."""
     schemas: tuple[str, ...] = ("public", "graphql_public")
     """Schemas that the REST API exposes."""
-    search_path: tuple[str, ...] = ("public", "extensions")
-    """Further schemas in the search path of the REST API."""
     max_rows: int = 1_000
     """Most rows of one answer of the REST API."""
     grants_new_tables: bool = False
@@ -43,10 +41,8 @@ class Project:
         seed, api = _table(config, "db", "seed"), _table(config, "api")
         seeds, missing = list[Path](), list[str]()
         if seed.get("enabled", True) is not False:
-            for pattern in seed.get("sql_paths", ["./seed.sql"]):
-                found = sorted(
-                    path for path in folder.glob(str(pattern).removeprefix("./")) if path.is_file()
-                )
+            for pattern in _texts(seed, "sql_paths", ("./seed.sql",)):
+                found = sorted(path for path in folder.glob(pattern.removeprefix("./")) if path.is_file())
                 seeds += [path for path in found if path not in seeds]
                 if not found and "sql_paths" in seed:
                     missing.append(str(pattern))
@@ -56,9 +52,8 @@ class Project:
             roles=roles if roles.is_file() else None,
             seeds=tuple(seeds),
             missing_seeds=tuple(missing),
-            schemas=tuple(api.get("schemas", cls().schemas)),
-            search_path=tuple(api.get("extra_search_path", cls().search_path)),
-            max_rows=int(api.get("max_rows", 1_000)),
+            schemas=_texts(api, "schemas", ("public", "graphql_public")),
+            max_rows=_number(api, "max_rows", 1_000),
             grants_new_tables=api.get("auto_expose_new_tables") is True,
         )
 
@@ -82,3 +77,17 @@ def _table(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     for name in names:
         found = found.get(name, {}) if isinstance(found, Mapping) else {}
     return found if isinstance(found, Mapping) else {}
+
+
+def _texts(table: Mapping[str, Any], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = table.get(name, default)
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ConfigurationError(f"{FOLDER / 'config.toml'}: {name} = {value!r}: expected a list of texts")
+    return tuple(value)
+
+
+def _number(table: Mapping[str, Any], name: str, default: int) -> int:
+    value = table.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{FOLDER / 'config.toml'}: {name} = {value!r}: expected a positive number")
+    return value

@@ -6,7 +6,7 @@
 
 Real are: the WAL the changes come from (pgoutput), publication, replica identity, grants and row level
 security, tables and functions, the roles and their timeouts, the wire protocol, the close codes. Missing are:
-presence, replay, rate limits, the seconds a refused client is made to wait, policies of private channels.
+presence, replay, rate limits, the seconds a refused client is made to wait.
 ``unstale dev --supabase`` serves it. Tests set its faults. Proved against the official clients for Python and
 JavaScript.
 """

@@ -26,6 +26,8 @@ class Channel:
         self.topic: str = join.topic
         self.join_ref, self.claims = join.join_ref, claims
         self.bindings = [Binding(asked) for asked in self.config.get("postgres_changes") or [] if asked]
+        self.sends = True
+        """A policy lets the client send; for private channels only."""
         self.streaming = False
         """Changes are delivered."""
         self._socket = socket

@@ -81,6 +81,23 @@ class Feed:
         async with self._asking:
             return await self._seen_by(claims, change)
 
+    async def channel_rights(self, claims: Claims, topic: str) -> tuple[bool, bool]:
+        """Return whether a role may receive from a private channel, and send to it, by its policies."""
+        async with self._asking:
+            connection = self._connected()
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.execute("select set_config('realtime.topic', $1, true)", topic)
+                probe = await connection.fetchval(statement("message_probe"), topic)
+                await connection.fetch(statement("act_as"), claims.role, json.dumps(claims.claims))
+                receives = await _allowed(
+                    connection, "select exists (select from realtime.messages where id = $1)", probe
+                )
+                return receives, await _allowed(connection, statement("message_send"), topic)
+            finally:
+                await transaction.rollback()
+
     async def _seen_by(self, claims: Claims, change: Change) -> Change | None:
         key = (change.schema, change.table, claims.role)
         if key not in self._seen:
@@ -169,3 +186,12 @@ class Feed:
                 except (*LOST, TimeoutError):
                     connection.terminate()
         self._connection = self._rights = None
+
+
+async def _allowed(connection: asyncpg.Connection, text: str, argument: object) -> bool:
+    """Return True if a statement returns no false value and needs no right that is missing."""
+    try:
+        async with connection.transaction():
+            return await connection.fetchval(text, argument) is not False
+    except asyncpg.InsufficientPrivilegeError:
+        return False

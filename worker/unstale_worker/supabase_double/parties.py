@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from unstale_worker.supabase_double.changes import Binding
 from unstale_worker.supabase_double.faults import Faults
-from unstale_worker.supabase_double.keys import Keys
+from unstale_worker.supabase_double.keys import Claims, Keys
 from unstale_worker.supabase_double.phoenix import Frame
 
 
@@ -36,6 +36,10 @@ class Service(Protocol):
         **meta: Any,
     ) -> int:
         """Send to the channels of a name; return the number of receivers."""
+        ...
+
+    async def channel_rights(self, claims: Claims, name: str) -> tuple[bool, bool]:
+        """Return whether a role may receive from a private channel, and send to it."""
         ...
 
     async def listen(self) -> None:

@@ -14,7 +14,7 @@ from unstale_worker.supabase_double.changes import Binding, Change
 from unstale_worker.supabase_double.channels import Channel
 from unstale_worker.supabase_double.faults import Faults
 from unstale_worker.supabase_double.feed import Feed
-from unstale_worker.supabase_double.keys import Keys, Refused
+from unstale_worker.supabase_double.keys import Claims, Keys, Refused
 from unstale_worker.supabase_double.phoenix import Frame
 from unstale_worker.supabase_double.sockets import Socket
 
@@ -189,6 +189,12 @@ class Realtime:
         if self._feed is not None:
             await self._feed.close()
         await self.drop(1001)
+
+    async def channel_rights(self, claims: Claims, name: str) -> tuple[bool, bool]:
+        """Return whether a role may receive from a private channel, and send to it."""
+        if not self._messages or self._feed is None:
+            return True, True
+        return await self._feed.channel_rights(claims, name)
 
     async def listen(self) -> None:
         """Follow the database's broadcasts from now on, if it has any."""

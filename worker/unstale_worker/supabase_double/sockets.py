@@ -129,9 +129,18 @@ class Socket:
             await self._reply(frame, "error", {"reason": f"InvalidJWTToken: {error}"})
             return
         await self.service.listen()
+        receives = sends = True
+        if config.get("private"):
+            name = frame.topic.removeprefix("realtime:")
+            receives, sends = await self.service.channel_rights(claims, name)
+        if not receives:
+            reason = f"Unauthorized: You do not have permissions to read from this Channel topic: {name}"
+            await self._reply(frame, "error", {"reason": reason})
+            return
         channel, former = Channel(self, frame, claims), self.channels.get(frame.topic)
         if former is not None:
             self.forget(former)
+        channel.sends = sends
         self.channels[frame.topic] = channel
         told = [dict(binding.asked) | {"id": binding.id} for binding in channel.bindings]
         await self._reply(frame, "ok", {"postgres_changes": told})
@@ -140,6 +149,8 @@ class Socket:
         channel.begin()
 
     async def _broadcast(self, channel: Channel, frame: Frame) -> None:
+        if not channel.sends:
+            return  # silently, as the service does
         body = frame.payload
         await self.service.broadcast(
             channel.name, body["event"], body["payload"], sender=None if channel.wants_echo else self
