@@ -167,7 +167,7 @@ class _Session:
             else:
                 self._say("# the files changed: migrations, seeds and rules are up to date")
             return rules
-        except (UnstaleError, asyncpg.PostgresError) as error:
+        except (UnstaleError, asyncpg.PostgresError, OSError) as error:
             self._say(f"# not applied, what was before goes on: {error}")
             return current
 
