@@ -54,6 +54,8 @@ LOADERS = """
 import asyncio
 import os
 
+from redis.asyncio import Redis
+
 from unstale import Refresh
 
 SECONDS = float(os.environ["BENCH_MODEL_SECONDS"])
@@ -68,6 +70,13 @@ async def greeting(refresh: Refresh) -> dict[str, object]:
     )
     await asyncio.sleep(SECONDS)
     return {"greeting": f"Hello {row['name']}", "version": row["version"]}
+
+
+async def counted(refresh: Refresh) -> dict[str, object]:
+    async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
+        await redis.hincrby("bench:calls", refresh.fields["user_id"], 1)
+        await asyncio.sleep(0.05)
+    return {}
 """
 
 

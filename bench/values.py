@@ -7,6 +7,8 @@ reads: a noisy machine disturbs each alike.
 
 Slow loaders: how long readers wait whose loader takes far longer than their ``soft_timeout``. Failing ones:
 how many reads fail within the bound of ``stale_if_error``, and how many are answered past it.
+
+Calls: how many unchanged inputs save, and how many are made beyond a budget.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ import time
 from typing import Any
 
 import sealed_hits
+import spent_calls
 from harness import arguments, finish, run
 from hits import PROFILE, REDIS_CALLS, begin_history, took
 from redis.asyncio import Redis
@@ -249,7 +252,8 @@ async def main() -> None:
     share = 10 if options.quick else 1
     figures = await measure(options.repeats, MANY // share, INVALIDATIONS // share)
     crypto = await sealed_hits.measure(options.repeats)
-    found = {"tags": figures, **await loaders(share), "crypto": crypto}
+    calls = await spent_calls.measure(share)
+    found = {"tags": figures, **await loaders(share), "crypto": crypto, **calls}
     finish("values", found, as_json=options.json, repeats=options.repeats)
 
 
