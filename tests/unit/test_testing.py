@@ -174,3 +174,19 @@ def test_the_plugin_loads_nothing_until_a_test_asks(tmp_path: Path) -> None:
     from unstale.testing import plugin
 
     assert not hasattr(plugin, "cache")
+
+
+async def test_nothing_is_kept_for_a_loader_that_fails(cache: Cache) -> None:
+    async def down() -> int:
+        raise ConnectionError
+
+    with in_memory():
+        assert await cache.get_or_load(KEY, lambda: 1, stale_if_error=3600) == 1
+        await cache.delete(KEY)
+        with pytest.raises(ConnectionError):
+            await cache.get_or_load(KEY, down, stale_if_error=3600)
+        assert await cache.get_or_load("b", lambda: 1, stale_if_error=3600, ttl=3600) == 1
+        cache.inspect().local.near.drop("b")
+        with pytest.raises(ConnectionError):
+            await cache.get_or_load("b", down, stale_if_error=3600)
+        assert cache.counters().failed_hits == 0

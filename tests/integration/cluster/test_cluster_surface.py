@@ -1,6 +1,7 @@
 """All that a user calls, in a cluster: every key is in one slot, and every answer names the user's keys."""
 
 import asyncio
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from redis.crc import key_slot
 from servers import Database, eventually, run_apart
 from servers.clusters import NAMES, SLOT, Cluster, start_cluster
 from unstale import Cache, RedisUnavailable
+from unstale.protocol import sealed
 from unstale.protocol.tags import record
 from unstale_worker.audit.contents import read_contents
 from unstale_worker.cli.tail import Line, follow
@@ -49,6 +51,9 @@ loader = "sql"
 query = "select 1 / (id - id) from public.profiles where id = {id}"
 debounce = "0s"
 
+[reads."user:{id}:profile"]
+stale_if_error = "1h"
+
 [ttl]
 "user:*" = "1h"
 "search:*" = "1h"
@@ -66,12 +71,15 @@ def nodes() -> Iterator[Cluster]:
 
 
 async def test_agents(database: Database, nodes: Cluster) -> None:
+    """They encrypt what they store, and answer the last value while a loader fails."""
+    keys = f"a:{base64.b64encode(bytes(32)).decode()}"
     async with (
         connected(database.dsn) as db,
         connected(database.dsn) as reading,
-        running_worker(database.dsn, nodes.url, rules=await _made(db)),
-        attached_cache(nodes.url) as cache,
-        attached_cache(nodes.url) as other,
+        running_worker(database.dsn, nodes.url, rules=await _made(db), value_keys=keys),
+        attached_cache(nodes.url, value_keys=keys) as cache,
+        attached_cache(nodes.url, value_keys=keys) as other,
+        open_redis(settings_for(database.dsn, nodes.url), connections=1) as redis,
     ):
         one, loads = asyncio.Lock(), 0
 
@@ -96,7 +104,17 @@ async def test_agents(database: Database, nodes: Cluster) -> None:
         await db.execute("update profiles set name = 'b' where id = 1")
         token = await db.fetchval("select unstale.token()")
         await cache.wait_for(token)
+
+        async def down() -> str:
+            raise ConnectionError
+
+        assert await cache.get_or_load("user:1:profile", down) == "a"
+        assert cache.counters().failed_hits == 1
+        spare: Any = await redis.get(NAMES.spare(NAMES.stored("user:1:profile")))
+        assert spare.startswith(b"3600000\n" + sealed.ENCRYPTED)
         assert await both("user:1:profile", "b")
+        stored: Any = await redis.get(NAMES.stored("user:1:profile"))
+        assert stored.startswith(sealed.ENCRYPTED)
         assert await both("search:1", "b", tags=["user:1:all", "model"])
 
         await cache.set("user:1:state", {"stage": 3}, ttl=10)

@@ -472,3 +472,15 @@ async def test_no_redis_is_ever_asked(cache: Cache) -> None:
     assert isinstance(cache.inspect().tier, NoSharedTier)
     async with cache.lock("user:1:greeting"):
         assert await cache.get_or_load(KEY, lambda: 1) == 1
+
+
+async def test_nothing_is_kept_for_a_loader_that_fails(cache: Cache) -> None:
+    async def down() -> int:
+        raise ConnectionError
+
+    for key in (KEY, FREE):
+        assert await cache.get_or_load(key, lambda: 1, stale_if_error=3600) == 1
+        cache.inspect().local.near.drop(key)
+        with pytest.raises(ConnectionError):
+            await cache.get_or_load(key, down, stale_if_error=3600, soft_timeout=0.001)
+    assert cache.counters().failed_hits == 0

@@ -1,6 +1,6 @@
 """Budgets of Python loaders: what counts, what a used-up one means, and the tokens that are counted."""
 
-import json
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 import refresh_loaders
 from servers import Database, eventually
+from unstale.protocol import sealed
 from unstale_worker.cli.tracing_output import print_why
 from unstale_worker.doctor import refresh_checks
 from unstale_worker.page.redis_figures import RedisFigures
@@ -23,6 +24,7 @@ from unstale_worker.rules.budget import Budget
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.tracing.why import why
 from workers import applied, connected, redis_at, running_worker, settings_for
+from workers.double import attached_cache
 from workers.refresh_stage import NAMES, counts_of, filled
 
 PATTERN = "user:{user_id}:greeting"
@@ -177,16 +179,29 @@ async def model() -> AsyncIterator[Model]:
 
 
 async def test_tokens_spent_and_saved(database: Database, redis_url: str, model: Model) -> None:
-    """A loader that finds its inputs unchanged gives its call back, and saves what the value had cost."""
+    """A loader that finds its inputs unchanged gives its call back, and saves what the value had cost.
+
+    The values are encrypted, also the one that is stored again.
+    """
+    keys = f"a:{base64.b64encode(bytes(32)).decode()}"
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         given = rules('serve_stale = "10m"\nbudget = "2/d"\n', loader="told")
-        async with running_worker(
-            database.dsn, redis_url, rules=given, openai_api_key="k", openai_base_url=model.url
-        ) as worker:
+        async with (
+            running_worker(
+                database.dsn,
+                redis_url,
+                rules=given,
+                openai_api_key="k",
+                openai_base_url=model.url,
+                value_keys=keys,
+            ) as worker,
+            attached_cache(redis_url, value_keys=keys) as cache,
+        ):
             await change(redis, db, 1, "Ada")
             first = await filled(redis, key(1), timeout=60)
-            assert json.loads(first) == {"greeting": "Hello 1", "call": 1}
+            assert first.startswith(sealed.ENCRYPTED)
+            assert await cache.get(key(1)) == {"greeting": "Hello 1", "call": 1}
             noted: Any = await redis.get(NAMES.inputs(key(1)))
             filled_at = int(noted.split(b"\n")[1])
 
@@ -196,6 +211,7 @@ async def test_tokens_spent_and_saved(database: Database, redis_url: str, model:
             await eventually(later)
             await change(redis, db, 1)
             assert await filled(redis, key(1), timeout=60) == first
+            assert await cache.get(key(1)) == {"greeting": "Hello 1", "call": 1}
             await change(redis, db, 2, "Bob")
             await filled(redis, key(2), timeout=60)
             await change(redis, db, 3, "Cleo")

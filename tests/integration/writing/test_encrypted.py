@@ -85,6 +85,32 @@ async def fill(cache: Cache, wait_for: Redis) -> None:
     await cache.set("user:1:greeting", "planted-greeting")
 
 
+async def test_a_server_that_does_not_tell_its_run_id(database: Database) -> None:
+    async with (
+        connected(database.dsn) as db,
+        EmbeddedValkey(restricted=True) as server,
+        redis_at(server.url) as redis,
+    ):
+        await db.execute(SCHEMA)
+        async with (
+            running_worker(database.worker_dsn, server.restricted_url, rules=RULES, **ENCRYPTED),
+            attached_cache(server.restricted_url, **ENCRYPTED) as cache,
+            attached_cache(server.restricted_url, **ENCRYPTED) as other,
+        ):
+            row = {"id": 1, "name": "planted-1"}
+            assert await cache.get_or_load(KEY, Loader(row)) == row
+            assert (await filled(redis, KEY)).startswith(sealed.ENCRYPTED)
+            assert await other.get(KEY) == row
+            await db.execute("update public.profiles set name = 'Ada' where id = 1")
+            await applied(redis, db)
+            assert (await filled(redis, KEY, timeout=60.0)).startswith(sealed.ENCRYPTED), "by the worker"
+
+            async def read() -> bool:
+                return bool(await other.get(KEY) == {"id": 1, "name": "Ada"})
+
+            await eventually(read)
+
+
 async def test_a_dump_holds_no_value_and_every_reader_reads_it(
     database: Database, redis_url: str, tmp_path: Path
 ) -> None:
