@@ -6,9 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+
+from browser import tab
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "deploy" / "site" / "build.py"
@@ -56,6 +61,37 @@ def test_a_reader_asks_no_other_host(site: Path) -> None:
         assert LOADS.search(page.read_text()) is None, page
     for style in site.rglob("*.css"):
         assert re.search(r"url\(\s*[\"']?https?:|@import", style.read_text()) is None, style
+
+
+async def test_a_browser_finds_words_and_follows_the_system(site: Path) -> None:
+    """Search runs in Chromium, in light and dark, on a phone too; no other host is asked, nothing fails."""
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        try:
+            async with tab() as page:
+                for dark, scheme in ((False, "default"), (True, "slate")):
+                    await page.look(width=390, height=844, dark=dark, phone=True)
+                    await page.go(f"{address}docs/comparison/")
+                    await page.until(f"document.body.getAttribute('data-md-color-scheme') === '{scheme}'")
+                    too_wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                    assert await page.value(too_wide) == 0, "wide tables scroll by themselves"
+                await page.look()
+                await page.go(f"{address}?q=max_slot_wal_keep_size")
+                found = "document.querySelector('.md-search-result__link')"
+                await page.until(f"{found} !== null && {found}.href.includes('/docs/comparison/')")
+                assert [url for url in page.urls if not url.startswith((address, "data:"))] == []
+                assert page.errors == []
+        finally:
+            server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_lists_and_tables_are_shown_as_such(site: Path) -> None:
