@@ -32,7 +32,7 @@ from workers import connected, redis_at
 ROOT = Path(__file__).parents[2]
 BASE = "docker.io/library/python:3.13-slim"
 MOST_BYTES = 130_000_000
-"""Of the image over its base."""
+"""Of the image over its base; in December 2026 90 MB, with Python 3.11."""
 RULES = '[[watch]]\ntable = "public.items"\nkeys = ["item:{id}"]\n'
 SCHEMA = """
 create table public.items (id int primary key, name text);
@@ -114,6 +114,7 @@ def image(built_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     working = done(*own, "from", "--pull-never", "unstale").strip()
     yield Image(Path(done(*own, "mount", working).strip()), base, configuration)
     done(*own, "umount", working)
+    shutil.rmtree(folder)  # 2 GB
 
 
 def test_it_is_small_and_installs_nothing(image: Image) -> None:
