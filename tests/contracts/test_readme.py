@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import shlex
 import signal
-import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
 
+from servers import eventually
 from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.migration.writer import write_migration
 from unstale_worker.rules import Rules
-from workers.commands import SECONDS, environment, run, started
+from workers.commands import Command, environment, run, started
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
@@ -43,18 +49,69 @@ def commands() -> list[list[str]]:
     ]
 
 
-def python(code: str, *, cwd: Path, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=cwd, env=environment(**settings), capture_output=True, text=True, timeout=SECONDS, check=False,
+@asynccontextmanager
+async def service(*arguments: str, cwd: Path, settings: dict[str, str]) -> AsyncIterator[str]:
+    """Run ``uvicorn`` with these arguments on a free port; its URL, once all processes are there."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "uvicorn", *arguments, "--port", "0", "--no-use-colors",
+        cwd=cwd, env=environment(**settings), start_new_session=True,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
+    command = Command(process)
+    try:
+        (url,) = re.findall(r"http://[\d.:]+", await command.line("Uvicorn running on"))
+        for _ in range(int(arguments[-1])):
+            await command.line("Application startup complete")
+        yield url
+        assert await command.end(signal.SIGTERM) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()
+
+
+async def answers(url: str) -> set[str]:
+    """Ask over many connections, so that each process of a service answers."""
+
+    async def answer() -> str:
+        async with aiohttp.request("GET", url) as response:
+            return await response.text()
+
+    return set(await asyncio.gather(*(answer() for _ in range(20))))
+
+
+async def played(session: str, *, cwd: Path, settings: dict[str, str]) -> None:
+    """Run a session of a terminal; after each ``curl`` all processes give the answer that is shown."""
+    lines = session.splitlines()
+    assert {line.split()[1] for line in lines if line.startswith("$ ")} == {"uvicorn", "curl", "psql"}
+    _, start, *rest = shlex.split(lines[0])
+    assert start == "uvicorn"
+    async with service(*rest, cwd=cwd, settings=settings) as url:
+        for line, shown in zip(lines[1:], [*lines[2:], ""], strict=True):
+            match shlex.split(line, comments=True) if line.startswith("$ ") else []:
+                case ["$", "curl", address]:
+                    address = address.replace("localhost:8000", url)
+                    await eventually(partial(_answer, address, shown), message=f"{address}: {shown}")
+                case ["$", "psql", "$DATABASE_URL", "-c", statement]:
+                    connection = await asyncpg.connect(settings["DATABASE_URL"])
+                    await connection.execute(statement)
+                    await connection.close()
+                case []:
+                    pass
+                case words:
+                    raise AssertionError(f"no test knows what to do with {words}")
+
+
+async def _answer(url: str, wanted: str) -> bool:
+    return await answers(url) == {wanted}
 
 
 async def test_three_steps_and_the_code_does_what_it_says(tmp_path: Path) -> None:
     """A project of one's own, by the README: its rules, its migration, its servers, its code."""
     (rules,) = blocks("toml")
     (code,) = blocks("python")
-    (said,) = blocks("text")
+    (session,) = blocks("console")
+    (tmp_path / "main.py").write_text(code)
     (tmp_path / "unstale.toml").write_text(rules)
     migrations = tmp_path / "supabase" / "migrations"
     migrations.mkdir(parents=True)
@@ -65,9 +122,7 @@ async def test_three_steps_and_the_code_does_what_it_says(tmp_path: Path) -> Non
             name: (await dev.line(f"{name}=")).partition("=")[2] for name in ("DATABASE_URL", "REDIS_URL")
         }
 
-        done = await asyncio.to_thread(python, code, cwd=tmp_path, settings=servers)
-        assert done.stderr == ""
-        assert done.stdout == said
+        await played(session, cwd=tmp_path, settings=servers)
 
         doctor = run("doctor", cwd=tmp_path, settings=servers)
         assert doctor.code == 0, doctor.out
@@ -77,8 +132,18 @@ async def test_three_steps_and_the_code_does_what_it_says(tmp_path: Path) -> Non
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_exists(words: list[str], tmp_path: Path) -> None:
     match words:
-        case ["unstale", command]:
-            assert run(command, "--help", cwd=tmp_path).code == 0
+        case ["unstale", command, *options]:
+            page = run(command, "--help", cwd=tmp_path)
+            assert page.code == 0
+            assert all(option in page.out for option in options if option.startswith("--"))
+        case ["pip", "install", *packages]:
+            assert {name.partition("[")[0].strip("'") for name in packages} <= {".", "fastapi", "uvicorn"}
+        case ["cd", folder]:
+            assert (ROOT / folder).is_dir()
+        case ["python3", "-m", "venv", *_] | [".", _] | ["curl" | "psql", *_]:
+            pass  # the machine's own; what they do is played above and by the recipes' tests
+        case ["uvicorn", application, *_]:
+            assert application == "main:app"
         case ["make", target]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case ["supabase", "db", "push"]:
