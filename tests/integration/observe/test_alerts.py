@@ -38,6 +38,11 @@ FAILING = """
 loader = "sql"
 query = "select 1 / 0 as value from public.profiles where id = {user_id}"
 """
+PAID = """
+[refresh."user:{user_id}:greeting_instructions"]
+loader = "refresh_loaders:greeting"
+budget = "1/d"
+"""
 
 
 class Watched:
@@ -83,7 +88,7 @@ async def test_each_alert_fires_for_its_fault(
         await admin.execute("set event_triggers = off")  # else the captures follow each DDL
         async with (
             redis_at(valkey.url) as redis,
-            running_worker(dsn, valkey.url, rules=PROFILES + FAILING, **more) as worker,
+            running_worker(dsn, valkey.url, rules=PROFILES + FAILING + PAID, **more) as worker,
         ):
             watched = Watched(worker)
             await changes_of_the_database(watched, admin, monkeypatch)
@@ -168,11 +173,14 @@ async def mistakes_of_agents(watched: Watched, redis: Redis, url: str) -> None:
 
 
 async def changes_of_redis(watched: Watched, redis: Redis) -> None:
-    """Refreshes that fail, a state that is lost, a leadership that others take again and again."""
+    """Refreshes that fail or have no budget, a state that is lost, a leadership that is taken again and again."""
     names = Names()
     async with watched.fault("UnstaleDeadLetters", "UnstaleRefreshesFail"):
         await due(redis, *(f"user:{number}:profile" for number in range(1, 6)))
         await eventually(lambda: watched.status.refreshed.dead > 0)
+    async with watched.fault("UnstaleOverBudget"):
+        await due(redis, *(f"user:{number}:greeting_instructions" for number in range(1, 4)))
+        await eventually(lambda: watched.status.refreshed.over_budget)
     async with watched.fault("UnstaleRecovery"):
         recoveries = watched.status.counters.recoveries
         await redis.hdel(names.state, "position")
