@@ -32,6 +32,7 @@ from unstale.reading.options import (
     ReadOptions,
     check_ttl,
     checked_seconds,
+    distinct_keys,
 )
 from unstale.reading.result import FAILED, LOADER, MEMORY, REDIS, SLOW, STALE, Origin, ReadResult
 from unstale.settings import AgentSettings
@@ -337,7 +338,7 @@ class Cache:
             >>> await cache.get_many([f"user:{n}:profile" for n in (1, 2)], load_profiles)
             {'user:1:profile': {'name': 'Ada'}, 'user:2:profile': None}
         """
-        wanted = list(dict.fromkeys(keys))
+        wanted = distinct_keys(keys)
         for key in wanted:
             self._check(key, None, False)
         check_ttl(ttl)

@@ -156,3 +156,15 @@ class Unhashable:
 
 async def test_a_loader_without_a_hash_loads() -> None:
     assert await call(Unhashable(), Load("k", None, primary=False)) == 1
+
+
+async def loaded() -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("made", "named"), [(loaded, "coroutine"), (dict, "dict"), (lambda: None, "NoneType"), (str, "str")]
+)
+def test_a_result_in_place_of_a_loader_is_refused_with_a_remedy(made: Callable[[], Any], named: str) -> None:
+    with pytest.raises(TypeError, match=f"got {named}. Pass the function, not its result"):
+        load_parameter(made())

@@ -118,6 +118,8 @@ def test_many_keys_are_loaded_by_one_call_in_the_callers_thread(cache: Cache) ->
 
     assert cache.get_many(["a", "b"], load) == {"a": threading.current_thread().name, "b": None}
     assert cache.get_many(["a", "c"]) == {"a": threading.current_thread().name}
+    with pytest.raises(TypeError, match=r"keys is the text 'abc'; expected several keys, such as \['abc'\]"):
+        cache.get_many("abc")
 
 
 @pytest.mark.parametrize(("error", "raised"), [(KeyError, KeyError), (StopIteration, RuntimeError)])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,11 @@ async def test_a_cache_needs_no_server_and_no_opening(cache: Cache) -> None:
         async with cache:  # as the lifespan of an application does
             assert await cache.set("user:42:state", 3)
             assert await cache.get_many(["user:42:state", KEY]) == {"user:42:state": 3, KEY: {"name": "Ada"}}
+            with pytest.raises(TypeError, match="keys is the text 'abc'"):
+                await cache.get_many("abc")
+            loading: Any = cache.get(KEY)
+            with pytest.raises(TypeError, match=r"got coroutine\. Pass the function"):
+                await cache.get_or_load("other", loading)
         assert await cache.get(KEY) == {"name": "Ada"}
         async with RedisCache.from_env(env_file=None, redis_url=NOBODY) as former:
             assert await former.get_or_load("a", lambda: 1) == 1

@@ -95,7 +95,8 @@ _known: "WeakKeyDictionary[object, dict[tuple[object, ...], str | None]]" = Weak
 def load_parameter(function: Callable[..., Any]) -> str | None:
     """Return the parameter in which a loader takes its `Load`: None: none, '': the first, else its name.
 
-    Raises TypeError for a loader with another required parameter, as there is nothing to pass for it.
+    Raises TypeError for what is no function, and for a loader with another required parameter, as there is
+    nothing to pass for it.
     """
     if type(function) is FunctionType and not function.__dict__:  # a decorated one has __wrapped__ there
         code = function.__code__
@@ -124,6 +125,13 @@ def load_parameter(function: Callable[..., Any]) -> str | None:
 
 
 def _find_load(function: Callable[..., Any]) -> str | None:
+    if not callable(function):
+        if inspect.iscoroutine(function):
+            function.close()  # else Python warns that nobody awaited it
+        raise TypeError(
+            f"a loader is a function, called when no value is cached; got {type(function).__name__}. Pass "
+            "the function, not its result: `load`, not `load()`; or wrap the call: `lambda: load(...)`"
+        )
     try:
         parameters = list(_signature(function).parameters.values())
     except (TypeError, ValueError):

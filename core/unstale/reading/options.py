@@ -1,6 +1,6 @@
 """The options of a read, and the arguments that callers give them by."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, NamedTuple, TypedDict
 
 from unstale.protocol.durations import seconds_of
@@ -74,6 +74,13 @@ class ReadOptions(NamedTuple):
 
 
 DEFAULT: Final = ReadOptions()
+
+
+def distinct_keys(keys: Iterable[str]) -> list[str]:
+    """Return each key once, in order; raises TypeError for one text, whose letters would be the keys."""
+    if isinstance(keys, str | bytes):
+        raise TypeError(f"keys is the text {keys!r}; expected several keys, such as [{keys!r}]")
+    return list(dict.fromkeys(keys))
 
 
 def check_ttl(ttl: float | None, *, name: str = "ttl") -> None:

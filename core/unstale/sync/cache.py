@@ -21,7 +21,14 @@ from unstale.protocol import codec
 from unstale.protocol.models import Model
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Loader
-from unstale.reading.options import GetArguments, LoadArguments, ManyArguments, check_ttl, checked_seconds
+from unstale.reading.options import (
+    GetArguments,
+    LoadArguments,
+    ManyArguments,
+    check_ttl,
+    checked_seconds,
+    distinct_keys,
+)
 from unstale.runtime.fork import forget_after_fork
 from unstale.settings import AgentSettings
 from unstale.stats import Counters, picture
@@ -300,7 +307,7 @@ class Cache:
 
         See `unstale.Cache.get_many`. A plain ``loader`` runs in this thread.
         """
-        wanted = list(dict.fromkeys(keys))
+        wanted = distinct_keys(keys)
         options: dict[str, Any] = {
             "tags": tags,
             "ttl": ttl,

@@ -173,7 +173,7 @@ async def mistakes_of_agents(watched: Watched, redis: Redis, url: str) -> None:
 
 
 async def changes_of_redis(watched: Watched, redis: Redis) -> None:
-    """Refreshes that fail or have no budget, a state that is lost, a leadership that is taken again and again."""
+    """Refreshes that fail or have no budget, a state that is lost, a leadership taken again and again."""
     names = Names()
     async with watched.fault("UnstaleDeadLetters", "UnstaleRefreshesFail"):
         await due(redis, *(f"user:{number}:profile" for number in range(1, 6)))
