@@ -27,8 +27,11 @@ FIGURES = DemoFigures(
     seconds=60.0, changes=10_000, unwatched=1, rollbacks=400, reads=120_000, near_hits=114_000,
     redis_hits=3_000, loads=3_000, invalidations=25_000, stale_reads=0, late_reads=0, unconfirmed=0,
     outstanding=0, p50=1.234, p99=12.345, recent_ms=(1.0, 2.0, 12.0, 0.0) * 8, complaint="", agents=AGENTS,
-    worker=WorkerReport("leading", 0.012, True, 1, 9_000, 3, 4, 0, "", url=PAGE), greetings=7_654,
-    model_calls=321,
+    worker=WorkerReport(
+        "leading", 0.012, True, 1, 9_000, 3, 4, 0, "", url=PAGE, unchanged=12, tokens=3_000, tokens_saved=400,
+    ),
+    greetings=7_654,
+    model_calls=321, searches=900, search_loads=100,
     refreshes=205, waited=98, stale_hits=44,
     greeting="Welcome back, Ada.",
 )  # fmt: skip
@@ -118,6 +121,8 @@ def test_the_line_and_the_json_say_the_same() -> None:
     assert "greetings 7,654, model calls 321 (205 in the background), waited 98" in line
     assert (data["greetings"], data["model_calls"], data["model_calls_saved"]) == (7_654, 321, 7_333)
     assert data["model"] == MODEL
+    assert (data["unchanged"], data["tokens"], data["tokens_saved"]) == (12, 3_000, 400)
+    assert (data["searches"], data["searches_saved"]) == (900, 800)
     assert (data["refreshes"], data["waited"], data["stale_hits"]) == (205, 98, 44)
     assert data["hit_rate"] == 0.9754
     assert data["latency_ms"] == {"p50": 1.234, "p99": 12.345}

@@ -3,6 +3,7 @@
 import os
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import asyncpg
 
@@ -24,6 +25,8 @@ class Loaders:
         self._pool, self._model = pool, model
         self.greetings_written = 0
         """How often a model was asked for a greeting."""
+        self.searches = 0
+        """How often memories were searched."""
 
     async def profile(self, user_id: int) -> Profile | None:
         """Who the user is."""
@@ -42,15 +45,23 @@ class Loaders:
 
     async def search(self, user_id: int, query: str) -> list[Memory]:
         """The memories that hold a text."""
+        self.searches += 1
         postgres = await self._pool.postgres()
         rows = await postgres.fetch(statement("search"), user_id, query)
         return [Memory.model_validate(dict(row)) for row in rows]
 
     async def greeting(self, user_id: int) -> Greeting | None:
         """A greeting by the model; takes as long as the model does."""
+        facts = await self.facts(user_id)
+        return None if facts is None else await self.write(facts)
+
+    async def facts(self, user_id: int) -> dict[str, Any] | None:
+        """All that a greeting depends on."""
         row = await self._row("greeting", user_id)
-        if row is None:
-            return None
+        return None if row is None else dict(row)
+
+    async def write(self, row: dict[str, Any]) -> Greeting:
+        """Ask the model for a greeting made of these facts."""
         known = [f"Name: {row['name']}", f"Mood: {row['mood']}", "Memories:"]
         known += [f"- {memory}" for memory in row["memories"]]
         openai = await self._pool.openai()

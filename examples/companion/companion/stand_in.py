@@ -92,6 +92,7 @@ class StandIn:
         self.calls += 1
         await asyncio.sleep(random.uniform(*self._seconds))
         message, reason = _answer(asked, number=self.calls)
+        prompt, answer = _tokens(*(each.content for each in asked.messages)), _tokens(message["content"])
         return web.json_response(
             {
                 "id": f"chatcmpl-{NAME}-{self.calls}",
@@ -100,7 +101,11 @@ class StandIn:
                 "model": NAME,
                 "system_fingerprint": LABEL,
                 "choices": [{"index": 0, "finish_reason": reason, "message": message, "logprobs": None}],
-                "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                "usage": {
+                    "prompt_tokens": prompt,
+                    "completion_tokens": answer,
+                    "total_tokens": prompt + answer,
+                },
             }
         )
 
@@ -132,6 +137,11 @@ def _answer(asked: Asked, *, number: int) -> tuple[dict[str, object], str]:
         name=known["Name"], mood=known.get("Mood", "well"), memory=memories[0] if memories else "nothing yet"
     )
     return {"role": "assistant", "content": greeting}, "stop"
+
+
+def _tokens(*texts: object) -> int:
+    """About as many as a model would count: four characters each."""
+    return sum(len(text) for text in texts if isinstance(text, str)) // 4
 
 
 async def _serve(*, port: int) -> None:

@@ -45,6 +45,7 @@ class Memory(Value):
     id: int
     content: str
     importance: int
+    version: int
 
 
 class Greeting(Value):
@@ -54,7 +55,7 @@ class Greeting(Value):
         text: How the companion begins.
         model: Who wrote it, as the API named it.
         profile_version: Of the profile it was made of.
-        memories_version: The newest of the memories it was made of.
+        memories_version: The newest of the three memories it was made of.
     """
 
     text: str

@@ -21,8 +21,10 @@ create table public.profiles (
     auth_id uuid unique,
     name text not null,
     mood text not null default 'calm',
+    last_seen timestamptz,
     version bigint not null default nextval('public.companion_version')
 );
+comment on column public.profiles.last_seen is 'Changes all the time, and no greeting depends on it.';
 comment on column public.profiles.auth_id is 'Who this is among the users of Supabase Auth; null: nobody signs in.';
 
 create table public.memories (
@@ -62,7 +64,7 @@ create table public.members (
 );
 create index members_org_id_idx on public.members (org_id);
 
-create trigger next_version before update on public.profiles
+create trigger next_version before update of name, mood on public.profiles
     for each row execute function public.next_version();
 create trigger next_version before update of content, importance on public.memories
     for each row execute function public.next_version();

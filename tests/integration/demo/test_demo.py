@@ -35,6 +35,8 @@ async def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> Non
     assert numbers["model_calls_saved"] == numbers["greetings"] - numbers["model_calls"]
     assert 0 < numbers["refreshes"] < numbers["model_calls"]
     assert numbers["stale_hits"] > 0
+    assert numbers["tokens"] > 0
+    assert numbers["searches"] > numbers["searches_saved"] > 0
     assert numbers["waited"] < numbers["greetings"]
     assert numbers["model"] == "stand-in, no real model"
     assert any("stand-in, no real model" in line for line in before)

@@ -67,7 +67,8 @@ async def test_each_deleted_rule_of_the_companion_is_reported(
     assert learn(rules, observations).doubts == ()
     # A trigger changes it together with the columns of the rules, which cannot be known.
     assert [(each.table, each.columns) for each in learn(rules, observations).columns] == [
-        ("public.memories", ("version",)),
+        ("public.memories", ("version",)),  # by the greeting
+        ("public.memories", ("version",)),  # by a search
         ("public.organizations", ("version",)),
     ]
     for number, watch in enumerate(rules.watches):

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -26,7 +27,7 @@ from unstale_worker.demo.reports import (
     Sample,
     World,
 )
-from unstale_worker.demo.versions import GREETING, KINDS, Value, sources, versions_of
+from unstale_worker.demo.versions import GREETING, KINDS, Value, sources, versions_found, versions_of
 from unstale_worker.demo.zipf import Zipf
 from unstale_worker.rules import Rules
 
@@ -59,7 +60,7 @@ class Agent:
         self._chance = random.Random(f"{world.seed} {name}")  # repeatable, not for secrets
         self._users = Zipf(range(1, world.users + 1), self._chance)
         self._first_values: dict[tuple[int, str], Value] | None = {} if broken else None
-        self._reads = self._greetings = self._waited = 0
+        self._reads = self._greetings = self._waited = self._searches = 0
         self._greeting = ""
         self._samples: list[Sample] = []
         spec = Rules.load(companion_folder() / "unstale.toml").refresh_of(f"user:1:{GREETING}")
@@ -87,6 +88,7 @@ class Agent:
         while not stop.is_set():
             user = self._users.draw()
             await self._greet(user)
+            await self._search(user)
             for _ in range(TURNS):
                 await asyncio.sleep(PAUSE * self._chance.uniform(0.5, 1.5))
                 for kind, read in reads.items():
@@ -117,6 +119,13 @@ class Agent:
         self._waited += took.ms > WAITING_MS
         self._greeting = session.greeting.text
 
+    async def _search(self, user: int) -> None:
+        """Search for all memories, which no row can name the key of: a tag invalidates the result."""
+        expected = self._expect(user, "search")
+        found = await self._companion.knowledge.search(user, "")
+        self._searches += 1
+        self._checked(f"search:{user}:", versions_found(found, user=user), expected)
+
     def _expect(self, user: int, kind: str, *, ago: float = 0.0) -> Expected:
         """Return what a read that begins now must see, if it may be ``ago`` seconds old."""
         rows, now = sources(kind, user), time.monotonic()
@@ -128,11 +137,13 @@ class Agent:
         return None if self._first_values is None else self._first_values.get((user, kind))
 
     def _check(self, user: int, kind: str, value: Value, expected: Expected) -> None:
-        self._reads += 1
-        versions = versions_of(value, user=user)
-        self._checker.check(f"user:{user}:{kind}", versions, expected.floors)
+        self._checked(f"user:{user}:{kind}", versions_of(value, user=user), expected)
         if self._first_values is not None:
             self._first_values.setdefault((user, kind), value)
+
+    def _checked(self, key: str, versions: Mapping[str, int], expected: Expected) -> None:
+        self._reads += 1
+        self._checker.check(key, versions, expected.floors)
         if math.isfinite(expected.before) and len(self._samples) < SAMPLES_A_REPORT:
             self._samples += [Sample(row, number, expected.before) for row, number in versions.items()]
 
@@ -167,6 +178,8 @@ class Agent:
             stale_hits=stats.stale_hits,
             url=self._visit.url,
             misses=stats.misses,
+            searches=self._searches,
+            search_loads=self._companion.loaders.searches,
         )
 
 

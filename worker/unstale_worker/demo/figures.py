@@ -36,6 +36,8 @@ class DemoFigures:
         waited: Visitors who had to wait for the model.
         stale_hits: Reads answered with a greeting from before a change, as the rules allow for a while.
         greeting: The newest greeting.
+        searches: Searches of memories, under a tag.
+        search_loads: Those of them that the database answered.
     """
 
     seconds: float
@@ -63,6 +65,23 @@ class DemoFigures:
     waited: int = 0
     stale_hits: int = 0
     greeting: str = ""
+    searches: int = 0
+    search_loads: int = 0
+
+    @property
+    def unchanged(self) -> int:
+        """Calls of the model that the worker saved, as no input had changed."""
+        return self.worker.unchanged if self.worker is not None else 0
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of the worker's calls, and of those that it saved."""
+        return (self.worker.tokens, self.worker.tokens_saved) if self.worker is not None else (0, 0)
+
+    @property
+    def searches_saved(self) -> int:
+        """Searches that the cache answered."""
+        return max(0, self.searches - self.search_loads)
 
     @property
     def model_calls_saved(self) -> int:

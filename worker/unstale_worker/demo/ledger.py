@@ -137,6 +137,8 @@ class Ledger:
             greetings=sum(agent.greetings for agent in agents),
             model_calls=sum(agent.model_calls for agent in agents) + refreshes,
             refreshes=refreshes,
+            searches=sum(agent.searches for agent in agents),
+            search_loads=sum(agent.search_loads for agent in agents),
             waited=sum(agent.waited for agent in agents),
             stale_hits=sum(agent.stale_hits for agent in agents),
             greeting=self._greeting,

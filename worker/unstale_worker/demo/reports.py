@@ -127,6 +127,8 @@ class AgentReport:
         stale_hits: Reads answered with a stale value, as the rules allow.
         url: URL of the agent's service.
         misses: Answers of the cache that came from a loader.
+        searches: Searches of memories, under a tag.
+        search_loads: Those of them that the database answered.
     """
 
     name: str
@@ -149,6 +151,8 @@ class AgentReport:
     stale_hits: int = 0
     url: str = ""
     misses: int = 0
+    searches: int = 0
+    search_loads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,13 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """The worker's status, and the URL of its page."""
+    """The worker's status, what its refreshes used, and the URL of its page.
+
+    Attributes:
+        unchanged: Calls of the model saved by unchanged inputs.
+        tokens: Tokens of the calls that it made.
+        tokens_saved: Tokens of the calls that were saved.
+    """
 
     role: str
     lag: float | None
@@ -173,6 +183,9 @@ class WorkerReport:
     problem: str
     refreshes: int = 0
     url: str = ""
+    unchanged: int = 0
+    tokens: int = 0
+    tokens_saved: int = 0
 
 
 Report = WriterReport | AgentReport | WorkerReport | ModelReport

@@ -26,6 +26,12 @@ def table(figures: DemoFigures, *, model: str) -> RenderableType:
         "model calls", f"{figures.model_calls:,}", f"{figures.model_calls_saved:,} saved by the cache"
     )
     rows.add_row("… by the worker", f"{figures.refreshes:,}", "in the background, without waiting")
+    rows.add_row("… not made", f"{figures.unchanged:,}", "a change that altered no input of the greeting")
+    spent, saved = figures.tokens
+    rows.add_row("tokens of the worker", f"{spent:,}", f"{saved:,} saved by unchanged inputs")
+    rows.add_row(
+        "searches", f"{figures.searches:,}", f"{figures.searches_saved:,} answered by the cache, by tag"
+    )
     rows.add_row("visitors who waited", f"{figures.waited:,}", "mostly for a first greeting")
     if figures.p50 is not None and figures.p99 is not None:
         rows.add_row("latency p50", f"{figures.p50:.1f} ms", "from commit to the last agent's memory")
@@ -69,6 +75,11 @@ def as_json(figures: DemoFigures, *, model: str) -> str:
             "model_calls_saved": figures.model_calls_saved,
             "model": model,
             "refreshes": figures.refreshes,
+            "unchanged": figures.unchanged,
+            "tokens": figures.tokens[0],
+            "tokens_saved": figures.tokens[1],
+            "searches": figures.searches,
+            "searches_saved": figures.searches_saved,
             "stale_hits": figures.stale_hits,
             "waited": figures.waited,
             "seconds": round(figures.seconds, 1),

@@ -1,8 +1,9 @@
 """The rows and row versions that each cached value is made from; reads are checked against them."""
 
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from companion.values import Greeting, Preferences, Profile, State
+from companion.values import Greeting, Memory, Preferences, Profile, State
 
 Value: TypeAlias = Profile | Preferences | State | Greeting
 
@@ -19,10 +20,17 @@ def sources(kind: str, user: int) -> tuple[str, ...]:
             return (f"{kind}:{user}",)
         case "settings":
             return (f"settings:{user}", f"plan:{user}")
+        case "search":
+            return (f"memories:{user}",)
         case "greeting_instructions":
             return (f"profile:{user}", f"memories:{user}")
         case _:
             raise ValueError(f"unknown kind of value {kind!r}; known are {', '.join(KINDS)}")
+
+
+def versions_found(memories: Sequence[Memory], *, user: int) -> dict[str, int]:
+    """Return the newest version among all memories of ``user``."""
+    return {f"memories:{user}": max((memory.version for memory in memories), default=0)}
 
 
 def versions_of(value: Value, *, user: int) -> dict[str, int]:

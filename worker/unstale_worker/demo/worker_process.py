@@ -34,6 +34,7 @@ async def main(stop: asyncio.Event) -> None:
 
 def _report(worker: Worker, url: str) -> WorkerReport:
     status = worker.status()
+    tokens = status.refreshed.tokens
     return WorkerReport(
         role=status.role.value,
         lag=status.lag if math.isfinite(status.lag) else None,
@@ -46,6 +47,9 @@ def _report(worker: Worker, url: str) -> WorkerReport:
         problem=status.problem,
         refreshes=status.refreshed.filled + status.refreshed.overtaken,
         url=url,
+        unchanged=round(sum(status.refreshed.unchanged.values())),
+        tokens=round(sum(number for labels, number in tokens.items() if labels[2] == "spent")),
+        tokens_saved=round(sum(number for labels, number in tokens.items() if labels[2] == "saved")),
     )
 
 

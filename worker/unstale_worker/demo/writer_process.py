@@ -75,7 +75,9 @@ class DemoWriter:
         async def change(table: str, row: str, *arguments: object) -> None:
             self._committed(row, await connection.fetchval(statement(f"change_{table}"), *arguments))
 
-        if dice < 0.70:
+        if dice < 0.02:
+            await connection.execute(statement("see_user"), user)  # no version, so nothing to check
+        elif dice < 0.70:
             await change("state", f"state:{user}", user, chance.choice(TOPICS))
         elif dice < 0.74:
             await change("profile", f"profile:{user}", user, chance.choice(MOODS))

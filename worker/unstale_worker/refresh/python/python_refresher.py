@@ -47,7 +47,7 @@ class PythonRefresher:
         self._throttle = LogThrottle(every=LOG_EVERY)
 
     async def refresh(self, reservation: Reservation) -> bool:
-        """Refresh a reserved key if it is still wanted; returns True if the loader was called.
+        """Refresh a reserved key if it is still wanted; returns True if the loader may have been called.
 
         Cancelled, it ends the loader, and the key is due again at once. Raises `RedisUnavailable`.
         """
@@ -61,8 +61,7 @@ class PythonRefresher:
             await failpoints.reach("python_refresher.after_acquire")
         every = min(self._leases.extend_every, self._reservations.takeover / 3)
         async with extended(lambda: self._extend(reservation), every=every):
-            await self._load(reservation)
-        return True
+            return await self._load(reservation)
 
     async def _extend(self, reservation: Reservation) -> None:
         await asyncio.gather(
@@ -70,7 +69,7 @@ class PythonRefresher:
             self._reservations.hold(reservation),
         )
 
-    async def _load(self, reservation: Reservation) -> None:
+    async def _load(self, reservation: Reservation) -> bool:
         spec, key, lease = reservation.spec, reservation.key, reservation.lease
         try:
             with self._outcomes.span(spec, [key]):
@@ -81,6 +80,7 @@ class PythonRefresher:
             raise
         except OverBudgetError as over:
             await self._outcomes.over_budget(spec, key, lease, over)
+            return False
         except LoaderFailed as failure:
             if failure.pause is None:
                 await self._failed(reservation, str(failure))
@@ -89,6 +89,8 @@ class PythonRefresher:
         else:
             if loaded.value is not None:
                 await self._fill(reservation, loaded.value, loaded)
+            return loaded.value is not None
+        return True
 
     async def _loaded(self, reservation: Reservation) -> Loaded:
         """Call the loader; its value is None if the kept one was stored again instead."""
