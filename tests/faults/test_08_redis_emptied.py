@@ -191,6 +191,7 @@ OWN = (
     "refresh-workers",
     "locks",
     "agents",
+    "audit",
 )
 """Every key of unstale's own without a key of the user's or a pattern in its name; all others have a TTL."""
 
