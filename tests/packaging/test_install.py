@@ -199,11 +199,11 @@ def test_all_extras_are_in_all_and_agree_on_versions() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     (everything,) = map(Requirement, extras["all"])
-    assert everything.extras == set(extras) - {"all", "dev", "docs"}
+    assert everything.extras == set(extras) - {"all", "dev", "docs", "recipes", "tests"}
     asked: dict[str, str] = {}
     for text in [*project["dependencies"], *(text for extra in extras.values() for text in extra)]:
         requirement = Requirement(text)
         if requirement.name != "unstale":
             assert asked.setdefault(requirement.name, str(requirement.specifier)) == requirement.specifier
     page = (ROOT / "docs" / "install.md").read_text()
-    assert all(f"| `{extra}` |" in page for extra in set(extras) - {"dev", "docs"})
+    assert all(f"| `{extra}` |" in page for extra in set(extras) - {"dev", "docs", "recipes", "tests"})
