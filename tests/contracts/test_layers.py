@@ -85,7 +85,7 @@ EXTRAS = {
     "core/unstale/telemetry/opentelemetry_counters.py": ["otel"],
     "core/unstale/telemetry/prometheus_collector.py": ["prometheus"],
     "core/unstale/companion/tools/mcp.py": ["mcp"],
-    "core/unstale/testing/plugin.py": ["dev"],  # pytest, which loads it
+    "core/unstale/testing/plugin.py": ["tests"],  # pytest, which loads it
     "worker": ["worker"],
     "worker/unstale_worker/demo": ["companion"],
     "examples/companion": ["companion"],

@@ -85,7 +85,9 @@ async def test_it_is_live_answers_questions_and_shows_hostile_names_as_text(
                 # Many changes leave no more behind than few.
                 for number in range(60):
                     await connection.execute("insert into profiles values ($1, 'x')", 100 + number)
-                await shows(opened, "#newest", "user:159:profile")
+                await eventually(lambda: worker.status().counters.entries >= 61)
+                await connection.execute("insert into profiles values (200, 'x')")  # an entry of its own
+                await shows(opened, "#newest", "user:200:profile")
                 assert await opened.value("document.querySelectorAll('#newest tbody tr').length") <= 20
                 assert await opened.value("document.title") == "unstale: leading"
                 await opened.look(width=390, height=844, phone=True, dark=True)
