@@ -18,6 +18,7 @@ from unstale.freshness.tokens import Token
 from unstale.locks import LOCK_SECONDS, Lock
 from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
+from unstale.protocol.durations import Duration, in_seconds
 from unstale.protocol.globs import check_glob
 from unstale.protocol.models import Model, OtherSchema
 from unstale.protocol.sealed import SEALED
@@ -26,12 +27,12 @@ from unstale.reading.batch_loader import ManyLoader, load_many
 from unstale.reading.loader import Loader
 from unstale.reading.options import (
     DEFAULT,
+    LEAST_TTL,
     GetArguments,
     LoadArguments,
     ManyArguments,
     ReadOptions,
-    check_ttl,
-    checked_seconds,
+    checked_options,
     distinct_keys,
 )
 from unstale.reading.result import FAILED, LOADER, MEMORY, REDIS, SLOW, STALE, Origin, ReadResult
@@ -147,15 +148,15 @@ class Cache:
         loader: Loader,
         *,
         tags: Collection[str] | None = None,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        max_staleness: Duration | None = None,
         fresh: bool = False,
         model: Model | None = None,
         shared: bool = False,
         refresh_ahead: float = 0.0,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
     ) -> Any:
         """Return the value of ``key``: from the near cache, from Redis, or from ``loader``, which runs once.
 
@@ -166,20 +167,21 @@ class Cache:
         Args:
             tags: Names under which the value is invalidated together with others: by `invalidate_tag`, or by
                 a rule's ``tags``. Only a value that has all of them is returned.
-            ttl: Seconds the value may live; overrides ``[ttl]`` and ``default_ttl``.
-            negative_ttl: Seconds the value may live if it is None; overrides ``UNSTALE_NEGATIVE_TTL``.
-            max_staleness: The caches may answer only if a rule owns the key and `staleness` is at most this
-                many seconds, and never with an older value that a rule allows.
+            ttl: Time that the value may live; overrides ``[ttl]`` and ``default_ttl``. This and the other
+                durations are seconds, a timedelta, or a text such as ``"1h30m"`` or ``"300ms"``.
+            negative_ttl: Time the value may live if it is None; overrides ``UNSTALE_NEGATIVE_TTL``.
+            max_staleness: The caches may answer only if a rule owns the key and `staleness` is at most this,
+                and never with an older value that a rule allows.
             fresh: Only a value that was loaded after this call is returned. It is stored, unless an
                 invalidation overtakes it, so that the next plain read is not older.
             model: The pydantic model, or the TypeAdapter, to validate into.
             shared: Return one frozen object to all callers, instead of a copy; faster. Not with ``model``.
             refresh_ahead: Share of the value's life, 0 to 0.9. A hit in its last part is answered at once and
                 starts a load in the background, so that no reader waits when the value expires.
-            soft_timeout: Seconds of the load, also as ``"300ms"``, after which an older value is answered
-                while the load goes on, if ``stale_if_error`` allows one.
-            stale_if_error: Most seconds, also as ``"1h"``, since the last value was current with which a
-                failed load is answered; 0: not at all. None: as the rules say, else
+            soft_timeout: Time of the load after which an older value is answered while the load goes on, if
+                ``stale_if_error`` allows one.
+            stale_if_error: Longest time since the last value was current with which a failed load is
+                answered; 0: not at all. None: as the rules say, else
                 ``UNSTALE_STALE_IF_ERROR``. A key that a rule owns needs it in the rules, too, and it may not
                 be longer here. ``fresh``, ``max_staleness`` and ``tags`` never get an older value.
         """
@@ -213,13 +215,16 @@ class Cache:
         ):
             options = DEFAULT
         else:
-            check_ttl(ttl)
-            check_ttl(negative_ttl, name="negative_ttl")
-            names = self._parts.rules.tags(key, tags) if tags else ()
-            soft = checked_seconds(soft_timeout, name="soft_timeout", zero=False)
-            bound = checked_seconds(stale_if_error, name="stale_if_error", zero=True)
-            options = ReadOptions(
-                ttl, negative_ttl, max_staleness, fresh, refresh_ahead, model, names, soft, bound
+            options = checked_options(
+                ttl=ttl,
+                negative_ttl=negative_ttl,
+                max_staleness=max_staleness,
+                fresh=fresh,
+                refresh_ahead=refresh_ahead,
+                model=model,
+                tags=self._parts.rules.tags(key, tags) if tags else (),
+                soft_timeout=soft_timeout,
+                stale_if_error=stale_if_error,
             )
         misfits = 0
         while True:
@@ -265,7 +270,7 @@ class Cache:
         default: Any = None,
         tags: Collection[str] | None = None,
         model: Model | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         fresh: bool = False,
         shared: bool = False,
     ) -> Any:
@@ -278,9 +283,10 @@ class Cache:
         ``fresh`` the answer is always ``default``.
         """
         self._check(key, model, shared)
+        bound = in_seconds(max_staleness, name="max_staleness", least=0)
         writer, names = self._parts.writer, self._parts.rules.tags(key, tags) if tags else ()
         loaded: ReadResult | None = None
-        if fresh or self._path.may_be_older(key, max_staleness, names):
+        if fresh or self._path.may_be_older(key, bound, names):
             writer.missed(key)
         else:
             loaded = await writer.get(key, allows_stale=max_staleness is None, tags=names)
@@ -320,12 +326,12 @@ class Cache:
         loader: ManyLoader | None = None,
         *,
         tags: Collection[str] | Callable[[str], Collection[str]] | None = None,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        max_staleness: Duration | None = None,
         model: Model | None = None,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
     ) -> Any:
         """Return the values of many keys, in their order, by one trip to Redis and one call of ``loader``.
 
@@ -341,22 +347,27 @@ class Cache:
         wanted = distinct_keys(keys)
         for key in wanted:
             self._check(key, None, False)
-        check_ttl(ttl)
-        check_ttl(negative_ttl, name="negative_ttl")
+        options = checked_options(
+            ttl=ttl,
+            negative_ttl=negative_ttl,
+            max_staleness=max_staleness,
+            model=model,
+            soft_timeout=soft_timeout,
+            stale_if_error=stale_if_error,
+        )
         tags_of = tags if callable(tags) else lambda _: tags
         if loader is None:
-            options = ReadOptions(ttl, negative_ttl, max_staleness, model=model)
             rules = self._parts.rules
             each_of = (options._replace(tags=rules.tags(key, tags_of(key) or ())) for key in wanted)
             found = await asyncio.gather(*map(self._cached, wanted, each_of))
             return {key: value[0] for key, value in zip(wanted, found, strict=True) if value}
         each: dict[str, Any] = {
-            "ttl": ttl,
-            "negative_ttl": negative_ttl,
-            "max_staleness": max_staleness,
+            "ttl": options.ttl,
+            "negative_ttl": options.negative_ttl,
+            "max_staleness": options.max_staleness,
             "model": model,
-            "soft_timeout": soft_timeout,
-            "stale_if_error": stale_if_error,
+            "soft_timeout": options.soft_timeout,
+            "stale_if_error": options.stale_if_error,
         }
         return await load_many(
             wanted, loader, lambda key, load: self.get_or_load(key, load, tags=tags_of(key), **each)
@@ -380,12 +391,12 @@ class Cache:
         template: str,
         *,
         tags: Collection[str] = (),
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
         model: Model | None = None,
         refresh_ahead: float = 0.0,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
         ignore: Collection[str] = (),
     ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
         """Cache what an async function returns, under a key made of its arguments.
@@ -401,10 +412,9 @@ class Cache:
             ... async def profile(user_id: int) -> Profile | None:
             ...     return await load_profile(user_id)
         """
-        check_ttl(ttl)
-        check_ttl(negative_ttl, name="negative_ttl")
-        soft = checked_seconds(soft_timeout, name="soft_timeout", zero=False)
-        bound = checked_seconds(stale_if_error, name="stale_if_error", zero=True)
+        options = checked_options(
+            ttl=ttl, negative_ttl=negative_ttl, soft_timeout=soft_timeout, stale_if_error=stale_if_error
+        )
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
             return Cached(
@@ -412,12 +422,12 @@ class Cache:
                 template,
                 function,
                 tags=tags,
-                ttl=ttl,
-                negative_ttl=negative_ttl,
+                ttl=options.ttl,
+                negative_ttl=options.negative_ttl,
                 model=model,
                 refresh_ahead=refresh_ahead,
-                soft_timeout=soft,
-                stale_if_error=bound,
+                soft_timeout=options.soft_timeout,
+                stale_if_error=options.stale_if_error,
                 ignore=tuple(ignore),
             )
 
@@ -426,7 +436,7 @@ class Cache:
     # --- writing --------------------------------------------------------------------------------
 
     async def set(
-        self, key: str, value: object, ttl: float | None = None, *, tags: Collection[str] | None = None
+        self, key: str, value: object, ttl: Duration | None = None, *, tags: Collection[str] | None = None
     ) -> bool:
         """Store a value; return True if it was stored in Redis.
 
@@ -436,9 +446,9 @@ class Cache:
         have named them all.
         """
         self._check(key, None, False)
-        check_ttl(ttl)
+        seconds = in_seconds(ttl, name="ttl", least=LEAST_TTL)
         names = self._parts.rules.tags(key, tags) if tags else ()
-        return await self._parts.writer.set(key, codec.encode(key, value), ttl, names)
+        return await self._parts.writer.set(key, codec.encode(key, value), seconds, names)
 
     async def delete(self, key: str, *keys: str, lsn: str | None = None) -> None:
         """Invalidate keys in Redis and in every instance; call it after your transaction has committed.
@@ -488,7 +498,7 @@ class Cache:
         self._parts.rules.check_pattern(pattern)
         return await self._parts.writer.invalidate_pattern(pattern)
 
-    def lock(self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0) -> Lock:
+    def lock(self, name: str, *, ttl: Duration = LOCK_SECONDS, timeout: Duration | None = 10.0) -> Lock:
         """Return a lock between all instances, to be used with ``async with``.
 
         Entering raises `LockTimeout` after ``timeout`` seconds (None: waits for ever) and `RedisUnavailable`;
@@ -510,17 +520,18 @@ class Cache:
         """True if the near cache may answer: the log is followed and watermarks arrive."""
         return self._freshness.attached
 
-    async def wait_for(self, token: str, *, timeout: float = 5.0) -> None:
+    async def wait_for(self, token: str, *, timeout: Duration = 5.0) -> None:
         """Wait until the transaction that ``select unstale.token()`` named is applied here.
 
         Afterwards this process serves nothing older; of keys with ``serve_stale`` or ``stale_if_error``, only
-        reads with ``fresh=True`` or ``max_staleness`` do not. Raises `WaitTimeout` after ``timeout``
-        seconds, and ValueError for a text that is not a token, or a token of another database.
+        reads with ``fresh=True`` or ``max_staleness`` do not. Raises `WaitTimeout` after ``timeout``,
+        and ValueError for a text that is not a token, or a token of another database.
         """
         self._check_open()
+        seconds = in_seconds(timeout, name="timeout", least=0)
         wanted = Token.parse(token)
         if await self._parts.following.expect(wanted):
-            await self._parts.tokens.wait(wanted, timeout=timeout)
+            await self._parts.tokens.wait(wanted, timeout=seconds)
 
     @contextlib.asynccontextmanager
     async def subscribe(self, pattern: str = "*", *, reasons: bool = False) -> AsyncIterator[Subscription]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, T
 from pydantic import BaseModel, TypeAdapter
 
 from unstale.errors import ConfigurationError
+from unstale.protocol.durations import Duration
 from unstale.protocol.models import Model
 
 P = ParamSpec("P")
@@ -29,13 +30,13 @@ class Reads(Protocol):
         loader: Callable[[], Any],
         *,
         tags: Collection[str] | None = None,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
         fresh: bool = False,
         model: Any = None,
         refresh_ahead: float = 0.0,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
     ) -> Any:
         """See `Cache.get_or_load`."""
 

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from unstale.errors import LockLost, LockTimeout, RedisUnavailable, UnstaleError
 from unstale.protocol import codec
+from unstale.protocol.durations import Duration, in_seconds
 from unstale.protocol.names import Names
 from unstale.redis_tier.error_replies import refused
 from unstale.redis_tier.scripts import Script
@@ -38,25 +39,21 @@ _LOCK: Final = Script("unstale.redis_tier", "lock", allow_oom=False)
 class Locks(ABC):
     """The locks of one cache."""
 
-    def lock(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
-        """Return a lock that is not held yet; raises ValueError for a name or number out of range."""
+    def lock(self, name: str, *, ttl: Duration, timeout: Duration | None) -> "Lock":
+        """Return a lock that is not held yet; raises ValueError for a name or duration out of range."""
         if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES:
             raise ValueError(
                 f"a lock's name must be a str of 1 to {MAX_NAME_BYTES} bytes, but it is {name!r:.60}"
             )
-        _check_ttl(ttl)
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout is {timeout!r}: expected seconds from 0, or None to wait for ever")
-        return self._new(name, ttl=ttl, timeout=timeout)
+        return self._new(name, ttl=_lease(ttl), timeout=in_seconds(timeout, name="timeout", least=0))
 
     @abstractmethod
     def _new(self, name: str, *, ttl: float, timeout: float | None) -> "Lock":
         """Return a lock that is not held yet."""
 
 
-def _check_ttl(ttl: float) -> None:
-    if not 0.001 <= ttl <= 86_400:
-        raise ValueError(f"ttl is {ttl!r}: expected seconds from 0.001 to 86400")
+def _lease(ttl: Duration) -> float:
+    return in_seconds(ttl, name="ttl", least=0.001, most=86_400)
 
 
 class RedisLocks(Locks):
@@ -129,16 +126,14 @@ class Lock(ABC):
         """True if the lease has not expired, by this process' clock; no I/O."""
         return self._fence is not None and self._clock() < self._until
 
-    async def extend(self, ttl: float | None = None) -> None:
+    async def extend(self, ttl: Duration | None = None) -> None:
         """Hold the lock for ``ttl`` seconds from now, at most a day.
 
-        Raises `LockLost` if it is already lost, and ValueError for a number out of range.
+        Raises `LockLost` if it is already lost, and ValueError for a duration out of range.
         """
         if self._fence is None:
             raise RuntimeError(f"lock {self.name!r} is not held")
-        if ttl is not None:
-            _check_ttl(ttl)
-        seconds, began = self._ttl if ttl is None else ttl, self._clock()
+        seconds, began = self._ttl if ttl is None else _lease(ttl), self._clock()
         if not await self._prolong(seconds):
             raise LockLost(f"lock {self.name!r} was lost before it was extended")
         self._until = began + seconds

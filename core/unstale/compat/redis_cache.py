@@ -8,6 +8,7 @@ from unstale.compat.per_loop import PerLoop
 from unstale.compat.text_stats import text_stats
 from unstale.errors import RedisUnavailable
 from unstale.locks import LOCK_SECONDS, Lock
+from unstale.protocol.durations import Duration
 
 if TYPE_CHECKING:
     from unstale.cache import Cache
@@ -47,7 +48,7 @@ class RedisCache:
         """Return the cached value, or None. See `Cache.get`."""
         return await (await self._caches.get()).get(key)
 
-    async def set(self, key: str, value: object, ttl: float | None = None) -> bool:
+    async def set(self, key: str, value: object, ttl: Duration | None = None) -> bool:
         """Store a value for ``ttl`` seconds; return True if Redis has it. See `Cache.set`."""
         return await (await self._caches.get()).set(key, value, ttl)
 
@@ -72,13 +73,13 @@ class RedisCache:
         except RedisUnavailable:
             return 0
 
-    async def get_or_load(self, key: str, loader: "Loader", *, ttl: float | None = None) -> Any:
+    async def get_or_load(self, key: str, loader: "Loader", *, ttl: Duration | None = None) -> Any:
         """Return the cached value, or load it once for all callers. See `Cache.get_or_load`."""
         return await (await self._caches.get()).get_or_load(key, loader, ttl=ttl)
 
     @contextlib.asynccontextmanager
     async def lock(
-        self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0
+        self, name: str, *, ttl: Duration = LOCK_SECONDS, timeout: Duration | None = 10.0
     ) -> AsyncIterator[Lock]:
         """Hold a lock between all instances. See `Cache.lock`."""
         async with (await self._caches.get()).lock(name, ttl=ttl, timeout=timeout) as lock:

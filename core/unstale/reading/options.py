@@ -3,18 +3,18 @@
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, NamedTuple, TypedDict
 
-from unstale.protocol.durations import seconds_of
+from unstale.protocol.durations import Duration, in_seconds
 
-MAX_TTL: Final = 10 * 365 * 86_400.0
-"""Longest time to live in seconds: ten years."""
+LEAST_TTL: Final = 0.001
+"""Shortest time to live in seconds: Redis counts milliseconds."""
 
 
 class _Arguments(TypedDict, total=False):
-    ttl: float | None
-    negative_ttl: float | None
-    max_staleness: float | None
-    soft_timeout: float | str | None
-    stale_if_error: float | str | None
+    ttl: Duration | None
+    negative_ttl: Duration | None
+    max_staleness: Duration | None
+    soft_timeout: Duration | None
+    stale_if_error: Duration | None
 
 
 class ManyArguments(_Arguments, total=False):
@@ -37,7 +37,7 @@ class GetArguments(TypedDict, total=False):
 
     default: Any
     tags: Collection[str] | None
-    max_staleness: float | None
+    max_staleness: Duration | None
     fresh: bool
     shared: bool
 
@@ -83,27 +83,21 @@ def distinct_keys(keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def check_ttl(ttl: float | None, *, name: str = "ttl") -> None:
-    """Raise ValueError for a TTL out of range, or TypeError if it is not a number."""
-    if ttl is None:
-        return
-    number = isinstance(ttl, int | float) and not isinstance(ttl, bool)
-    if not number or not 0.001 <= ttl <= MAX_TTL:
-        error = ValueError if number else TypeError
-        raise error(f"{name} is {ttl!r}: expected seconds from 0.001 to {MAX_TTL:g}, or None")
-
-
-def checked_seconds(value: float | str | None, *, name: str, zero: bool) -> float | None:
-    """Return an option in seconds, given as a number or a text like "1h"; None stays None.
-
-    Raises ValueError for one out of range, or TypeError if it is neither.
-    """
-    if value is None:
-        return None
-    seconds = seconds_of(value) if isinstance(value, str) else value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError(f"{name} is {value!r}: expected seconds, or a text like '1h'")
-    if seconds is None or not (0 if zero else 0.001) <= seconds <= MAX_TTL:
-        least = "0 (never)" if zero else "0.001"
-        raise ValueError(f"{name} is {value!r}: expected seconds from {least} to {MAX_TTL:g}, or '1h30m'")
-    return float(seconds)
+def checked_options(
+    *,
+    ttl: Duration | None,
+    negative_ttl: Duration | None,
+    max_staleness: Duration | None = None,
+    soft_timeout: Duration | None = None,
+    stale_if_error: Duration | None = None,
+    **others: Any,
+) -> ReadOptions:
+    """Return the options of a read, with durations in seconds; raises as `in_seconds` does."""
+    return ReadOptions(
+        ttl=in_seconds(ttl, name="ttl", least=LEAST_TTL),
+        negative_ttl=in_seconds(negative_ttl, name="negative_ttl", least=LEAST_TTL),
+        max_staleness=in_seconds(max_staleness, name="max_staleness", least=0),
+        soft_timeout=in_seconds(soft_timeout, name="soft_timeout", least=LEAST_TTL),
+        stale_if_error=in_seconds(stale_if_error, name="stale_if_error", least=0),
+        **others,
+    )

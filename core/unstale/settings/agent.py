@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from unstale.settings.base import Duration, Seconds
+from unstale.settings.base import LongSeconds, Seconds
 from unstale.settings.environment import DOTENV
 from unstale.settings.shared import OutboxSettings, SharedSettings
 
@@ -30,9 +30,9 @@ class AgentSettings(SharedSettings, OutboxSettings):
     """A value with more bytes is warned of, once for each kind of key; 0: never."""
     detached_ttl: Seconds = 30.0
     """After this many seconds detached, Redis is no longer read; local loads are then kept this long."""
-    soft_timeout: Duration | None = None
+    soft_timeout: LongSeconds | None = None
     """Seconds of a load after which an older value is answered, as ``"300ms"`` too; unset: never."""
-    stale_if_error: Duration | None = None
+    stale_if_error: LongSeconds | None = None
     """Most seconds for which a failed load is answered with the last value, as ``"1h"`` too; unset: never."""
     audit_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""

@@ -1,6 +1,8 @@
 """Base class of all settings: checked when made, frozen, and read from the environment only by `from_env`."""
 
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -13,14 +15,23 @@ from unstale.settings.environment import DOTENV, read_environment
 
 
 def _in_seconds(value: object) -> object:
-    """Return the seconds of a text like "1h30m"; anything else is left to pydantic."""
-    seconds = seconds_of(value) if isinstance(value, str) else None
-    return value if seconds is None else seconds
+    """Return the seconds of a timedelta or of a text like "1h30m"; numbers are left to pydantic."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    seconds = seconds_of(value)
+    if seconds is None:
+        raise ValueError("expected seconds, or a text such as '1h30m'")
+    return seconds
 
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Duration = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=MAX_SECONDS)]
+Seconds = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=86_400)]
+LongSeconds = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1)]
+
+
+_NUMBER = re.compile(r"\s*[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?\s*|\s*")
 
 
 class Variables(tuple[str, ...]):

@@ -18,6 +18,7 @@ from unstale.errors import CacheClosed
 from unstale.locks import LOCK_SECONDS
 from unstale.near_cache.near_store import UNSET
 from unstale.protocol import codec
+from unstale.protocol.durations import Duration
 from unstale.protocol.models import Model
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Loader
@@ -25,8 +26,7 @@ from unstale.reading.options import (
     GetArguments,
     LoadArguments,
     ManyArguments,
-    check_ttl,
-    checked_seconds,
+    checked_options,
     distinct_keys,
 )
 from unstale.runtime.fork import forget_after_fork
@@ -194,15 +194,15 @@ class Cache:
         loader: Loader,
         *,
         tags: Collection[str] | None = None,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        max_staleness: Duration | None = None,
         fresh: bool = False,
         model: Model | None = None,
         shared: bool = False,
         refresh_ahead: float = 0.0,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
     ) -> Any:
         """Return the value of ``key``: see `unstale.Cache.get_or_load`, also for the arguments.
 
@@ -249,7 +249,7 @@ class Cache:
         default: Any = None,
         tags: Collection[str] | None = None,
         model: Model | None = None,
-        max_staleness: float | None = None,
+        max_staleness: Duration | None = None,
         fresh: bool = False,
         shared: bool = False,
     ) -> Any:
@@ -296,12 +296,12 @@ class Cache:
         loader: ManyLoader | None = None,
         *,
         tags: Collection[str] | Callable[[str], Collection[str]] | None = None,
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
-        max_staleness: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
+        max_staleness: Duration | None = None,
         model: Model | None = None,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
     ) -> Any:
         """Return the values of many keys, in their order, by one trip to Redis and one call of ``loader``.
 
@@ -330,12 +330,12 @@ class Cache:
         template: str,
         *,
         tags: Collection[str] = (),
-        ttl: float | None = None,
-        negative_ttl: float | None = None,
+        ttl: Duration | None = None,
+        negative_ttl: Duration | None = None,
         model: Model | None = None,
         refresh_ahead: float = 0.0,
-        soft_timeout: float | str | None = None,
-        stale_if_error: float | str | None = None,
+        soft_timeout: Duration | None = None,
+        stale_if_error: Duration | None = None,
         ignore: Collection[str] = (),
     ) -> Callable[[Callable[P, R]], Cached[P, R]]:
         """Cache what a plain function returns, under a key made of its arguments.
@@ -348,10 +348,9 @@ class Cache:
             ... def profile(user_id: int) -> Profile | None:
             ...     return load_profile(user_id)
         """
-        check_ttl(ttl)
-        check_ttl(negative_ttl, name="negative_ttl")
-        soft = checked_seconds(soft_timeout, name="soft_timeout", zero=False)
-        bound = checked_seconds(stale_if_error, name="stale_if_error", zero=True)
+        options = checked_options(
+            ttl=ttl, negative_ttl=negative_ttl, soft_timeout=soft_timeout, stale_if_error=stale_if_error
+        )
 
         def decorate(function: Callable[P, R]) -> Cached[P, R]:
             return Cached(
@@ -359,12 +358,12 @@ class Cache:
                 template,
                 function,
                 tags=tags,
-                ttl=ttl,
-                negative_ttl=negative_ttl,
+                ttl=options.ttl,
+                negative_ttl=options.negative_ttl,
                 model=model,
                 refresh_ahead=refresh_ahead,
-                soft_timeout=soft,
-                stale_if_error=bound,
+                soft_timeout=options.soft_timeout,
+                stale_if_error=options.stale_if_error,
                 ignore=tuple(ignore),
             )
 
@@ -373,7 +372,7 @@ class Cache:
     # --- writing --------------------------------------------------------------------------------
 
     def set(
-        self, key: str, value: object, ttl: float | None = None, *, tags: Collection[str] | None = None
+        self, key: str, value: object, ttl: Duration | None = None, *, tags: Collection[str] | None = None
     ) -> bool:
         """Store a value; return True if it was stored in Redis. See `unstale.Cache.set`.
 
@@ -400,7 +399,7 @@ class Cache:
         """Invalidate every key that the Redis glob matches. See `unstale.Cache.invalidate_pattern`."""
         return self._run(lambda cache, _: cache.invalidate_pattern(pattern))
 
-    def lock(self, name: str, *, ttl: float = LOCK_SECONDS, timeout: float | None = 10.0) -> Lock:
+    def lock(self, name: str, *, ttl: Duration = LOCK_SECONDS, timeout: Duration | None = 10.0) -> Lock:
         """Return a lock between all instances and threads, for ``with``. See `unstale.Cache.lock`.
 
         Without Redis it holds between the threads of this process only, which is logged once.
@@ -426,7 +425,7 @@ class Cache:
         life = self._life
         return life is not None and life.cache.attached
 
-    def wait_for(self, token: str, *, timeout: float = 5.0) -> None:
+    def wait_for(self, token: str, *, timeout: Duration = 5.0) -> None:
         """Wait until the transaction that ``select unstale.token()`` named is applied here.
 
         See `unstale.Cache.wait_for`.

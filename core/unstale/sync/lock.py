@@ -5,6 +5,7 @@ from typing import Self
 
 from unstale.errors import CacheClosed
 from unstale.locks import Lock as AsyncLock
+from unstale.protocol.durations import Duration
 from unstale.sync.loop_thread import LoopThread
 
 
@@ -34,7 +35,7 @@ class Lock:
         """True if the lease has not expired, by this process' clock; no I/O."""
         return self._lock.held
 
-    def extend(self, ttl: float | None = None) -> None:
+    def extend(self, ttl: Duration | None = None) -> None:
         """Hold the lock for ``ttl`` seconds from now; raises `LockLost` if it is already lost."""
         self._loops.run(lambda _: self._lock.extend(ttl))
 
