@@ -58,6 +58,20 @@ async def test_files_are_sent_once_and_no_other_is_sent() -> None:
             assert "MIT License" in await response.text()
 
 
+async def test_a_path_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    async with served() as (session, url):
+        for path in ("health", "ready", "metrics/", "%3Cscript%3E"):
+            async with session.get(f"{url}/{path}") as response:
+                assert response.status == 404
+                assert response.content_type == "text/plain"
+                text = await response.text()
+            for known in ("/healthz", "/readyz", "/metrics", "/api/agents", "/api/why"):
+                assert known in text
+    async with served(token="secret") as (session, url), session.get(f"{url}/health") as response:
+        assert response.status == 401
+        assert "/metrics" not in await response.text()
+
+
 async def test_a_browser_signs_in_with_the_token_and_out_again(redis_url: str) -> None:
     async with served(redis_url, token="secret") as (session, url):
         async with session.get(url, headers=BROWSER) as response:

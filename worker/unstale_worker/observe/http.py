@@ -9,14 +9,14 @@ from typing import Final, Protocol
 
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.agents import show as agents_shown
 from unstale_worker.observe.agent_metrics import AgentTotals
 from unstale_worker.observe.audit_metrics import metrics_text
-from unstale_worker.observe.http_access import NO_TOKEN, SIGNED_IN, Access, wants_page
+from unstale_worker.observe.http_access import NO_TOKEN, OPEN_PREFIX, SIGNED_IN, Access, wants_page
 from unstale_worker.observe.http_guard import Guard, own_hosts_only
 from unstale_worker.observe.metrics import CONTENT_TYPE, Metrics
 from unstale_worker.observe.reports_view import ReportsView
@@ -126,6 +126,7 @@ def application(
     middlewares: list[Middleware] = [guard.middleware, access.middleware()]
     if token is None:
         middlewares.insert(1, own_hosts_only())
+    middlewares.append(_naming_the_paths)
     app = web.Application(middlewares=middlewares, client_max_size=BODY_MOST)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -136,6 +137,16 @@ def application(
     app.router.add_get("/api/agents", api_agents)
     app.on_cleanup.append(closing)
     return app
+
+
+@web.middleware
+async def _naming_the_paths(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer a path that does not exist with those that do."""
+    if isinstance(request.match_info.http_exception, web.HTTPNotFound):
+        paths = sorted({each.canonical for each in request.app.router.resources()})
+        shown = ", ".join(path for path in paths if not path.startswith(OPEN_PREFIX))
+        raise web.HTTPNotFound(text=f"there is no {request.path!r:.200} here; there are {shown}\n")
+    return await handler(request)
 
 
 def why(status: Status) -> str:
