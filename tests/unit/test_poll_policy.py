@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from unstale_worker.leader.poll_policy import BUSY_PAUSE, PollPolicy
+from unstale_worker.leader.poll_policy import AWAKE_SECONDS, BUSY_PAUSE, PollPolicy
 
 
 def paced(rate: int, *, seconds: float = 2.0) -> PollPolicy:
@@ -38,6 +38,15 @@ def test_a_rate_between_the_bounds_keeps_whatever_state_it_is_in() -> None:
     policy = paced(300)
     assert not policy.may_sleep
     assert not policy.must_wake
+
+
+def test_commits_that_wait_for_each_other_keep_it_awake_for_a_while() -> None:
+    policy = paced(50)
+    policy.stay_awake()
+    policy.note(1, now=2.0 + AWAKE_SECONDS / 2)
+    assert not policy.may_sleep
+    policy.note(1, now=2.0 + AWAKE_SECONDS)
+    assert policy.may_sleep
 
 
 def test_very_many_changes_are_read_in_larger_batches() -> None:

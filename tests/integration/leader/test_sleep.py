@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -13,6 +14,7 @@ import pytest
 
 from servers import Database, eventually
 from servers.outbox import changes, position
+from unstale_worker.dev_servers import EmbeddedPostgres
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.sources import notify
 from unstale_worker.sources.notify import NotifyWakeUps
@@ -216,6 +218,62 @@ async def test_a_worker_that_dies_asleep_is_forgotten_and_the_next_one_sleeps(
         await db.execute("select pg_notify('unstale_wakeup', 'end')")
         await eventually(lambda: heard)
         assert [arguments[-1] for arguments in heard] == ["end"]
+
+
+async def test_it_wakes_up_once_commits_queue_for_their_notify(
+    own_postgres: EmbeddedPostgres, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one commit at a time may wait for the disk while all of them notify."""
+    database = Database("postgres", own_postgres)
+    async with AsyncExitStack() as exits:
+        admin = await exits.enter_async_context(connected(database.superuser_dsn))
+        writers = [await exits.enter_async_context(connected(database.dsn)) for _ in range(3)]
+        await writers[0].execute(SCHEMA)
+        sleeper = await exits.enter_async_context(NotifyWakeUps(PostgresConnections(database.worker_dsn)))
+        await eventually(sleeper.try_sleep)
+        keys = iter(range(1_000))
+
+        async def notified() -> None:
+            """Three NOTIFYs, one after the other, and the time until the next look."""
+            until = sleeper.received + 3
+            for _ in range(3):
+                await writers[0].execute("insert into profiles values ($1)", next(keys))
+            await eventually(lambda: sleeper.received >= until)
+            await eventually(lambda: time.monotonic() > sleeper._queue_looked_at + notify.QUEUE_SECONDS)
+
+        await notified()
+        assert not await sleeper.delays_commits()
+        await notified()
+        # A commit that waits for a standby that never comes, as for a disk that takes its time.
+        await admin.execute("alter system set synchronous_commit = local")
+        await admin.execute("alter system set synchronous_standby_names = 'nobody'")
+        await admin.execute("select pg_reload_conf()")
+        shown = "select current_setting('synchronous_standby_names') <> ''"
+        for writer in writers:
+            await eventually(partial(writer.fetchval, shown))
+            await writer.execute("set synchronous_commit = on")
+        commits = [
+            asyncio.create_task(writer.execute("insert into profiles values ($1)", next(keys)))
+            for writer in writers
+        ]
+        await eventually(lambda: admin.fetchval("select count(*) = 2 from pg_locks where not granted"))
+        assert await sleeper.delays_commits()
+        await admin.execute("alter system reset synchronous_standby_names")
+        await admin.execute("select pg_reload_conf()")
+        await asyncio.gather(*commits)
+        await sleeper.close()
+
+        queues = False
+
+        async def delays_commits(self: NotifyWakeUps) -> bool:
+            return queues and self.asleep
+
+        monkeypatch.setattr(NotifyWakeUps, "delays_commits", delays_commits)
+        async with running_worker(database.worker_dsn, redis_url) as worker:
+            await eventually(lambda: asleep(worker))
+            queues = True
+            await eventually(lambda: not asleep(worker))
+            assert await seconds_wanted(database) <= 0
 
 
 async def test_an_idle_worker_costs_next_to_nothing(database: Database, redis_url: str) -> None:

@@ -306,7 +306,9 @@ class Pipeline:
 
     async def _rest(self, found: int, hinted: bool) -> bool:
         """Wait for the next reason to read; returns True if it was a hint."""
-        if self._poll.must_wake:
+        if delayed := await self._wakeups.delays_commits():
+            self._poll.stay_awake()
+        if delayed or self._poll.must_wake:
             await self._wakeups.end_sleep()
         if hinted and not found:
             # Any role may send NOTIFY, so hints that lead to nothing cause no more reads than polling would.

@@ -14,6 +14,8 @@ SLEEP_BELOW: Final = 150.0
 """Entries a second below which the worker tries to sleep."""
 WAKE_ABOVE: Final = 500.0
 """Entries a second above which the worker stops sleeping: NOTIFY serialises commits."""
+AWAKE_SECONDS: Final = 5.0
+"""Seconds for which the worker polls after commits had to wait for each other's NOTIFY."""
 BUSY_ABOVE: Final = 2_500.0
 """Entries a second above which reads are spaced out. Fewer, larger batches leave the cores to the writers."""
 BUSIEST: Final = 4_500.0
@@ -32,12 +34,13 @@ class PollPolicy:
         True
     """
 
-    __slots__ = ("_at", "_pause", "_poll_max", "_poll_min", "rate")
+    __slots__ = ("_at", "_awake_until", "_pause", "_poll_max", "_poll_min", "rate")
 
     def __init__(self, *, poll_min: float, poll_max: float) -> None:
         self._poll_min, self._poll_max = poll_min, poll_max
         self._pause = poll_min
         self._at = 0.0
+        self._awake_until = 0.0
         self.rate = 0.0
         """Entries a second, averaged."""
 
@@ -47,10 +50,14 @@ class PollPolicy:
         self._at = now
         self._pause = self._poll_min if entries else min(self._pause * 2, self._poll_max)
 
+    def stay_awake(self) -> None:
+        """Do not sleep for `AWAKE_SECONDS`: commits waited for each other while every one notified."""
+        self._awake_until = self._at + AWAKE_SECONDS
+
     @property
     def may_sleep(self) -> bool:
         """True if changes are rare enough for every commit to notify."""
-        return self.rate < SLEEP_BELOW
+        return self.rate < SLEEP_BELOW and self._at >= self._awake_until
 
     @property
     def must_wake(self) -> bool:

@@ -33,6 +33,10 @@ SLEEP_SECONDS: Final = 20.0
 """Seconds after which a sleeping worker calls it again; the rest is for a slow answer."""
 MIGRATION_SECONDS: Final = 60.0
 """Seconds between two attempts on a database that lacks the function."""
+QUEUE_SECONDS: Final = 0.1
+"""Seconds between two looks at commits that wait for the NOTIFY of another one."""
+QUEUE_NOTIFIES: Final = 3
+"""NOTIFYs since the last look below which nothing is worth a look: 30 a second."""
 UNANNOUNCED_READS: Final = 3
 """Consecutive timer reads that found changes without a NOTIFY, after which the session is replaced."""
 
@@ -57,6 +61,9 @@ class NotifyWakeUps(WakeUps):
         self._wanted_until = 0.0
         self._asleep_until = 0.0
         self._silent: set[str] = set()
+        self._queue_looked_at = 0.0
+        self._queue_received = 0
+        self._queued = False
         self._look_again_at = 0.0
         self._silent_backoff = Backoff(first=0.02, most=2.0)
 
@@ -137,6 +144,33 @@ class NotifyWakeUps(WakeUps):
         except asyncio.CancelledError:
             self._broken(None)
             raise
+
+    async def delays_commits(self) -> bool:
+        """Return True if commits queue for NOTIFY, which lets only one commit at a time wait for the disk.
+
+        A queue of two, or of one at two looks, is one that lasts. The rate of changes cannot show it, because
+        the queue keeps that rate low: at one commit for each flush of the disk.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self.asleep or now < self._queue_looked_at + QUEUE_SECONDS:
+            return False
+        notified = self.received - self._queue_received
+        self._queue_looked_at, self._queue_received = now, self.received
+        connection = self._connection
+        if notified < QUEUE_NOTIFIES or connection is None:
+            self._queued = False
+            return False
+        try:
+            async with translate_errors():
+                waiting = int(await connection.fetchval(statement("notify_queue")))
+        except DatabaseUnavailable as error:
+            self._broken(error)
+            return False
+        except asyncio.CancelledError:
+            self._broken(None)
+            raise
+        before, self._queued = self._queued, waiting > 0
+        return waiting > 1 or (waiting == 1 and before)
 
     def report_read(self, found: bool, *, asleep: bool) -> None:
         """See `WakeUps.report_read`; replaces a session that receives no NOTIFY while asleep."""

@@ -50,6 +50,10 @@ class WakeUps:
     async def end_sleep(self) -> None:
         """Stop commits from sending hints."""
 
+    async def delays_commits(self) -> bool:
+        """Return True if commits wait for each other to send their hints, so that sleep costs writers."""
+        return False
+
     def report_read(self, found: bool, *, asleep: bool) -> None:
         """Report a read without a hint: if it ``found`` changes, and if the worker was ``asleep`` before."""
 
