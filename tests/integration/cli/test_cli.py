@@ -190,6 +190,15 @@ def test_migration_check_names_file_table_and_remedy(tmp_path: Path) -> None:
     same = run("migration", "--check", "--json", cwd=tmp_path)
     assert same.code == 0
     assert json.loads(same.out)["differences"] == []
+    assert "DATABASE_URL is not set" in json.loads(same.out)["database_not_compared"]
+
+    away = {"DATABASE_URL": "postgresql://unstale:s3cr3t@127.0.0.1:1/app"}
+    unknown = run("migration", "--check", cwd=tmp_path, settings=away)
+    assert unknown.code == 1, unknown.out
+    assert "the migrations match the rules" in unknown.out
+    assert "the database was not compared: cannot connect to Postgres" in unknown.out
+    assert "`--offline` compares the files only" in unknown.out
+    assert run("migration", "--check", "--offline", cwd=tmp_path, settings=away).code == 0
 
     (captures,) = folder.glob("*_unstale_captures.sql")
     captures.write_text(captures.read_text() + "-- of an earlier version\n")

@@ -213,7 +213,11 @@ def migration(
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Write nothing; exit with 1 if a migration is missing or differs."),
+        typer.Option(
+            "--check",
+            help="Write nothing; exit with 1 if a migration is missing or differs, or if the database that "
+            "the settings name cannot be compared.",
+        ),
     ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not compare the captures of the database.")
@@ -246,8 +250,8 @@ def migration(
             compared = await compare_database(settings, rules)
         if check:
             found += compared.differences
-            output.migration_check(found, skipped=compared.skipped)
-            return FAILED if found else DONE
+            output.migration_check(found, compared)
+            return FAILED if found or compared.failed else DONE
         output.migration(result, folder, compared)
         return DONE
 

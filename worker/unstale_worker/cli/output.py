@@ -142,16 +142,17 @@ class Output:
         elif compared.skipped:
             self._console.print(f"the database was not compared: {compared.skipped}", markup=False)
 
-    def migration_check(self, found: Sequence[Difference], *, skipped: str) -> None:
+    def migration_check(self, found: Sequence[Difference], compared: Compared) -> None:
         """Print how migrations and database differ from the rules, and if the database was left out."""
         if self._json:
-            self._print_json(_compared(Compared(tuple(found), skipped)))
+            self._print_json(_compared(Compared(tuple(found), compared.skipped)))
             return
         self._lines(found)
         if not found:
             self._console.print("the migrations match the rules", markup=False)
-        if skipped:
-            self._console.print(f"the database was not compared: {skipped}", markup=False)
+        if compared.skipped:
+            remedy = "; `--offline` compares the files only" if compared.failed else ""
+            self._console.print(f"the database was not compared: {compared.skipped}{remedy}", markup=False)
 
     def _lines(self, found: Iterable[Difference]) -> None:
         for difference in found:

@@ -51,11 +51,13 @@ class Compared:
         differences: What the database lacks.
         skipped: Why the database was not compared; empty if it was.
         captures: The state of its captures.
+        failed: True if the settings name a database and it could not be compared.
     """
 
     differences: tuple[Difference, ...] = ()
     skipped: str = ""
     captures: tuple[WatchState, ...] = ()
+    failed: bool = False
 
 
 def differences(rules: Rules, folder: Path, wanted: WrittenMigration) -> list[Difference]:
@@ -110,7 +112,8 @@ async def compare_database(settings: WorkerSettings, rules: Rules) -> Compared:
         finally:
             await source.close()
     except UnstaleError as error:
-        return Compared(skipped=without_passwords(str(error)))
+        named = settings.database_url is not None or settings.supabase_url is not None
+        return Compared(skipped=without_passwords(str(error)), failed=named)
 
 
 def lacking(rules: Rules, states: Iterable[WatchState]) -> Iterator[Difference]:
