@@ -66,6 +66,10 @@ _chain: Final[ContextVar[tuple[Chain, Task]]] = ContextVar("unstale_load_chain",
 starts inherit it."""
 
 
+entered: Callable[[], object] | None = None
+"""Called before a load, while the statements of loaders are recorded."""
+
+
 def chain() -> Chain:
     """Return the loads that wait for the code that runs now."""
     return _chain.get()[0]
@@ -73,6 +77,8 @@ def chain() -> Chain:
 
 def enter(loads: Chain) -> None:
     """Let these loads wait for the code of the current task."""
+    if entered is not None and loads:
+        entered()
     _chain.set((loads, asyncio.current_task()))
 
 

@@ -24,12 +24,12 @@ class Learning:
         folder: The folder that every process records into.
         root: pytest's root folder, where the rules are looked for.
         reports: True in the process that reports.
-        fails: True if a missing rule fails the session.
+        fails: True if the session fails when a rule is missing, or loaders ran and no statement was seen.
     """
 
     def __init__(self, folder: Path, root: Path, *, reports: bool, fails: bool) -> None:
         self._folder, self._root, self._reports, self._fails = folder, root, reports, fails
-        self._text, self._missing = "", False
+        self._text, self._fault = "", False
         recorder.start(folder)
 
     def pytest_sessionfinish(self, session: "pytest.Session") -> None:
@@ -37,14 +37,14 @@ class Learning:
         if not self._reports:
             return
         report = next(iter(entry_points(group=GROUP))).load()
-        self._text, self._missing = report(self._folder, self._root)
-        if self._missing and self._fails and session.exitstatus == 0:
+        self._text, self._fault = report(self._folder, self._root)
+        if self._fault and self._fails and session.exitstatus == 0:
             session.exitstatus = 1  # as if a test had failed
 
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Print the report."""
         if self._text:
-            color = {"red": True} if self._missing and self._fails else {}
+            color = {"red": True} if self._fault and self._fails else {}
             terminalreporter.write_sep("=", "unstale: tables that loaders read", **color)
             terminalreporter.write(self._text)
 

@@ -44,6 +44,13 @@ if __name__ == "__main__":
     import asyncio
     asyncio.run(profile(7))
 """
+OTHER = """
+def other():
+    class Other:
+        async def fetch(self, *arguments):
+            return []
+    return Other()
+"""
 TESTS = """
 import asyncio
 import pytest
@@ -105,6 +112,10 @@ def test_learn_reports_the_missing_rule_until_it_is_written(tmp_path: Path, sett
     assert 'table = "public.profiles"' in bare.out
 
     assert run("learn", "--", sys.executable, "-c", "raise SystemExit(3)", cwd=tmp_path).code == 1
+    nothing = run("learn", "--", sys.executable, "-c", "", cwd=tmp_path)
+    assert nothing.code == 1, nothing.out
+    assert "No statement of a loader was recorded" in nothing.out
+    assert "asyncpg.create_pool" in nothing.out
     absent = run("learn", "--recording", "nowhere.jsonl", cwd=tmp_path)
     assert absent.code == 2
     assert "record with `unstale learn -- COMMAND`" in absent.err
@@ -140,6 +151,17 @@ def test_the_pytest_option_fails_a_build(
     code, said = tested("--unstale-learn=fail")
     assert code == 0, said
     assert "Every table that they read is watched." in said
+    # Loaders whose statements are not seen were not compared; without loaders nothing is to be compared.
+    (tmp_path / "application.py").write_text(
+        APPLICATION.replace("await (await pool.postgres())", "await other()") + OTHER
+    )
+    code, said = tested("--unstale-learn=fail")
+    assert code == 1, said
+    assert "No statement of a loader was recorded" in said
+    (tmp_path / "test_application.py").write_text("def test_nothing() -> None: ...\n")
+    code, said = tested("--unstale-learn=fail")
+    assert code == 0, said
+    assert "No loader ran" in said
 
 
 @pytest.fixture

@@ -273,7 +273,8 @@ def learn(
 ) -> None:
     """Find missing rules: run your tests or application, and compare what loaders read with the rules.
 
-    Exits with 1 if a rule is missing or the command failed. Not for production: statements are planned twice.
+    Exits with 1 if a rule is missing, nothing was recorded, or the command failed. Not for production:
+    statements are planned twice.
     """
     from unstale.settings import WorkerSettings
     from unstale_worker.cli.output import Output
@@ -284,7 +285,7 @@ def learn(
         code = run_recorded(command, keep=path)
     found = learned(path, WorkerSettings.from_env().config)
     Output(json=json).learned(found)
-    raise typer.Exit(FAILED if code or found.missing else DONE)
+    raise typer.Exit(FAILED if code or found.missing or found.empty else DONE)
 
 
 @app.command()

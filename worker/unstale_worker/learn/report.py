@@ -48,6 +48,7 @@ class Learned:
         toml: The rules that would watch them.
         doubts: What could not be followed, as sentences.
         columns: Columns of watched tables that the rules leave out.
+        ignored: Number of such pairs that ``ignore_keys`` left out.
     """
 
     statements: int
@@ -55,6 +56,12 @@ class Learned:
     toml: str
     doubts: tuple[str, ...]
     columns: tuple[LeftOut, ...] = ()
+    ignored: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing was recorded, so nothing was compared."""
+        return not self.statements and not self.ignored
 
 
 def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
@@ -62,9 +69,10 @@ def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
     missing: dict[tuple[str, Table], tuple[Missing, Proposal]] = {}
     narrow: dict[tuple[str, Table], tuple[Observation, set[str]]] = {}
     doubts: dict[str, None] = {}
-    count = 0
+    count = ignored = 0
     for observation in observations:
         if rules is not None and any(matches(glob, observation.key) for glob in rules.unlearned_keys):
+            ignored += 1
             continue
         count += 1
         doubts.update(dict.fromkeys(f"{observation.shape}: {doubt}" for doubt in observation.reading.doubts))
@@ -95,6 +103,7 @@ def learn(rules: Rules | None, observations: Iterable[Observation]) -> Learned:
         toml(each for _, each in pairs),
         tuple(doubts),
         tuple(sorted(columns, key=lambda each: (each.table, each.keys))),
+        ignored,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from unstale.companion.recording.recorder import RAN
 from unstale.errors import ConfigurationError
 from unstale_worker.learn.report import Learned, learn, read_recording
 from unstale_worker.rules import Rules
@@ -66,11 +67,15 @@ def learned(path: Path, rules: Path | None, *, root: Path = Path()) -> Learned:
 
 def report(found: Learned) -> str:
     """Return the result as text: what is missing, the rules to add, and what could not be followed."""
-    if not found.statements:
+    if found.empty:
         return (
-            "No statement of a loader was recorded. Loaders must run through a ConnectionPool of unstale, "
-            "inside get_or_load, get_many or a function under @cache.cached.\n"
+            "No statement of a loader was recorded, so nothing was compared. Seen are statements through the "
+            "Postgres pool or the Supabase client of unstale's ConnectionPool, inside get_or_load, get_many "
+            "or a function under @cache.cached. A pool that asyncpg.create_pool made is not seen: give your "
+            "loaders `await pool.postgres()` of a ConnectionPool instead (docs/learn.md).\n"
         )
+    if not found.statements:
+        return f"All {found.ignored} statements that were recorded are left out by ignore_keys of [learn].\n"
     lines = [f"{found.statements} statements of loaders were recorded."]
     lines += [str(each) for each in found.missing]
     if found.missing:
@@ -84,6 +89,12 @@ def report(found: Learned) -> str:
 
 
 def report_of_tests(folder: Path, root: Path) -> tuple[str, bool]:
-    """Return the report of a session of tests, and True if a rule is missing; for the pytest plugin."""
+    """Return the report of a session of tests, and True if it must not pass; for the pytest plugin.
+
+    It must not if a rule is missing, nor if loaders ran and no statement of them was seen. A session in which
+    no loader ran, such as a part of the tests, has nothing to compare.
+    """
     found = learned(folder, None, root=root)
-    return report(found), bool(found.missing)
+    if found.empty and not (folder / RAN).exists():
+        return "No loader ran, so there is nothing to compare with the rules.\n", False
+    return report(found), bool(found.missing) or found.empty

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,9 @@ MOST: Final = 50_000
 LONGEST: Final = 400
 """Most characters of a statement that are written down."""
 
+RAN: Final = "loaders-ran"
+"""Name of an empty file in the folder of a recording: a loader has run, in whatever way it reads."""
+
 _current: "Recorder | None" = None
 _refused: set[str] = set()
 
@@ -34,6 +38,12 @@ class Recorder:
         self.folder = folder
         self._readings: dict[tuple[str, ...], Reading] = {}
         self._written: set[tuple[str, ...]] = set()
+
+    def ran(self) -> None:
+        """Write down that a loader runs. The first says it for all."""
+        load_chain.entered = None
+        with suppress(OSError):  # the recording is over
+            (self.folder / RAN).touch()
 
     async def statement(
         self, connection: "asyncpg.Connection[Any]", statement: str, arguments: Sequence[object]
@@ -98,12 +108,14 @@ def start(folder: Path) -> Recorder:
     """Record in this process from now on, for connections that are opened from now on."""
     global _current
     _current = Recorder(folder)
+    load_chain.entered = _current.ran
     return _current
 
 
 def stop() -> None:
     """Record no more."""
     global _current
+    load_chain.entered = None
     _current = None
 
 
