@@ -6,9 +6,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from servers import eventually
-from unstale import Cache, ConfigurationError
+from unstale import Cache, ConfigurationError, Invalidated
 from unstale.testing.servers import Servers, started
+from unstale_worker.leader.pipeline import Pipeline
+from unstale_worker.redis.state import StoredState
 
 RULES = """
 [[watch]]
@@ -32,20 +33,30 @@ async def followed(servers: Servers) -> None:
     connection = await asyncpg.connect(servers.database_url)
     load = "select name from public.profiles where id = 42"
     try:
-        async with Cache.from_env(env_file=None, redis_url=servers.redis_url) as cache:
-            await eventually(lambda: cache.attached)
+        async with Cache.from_env(env_file=None, redis_url=servers.redis_url, redis_timeout=60) as cache:
+            assert cache.attached
             async with cache.subscribe("user:42:*") as events:
                 assert await cache.get_or_load("user:42:profile", lambda: connection.fetchval(load)) == "Ada"
                 await connection.execute("update public.profiles set name = 'Grace'")
-                await anext(events)
-                assert (
-                    await cache.get_or_load("user:42:profile", lambda: connection.fetchval(load)) == "Grace"
-                )
+                assert isinstance(await anext(events), Invalidated)  # no Reset of the worker's first start
+            async with connection.transaction():
+                await connection.execute("update public.profiles set name = 'Hopper'")
+                token = await connection.fetchval("select unstale.token()")
+            await cache.wait_for(token, timeout=60)
+            assert await cache.get_or_load("user:42:profile", lambda: connection.fetchval(load)) == "Hopper"
     finally:
         await connection.close()
 
 
-def test_a_worker_follows_the_projects_tables(tmp_path: Path) -> None:
+def test_a_worker_follows_the_projects_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has finished its first start, however long that takes, before the first test begins."""
+    begin = Pipeline._begin
+
+    async def slow(pipeline: Pipeline) -> StoredState:
+        await asyncio.sleep(2)
+        return await begin(pipeline)
+
+    monkeypatch.setattr(Pipeline, "_begin", slow)
     with started(project(tmp_path, migration=SCHEMA + WATCH)) as servers:
         assert servers.has_worker
         assert "postgresql://" not in repr(servers)

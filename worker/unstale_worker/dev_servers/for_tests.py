@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -13,7 +14,7 @@ from unstale.settings import WorkerSettings
 from unstale_worker.dev_servers.project import Project
 from unstale_worker.dev_servers.server_stack import stack
 from unstale_worker.leader.supervisor import Worker
-from unstale_worker.observe.status import Role
+from unstale_worker.observe.status import Role, Status
 from unstale_worker.rules import Rules
 
 LOOK_SECONDS: Final = 0.02
@@ -65,6 +66,11 @@ def servers_for_tests(root: Path) -> Iterator[Urls]:
         thread.join()
 
 
+def _follows(status: Status) -> bool:
+    """Return True once a watermark is out: a cache that is opened now is attached, and hears of no start."""
+    return status.role is Role.LEADING and status.watermark_age < math.inf
+
+
 async def _serve(root: Path, stop: asyncio.Event, ready: Callable[[Urls], object]) -> None:
     try:
         rules: Rules | None = Rules.load(root=root)
@@ -76,7 +82,7 @@ async def _serve(root: Path, stop: asyncio.Event, ready: Callable[[Urls], object
             settings = WorkerSettings(database_url=servers.worker_database_url, redis_url=servers.redis_url)
             worker = Worker(settings, rules)
             working = asyncio.create_task(worker.run(stop=stop))
-            while worker.status().role is not Role.LEADING and not working.done():
+            while not _follows(worker.status()) and not working.done():
                 await asyncio.wait([working], timeout=LOOK_SECONDS)
             if working.done():
                 working.result()
