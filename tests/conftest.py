@@ -1,10 +1,10 @@
-"""Real servers for the tests: one Postgres per test process, one Valkey per test, and checks for leaks.
+"""Real servers for the tests: a Postgres for each process, a Valkey as new for each test, checks for leaks.
 
 ========================  ====================================================================================
 ``database``              a fresh, migrated database; ``postgres`` could create event triggers, as on Supabase
 ``plain_database``        the same where event triggers were refused, as on plain Postgres
 ``empty_database``        a fresh database without migrations
-``valkey``                a Valkey server of the test's own
+``valkey``                a Valkey server of the test's own, or a used one that is as new
 ``redis_url``             its URL
 ``namespace``             an unstale namespace nobody else uses
 ``own_postgres``          a migrated Postgres server of the test's own, to be killed and restarted
@@ -31,11 +31,11 @@ import structlog
 from servers import (
     Database,
     create_database,
-    expect_keys_with_ttl,
     expect_no_tasks,
     fresh_database,
     run_apart,
 )
+from servers.valkeys import Valkeys
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey, migrate
 from unstale_worker.dev_servers.installs import PostgresVersion
 
@@ -172,23 +172,21 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
         run_apart(server.close())
 
 
-@pytest.fixture
-def valkey(request: pytest.FixtureRequest) -> Iterator[EmbeddedValkey]:
-    """A Valkey of the test's own; if it still runs afterwards, every key in it has a TTL or is permanent.
+@pytest.fixture(scope="session")
+def valkeys() -> Iterator[Valkeys]:
+    """The Valkey servers of this test process. With ``UNSTALE_TEST_PROGRAM=redis`` they are Redis."""
+    servers = Valkeys("redis" if os.environ.get("UNSTALE_TEST_PROGRAM") == "redis" else "valkey")
+    yield servers
+    servers.close()
 
-    With ``UNSTALE_TEST_PROGRAM=redis`` in the environment it is a Redis.
-    """
-    server = EmbeddedValkey(
-        program="redis" if os.environ.get("UNSTALE_TEST_PROGRAM") == "redis" else "valkey"
-    )
-    run_apart(server.__aenter__())
-    try:
-        yield server
-        if run_apart(server.running()):
-            allowed = [pattern for mark in request.node.iter_markers("leaves_keys") for pattern in mark.args]
-            expect_keys_with_ttl(server.url, allowed=allowed)
-    finally:
-        run_apart(server.close())
+
+@pytest.fixture
+def valkey(request: pytest.FixtureRequest, valkeys: Valkeys) -> Iterator[EmbeddedValkey]:
+    """A Valkey of the test's own; if it still runs afterwards, every key in it has a TTL or is permanent."""
+    server = valkeys.take()
+    yield server
+    allowed = [pattern for mark in request.node.iter_markers("leaves_keys") for pattern in mark.args]
+    valkeys.give_back(server, allowed=allowed)
 
 
 @pytest.fixture

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
 import pytest
+from redis import Redis as Client
 from redis.asyncio import Redis
 
 from servers import Database, eventually
+from servers.valkeys import Valkeys
 from unstale_worker.dev_servers import EmbeddedPostgres, EmbeddedValkey
 
 TESTS = Path(__file__).parents[2]
+SCRIPT = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"  # SHA-1 of "return 1"
 
 
 async def test_database_belongs_to_a_role_that_is_no_superuser(database: Database) -> None:
@@ -68,12 +73,47 @@ async def test_killed_valkey_is_not_asked_for_its_keys(valkey: EmbeddedValkey) -
     assert not await valkey.running()
 
 
+def test_a_changed_valkey_serves_no_other_test(valkeys: Valkeys) -> None:
+    """Keys, scripts and counters are removed; whatever else differs ends the server."""
+
+    def used(change: Callable[[Client], object]) -> bool:
+        """Change a server, and return True if the next test gets it again."""
+        server = valkeys.take()
+        with Client.from_url(server.url) as client:
+            change(client)
+        valkeys.give_back(server, allowed=["left"])
+        pid, server = server.pid, valkeys.take()
+        with Client.from_url(server.url) as client:
+            assert client.dbsize() == 0
+            assert "cmdstat_set" not in client.info("commandstats")
+            assert client.script_exists(SCRIPT) == [False]
+        valkeys.give_back(server, allowed=())
+        return server.pid == pid
+
+    assert used(lambda client: [client.set("left", 1), client.script_load("return 1")])
+    assert not used(lambda client: client.config_set("maxmemory", "100mb"))
+    assert not used(lambda client: client.execute_command("ACL", "SETUSER", "poor", "on", ">pw"))
+    assert not used(lambda client: client.client_pause(60_000, all=False))
+    assert not used(lambda client: [client.replicaof("127.0.0.1", "1"), client.replicaof("NO", "ONE")])
+    with ExitStack() as stack:
+
+        def connect(client: Client) -> None:
+            kwargs = client.get_connection_kwargs()
+            other = Client(port=kwargs["port"], password=kwargs["password"])
+            stack.enter_context(other).ping()
+
+        assert not used(connect)
+
+
 LEAKS = """
 import asyncio
 
 import asyncpg
 from redis.asyncio import Redis
 
+import servers
+
+servers.LEAK_GRACE_SECONDS = 0.1
 left = []
 
 
