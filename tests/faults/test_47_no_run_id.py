@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
-from structlog.testing import capture_logs
 
 from faults.promotions import caught_up, cut_off, settle_in_new_epoch
 from faults.stage import key_of, staged
@@ -20,6 +19,7 @@ from servers.proxy import Proxy
 from unstale.protocol.messages import Invalidation
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import Listener, logged, redis_at, running_worker, state_of
+from workers.logs import capture_logs
 
 Pair = tuple[EmbeddedValkey, EmbeddedValkey]
 
