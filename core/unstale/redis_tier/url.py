@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import unquote, urlencode
 
-from redis.asyncio.connection import parse_url
-
 from unstale.errors import SettingError
 from unstale.runtime.urls import ENCODE, UrlParts, host_and_port, shown_scheme
 
@@ -134,6 +132,9 @@ def in_cluster(text: str) -> bool:
 
 def _options(parts: UrlParts, scheme: str, path: str) -> dict[str, Any]:
     """Return redis-py's arguments; every option is one that unstale knows."""
+    # Here, because all settings import this module, and a process may have none but those of a pool.
+    from redis.asyncio.connection import parse_url
+
     query = []
     for name, value in parts.options:
         if name in _REPLIES and (name, value) != ("protocol", "2"):

@@ -51,14 +51,24 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert re.fullmatch(r"unstale \d+\.\d+\.\d+\n", version.out)
 
 
-def test_the_command_line_loads_no_client_before_it_is_needed() -> None:
-    heavy = "asyncpg, redis, aiohttp, supabase, openai, realtime, rich.live, uvloop, pydantic_settings"
-    look = f"print([m for m in '{heavy}'.split(', ') if m in sys.modules])"
-    code = f"import sys, unstale_worker.cli.commands; {look}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+LOADED = """
+import sys, importlib
+
+for module, without in (
+    ("unstale_worker.cli.commands", "asyncpg redis aiohttp supabase openai realtime rich uvloop pydantic"),
+    ("unstale_worker.refresh.python.loader_host", "asyncpg redis aiohttp supabase openai realtime rich"),
+    ("unstale_worker.leader.supervisor", "aiohttp supabase openai realtime rich prometheus_client httpx"),
+):
+    importlib.import_module(module)
+    print(module, [name for name in without.split() if name in sys.modules])
+"""
+
+
+def test_a_process_loads_no_library_before_it_is_needed() -> None:
+    """The command line, a process of loaders, the worker: each has all that the one before it needs."""
+    command = [sys.executable, "-c", LOADED]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == ["[]", "[]", "[]"], done.stdout
 
 
 ENTRY = """
