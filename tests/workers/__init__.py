@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +21,7 @@ from unstale.settings import WorkerSettings
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
+from workers.forked import Forked, fork
 
 TESTS = str(Path(__file__).parent.parent)
 
@@ -94,7 +93,7 @@ async def running_worker(
 @contextmanager
 def worker_process(
     dsn: str, redis_url: str, *, rules: str = PROFILES, armed: str = "", **environment: str
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Forked]:
     """Run ``unstale worker`` as a process; kill it afterwards if the test did not end it.
 
     ``armed`` is a fault, see `workers.child`.
@@ -107,20 +106,21 @@ def worker_process(
         command = ["unstale_worker.cli.commands", "worker"]
     with tempfile.TemporaryDirectory(prefix="unstale-test-") as folder:
         (Path(folder) / "unstale.toml").write_text(rules)
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder,
-            env={
-                **os.environ,
-                "DATABASE_URL": dsn,
-                "REDIS_URL": redis_url,
-                "UNSTALE_CONFIG": str(Path(folder) / "unstale.toml"),
-                "UNSTALE_HTTP_PORT": "0",
-                **environment,
-            },
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        with Path(os.devnull).open("wb") as nowhere:
+            process = fork(
+                command,
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "DATABASE_URL": dsn,
+                    "REDIS_URL": redis_url,
+                    "UNSTALE_CONFIG": str(Path(folder) / "unstale.toml"),
+                    "UNSTALE_HTTP_PORT": "0",
+                    **environment,
+                },
+                stdout=nowhere.fileno(),
+                stderr=nowhere.fileno(),
+            )
         try:
             yield process
         finally:

@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from servers import eventually
+from workers.forked import PATIENCE, Streamed, fork, streamed
 
-COMMAND = [sys.executable, "-m", "unstale_worker.cli.commands"]
-SECONDS = 90.0  # far more than any command needs: it ends one that hangs
+MODULE = "unstale_worker.cli.commands"
+COMMAND = [sys.executable, "-m", MODULE]
+SECONDS = PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +44,27 @@ def environment(**settings: str) -> dict[str, str]:
 
 def run(*arguments: str, cwd: Path, settings: Mapping[str, str] | None = None) -> Ended:
     """Run ``unstale`` to its end."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=cwd,
-        env=environment(**(settings or {})),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = fork(
+            [MODULE, *arguments],
+            cwd=cwd,
+            env=environment(**(settings or {})),
+            stdout=out.fileno(),
+            stderr=err.fileno(),
+        )
+        try:
+            code = process.wait(SECONDS)
+        finally:
+            process.kill()
+        out.seek(0)
+        err.seek(0)
+        return Ended(code, out.read(), err.read())
 
 
 class Command:
     """A running command. Its output can be awaited line by line."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Streamed) -> None:
         self.process = process
         self.lines: list[str] = []
 
@@ -111,22 +117,9 @@ async def started(
     *arguments: str, cwd: Path, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[Command]:
     """Run ``unstale``, and kill it afterwards if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        *arguments,
-        cwd=cwd,
-        env=environment(**(settings or {})),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
+    command = [MODULE, *arguments]
+    async with streamed(command, cwd=cwd, env=environment(**(settings or {}))) as process:
         yield Command(process)
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
 
 
 async def all_gone(processes: list[psutil.Process]) -> None:

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from workers.forked import Forked, fork
 
 LOADERS = '''
 import asyncio
@@ -59,17 +59,17 @@ class RefreshWorkers:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder, self._environment = folder, environment
-        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.processes: dict[int, Forked] = {}
 
     def start(self, number: int) -> None:
         """Start the process with this number."""
         with (self._folder / f"log-{number}").open("ab") as log:
-            self.processes[number] = subprocess.Popen(
-                [sys.executable, "-m", "unstale_worker.cli.commands", "worker", "--role", "refresh"],
+            self.processes[number] = fork(
+                ["unstale_worker.cli.commands", "worker", "--role", "refresh"],
                 cwd=self._folder,
                 env=self._environment,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
+                stdout=log.fileno(),
+                stderr=log.fileno(),
             )
 
     def kill(self, number: int) -> None:

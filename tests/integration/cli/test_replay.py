@@ -127,6 +127,7 @@ async def test_it_says_how_far_back_it_can_go(database: Database, redis_url: str
         await db.execute("insert into public.profiles values (1, 'a')")
         await db.execute("select unstale.purge(1000, interval '0')")
         assert "is not a duration such as 90s, 10m or 1h" in await refused("--since", "ten", code=2)
+        await recorded(db, "1 hour")
         unknown = await refused("--since", "1s", "--table", "a.b", code=2)
         assert "these are: public.memories, public.profiles" in unknown
         await db.execute("delete from unstale.snapshots")

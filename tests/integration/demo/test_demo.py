@@ -115,7 +115,7 @@ def test_settings_of_production_do_not_reach_it_and_a_refused_key_leads_to_the_s
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    async with started("demo", cwd=tmp_path) as demo:
+    async with started("demo", "--agents", "1", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
         (writer,), (agent, *_) = demo.parts("demo.writer_process"), demo.parts("demo.agent_process")
@@ -141,7 +141,7 @@ async def test_a_signal_while_it_starts_ends_it(tmp_path: Path) -> None:
 
 
 async def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with started("demo", cwd=tmp_path) as demo:
+    async with started("demo", "--agents", "1", cwd=tmp_path) as demo:
         await demo.line("changes")
         family = demo.family()
         folders = [Path(process.cwd()) for process in demo.parts("demo.agent_process")]
