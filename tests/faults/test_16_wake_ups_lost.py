@@ -4,6 +4,8 @@ Guards: a wake-up is a hint; `Pipeline._rest` always waits with a time limit. Wi
 would wait for the next notification that arrives.
 """
 
+import asyncio
+
 import pytest
 
 from faults.stage import staged
@@ -18,11 +20,15 @@ async def test_changes_arrive_all_the_same(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch, defended: bool
 ) -> None:
     monkeypatch.setattr(NotifyWakeUps, "_notified", lambda self, *_: None)
+    waiting = asyncio.Event()
     if not defended:
         wait = WakeUps.wait
 
         async def wait_for_ever(self: WakeUps, timeout: float) -> bool:
-            return await wait(self, timeout if timeout == 0 or not self.asleep else 3_600)
+            if timeout and self.asleep:
+                waiting.set()
+                timeout = 3_600
+            return await wait(self, timeout)
 
         monkeypatch.setattr(WakeUps, "wait", wait_for_ever)
     async with (
@@ -37,9 +43,8 @@ async def test_changes_arrive_all_the_same(
             if defended:
                 await stage.settled(redis)
         if not defended:
-            wakeups = worker._wakeups
-            assert wakeups is not None
-            await eventually(lambda: wakeups.asleep)
+            # Before it waits, it reads once more, and would find a change that is committed meanwhile.
+            await eventually(waiting.is_set)
             await stage.write(4)
             with pytest.raises(AssertionError, match="the position contains everything"):
                 await stage.applied(redis, timeout=1)

@@ -30,44 +30,59 @@ http {{
     include {folder}/gateway.conf;
 }}
 """
+PORTS = 5
 
 
 @asynccontextmanager
 async def gateway(folder: Path, project: SupabaseDouble) -> AsyncIterator[str]:
     """The gateway's URL; behind it, the project stands for PostgREST and Realtime, under their own paths."""
-    nginx = program("nginx", remedy="apt-get install nginx-light")
-    port = free_port()
     conf = (REPOSITORY / "docker" / "gateway.conf").read_text()
     for name, here in {
-        "listen 8000;": f"listen 127.0.0.1:{port};",
         "http://rest:3000/": f"{project.url}/rest/v1/",
         "http://realtime-dev.supabase-realtime:4000/api/": f"{project.url}/realtime/v1/api/",
         "http://realtime-dev.supabase-realtime:4000/socket/": f"{project.url}/realtime/v1/",
     }.items():
         assert conf.count(name) == 1, name
         conf = conf.replace(name, here)
-    (folder / "gateway.conf").write_text(conf)
+    assert conf.count("listen 8000;") == 1
     (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-    process = await asyncio.to_thread(
-        subprocess.Popen, [nginx, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", "stderr"]
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with aiohttp.ClientSession() as session:
+    for _ in range(PORTS):
+        port = free_port()
+        (folder / "gateway.conf").write_text(conf.replace("listen 8000;", f"listen 127.0.0.1:{port};"))
+        process = await asyncio.to_thread(_start, folder)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            if await _serves(url, process):
+                yield url
+                return
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.wait)
+        # Another process may have taken the port since it was free.
+        assert "Address already in use" in (folder / "error.log").read_text()
+    raise AssertionError(f"nginx found none of {PORTS} ports free")
 
-            async def answers() -> bool:
-                assert process.poll() is None, "nginx ended"
-                try:
-                    async with session.get(f"{url}/healthz") as response:
-                        return response.status == 204
-                except aiohttp.ClientError:
-                    return False
 
-            await eventually(answers, message="the gateway answers")
-        yield url
-    finally:
-        process.terminate()
-        await asyncio.to_thread(process.wait)
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    nginx = program("nginx", remedy="apt-get install nginx-light")
+    return subprocess.Popen([nginx, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", "stderr"])
+
+
+async def _serves(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the gateway answers, or has ended."""
+    async with aiohttp.ClientSession() as session:
+
+        async def decided() -> bool:
+            if process.poll() is not None:
+                return True
+            try:
+                async with session.get(f"{url}/healthz") as response:
+                    return response.status == 204
+            except aiohttp.ClientError:
+                return False
+
+        await eventually(decided, message="the gateway answers or ends")
+    return process.poll() is None
 
 
 async def test_functions_and_changes_come_through(database: Database, tmp_path: Path) -> None:

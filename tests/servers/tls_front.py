@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Self
 
+from servers import PATIENCE
+
 HANDSHAKE = b"\x16"
 """First byte of a TLS connection. No Redis command begins with it."""
 
@@ -54,7 +56,7 @@ class TlsFront:
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):  # also a failed TLS handshake
             stack.callback(lambda: outer.close())
             outer = taken
-            taken.settimeout(5)
+            taken.settimeout(PATIENCE)
             if taken.recv(1, socket.MSG_PEEK) == HANDSHAKE:
                 outer = self._context.wrap_socket(taken, server_side=True)
                 self.encrypted += 1

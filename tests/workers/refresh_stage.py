@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from servers import eventually
+from servers import PATIENCE, eventually
 from unstale.protocol.names import Names
 
 NAMES = Names()
@@ -27,7 +27,7 @@ async def rules_in_force(redis: Redis) -> str:
     return (await eventually(found, timeout=20.0, message="a leader stored its rules") or b"").decode()
 
 
-async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
+async def filled(redis: Redis, key: str, *, timeout: float = PATIENCE) -> bytes:
     """Wait until ``key`` has a value, and return it."""
 
     async def value() -> bytes | None:
@@ -39,7 +39,7 @@ async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
     return found
 
 
-async def settled(redis: Redis, *, timeout: float = 20.0) -> None:
+async def settled(redis: Redis, *, timeout: float = PATIENCE) -> None:
     """Wait until the refresh set is empty."""
 
     async def empty() -> bool:

@@ -142,6 +142,8 @@ async def many_at_once(stage: Stage, dsn: str) -> None:
             async with own.transaction():
                 if step % 5 == 4:
                     org = 1 + (number * 5 + step // 5) % 10
+                    # Ids are given before an update waits for its row: it may commit in another order.
+                    await own.execute("select pg_advisory_xact_lock($1)", org)
                     await own.execute("update organizations set name = name || 'x' where id = $1", org)
                     keys = [f"user:{user}:settings" for user in range((org - 1) * 10, org * 10)]
                     table = "public.organizations"
@@ -149,7 +151,7 @@ async def many_at_once(stage: Stage, dsn: str) -> None:
                     await own.execute("update profiles set name = 'many' where id = $1", row)
                     keys, table = [f"user:{row}:profile", f"user:{row}:greeting"], "public.profiles"
                 xid = await own.fetchval(XID)
-            for key in keys:  # later transactions of one organization have larger ids: its row is locked
+            for key in keys:  # later transactions of one organization have larger ids
                 if xid > wanted.get(key, ("", 0))[1]:
                     wanted[key] = (table, xid)
 
@@ -196,7 +198,7 @@ async def calls(stage: Stage, cache: Cache) -> None:
     """Check what agents do, each with the process that did it."""
     await cache.delete("user:9:profile")
     await cache.invalidate_pattern("user:1?:profile")
-    await cache.set("session:9", "text", ttl=60)
+    await cache.set("session:9", "text", ttl=3_600)
     for key, kind in (("user:9:profile", "delete"), ("user:11:profile", "pattern"), ("session:9", "set")):
         found = (await stage.ask(key)).removals[0]
         assert (found.kind, found.table) == (kind, None)
@@ -204,7 +206,7 @@ async def calls(stage: Stage, cache: Cache) -> None:
         assert found.process.endswith(f":{os.getpid()}")
     free = await stage.ask("session:9")
     assert (free.owners, free.content) == ((), "value")
-    assert 50_000 < (free.expires_in_ms or 0) <= 60_000
+    assert 3_000_000 < (free.expires_in_ms or 0) <= 3_600_000
 
 
 async def shown(stage: Stage, folder: Path, settings: dict[str, str]) -> None:

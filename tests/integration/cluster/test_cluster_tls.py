@@ -10,7 +10,7 @@ from servers import Database, eventually
 from servers.tls_front import TlsFront
 from unstale import Cache
 from unstale_worker.dev_servers import EmbeddedValkey
-from workers import SCHEMA, connected, redis_at, running_worker
+from workers import LONG_LEASE, SCHEMA, connected, redis_at, running_worker
 
 
 async def test_every_connection_is_encrypted(database: Database, tmp_path: Path) -> None:
@@ -30,8 +30,8 @@ async def test_every_connection_is_encrypted(database: Database, tmp_path: Path)
             url = f"rediss://:{server.password}@127.0.0.1:{named.port}?cluster=true"
             trusting = f"{url}&ssl_ca_certs={quote(str(file))}"
             async with (
-                running_worker(database.dsn, trusting),
-                Cache.from_env(env_file=None, redis_url=trusting) as cache,
+                running_worker(database.dsn, trusting, redis_timeout=20, **LONG_LEASE),
+                Cache.from_env(env_file=None, redis_url=trusting, redis_timeout=20, max_silence=60) as cache,
                 Cache.from_env(env_file=None, redis_url=url, redis_timeout=20) as doubting,
             ):
                 await eventually(lambda: cache.attached, message="attached by TLS")
