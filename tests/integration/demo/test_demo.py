@@ -20,7 +20,10 @@ async def test_ends_with_one_json_object_of_what_happened(tmp_path: Path) -> Non
     async with started("demo", "--for", "80", "--json", "--rate", "60", cwd=tmp_path) as demo:
         while not re.search(r"\((\d\d+|[3-9]) in the background\)", await demo.line("changes")):
             pass  # until the worker has refreshed some greetings
-        assert await demo.end(signal.SIGINT) == 0, (demo.lines, await demo.errors())
+        family = demo.family()
+        assert len(family) > 8  # the servers' guards, the servers, worker, agents, writer
+        assert await demo.end(signal.SIGTERM) == 0, (demo.lines, await demo.errors())
+        await all_gone(family)
 
     *before, last = demo.lines
     numbers = json.loads(last)
@@ -54,18 +57,6 @@ def test_fails_when_agents_do_not_hear_invalidations(tmp_path: Path) -> None:
     assert numbers["stale_reads"] > 0
     assert numbers["late_reads"] > 0
     assert "first wrong read" in ended.out
-
-
-async def test_sigterm_ends_it_with_the_summary(tmp_path: Path) -> None:
-    async with started("demo", "--json", cwd=tmp_path) as demo:
-        await demo.line("changes")
-        family = demo.family()
-        assert len(family) > 8  # the servers' guards, the servers, worker, agents, writer
-
-        assert await demo.end(signal.SIGTERM) == 0, (demo.lines, await demo.errors())
-
-        assert json.loads(demo.lines[-1])["stale_reads"] == 0
-        await all_gone(family)
 
 
 async def test_with_a_key_the_model_writes_until_enough_is_paid_for(tmp_path: Path) -> None:
@@ -165,11 +156,14 @@ async def test_a_part_that_dies_fails_it(tmp_path: Path) -> None:
         assert "agent-" in await demo.errors()
 
 
+PICTURE = (b"Postgres", b"worker", b"Redis", b"3 agents", b"agent-1", b"staleness", b"stale reads", b"p99")
+
+
 def test_a_terminal_gets_a_picture(tmp_path: Path) -> None:
-    """On a terminal: the live view on the alternate screen, then the summary on the ordinary one."""
+    """On a terminal: the live view on the alternate screen; after Ctrl-C the summary on the ordinary one."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "demo", "--for", "2"],
+        [*COMMAND, "demo"],
         cwd=tmp_path,
         env=environment(TERM="xterm-256color", COLUMNS="100", LINES="30"),
         stdin=theirs, stdout=theirs, stderr=theirs,
@@ -177,7 +171,7 @@ def test_a_terminal_gets_a_picture(tmp_path: Path) -> None:
     )  # fmt: skip
     os.close(theirs)
     try:
-        said = bytearray()
+        said, stopped = bytearray(), False
         while True:
             try:
                 chunk = os.read(ours, 65536)
@@ -186,6 +180,9 @@ def test_a_terminal_gets_a_picture(tmp_path: Path) -> None:
             if not chunk:
                 break
             said += chunk
+            if not stopped and re.search(rb"[2-9] s", said) and all(word in said for word in PICTURE):
+                process.send_signal(signal.SIGINT)
+                stopped = True
         assert process.wait(timeout=SECONDS) == 0, said.decode(errors="replace")
     finally:
         os.close(ours)
@@ -195,7 +192,7 @@ def test_a_terminal_gets_a_picture(tmp_path: Path) -> None:
     text = said.decode()
     live, _, after = text.rpartition("\x1b[?1049l")
     assert "\x1b[?1049h" in live
-    for word in ("Postgres", "worker", "Redis", "3 agents", "agent-1", "staleness", "stale reads", "p99"):
-        assert word in live, word
+    for word in PICTURE:
+        assert word.decode() in live
     assert "latency p50" in after
     assert "latency p50" not in live
