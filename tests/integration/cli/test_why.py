@@ -125,6 +125,9 @@ async def changes(stage: Stage) -> None:
     found = await stage.last("task:any")
     assert (found.pattern, found.table, found.operation) == ("task:*", "public.tasks", "truncate")
     assert (found.xid, found.lines) == (xid, (11,))
+    xid = await stage.change("select unstale.watch('public.tasks', '{name}')")
+    found = await stage.last("task:any")
+    assert (found.xid, found.operation, found.pattern) == (xid, "change", "task:*")
     hostile = 'a"b\\c:*'
     xid = await stage.change("insert into tasks values ($1)", given=(hostile,))
     assert (await stage.last(f"task:{hostile}")).xid == xid

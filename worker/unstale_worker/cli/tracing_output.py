@@ -1,19 +1,26 @@
 """Print what `unstale_worker.tracing` found: aligned text, or JSON."""
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Final
 
 import orjson
 
+from unstale.protocol.reasons import OPERATION_NAMES
 from unstale.protocol.tags import shown
 from unstale_worker.cli.output import printable
 from unstale_worker.tracing.explain import Explanation, KeyEffect, RuleEffect
-from unstale_worker.tracing.why import Removal, Why
+from unstale_worker.tracing.why import Heard, Removal, Why
 
 SHOWN_AGENTS = 5
 """Agents that one line names; --json has all."""
+
+
+UNNAMED: Final = OPERATION_NAMES["-"]
+"""Operation of an entry that names none: `unstale.watch`, `unstale.unwatch` and DDL drop a table's keys."""
 
 
 def print_explanation(explanation: Explanation, *, json: bool) -> None:
@@ -121,25 +128,45 @@ def _removal(file: str, removal: Removal) -> Iterator[str]:
 
 
 def _agents(removal: Removal) -> Iterator[str]:
-    """Yield who has heard of a removal, and who has filled the key again."""
-    missing = [each.agent for each in removal.heard if not each.heard]
-    times = [each for each in removal.heard if each.by_ms is not None]
+    """Yield which agents have heard of a removal, and which have filled the key again."""
+    told = [each for each in removal.heard if each.heard]
+    due = [each.due_ms for each in removal.heard if each.due_ms is not None and each.due_ms > 0]
+    overdue = [each for each in removal.heard if each.due_ms is not None and each.due_ms <= 0]
+    missing = [each for each in removal.heard if not each.heard and each.due_ms is None]
     if removal.heard:
-        count = len(removal.heard) - len(missing)
-        last = max(times, key=lambda each: each.by_ms or 0, default=None)
-        by = "" if last is None else f", the last by {_clock(last.by_ms or 0)} ({last.agent})"
-        yield f"    heard      by {count} of {len(removal.heard)} agents that report{by}"
+        last = max(told, key=lambda each: each.by_ms or 0, default=None)
+        by = (
+            "" if last is None or last.by_ms is None else f", the last by {_clock(last.by_ms)} ({last.agent})"
+        )
+        yield f"    heard      by {len(told)} of {len(removal.heard)} agents that report{by}"
+    if due:
+        again = f"agents report every 10 s: ask again in {math.ceil(max(due) / 1000)} s"
+        yield f"    waiting    {_count(len(due))} not reported since; {again}"
+    if overdue:
+        gone = "an agent that ended without closing its cache is listed for 35 s"
+        yield f"    overdue    {_count(len(overdue))} not reported since: {_named(overdue)}; {gone}"
     if missing:
-        more = f" and {len(missing) - SHOWN_AGENTS} more" if len(missing) > SHOWN_AGENTS else ""
-        yield f"    not heard  when they reported last: {', '.join(missing[:SHOWN_AGENTS])}{more}"
+        yield f"    NOT HEARD  by {_named(missing)}, which reported later; see unstale agents"
     for fill in removal.filled[:SHOWN_AGENTS]:
         yield f"    filled     {_clock(fill.at_ms)} by {fill.agent}"
+
+
+def _count(agents: int) -> str:
+    return "1 agent has" if agents == 1 else f"{agents} agents have"
+
+
+def _named(agents: Sequence[Heard]) -> str:
+    names = [each.agent if each.attached else f"{each.agent} (detached)" for each in agents[:SHOWN_AGENTS]]
+    more = f" and {len(agents) - SHOWN_AGENTS} more" if len(agents) > SHOWN_AGENTS else ""
+    return ", ".join(names) + more
 
 
 def _cause(removal: Removal) -> str:
     match removal.kind:
         case "changes" if removal.table is not None:
             transaction = "" if removal.xid is None else f" in transaction {removal.xid}"
+            if removal.operation == UNNAMED and removal.pattern is not None:
+                return f"{removal.table} was watched, watched again, unwatched or altered (DDL){transaction}"
             return f"{removal.operation} of {removal.table}{transaction}"
         case "captures":
             return "a table's captures are missing, so the worker invalidates its keys; see unstale doctor"

@@ -24,6 +24,11 @@ from unstale_worker.refresh.redis.budgets import read_used_of
 from unstale_worker.rules import Rules
 from unstale_worker.tracing.table_names import TableNames
 
+REPORTS_MS: Final = 12_000
+"""Most milliseconds between two reports of an agent, by the default of `UNSTALE_REPORT_INTERVAL`."""
+ARRIVAL_MS: Final = 1_000
+"""A report that arrives so soon after a log entry may have been written before the entry had arrived."""
+
 PAGE: Final = 1_000
 """Log entries in one reply: up to 64 MB if all are as large as a message may be, and usually below 1 MB."""
 
@@ -36,11 +41,16 @@ class Heard:
         agent: Name, host and process of the agent.
         heard: True if its newest report says that it has processed the entry.
         by_ms: When it had done so at the latest, by the clock of Redis; None if its report does not say.
+        due_ms: Only if it has not reported since the entry: milliseconds until its next report. Negative if
+            that is overdue.
+        attached: False if its near cache answers nothing, as of its newest report.
     """
 
     agent: str
     heard: bool
     by_ms: int | None
+    due_ms: int | None = None
+    attached: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +256,18 @@ def followed(key: str, removals: Sequence[Removal], agents: Agents) -> list[Remo
                 continue
             by = [agent.at_ms - age for last, age in report.heard if last >= removal.id]
             before = [last for last, _ in report.heard if last < removal.id]
-            # Without an older mark, the agent may have heard of it long before the oldest mark.
-            heard.append(Heard(agent.label, report.last >= removal.id, min(by) if by and before else None))
+            known = report.last >= removal.id
+            silent = not known and since is not None and agent.at_ms < since + ARRIVAL_MS
+            heard.append(
+                Heard(
+                    agent.label,
+                    known,
+                    # Without an older mark, the agent may have heard of it long before the oldest mark.
+                    min(by) if by and before else None,
+                    round(agent.at_ms + REPORTS_MS - agents.now * 1000) if silent else None,
+                    report.attached is not None,
+                )
+            )
         mine = [fill for fill in fills if since is not None and since <= fill.at_ms < until]
         found.append(replace(removal, heard=tuple(heard), filled=tuple(sorted(mine, key=lambda f: f.at_ms))))
         until = until if since is None else since

@@ -31,6 +31,8 @@ export function removalReason(removal) {
   const pattern = removal.pattern === null ? "" : `, by the pattern ${shown(removal.pattern)}`;
   if (removal.kind !== "changes" || removal.table === null) return byKind(removal.kind, removal.process) + pattern;
   const transaction = removal.xid === null ? "" : ` in transaction ${removal.xid}`;
+  if (removal.operation === "change" && removal.pattern !== null)
+    return `${shown(removal.table)} was watched, watched again, unwatched or altered (DDL)${transaction}${pattern}`;
   return `${removal.operation} of ${shown(removal.table)}${transaction}${pattern}`;
 }
 
