@@ -25,11 +25,17 @@ def problem(error: BaseException | None) -> str | None:
         if "without any password configured" in text or "no password is set" in text:
             return "REDIS_URL contains a password, but this Redis has none for its default user; remove it"
         if any(words in text for words in ("NOAUTH", "Authentication required", "already authenticated")):
-            return "this Redis requires a password, and REDIS_URL contains none: redis://user:password@host"
+            return (
+                "this Redis requires a password, and REDIS_URL contains none; write "
+                "redis://user:password@host"
+            )
         if isinstance(cause, AuthenticationError):
-            return "Redis refused the user or password of REDIS_URL"
+            return "Redis refused the user or password of REDIS_URL; correct it"
         if "DB index is out of range" in text or "invalid DB index" in text or text == "Invalid Database":
-            return "the database number of REDIS_URL, behind the last slash, does not exist on this Redis"
+            return (
+                "the database number of REDIS_URL, behind the last slash, does not exist on this Redis; "
+                "correct it"
+            )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"the certificate of Redis is not trusted ({cause.verify_message}). Name its authority with "

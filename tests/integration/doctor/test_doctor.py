@@ -96,6 +96,33 @@ async def test_every_other_finding_has_a_remedy(tmp_path: Path, empty_database: 
     assert all(finding.remedy.endswith(".") for finding in bad), bad
 
 
+async def test_a_server_that_refuses_its_url_gets_one_remedy(
+    tmp_path: Path, database: Database, redis_url: str
+) -> None:
+    async def found(database_url: str, redis: str, subject: str) -> tuple[str, str]:
+        (finding,) = about(await examine(settings_for(database_url, redis)), subject)
+        return finding.finding, finding.remedy
+
+    url, away = database.worker_dsn, "redis://127.0.0.1:1/0"
+    option = f"{url}{'&' if '?' in url else '?'}foo=1"
+    refused = "Postgres refused the user or password of DATABASE_URL"
+    assert await found(option, away, "Postgres") == (
+        "DATABASE_URL: Postgres refuses option 'foo': it does not know the name, or not the value",
+        "Correct it, or remove it.",
+    )
+    assert await found(url.replace("unstale_worker:", "unstale_worker:x"), away, "Postgres") == (
+        refused,
+        "Check both and the role's LOGIN right.",
+    )
+    gone, remedy = await found("postgresql://127.0.0.1:1/app", away, "Postgres")
+    assert gone.startswith("cannot connect to Postgres (")
+    assert remedy == "Check DATABASE_URL and the server."
+    assert await found(url, redis_url.replace("redis://:", "redis://:x"), "Redis") == (
+        "Redis refused the user or password of REDIS_URL",
+        "Correct it.",
+    )
+
+
 # --- rules and Postgres -------------------------------------------------------------------------
 
 
@@ -422,7 +449,7 @@ async def test_a_right_that_scripts_lack_is_no_unsupported_server(tmp_path: Path
     assert found.severity is Severity.ERROR
     assert "hgetall" in found.finding
     assert "Enterprise" not in found.finding
-    assert "its user needs" in found.remedy
+    assert "docs/operations.md" in found.remedy
 
 
 async def test_loaders_that_do_not_run_are_found(tmp_path: Path, database: Database, redis_url: str) -> None:

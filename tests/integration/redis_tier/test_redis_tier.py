@@ -152,7 +152,7 @@ async def test_a_server_that_comes_back_is_used_again(
     [
         ("redis://{password}@127.0.0.1:1", "ConnectionRefusedError"),
         ("redis://{password}@no.such.host.invalid:1", "unknown host"),
-        ("redis://:wrong@127.0.0.1:{port}", "Redis refused the user or password of REDIS_URL"),
+        ("redis://:wrong@127.0.0.1:{port}", "Redis refused the user or password of REDIS_URL; correct it"),
         ("redis://:{password}@127.0.0.1:{front}", "timeout"),
     ],
 )

@@ -9,7 +9,7 @@ import asyncpg
 from unstale.errors import Unavailable
 from unstale.protocol.names import WORKER_ROLE
 from unstale_worker.doctor import refresh_checks
-from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
+from unstale_worker.doctor.findings import Check, Finding, error, error_of, ok, warning
 from unstale_worker.doctor.schema_checks import SchemaChecks
 from unstale_worker.rules import Rules
 from unstale_worker.runtime.postgres_errors import translate_errors
@@ -36,11 +36,7 @@ class DatabaseChecks:
         try:
             pooled = await is_transaction_pooler(self._connections)
         except Unavailable as failure:
-            findings.append(
-                error(
-                    "Postgres", str(failure), "Check host, port, password and network access of DATABASE_URL."
-                )
-            )
+            findings.append(error_of("Postgres", failure, "Check DATABASE_URL and the server."))
             yield False
             return
         if pooled:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from unstale.errors import ConfigurationError, UnstaleError
 from unstale_worker.runtime.logs import without_passwords
 
 
@@ -48,6 +49,21 @@ def error(subject: str, finding: str, remedy: str) -> Finding:
     return Finding(Severity.ERROR, subject, finding, remedy)
 
 
+def error_of(subject: str, failure: UnstaleError, otherwise: str) -> Finding:
+    """Create a finding of an error whose text ends with its remedy; with ``otherwise`` if it has none.
+
+    The remedy stands behind the last semicolon, or in the sentences after the first one. That a worker tries
+    again is no remedy.
+    """
+    text = without_passwords(str(failure))
+    problem, found, remedy = text.rpartition("; ")
+    if not found:
+        problem, found, remedy = text.partition(". ")
+    if not found or remedy.startswith("the worker "):
+        return error(subject, problem, otherwise)
+    return error(subject, problem, f"{remedy[0].upper()}{remedy[1:].rstrip('.')}.")
+
+
 Check = Callable[[], AsyncIterator[Finding]]
 
 
@@ -57,6 +73,8 @@ async def collected(subject: str, check: Check, *, remedy: str) -> list[Finding]
     try:
         async for finding in check():
             findings.append(finding)
+    except ConfigurationError as failure:
+        findings.append(error_of(subject, failure, remedy))
     except Exception as failure:
         text = without_passwords(str(failure)) or type(failure).__name__
         findings.append(error(subject, f"the check failed: {text}", remedy))

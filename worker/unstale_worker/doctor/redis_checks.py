@@ -17,7 +17,7 @@ from unstale.settings import WorkerSettings
 from unstale_worker.agents.read import read_agents
 from unstale_worker.agents.show import former_lines, problems
 from unstale_worker.doctor import redis_settings, redis_users, refresh_checks, value_checks
-from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
+from unstale_worker.doctor.findings import Check, Finding, error, error_of, ok, warning
 from unstale_worker.observe.overview import read_stats
 from unstale_worker.observe.preflight import check_redis
 from unstale_worker.redis.claim import GONE_AFTER, NamespaceTaken, holder
@@ -81,14 +81,8 @@ class RedisChecks:
                         sentinels=bool(RedisUrl.parse(settings.redis_url.get_secret_value()).sentinels),
                     )
             except UnstaleError as failure:
-                findings.append(
-                    error(
-                        "Redis",
-                        str(failure),
-                        "Set REDIS_URL to a supported server that answers; its user needs the commands "
-                        "listed in docs/operations.md.",
-                    )
-                )
+                otherwise = "Set REDIS_URL to a supported server that answers: docs/providers.md."
+                findings.append(error_of("Redis", failure, otherwise))
                 yield None
                 return
             findings.append(ok("Redis", f"{server.name}, a primary"))

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from unstale.errors import MigrationMissing, UnstaleError
+from unstale.errors import UnstaleError
 from unstale_worker.doctor.database_checks import NEWEST_TESTED, OLDEST
-from unstale_worker.doctor.findings import Check, Finding, error, ok, warning
-from unstale_worker.doctor.schema_checks import PUSH, SchemaChecks
+from unstale_worker.doctor.findings import Check, Finding, error_of, ok, warning
+from unstale_worker.doctor.schema_checks import SchemaChecks
 from unstale_worker.rules import Rules
 from unstale_worker.sources.realtime import RealtimeWakeUps
 from unstale_worker.sources.rpc import Project
@@ -38,12 +38,9 @@ class SupabaseChecks:
             )
         try:
             self._answer = await self._source.check()
-        except MigrationMissing as missing:
-            findings.append(error("Supabase", str(missing), PUSH))
-            yield False
         except UnstaleError as failure:
-            remedy = "Check SUPABASE_URL, SUPABASE_SECRET_KEY and the network."
-            findings.append(error("Supabase", str(failure), remedy))
+            otherwise = "Check SUPABASE_URL, SUPABASE_SECRET_KEY and the network."
+            findings.append(error_of("Supabase", failure, otherwise))
             yield False
         else:
             findings.append(ok("Supabase", f"answers over HTTPS, as {self._answer.get('role')}"))

@@ -30,7 +30,7 @@ def _problem(error: BaseException, url: PostgresUrl) -> str | None:
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         if "no encryption" in message or "SSL off" in message:
             return (
-                "Postgres accepts only encrypted connections from here: replace sslmode in DATABASE_URL with "
+                "Postgres accepts only encrypted connections from here; replace sslmode in DATABASE_URL with "
                 "sslmode=require or sslmode=verify-full, or allow the connection in pg_hba.conf"
             )
         return (
@@ -43,7 +43,7 @@ def _problem(error: BaseException, url: PostgresUrl) -> str | None:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return (
             "Postgres refuses what DATABASE_URL asks for: its role may not connect to the database, or not "
-            f"set {url.option_in(message)}"
+            f"set {url.option_in(message)}; grant it that, or correct the URL"
         )
     if "startup parameter" in message or (
         isinstance(error, asyncpg.PostgresError) and str(error.sqlstate).startswith(("42", "22"))
