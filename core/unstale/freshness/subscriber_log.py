@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from unstale.errors import Unavailable
 from unstale.freshness.trust import Freshness, Trust
 from unstale.redis_tier.connections import Connections
-from unstale.redis_tier.refusal import problem
+from unstale.redis_tier.refusal import answered
 
 logger = logging.getLogger("unstale")
 
@@ -82,14 +82,16 @@ class SubscriberLog:
             )
         else:
             known = isinstance(error, RedisError | Unavailable | OSError | TimeoutError | Silence)
-            wrong = problem(error)
-            text = wrong or (f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-            if first and wrong is None and self._connections.tls:
-                text += "; does that port speak TLS, as rediss:// in REDIS_URL says?"
+            sentence = answered(error, place)
+            if sentence is None:
+                text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                if first and self._connections.tls:
+                    text += "; does that port speak TLS, as rediss:// in REDIS_URL says?"
+                elif first and "closed by server" in text:
+                    text += "; does that port speak TLS only? Then write rediss:// in REDIS_URL"
+                sentence = f"{'cannot reach' if first else 'lost'} Redis at {place} ({text})"
             if self._was_attached or first or not known:
-                details = None if known else error
-                what = "cannot reach" if first else "lost"
-                logger.warning("detached: %s Redis at %s (%s)", what, place, text, exc_info=details)
+                logger.warning("detached: %s", sentence, exc_info=None if known else error)
         self._was_attached = False
 
     def once(self, what: str, sentence: str) -> None:

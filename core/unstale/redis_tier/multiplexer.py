@@ -32,6 +32,7 @@ from unstale.redis_tier.acquires import MOST_BYTES, AcquireBatch, Acquires, pass
 from unstale.redis_tier.asking import NoPrimary
 from unstale.redis_tier.connections import Connections, RedisConnection
 from unstale.redis_tier.error_replies import reason, refused, refuses_writes
+from unstale.redis_tier.refusal import answered
 from unstale.redis_tier.scripts import Script, pack_command
 from unstale.runtime.cancellation import cancelled
 from unstale.runtime.step_timeout import StepTimeout
@@ -374,7 +375,8 @@ class Multiplexer:
         if isinstance(self._cause, NoPrimary):
             text = str(self._cause)
         else:
-            text = f"Redis at {self._connections.place} does not answer ({reason(self._cause)})"
+            place = self._connections.place
+            text = answered(self._cause, place) or f"Redis at {place} does not answer ({reason(self._cause)})"
         failure = RedisUnavailable(text)
         failure.__cause__ = self._cause
         return failure

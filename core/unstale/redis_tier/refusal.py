@@ -4,8 +4,18 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Final
 
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
 
 from unstale.errors import RedisRefused
 from unstale.redis_tier.asking import NoPrimary
@@ -14,6 +24,23 @@ from unstale.redis_tier.url import RedisUrl
 NOT_ALLOWED = (
     "the user of REDIS_URL lacks a right ({}). Grant what docs/operations.md lists, or give another user"
 )
+
+_REFUSALS: Final = (
+    (BusyLoadingError, "is loading its data; it answers once that is done"),
+    (
+        ReadOnlyError,
+        "is a read-only replica; name the primary in REDIS_URL, or the Sentinels, unless a failover is under "
+        "way",
+    ),
+    (MasterDownError, "is a replica without its primary; name the primary in REDIS_URL, or the Sentinels"),
+    (
+        MovedError,
+        "is a node of a cluster, and another node has the keys; if REDIS_URL lacks ?cluster=true, add it",
+    ),
+    (ClusterDownError, "is a node of a cluster that is down; look at `CLUSTER INFO`"),
+    (OutOfMemoryError, "is out of memory; raise maxmemory, or evict with volatile-lru"),
+)
+"""Errors with which a server answers that ``REDIS_URL`` names, though perhaps for a while only."""
 
 
 def problem(error: BaseException | None) -> str | None:
@@ -40,6 +67,23 @@ def problem(error: BaseException | None) -> str | None:
             return (
                 f"the certificate of Redis is not trusted ({cause.verify_message}). Name its authority with "
                 "?ssl_ca_certs=FILE in REDIS_URL, and the host as the certificate does"
+            )
+    return None
+
+
+def answered(error: BaseException | None, place: str) -> str | None:
+    """Return a sentence about a Redis at ``place`` that answers and refuses; None if it does not answer."""
+    wrong = problem(error)
+    if wrong is not None:
+        begin = f"Redis at {place}"
+        return f"{begin}{wrong.removeprefix('Redis')}" if wrong.startswith("Redis ") else f"{begin}: {wrong}"
+    for cause in _causes(error):
+        for kinds, text in _REFUSALS:
+            if isinstance(cause, kinds):
+                return f"Redis at {place} {text}"
+        if "max number of clients" in str(cause):
+            return (
+                f"Redis at {place} has no connection left; raise its maxclients, or let fewer processes run"
             )
     return None
 

@@ -171,7 +171,11 @@ async def test_an_agent_says_it_once_and_in_its_stats(
         assert await cache.get_or_load("k", lambda: 1) == 1
         stats = await cache.get_stats()
         assert "refused the user or password of REDIS_URL" in str(stats["problem"])
-        await eventually(lambda: "refused the user or password of REDIS_URL" in caplog.text)
+        assert "does not answer" not in str(stats["problem"])
+        sentence = "user or password of REDIS_URL; correct it"
+        await eventually(
+            lambda: f"detached: Redis at 127.0.0.1:{valkey.port} refused the {sentence}" in caplog.text
+        )
         await asyncio.sleep(0.3)
         assert caplog.text.count("refused the user or password of REDIS_URL") == 1
     async with Cache.from_env(env_file=None, redis_url=valkey.url) as cache:

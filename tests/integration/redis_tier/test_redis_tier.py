@@ -150,10 +150,14 @@ async def test_a_server_that_comes_back_is_used_again(
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("redis://{password}@127.0.0.1:1", "ConnectionRefusedError"),
-        ("redis://{password}@no.such.host.invalid:1", "unknown host"),
-        ("redis://:wrong@127.0.0.1:{port}", "Redis refused the user or password of REDIS_URL; correct it"),
-        ("redis://:{password}@127.0.0.1:{front}", "timeout"),
+        ("redis://{password}@127.0.0.1:1", "Redis at 127.0.0.1:1 does not answer (ConnectionRefusedError)"),
+        ("redis://{password}@no.such.host.invalid:1", "does not answer (unknown host)"),
+        (
+            "redis://:wrong@127.0.0.1:{port}",
+            "Redis at 127.0.0.1:{port} refused the user or password of REDIS_URL; correct it",
+        ),
+        ("redis://:{password}@127.0.0.1:{port}/99", "Redis at 127.0.0.1:{port}: the database number of"),
+        ("redis://:{password}@127.0.0.1:{front}", "does not answer (timeout)"),
     ],
 )
 async def test_the_error_says_why(valkey: EmbeddedValkey, url: str, reason: str) -> None:
@@ -162,8 +166,9 @@ async def test_the_error_says_why(valkey: EmbeddedValkey, url: str, reason: str)
         url = url.format(password=valkey.password, port=valkey.port, front=proxy.port)
         multiplexer = Multiplexer(Connections(url, timeout=0.5), timeout=0.5, clock=time.monotonic)
         try:
-            with pytest.raises(RedisUnavailable, match=rf"does not answer \({reason}\)") as caught:
+            with pytest.raises(RedisUnavailable) as caught:
                 await multiplexer.get("k")
+            assert reason.format(port=valkey.port) in str(caught.value)
         finally:
             await multiplexer.close()
     assert valkey.password not in str(caught.value)
