@@ -127,7 +127,7 @@ def test_settings_take_every_form(duration: Any) -> None:
 
 
 def test_a_setting_that_is_no_duration_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"^UNSTALE_DEFAULT_TTL: .*'1h30m'"):
+    with pytest.raises(SettingError, match=r"^UNSTALE_DEFAULT_TTL is .*'1h30m'"):
         Cache.from_env(env_file=None, redis_url=NOBODY, default_ttl="soon")
 
 

@@ -123,12 +123,22 @@ def test_a_cache_refuses_settings_of_an_embedded_worker_that_it_does_not_have(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_silence": 0}, "UNSTALE_MAX_SILENCE: Input should be greater than 0"),
+        (
+            {"max_silence": "abc"},
+            "UNSTALE_MAX_SILENCE is 'abc'; expected seconds or a text such as '1h30m', above 0 and at most "
+            "86,400. Correct it, or remove it: the default is 5.0",
+        ),
+        ({"max_silence": 0}, "UNSTALE_MAX_SILENCE is 0; expected seconds or a text such as '1h30m', above 0"),
+        ({"negative_ttl": -1}, "UNSTALE_NEGATIVE_TTL is -1; expected seconds"),
+        ({"compress_above": "1"}, "UNSTALE_COMPRESS_ABOVE is '1'; expected a whole number, at least 64."),
+        ({"retention": 1}, "expected a number, at least 60 and at most 2,592,000"),
+        ({"source": "oubox"}, "UNSTALE_SOURCE is 'oubox'; expected one of 'auto', 'outbox', 'supabase'"),
+        ({"redis_enabled": "perhaps"}, "REDIS_ENABLED is 'perhaps'; expected true or false"),
         ({"max_silence": 0.9, "leader_ttl": 0.5}, "at least twice watermark_interval (0.5 s)"),
         ({"leader_ttl": 5}, "leader_ttl is 5.0 s: it must be below max_silence (5.0 s)"),
         ({"http_host": "0.0.0.0"}, "beyond loopback UNSTALE_HTTP_TOKEN is required"),
         ({"poll_min": 0.5}, "poll_min (0.5 s) is above poll_max (0.25 s)"),
-        ({"database_timeout": "soon", "redis_enabled": "perhaps"}, "UNSTALE_DATABASE_TIMEOUT: "),
+        ({"database_timeout": "soon", "redis_enabled": "perhaps"}, "UNSTALE_DATABASE_TIMEOUT is 'soon'"),
         ({"namespace": "a b"}, "namespace"),
     ],
 )
@@ -145,7 +155,18 @@ def test_no_error_and_no_repr_shows_a_secret() -> None:
     assert "hunter2" not in repr(settings)
     with pytest.raises(SettingError) as raised:
         WorkerSettings(http_token=["hunter2"])
-    assert "hunter2" not in str(raised.value)
+    assert str(raised.value) == "UNSTALE_HTTP_TOKEN cannot be used; expected a text. Correct it, or remove it"
+
+
+def test_every_setting_says_what_it_expects() -> None:
+    """Whatever the setting is: its variable, the remedy, and no wording of the library's."""
+    for cls in (AgentSettings, PoolSettings, WorkerSettings):
+        for field in cls.model_fields:
+            with pytest.raises(SettingError) as raised:
+                cls(**{field: object()})
+            assert cls.variables(field)[0] in str(raised.value)
+            assert "; expected " in str(raised.value), field
+            assert "Input" not in str(raised.value)
 
 
 def test_only_variables_of_no_class_are_unknown(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from unstale.errors import SettingError
 from unstale.protocol.durations import MAX_SECONDS, seconds_of
 from unstale.settings.environment import DOTENV, read_environment
+from unstale.settings.expected import sentence
 
 
 def _in_seconds(value: object) -> object:
@@ -116,7 +117,9 @@ def _unknown(cls: type[Settings], name: str) -> str:
 
 def _sentence(cls: type[Settings], item: Any) -> str:
     where = ".".join(map(str, item["loc"]))
-    if where in cls.model_fields:
+    if (field := cls.model_fields.get(where)) is not None:
         where = cls.variables(where)[0]
+        if item["type"] != "value_error" or "such as '1h30m'" in item["msg"]:  # else it says what to do
+            return sentence(where, field, item["input"])
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
