@@ -36,7 +36,9 @@ from unstale.reading.options import (
     distinct_keys,
 )
 from unstale.reading.result import FAILED, LOADER, MEMORY, REDIS, SLOW, STALE, Origin, ReadResult
+from unstale.runtime.meant import suggesting
 from unstale.settings import AgentSettings
+from unstale.settings.variables import agent_settings
 from unstale.stats import Counters, counters, picture
 from unstale.wiring import Parts
 
@@ -72,9 +74,10 @@ class Cache:
     def from_env(cls, **overrides: Any) -> Self:
         """Return a cache with the settings of the environment and ``.env``; arguments override them.
 
-        Raises TypeError for an argument that is not a setting of the agent.
+        Raises TypeError for an argument that is not a setting of the agent. Logs once that a variable which
+        begins with ``UNSTALE_`` is no setting.
         """
-        return cls(AgentSettings.from_env(**overrides))
+        return cls(agent_settings(**overrides))
 
     def _use(self, parts: Parts) -> None:
         """Serve from these parts, which count from zero."""
@@ -386,6 +389,7 @@ class Cache:
         self._count(key, LOADER)
         return ()
 
+    @suggesting
     def cached(
         self,
         template: str,

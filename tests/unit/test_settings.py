@@ -1,9 +1,11 @@
 """Settings: who reads which, invalid values, and that only `from_env` reads the environment."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import unstale.sync
 from unstale import AgentSettings, Cache, ConnectionPool, PoolSettings, RedisCache, SettingError
 from unstale.settings import WorkerSettings
 from unstale.settings.variables import unknown_variables, variables
@@ -174,4 +176,28 @@ def test_only_variables_of_no_class_are_unknown(elsewhere: Path, monkeypatch: py
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("UNSTALE_NEAR_MAX_ENTRYS", "1")
     (elsewhere / ".env").write_text("UNSTALE_COLOUR=blue\n")
-    assert unknown_variables() == ["UNSTALE_COLOUR", "UNSTALE_NEAR_MAX_ENTRYS"]
+    assert unknown_variables() == {
+        "UNSTALE_COLOUR": None,
+        "UNSTALE_NEAR_MAX_ENTRYS": "UNSTALE_NEAR_MAX_ENTRIES",
+    }
+
+
+def test_an_agent_warns_once_of_a_variable_that_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("UNSTALE_MAX_SILENS", "2")
+    for _ in range(2):
+        assert Cache.from_env().settings.max_silence == 5.0
+    (said,) = [record.message for record in caplog.records if "UNSTALE_MAX_SILENS" in record.message]
+    assert said == (
+        "UNSTALE_MAX_SILENS is not a setting and has no effect; did you mean UNSTALE_MAX_SILENCE?"
+    )
+
+
+def test_a_misspelt_option_of_the_decorator_names_the_one_that_was_meant() -> None:
+    for cache in (Cache(AgentSettings()), unstale.sync.Cache(AgentSettings())):
+        misspelt: Any = cache.cached
+        with pytest.raises(TypeError, match=r"cached has no option 'tll'; did you mean 'ttl'\?"):
+            misspelt("user:{user_id}", tll=3)
+        with pytest.raises(TypeError, match="has no option 'colour'; it has tags, ttl"):
+            misspelt("user:{user_id}", colour=3)

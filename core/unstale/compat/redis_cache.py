@@ -36,9 +36,9 @@ class RedisCache:
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
         """Return a cache with the settings of the environment and ``.env``, read now; arguments beat them."""
-        from unstale.settings import AgentSettings
+        from unstale.settings.variables import agent_settings
 
-        return cls(AgentSettings.from_env(**overrides))
+        return cls(agent_settings(**overrides))
 
     async def cache(self) -> "Cache":
         """Return the `Cache` of this event loop, which can do more."""

@@ -30,7 +30,9 @@ from unstale.reading.options import (
     distinct_keys,
 )
 from unstale.runtime.fork import forget_after_fork
+from unstale.runtime.meant import suggesting
 from unstale.settings import AgentSettings
+from unstale.settings.variables import agent_settings
 from unstale.stats import Counters, picture
 from unstale.sync.caller import WaitingCaller
 from unstale.sync.decorator import Cached
@@ -114,7 +116,7 @@ class Cache:
 
         Raises TypeError for an argument that is not a setting of the agent.
         """
-        return cls(AgentSettings.from_env(**overrides))
+        return cls(agent_settings(**overrides))
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -325,6 +327,7 @@ class Cache:
 
         return self._run(call)
 
+    @suggesting
     def cached(
         self,
         template: str,

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from unstale.errors import ConfigurationError, SettingError
 from unstale.settings import WorkerSettings
-from unstale.settings.variables import unknown_variables, variables
+from unstale.settings.variables import unknown_variables
 from unstale_worker.doctor import history_check, loader_checks, refresh_checks
 from unstale_worker.doctor.database_checks import DatabaseChecks
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
@@ -46,11 +45,9 @@ async def examine(settings: WorkerSettings, *, recording: Path | None = None) ->
 
 
 def _misspelt() -> list[Finding]:
-    names = [name.removeprefix("UNSTALE_") for name in variables().values() if name.startswith("UNSTALE_")]
     findings = []
-    for name in unknown_variables():
-        near = get_close_matches(name.upper().removeprefix("UNSTALE_"), names, n=1, cutoff=0.75)
-        remedy = f"Write UNSTALE_{near[0]}" if near else "Remove it"
+    for name, meant in unknown_variables().items():
+        remedy = f"Write {meant}" if meant else "Remove it"
         findings.append(
             warning(
                 "settings",
