@@ -253,6 +253,54 @@ async def test_migration_says_what_the_database_lacks(tmp_path: Path, database: 
         await connection.close()
 
 
+WRONG_NAMES = """
+[[watch]]
+table = "profiles"
+keys = ["user:{idd}:profile"]
+columns = ["nam"]
+[[watch]]
+table = "profile"
+keys = ["user:{id}:settings"]
+[[watch]]
+table = "later"
+keys = ["later:{id}:{note}"]
+"""
+
+
+async def test_migration_refuses_names_that_nothing_has(tmp_path: Path, database: Database) -> None:
+    """The file could not be applied, and would stand in the way of every later one."""
+    settings = {"DATABASE_URL": database.worker_dsn}
+    folder = tmp_path / "supabase/migrations"
+    folder.mkdir(parents=True)
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        await connection.execute(TABLES)
+    finally:
+        await connection.close()
+    (folder / "20200101000000_later.sql").write_text('create table "later" (id int primary key, note text)')
+    for arguments in (["migration"], ["migration", "--all"], ["migration", "--check"]):
+        ended = run(*arguments, cwd=project(tmp_path, WRONG_NAMES), settings=settings)
+        assert ended.code == 2, ended.out
+        for line in (
+            "unstale.toml:2: public.profiles has no column idd; did you mean id?",
+            "unstale.toml:2: public.profiles has no column nam; did you mean name?",
+            "unstale.toml:6: there is no table public.profile; did you mean public.profiles?",
+            "Nothing was written.",
+        ):
+            assert line in ended.err
+        assert "later" not in ended.err  # a file that is not applied yet makes it
+        assert len(list(folder.iterdir())) == 1
+
+    right = WRONG_NAMES.replace("idd", "id").replace('"nam"', '"name"').replace('"profile"', '"profiles"')
+    assert run("migration", cwd=project(tmp_path, right), settings=settings).code == 0
+    # unstale's own files, which contain every usual name, tell nothing about the user's tables.
+    assert (
+        run("migration", cwd=project(tmp_path, right.replace("{id}", "{keys}")), settings=settings).code == 2
+    )
+    # Without a database the files alone decide, as in a build.
+    assert run("migration", "--offline", cwd=project(tmp_path, WRONG_NAMES), settings=settings).code == 0
+
+
 # --- worker -------------------------------------------------------------------------------------
 
 

@@ -241,18 +241,22 @@ def migration(
         settings, output = WorkerSettings.from_env(), Output(json=json)
         configure_logging("error")
         rules = Rules.load(settings.config)
+        compared = Compared(skipped="--offline" if offline else "")
+        if not offline:
+            compared = await compare_database(settings, rules, folder)
+        if compared.unknown:
+            raise ConfigurationError(
+                "\n".join((*compared.unknown, "Nothing was written. Correct the rules, or add the migration"))
+            )
         result = write_migration(
             rules, folder, base=migrations_folder(), name=name, everything=everything, dry=check
         )
         found = differences(rules, folder, result) if check else []
-        compared = Compared(skipped="--offline" if offline else "")
-        if not offline and (check or result.unchanged):
-            compared = await compare_database(settings, rules)
         if check:
             found += compared.differences
             output.migration_check(found, compared)
             return FAILED if found or compared.failed else DONE
-        output.migration(result, folder, compared)
+        output.migration(result, folder, compared if result.unchanged else Compared())
         return DONE
 
     _run(run)

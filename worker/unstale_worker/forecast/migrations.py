@@ -8,13 +8,16 @@ from typing import Final
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.captures.coverage import missing_columns, narrower_filter
+from unstale_worker.forecast.names import unknown_names
 from unstale_worker.migration.folder import Folder
 from unstale_worker.migration.query_function import query_hash
 from unstale_worker.migration.writer import WrittenMigration
 from unstale_worker.rules import Rules, TableName
 from unstale_worker.runtime.logs import without_passwords
+from unstale_worker.runtime.postgres_errors import translate_errors
 from unstale_worker.sources import WatchState
 from unstale_worker.sources.opening import check_settings, open_source
+from unstale_worker.sources.outbox import OutboxSource
 
 WRITE: Final = "run `unstale migration` and commit the files it writes"
 PUSH: Final = (
@@ -52,12 +55,14 @@ class Compared:
         skipped: Why the database was not compared; empty if it was.
         captures: The state of its captures.
         failed: True if the settings name a database and it could not be compared.
+        unknown: Tables and columns of the rules that neither the database nor a migration has, as sentences.
     """
 
     differences: tuple[Difference, ...] = ()
     skipped: str = ""
     captures: tuple[WatchState, ...] = ()
     failed: bool = False
+    unknown: tuple[str, ...] = ()
 
 
 def differences(rules: Rules, folder: Path, wanted: WrittenMigration) -> list[Difference]:
@@ -101,19 +106,26 @@ def _differences(rules: Rules, folder: Path, wanted: WrittenMigration) -> Iterat
         yield Difference(rules.file, None, f"the migrations in {folder} have a query that no rule has", WRITE)
 
 
-async def compare_database(settings: WorkerSettings, rules: Rules) -> Compared:
-    """Compare the rules with the captures of the database that the settings name, if it can be reached."""
+async def compare_database(settings: WorkerSettings, rules: Rules, folder: Path) -> Compared:
+    """Compare the rules with the database that the settings name, if it can be reached.
+
+    Its tables and columns are known only over a connection to Postgres.
+    """
+    unknown: tuple[str, ...] = ()
     try:
         check_settings(settings)
         source = await open_source(settings)
         try:
+            if isinstance(source, OutboxSource):
+                async with translate_errors(), source.borrow() as connection:
+                    unknown = tuple(await unknown_names(connection, rules, folder))
             captures = tuple(await source.watch_states())
-            return Compared(tuple(lacking(rules, captures)), captures=captures)
+            return Compared(tuple(lacking(rules, captures)), captures=captures, unknown=unknown)
         finally:
             await source.close()
     except UnstaleError as error:
         named = settings.database_url is not None or settings.supabase_url is not None
-        return Compared(skipped=without_passwords(str(error)), failed=named)
+        return Compared(skipped=without_passwords(str(error)), failed=named, unknown=unknown)
 
 
 def lacking(rules: Rules, states: Iterable[WatchState]) -> Iterator[Difference]:

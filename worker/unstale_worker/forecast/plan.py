@@ -60,7 +60,7 @@ async def plan_running(
         running = await read_running(redis, settings.names)
         patterns = {*running.published.patterns, *running.pending, *rules.patterns}
         counts = await count_keys(redis, settings.names, patterns) if count else None
-    database = await compare_database(settings, rules)
+    database = await compare_database(settings, rules, folder)
     former = FormerRules(rules, keep=settings.former_rules)
     former.follow(running.published, now=time.time())
     if not database.skipped:

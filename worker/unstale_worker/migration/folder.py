@@ -96,6 +96,17 @@ class Folder:
                 ) from None
         return state
 
+    def own_words(self) -> set[str]:
+        """Return every word of the files that are not unstale's, in lower case."""
+        words: set[str] = set()
+        for name, match in self._files.items():
+            if match[2].startswith("unstale_"):
+                continue
+            text = self._text(name)
+            if not any(_RECORD.fullmatch(line) for line in text[:4096].splitlines()):
+                words.update(word.lower() for word in re.findall(r"\w+", text))
+        return words
+
     def _text(self, name: str) -> str:
         return (self.path / name).read_text(encoding="utf-8", errors="replace")
 
