@@ -73,7 +73,15 @@ class SettingError(ConfigurationError):
 
 
 class MigrationMissing(ConfigurationError):
-    """The database lacks captures that the rules need; run ``unstale migration`` and push the file."""
+    """The database lacks captures that the rules need; run ``unstale migration`` and push the file.
+
+    Attributes:
+        lacking: What it lacks, without the remedy; empty if it lacks unstale's own schema.
+    """
+
+    def __init__(self, message: str, *, lacking: str = "") -> None:
+        self.lacking = lacking
+        super().__init__(message)
 
 
 class MissingExtra(ConfigurationError, ImportError):

@@ -106,6 +106,28 @@ async def clients_work(env: Mapping[str, str | None]) -> None:
         await http.aclose()
 
 
+async def the_worker_has_a_login_of_its_own(database_url: str) -> None:
+    """The user may give unstale_worker a password, as the README says, and lose nothing."""
+    sessions = "select pid from pg_stat_activity where usename = 'unstale_dev'"
+    connection = await asyncpg.connect(database_url)
+    admin = await asyncpg.connect(database_url, user="supabase_admin")
+    try:
+        await connection.execute("alter role unstale_worker password 'of the user'")
+        before = {pid for (pid,) in await admin.fetch(sessions)}
+        assert before
+        await admin.execute("select pg_terminate_backend(pid) from unnest($1::integer[]) pid", list(before))
+
+        async def reconnected() -> bool:
+            return bool({pid for (pid,) in await admin.fetch(sessions)} - before)
+
+        await eventually(reconnected)
+        own = await asyncpg.connect(database_url, user="unstale_worker", password="of the user")
+        await own.close()
+    finally:
+        await connection.close()
+        await admin.close()
+
+
 async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
     ports, migrations = free_ports(), tmp_path / "supabase" / "migrations"
     migrations.mkdir(parents=True)
@@ -140,6 +162,8 @@ async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
         assert taken.code == 2
         assert f"{ports.postgres} for Postgres" in taken.err
 
+        await the_worker_has_a_login_of_its_own(str(first["DATABASE_URL"]))
+
         # Mistakes are told, and change nothing; their correction does.
         rules.write_text(RULES.replace("keys", "keyz") + TEAMS)
         await dev.line("Did you mean keys?")
@@ -147,11 +171,20 @@ async def test_an_afternoon(tmp_path: Path, open_folder: Path) -> None:
             "create table public.teams (id int);\nselect nope;"
         )
         await dev.line("20260102000000_teams.sql:2: column")
+        watches = next(migrations.glob("*_unstale_watches.sql"))
+        wrong = migrations / "29990101000000_unstale_watches.sql"
+        wrong.write_text(watches.read_text().replace("array['id']", "array['idd']"))
+        (migrations / "20260102000000_teams.sql").unlink()
+        await dev.line("29990101000000_unstale_watches.sql:14: cannot watch public.profiles")
+        assert "correct the rules, delete this file" in dev.lines[-1]
+        wrong.unlink()
         (migrations / "20260102000000_teams.sql").write_text(
             "create table public.teams (id int primary key);"
         )
         rules.write_text(RULES + TEAMS)
-        await dev.line("public.teams is not watched")
+        await dev.line("the rules wait, and the former ones go on: public.teams is not watched")
+        assert "db push" not in dev.lines[-1]
+        assert any("applied: 20260102000000_teams.sql" in line for line in dev.lines)
         assert (await asyncio.to_thread(run, "migration", "--offline", cwd=tmp_path)).code == 0
         await dev.line("the new rules are followed")
         same_data = await asyncio.to_thread(

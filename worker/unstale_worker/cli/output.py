@@ -138,7 +138,8 @@ class Output:
             self._console.print(Text(doubt, "yellow"))
         self._lines(compared.differences)
         if not result.unchanged:
-            self._console.print("push it with `supabase db push`", markup=False)
+            push = "push it with `supabase db push`; a running `unstale dev` applies it by itself"
+            self._console.print(push, markup=False)
         elif compared.skipped:
             self._console.print(f"the database was not compared: {compared.skipped}", markup=False)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import asyncpg
 
-from unstale.errors import ConfigurationError, EmbeddedServerError, UnstaleError
+from unstale.errors import ConfigurationError, EmbeddedServerError, MigrationMissing, UnstaleError
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
 from unstale_worker.dev.env_file import write_env
@@ -26,6 +27,8 @@ from unstale_worker.runtime.event_loop import run_until_ready
 from unstale_worker.supabase_double import Keys
 
 Say = Callable[[str], None]
+_LOGIN: Final = Path(__file__).with_name("login.sql")
+_LOGIN_ROLE: Final = "unstale_dev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,8 @@ async def run_dev(rules: Rules, options: Options, *, stop: asyncio.Event, say: S
     """Serve until ``stop`` is set, then stop everything, and remove it unless its folder was given.
 
     The platform's schemas come first, then unstale's migrations, those of the `Project`, and its seeds. Once
-    the worker has accepted the servers, ``say`` receives their URLs as lines of an ``.env`` file; if it is
-    stopped before, nothing is printed. When files change, new migrations are applied and new rules followed.
+    the worker has accepted the servers, ``say`` receives their URLs as lines of an ``.env`` file. When files
+    change, new migrations are applied and new rules followed.
     Raises `ConfigurationError` if an SQL file fails, a watch is missing or a port is taken.
     """
 
@@ -77,6 +80,7 @@ class _Session:
     def __init__(self, options: Options, *, stop: asyncio.Event, say: Say) -> None:
         self._options, self._stop, self._say = options, stop, say
         self._told: set[str] = set()
+        self._last = ""
 
     async def serve(self, rules: Rules, ready: Callable[[], None]) -> None:
         options, ports = self._options, Ports.from_first(self._options.port)
@@ -86,6 +90,7 @@ class _Session:
         secret = self._secret()
         password = None if secret is None else secret.derived("password")
         project, files = Project.read(), state_of(Path(rules.file))
+        self._say("# starting Postgres, Redis and a worker, and applying the migrations")
         async with AsyncExitStack() as opened:
             servers = await opened.enter_async_context(
                 stack(
@@ -94,6 +99,7 @@ class _Session:
                     tell=self._tell,
                 )
             )  # fmt: skip
+            await servers.postgres.run_file(_LOGIN)
             following = await opened.enter_async_context(
                 Following(
                     settings.model_copy(
@@ -159,17 +165,28 @@ class _Session:
     async def _reload(self, current: Rules, servers: Stack, following: Following) -> Rules:
         """Apply what is new; return the rules that are followed then. A mistake changes nothing."""
         try:
-            await set_up(servers.postgres, Project.read(), database="postgres", tell=self._tell)
+            applied = await set_up(servers.postgres, Project.read(), database="postgres", tell=self._tell)
+            if applied:
+                self._say(f"# applied: {', '.join(applied)}")
             rules = Rules.load(self._options.config)
             if rules != current:
                 await following.follow(rules)
-                self._say(f"# {rules.file}: the new rules are followed")
+                self._news(f"{rules.file}: the new rules are followed")
             else:
-                self._say("# the files changed: migrations, seeds and rules are up to date")
+                self._news("the files changed: migrations, seeds and rules are up to date")
             return rules
+        except MigrationMissing as missing:
+            remedy = "run `unstale migration`, and the file that it writes is applied here"
+            self._news(f"the rules wait, and the former ones go on: {missing.lacking or missing}; {remedy}")
         except (UnstaleError, asyncpg.PostgresError, OSError) as error:
-            self._say(f"# not applied, what was before goes on: {error}")
-            return current
+            self._news(f"not applied, what was before goes on: {error}")
+        return current
+
+    def _news(self, sentence: str) -> None:
+        """Say the state after a change of the files, unless it is what was said last."""
+        if sentence != self._last:
+            self._last = sentence
+            self._say(f"# {sentence}")
 
     def _tell(self, sentence: str) -> None:
         if sentence not in self._told:
@@ -178,8 +195,11 @@ class _Session:
 
 
 def _own(servers: Stack) -> dict[str, object]:
-    """Return the settings that lead to these servers and no others, whatever the environment says."""
-    own = WorkerSettings(database_url=servers.worker_database_url, redis_url=servers.redis_url)
+    """Return the settings that lead to these servers and no others, whatever the environment says.
+
+    The worker has a login of its own, so that the user may set the password of ``unstale_worker``.
+    """
+    own = WorkerSettings(database_url=servers.postgres.dsn(user=_LOGIN_ROLE), redis_url=servers.redis_url)
     return {
         "database_url": own.database_url, "redis_url": own.redis_url,
         "supabase_url": None, "supabase_key": None, "source": "outbox",

@@ -13,6 +13,7 @@ from asyncpg.transaction import Transaction
 
 from unstale.errors import ConfigurationError
 from unstale_worker.dev_servers.statements import Kind, Statement, split
+from unstale_worker.migration.folder import GENERATED
 
 Tell = Callable[[str], None]
 
@@ -54,6 +55,8 @@ class SqlRunner:
     """Place of the first ``create extension`` of each extension that this server does not have."""
     _transaction: Transaction | None = None
     _committed: bool = False
+    _generated: bool = False
+    """True while the file is one that ``unstale migration`` wrote."""
 
     async def run(
         self, name: str, sql: str, *, finish: Callable[[], Awaitable[object]] | None = None
@@ -63,7 +66,7 @@ class SqlRunner:
         A file is one transaction, unless it contains statements that Postgres runs outside of one. Raises
         `SqlFileError`; what earlier transactions of the file did then stays.
         """
-        self._committed = False
+        self._committed, self._generated = False, GENERATED in sql
         try:
             for statement in split(sql):
                 await self._run(name, statement)
@@ -155,6 +158,11 @@ class SqlRunner:
                     "if Supabase provides it, `unstale dev` does not (docs/dev.md): leave the statement out, "
                     "or run your own Supabase and `unstale worker`"
                 )
+        if self._generated:
+            return (
+                "correct the rules, delete this file and later ones of its name, and run `unstale "
+                "migration`; if another migration makes what is missing, give it an earlier number"
+            )
         return "correct the file"
 
     async def _begin(self) -> None:

@@ -106,10 +106,13 @@ async def stack(
         )
 
 
-async def set_up(postgres: EmbeddedPostgres, project: Project, *, database: str, tell: Tell = ignore) -> None:
+async def set_up(
+    postgres: EmbeddedPostgres, project: Project, *, database: str, tell: Tell = ignore
+) -> list[str]:
     """Make `database` a Supabase project with unstale's migrations and the project's; then run its seeds.
 
-    May be called again, for migrations that were added. Raises `ConfigurationError` if a file fails.
+    Return the names of the project's migrations that were applied. May be called again, for migrations that
+    were added. Raises `ConfigurationError` if a file fails.
     """
     await postgres.create_supabase_platform(database)
     if project.grants_new_tables:
@@ -117,10 +120,11 @@ async def set_up(postgres: EmbeddedPostgres, project: Project, *, database: str,
     if project.roles is not None:
         await apply_seeds(postgres.dsn(database=database), [project.roles], tell=tell)
     folders = () if project.migrations is None else (project.migrations,)
-    await migrate(postgres, database=database, migrations=folders, tell=tell)
+    applied = await migrate(postgres, database=database, migrations=folders, tell=tell)
     for pattern in project.missing_seeds:
         tell(f"supabase/config.toml: no file matches {pattern!r} of [db.seed] sql_paths")
     await apply_seeds(postgres.dsn(database=database), project.seeds, tell=tell)
+    return applied
 
 
 async def migrate(
@@ -130,14 +134,18 @@ async def migrate(
     migrations: Sequence[Path] = (),
     event_triggers: bool = True,
     tell: Tell = ignore,
-) -> None:
-    """Apply unstale's migrations and the given folders as ``postgres``, then enable the worker's login."""
+) -> list[str]:
+    """Apply unstale's migrations and the given folders as ``postgres``, then enable the worker's login.
+
+    Return the names of the files of the folders that were applied.
+    """
+    applied: list[str] = []
 
     async def apply() -> None:
         dsn = postgres.dsn(database=database)
         await apply_migrations(dsn, migrations_folder(), repeatable=True)
         for folder in migrations:
-            await apply_migrations(dsn, folder, tell=tell)
+            applied.extend(await apply_migrations(dsn, folder, tell=tell))
 
     if event_triggers:
         async with postgres.event_triggers_allowed():
@@ -145,3 +153,4 @@ async def migrate(
     else:
         await apply()
     await postgres.run_file(_WORKER_LOGIN)
+    return applied

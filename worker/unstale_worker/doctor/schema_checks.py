@@ -14,8 +14,8 @@ from unstale_worker.sources import Source
 
 PUSH: Final = "Run `unstale migration` and push the files it writes: `supabase db push`."
 PUSH_ALL: Final = (
-    "The files in supabase/migrations say so already, so the database has lost what they made: run `unstale "
-    "migration --all` and push: `supabase db push`."
+    "The files in supabase/migrations say so already. Push those that are not: `supabase db push`. If "
+    "all are, the database has lost what they made: run `unstale migration --all` and push."
 )
 
 

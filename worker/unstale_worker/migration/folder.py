@@ -12,6 +12,8 @@ from unstale_worker.rules import TableName, TableNeeds
 
 _NAME: Final = re.compile(r"([0-9]+)_(.*\.sql)")
 _RECORD: Final = re.compile(r"-- unstale: (rules|watches|unwatches|reads|unreads|asks|unasks) (.*)")
+GENERATED: Final = "-- unstale: rules "
+"""Contained in every file that ``unstale migration`` made from rules."""
 _STAMP: Final = "%Y%m%d%H%M%S"
 
 
@@ -100,10 +102,8 @@ class Folder:
         """Return every word of the files that are not unstale's, in lower case."""
         words: set[str] = set()
         for name, match in self._files.items():
-            if match[2].startswith("unstale_"):
-                continue
             text = self._text(name)
-            if not any(_RECORD.fullmatch(line) for line in text[:4096].splitlines()):
+            if not match[2].startswith("unstale_") and GENERATED not in text:
                 words.update(word.lower() for word in re.findall(r"\w+", text))
         return words
 

@@ -139,8 +139,10 @@ def check_watches(rules: Rules, versions: Iterable[WatchVersion]) -> None:
         elif narrower := narrower_filter(needs, watched.key_columns, watched.columns):
             missing.append(f"the capture of {schema}.{table} {narrower}")
     if missing:
+        problems = "; ".join(missing)
         raise MigrationMissing(
-            f"The database lacks what {rules.file} needs: {'; '.join(missing)}. "
+            f"The database lacks what {rules.file} needs: {problems}. "
             "Run `unstale migration` and push the file it writes (`supabase db push`). If nothing changed "
-            "since an earlier file, the database has lost what it made: run `unstale migration --all`"
+            "since an earlier file, the database has lost what it made: run `unstale migration --all`",
+            lacking=problems,
         )
