@@ -48,10 +48,29 @@ select unstale.watch('public.items', '{id,version}');
 @pytest.fixture(scope="module")
 def built() -> None:
     """Build the client and its tests, strictly typed."""
+    compile_project("tsconfig.test.json")
+
+
+def compile_project(project: str, *options: str) -> None:
     compiler = PACKAGE / "node_modules" / "typescript" / "bin" / "tsc"
-    command = [node(), str(compiler), "-p", "tsconfig.test.json"]
+    command = [node(), str(compiler), "-p", project, *options]
     done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_package_holds_what_its_exports_name() -> None:
+    """As ``npm run build`` makes it, apart from the folder."""
+    compile_project("tsconfig.json", "--outDir", "build/package")
+    package = orjson.loads((PACKAGE / "package.json").read_bytes())
+    assert set(package["exports"]["."].values()) | {package["types"]} == {
+        "./dist/index.js",
+        "./dist/index.d.ts",
+    }
+    module = PACKAGE / "build" / "package" / "index.js"
+    assert "type CacheOptions" in module.with_suffix(".d.ts").read_text()
+    show = f"import({str(module)!r}).then(m => console.log(Object.keys(m).sort().join(' ')))"
+    done = subprocess.run([node(), "-e", show], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Cache", "CacheClosed", "ConfigurationError", "WaitTimeout"]
 
 
 def test_it_passes_every_conformance_case(built: None) -> None:
