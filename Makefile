@@ -61,7 +61,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	for bench in hits breaker pools idle takeover writepath capture_cpu drain latency over_https refresh sight opening rules values comparison; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
+	for bench in hits breaker pools idle takeover writepath capture_cpu drain latency over_https refresh sight opening rules values comparison peers; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
 
 # 10,000 random sequences of DDL under a watched table; the suite runs 100.
 ddl: $(STAMP)

@@ -23,21 +23,39 @@ def bench(name: str) -> ModuleType:
 
 
 COMPARISON = bench("comparison_pages")
+PEERS = bench("peers_pages")
 RUN = json.loads(COMPARISON.RESULTS.read_text())
 
 
-@pytest.mark.parametrize("page", COMPARISON.PAGES, ids=lambda page: page.name)
-def test_the_tables_are_those_of_the_stored_run(page: Path) -> None:
-    text = page.read_text()
-    assert COMPARISON.with_tables(text, COMPARISON.PAGES[page], RUN) == text
-    other = json.loads(COMPARISON.RESULTS.read_text(), parse_float=lambda number: float(number) * 1.5)
-    assert COMPARISON.with_tables(text, COMPARISON.PAGES[page], other) != text
+@pytest.mark.parametrize("pages", [COMPARISON, PEERS], ids=["comparison", "peers"])
+def test_the_tables_are_those_of_the_stored_run(pages: ModuleType) -> None:
+    run = json.loads(pages.RESULTS.read_text())
+    other = json.loads(pages.RESULTS.read_text(), parse_float=lambda number: float(number) * 1.5)
+    for page, marker in pages.PAGES.items():
+        text = page.read_text()
+        assert pages.with_tables(text, marker, run) == text, page.name
+        assert pages.with_tables(text, marker, other) != text, page.name
+
+
+def test_the_best_figure_of_a_column_is_bold_whosever_it_is() -> None:
+    run = json.loads(PEERS.RESULTS.read_text())
+    for name in run["figures"]:
+        run["figures"][name]["mixed"]["worst_ms"] = 1.0 if name == "glide" else 50.0
+    row = next(line for line in PEERS.summary(run).splitlines() if "GLIDE" in line)
+    assert "**1.0 ms**" in row
+    assert PEERS.summary(run).count("50 ms") == len(run["figures"]) - 1
 
 
 def test_the_plot_can_be_made_of_it(tmp_path: Path) -> None:
     COMPARISON.plot(RUN, tmp_path / "again.png")
     again, stored = (tmp_path / "again.png").read_bytes(), COMPARISON.PLOT.read_bytes()
     assert again[:8] == stored[:8] == b"\x89PNG\r\n\x1a\n"
+    assert again[16:24] == stored[16:24]  # width and height
+
+
+def test_the_picture_of_the_peers_can_be_made_of_its_run(tmp_path: Path) -> None:
+    PEERS.plot(json.loads(PEERS.RESULTS.read_text()), tmp_path / "again.png")
+    again, stored = (tmp_path / "again.png").read_bytes(), PEERS.PICTURE.read_bytes()
     assert again[16:24] == stored[16:24]  # width and height
 
 
