@@ -27,13 +27,13 @@ select unstale.watch('public.items', '{id}');
 select unstale.watch('public.notes', '{id,item}');
 """
 ITEMS = '[[watch]]\ntable = "public.items"\nkeys = ["item:{id}", "card:{id}"]\n'
-NOTES = '[[watch]]\ntable = "public.notes"\nkeys = ["card:{item}"]\n'
+NOTES = '[[watch]]\ntable = "public.notes"\ncolumns = ["item"]\nkeys = ["card:{item}"]\n'
 TTL = '[ttl]\n"item:*" = "1h"\n"card:*" = "1h"\n"*:1" = "1h"\n'
 RULES = ITEMS + NOTES + TTL
 MORE = RULES.replace('"card:{item}"', '"card:{item}", "note:{id}"')
 """Of these, only the pattern ``note:*`` is new."""
-OTHER = RULES.replace('keys = ["card:{item}"]', 'columns = ["item"]\nkeys = ["card:{item}"]')
-"""Of these, only ``card:*`` has another meaning."""
+OTHER = RULES.replace('columns = ["item"]\n', "")
+"""Of these, only ``card:*`` has another meaning: changes count that do not count by `RULES`."""
 
 
 async def near(cache: Cache, key: str) -> bool:
@@ -73,6 +73,15 @@ async def test_what_did_not_change_stays_everywhere(database: Database, redis_ur
             assert worker.status().counters.recoveries == 0
             await db.execute("update items set version = 2 where id = 1")
             await eventually(lambda: gone(redis, "item:1"))
+            await keep(agent, "card:1")
+        loads = agent.counters().loads
+        async with running_worker(database.worker_dsn, redis_url, rules=RULES) as worker:
+            await eventually(lambda: agent.inspect().rules.hash not in (before["rules"], ""))
+            assert worker.status().former_watches, "an agent may use what counted"
+            assert await near(agent, "card:1")
+            assert agent.counters().loads == loads, "fewer changes count: nothing is dropped"
+            await db.execute("update notes set item = 1, id = 2")
+            await eventually(lambda: gone(redis, "card:1"))
         await redis.flushdb()
 
 

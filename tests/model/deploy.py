@@ -1,8 +1,9 @@
 """Rules that change while values are cached: what a leader of other rules must drop, and what it may keep.
 
-`Adoption` has two patterns. Both rule sets own ``u`` in the same way, and only the new one owns ``n``.
-Leaders with the old and the new rules take turns, as in a rolling deploy. `LostOwner` is the reverse, with a
-clock: a pattern that no rule owns any more, read by agents that go on using its template.
+`Adoption` has two patterns. Both rule sets own ``u`` in the same way, and only the new one owns ``n``; or
+both own it, and changes of its table count by the new one only. Leaders with the old and the new rules take
+turns, as in a rolling deploy. `LostOwner` is the reverse, with a clock: a pattern that no rule owns any more,
+read by agents that go on using its template.
 """
 
 from collections.abc import Iterator
@@ -59,10 +60,15 @@ def count(commits: tuple[tuple[str, bool], ...], table: str) -> int:
 
 
 class Adoption:
-    """A model of ``Pipeline._adopt`` and ``adopt.lua``; ``off`` is one of `ADOPTION_CAUGHT`."""
+    """A model of ``RulesInForce.adopt`` and ``adopt.lua``; ``off`` is one of `ADOPTION_CAUGHT`.
 
-    def __init__(self, off: str = "") -> None:
-        self._off = off
+    Args:
+        off: The rule that is switched off.
+        both_own: The old rules own ``n`` too, but no change counts by them: it is dropped on one way only.
+    """
+
+    def __init__(self, off: str = "", *, both_own: bool = False) -> None:
+        self._off, self._both_own = off, both_own
 
     def start(self) -> Deploy:
         """The old rules are in force, and a value of each key is cached."""
@@ -118,13 +124,14 @@ class Adoption:
             n = at.n if self._off == "changed patterns are dropped" else NEVER
             yield "drops n", at._replace(memory="dropped", n=n), None
         elif at.rules != new:
+            due = at.adopting or (at.published != new and (new or not self._both_own))
             stored = self._off != "what is still to drop is stored"
             early = new if self._off == "agents read the rules when all is dropped" else at.published
             kept = self._off != "the position is kept"
             adopting = at._replace(
                 rules=new,
-                adopting=stored,
-                memory="" if stored else "to drop",
+                adopting=stored and due,
+                memory="dropped" if not due else "" if stored else "to drop",
                 published=early,
                 position=at.position if kept else len(at.commits),
             )

@@ -84,8 +84,9 @@ def test_without_the_rule_it_does(rule: str) -> None:
     assert not explore(Liveness(off=rule)).holds
 
 
-def test_only_what_changed_is_dropped_when_the_rules_change() -> None:
-    outcome = explore(Adoption())
+@pytest.mark.parametrize("both_own", [False, True])
+def test_only_what_changed_is_dropped_when_the_rules_change(both_own: bool) -> None:
+    outcome = explore(Adoption(both_own=both_own))
     assert outcome.holds, "\n".join((str(outcome), *outcome.trace))
     assert outcome.at_rest > 1
 
@@ -93,6 +94,10 @@ def test_only_what_changed_is_dropped_when_the_rules_change() -> None:
 @pytest.mark.parametrize("rule", ADOPTION_CAUGHT)
 def test_without_the_rule_what_stays_is_old(rule: str) -> None:
     assert not explore(Adoption(off=rule)).holds
+
+
+def test_a_pattern_is_dropped_when_more_changes_count() -> None:
+    assert not explore(Adoption(off="changed patterns are dropped", both_own=True)).holds
 
 
 def test_a_key_that_lost_its_owner_is_as_old_as_its_bound_at_most() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unstale.protocol.messages import PublishedRules
-from unstale_worker.rules import Rules, difference
+from unstale_worker.rules import Rules, difference, removed, with_former
 from unstale_worker.rules.difference import LOST, NEW, REFRESHES, REMOVED, UNKNOWN, WATCHES
 
 RULES = """
@@ -42,6 +42,10 @@ def published(text: str) -> PublishedRules:
         ('["content", "weight"]', '["weight",  "content"]', {}, ()),
         ('columns = ["content", "weight"]\n', "", {GREETING: WATCHES}, ()),
         ('"weight"]', '"weight", "at"]', {GREETING: WATCHES}, ()),
+        ('["content", "weight"]', '["weight"]', {}, ()),
+        ('["content", "weight"]', '["weight"]\npurge = true', {}, ()),
+        ('["content", "weight"]', '["weight", "at"]', {GREETING: WATCHES}, ()),
+        ('table = "profiles"', 'table = "profiles"\ncolumns = ["name"]', {}, ()),
         (MEMORIES, 'table = "app.memories"', {GREETING: LOST}, ()),
         ("{user_id}:greeting", "{owner}:greeting", {GREETING: LOST}, ()),
         ("where org_id = {id}", "where org_id = {id} and active", {SETTINGS: WATCHES}, ()),
@@ -67,6 +71,18 @@ def test_only_what_changed_is_dropped(
     changed = difference(published(RULES), published(RULES.replace(old, new)))
     assert dict(changed.dropped) == dropped
     assert changed.lives == lives
+
+
+def test_of_fewer_changes_what_agents_of_the_old_rules_need_ends_without_a_drop() -> None:
+    """And what counted all the time beside them may count again; after the end it was missed."""
+    few, fewer = Rules.parse(RULES), Rules.parse(RULES.replace('"content", "weight"', '"weight"'))
+    beside = with_former(fewer, removed(fewer, published(RULES), now=5.0)).published()
+    both, alone = PublishedRules.decode(beside), PublishedRules.decode(fewer.published())
+    assert len(both.kept) == 1
+    assert [dict(difference(*pair).dropped) for pair in [
+        (published(RULES), both), (both, alone), (both, published(RULES)), (alone, published(RULES)),
+    ]] == [{}, {}, {}, {GREETING: WATCHES}]  # fmt: skip
+    assert few.hash != fewer.hash != both.hash
 
 
 def test_the_order_of_watches_changes_nothing() -> None:

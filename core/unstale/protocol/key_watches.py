@@ -30,6 +30,13 @@ class KeyWatch(NamedTuple):
     template: str
     purge: bool = False
 
+    def includes(self, other: "KeyWatch") -> bool:
+        """Return True if this watch invalidates the same keys for every change that ``other`` counts."""
+        same = self._replace(columns=None, purge=False) == other._replace(columns=None, purge=False)
+        return same and (
+            self.columns is None or (other.columns is not None and set(other.columns) <= set(self.columns))
+        )
+
 
 class Kept(NamedTuple):
     """A watch that is not in the rules any more, and that the leader still applies.

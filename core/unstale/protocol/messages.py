@@ -242,6 +242,11 @@ class PublishedRules:
         )
 
     @property
+    def applied(self) -> tuple[KeyWatch, ...]:
+        """The watches of the rules file, and the former ones beside them."""
+        return (*self.watches, *(each.watch for each in self.kept))
+
+    @property
     def former_patterns(self) -> frozenset[str]:
         """The patterns that only former watches have: no template of the rules file makes such keys."""
         return frozenset(each.alone for each in self.kept if each.alone)

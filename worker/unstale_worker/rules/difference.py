@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from unstale.protocol.key_watches import KeyWatch
 from unstale.protocol.messages import PublishedRules
+from unstale_worker.rules.identifiers import NameMistake
 from unstale_worker.rules.plan import Watch
 from unstale_worker.rules.reads import ReadSpec
 from unstale_worker.rules.refresh import RefreshSpec, overlap
+from unstale_worker.rules.template import Template
 
 RULES_VERSION: Final = 1
 """Raise it when the same rules begin to invalidate other keys: every pattern then counts as changed."""
@@ -48,9 +51,9 @@ class Difference:
 def difference(before: PublishedRules, now: PublishedRules) -> Difference:
     """Compare the rules ``now`` with those ``before``, as both are published.
 
-    A pattern that both have is dropped only if something differs that decides when its keys are invalidated
-    or how they are loaded. All else about it may stay: values that were filled under the old rules were
-    invalidated for the same changes.
+    A pattern that both have is dropped only if a change counts that did not count before, if it lost a table
+    or a template, or if its keys may be loaded differently. All else about it may stay: values that were
+    filled under the old rules were invalidated for the same changes, or for more.
 
     Example:
         >>> old = PublishedRules("1", ("a:*", "b:*"), meanings=(("a:*", "1.."), ("b:*", "2..")))
@@ -70,14 +73,28 @@ def difference(before: PublishedRules, now: PublishedRules) -> Difference:
             dropped[pattern] = UNKNOWN
         else:
             was, now_is = _parts(old[pattern]), _parts(new.get(pattern, ""))
-            if was[0] != now_is[0]:
-                gone = set(was[3].split(",")) - {*now_is[3].split(","), ""}
+            gone = set(was[3].split(",")) - {*now_is[3].split(","), ""}
+            if was[0] != now_is[0] and (gone or not _counted(pattern, before, now)):
                 dropped[pattern] = LOST if gone else WATCHES
             elif was[1] != now_is[1]:
                 dropped[pattern] = REFRESHES
             elif was[2] != now_is[2]:
                 lives.append(pattern)
     return Difference(dropped, _changed_lives(before.ttl, now.ttl), tuple(lives))
+
+
+def _counted(pattern: str, before: PublishedRules, now: PublishedRules) -> bool:
+    """Return True if each change that counts for ``pattern`` by ``now`` did so by ``before``."""
+    own = [watch for watch in now.applied if _pattern(watch) == pattern]
+    return bool(own) and all(any(old.includes(watch) for old in before.applied) for watch in own)
+
+
+def _pattern(watch: KeyWatch) -> str:
+    """Return the glob of the keys of ``watch``; '' if its template is not legible."""
+    try:
+        return Template.published(watch.template).pattern
+    except NameMistake:
+        return ""
 
 
 def meanings(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from unstale.protocol.key_forms import KeyForm
 from unstale.protocol.key_watches import KEPT_SIGN, Kept, KeyWatch
 from unstale.protocol.messages import PublishedRules
-from unstale.protocol.names import TAG
 from unstale_worker.rules.identifiers import NameMistake, TableName
 from unstale_worker.rules.model import Rules
 from unstale_worker.rules.plan import Watch
@@ -20,8 +19,7 @@ def watch_of(known: KeyWatch) -> Watch:
 
     The text of a query is not published, so one with a query invalidates its pattern.
     """
-    text = known.template
-    template = Template.parse_tag(text.removeprefix(TAG)) if text.startswith(TAG) else Template.parse(text)
+    template = Template.published(known.template)
     needs = () if known.query else tuple(sorted(set(template.columns)))
     table = TableName(known.schema, known.table)
     return Watch(table, (template,), known.columns, None, None, needs, 0, known.purge, known.query)
@@ -37,15 +35,7 @@ def removed(rules: Rules, published: PublishedRules, *, now: float) -> dict[KeyW
     """
     own = [known for watch in rules.watches for known in watch.key_watches]
     since = dict.fromkeys(published.watches, now) | {kept.watch: kept.since for kept in published.kept}
-    return {watch: at for watch, at in since.items() if not any(_includes(each, watch) for each in own)}
-
-
-def _includes(own: KeyWatch, former: KeyWatch) -> bool:
-    """Return True if ``own`` invalidates the same keys for every change that ``former`` counts."""
-    same = own._replace(columns=None, purge=False) == former._replace(columns=None, purge=False)
-    return same and (
-        own.columns is None or (former.columns is not None and set(former.columns) <= set(own.columns))
-    )
+    return {watch: at for watch, at in since.items() if not any(each.includes(watch) for each in own)}
 
 
 def with_former(rules: Rules, former: Mapping[KeyWatch, float], forms: Iterable[KeyForm] = ()) -> Rules:

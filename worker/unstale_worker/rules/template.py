@@ -101,6 +101,11 @@ class Template:
         literals = (TAG + plain.literals[0], *plain.literals[1:])
         return cls(TAG + text, literals, plain.columns, TAG + plain.pattern)
 
+    @classmethod
+    def published(cls, text: str) -> "Template":
+        """Parse the ``text`` of a template of keys or tags, as a worker publishes it."""
+        return cls.parse_tag(text.removeprefix(TAG)) if text.startswith(TAG) else cls.parse(text)
+
     @property
     def is_tag(self) -> bool:
         """True for the template of a tag."""
