@@ -25,6 +25,7 @@ from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale_worker.leader.supervisor import Worker
 from workers import redis_at, running_worker, state_of
+from workers.refresh_stage import spend_budgets
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,12 @@ async def followed(database: Database, nodes: Cluster) -> AsyncIterator[tuple[St
             await stage.open_agent(nodes.url)
         await stage.warm()
         yield stage, worker
+
+
+async def test_budgets_hold(nodes: Cluster) -> None:
+    """All processes count in one slot."""
+    async with redis_at((await nodes.owner()).url) as redis:
+        await spend_budgets(nodes.url, redis, NAMES)
 
 
 async def settled(stage: Stage, nodes: Cluster) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
 from faults.promotions import caught_up, cut_off, settle_in_new_epoch
 from faults.stage import key_of, staged
@@ -19,7 +20,7 @@ from servers.proxy import Proxy
 from unstale.protocol.messages import Invalidation
 from unstale_worker.dev_servers import EmbeddedValkey
 from workers import Listener, logged, redis_at, running_worker, state_of
-from workers.logs import capture_logs
+from workers.refresh_stage import NAMES, spend_budgets
 
 Pair = tuple[EmbeddedValkey, EmbeddedValkey]
 
@@ -43,6 +44,11 @@ async def rented() -> AsyncIterator[Pair]:
 def url_of(server: EmbeddedValkey, tier: str) -> str:
     """The URL of a user for whom the server is of this tier."""
     return server.restricted_url if tier == "no-run-id" else server.url
+
+
+async def test_budgets_hold() -> None:
+    async with EmbeddedValkey(restricted=True) as server, redis_at(server.url) as redis:
+        await spend_budgets(server.restricted_url, redis, NAMES)
 
 
 CASES = [("no-run-id", True), ("no-run-id", False), ("single", True)]  # single, seen: test_09_failover.py

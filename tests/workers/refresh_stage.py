@@ -1,14 +1,29 @@
-"""Helpers for tests of refreshes: make keys due, and wait for their values."""
+"""Helpers for tests of refreshes: make keys due, wait for their values, and spend budgets."""
 
+import asyncio
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 from redis.asyncio import Redis
 
-from servers import PATIENCE, eventually
+from servers import eventually
 from unstale.protocol.names import Names
+from unstale_worker.refresh.redis.budgets import OverBudgetError, read_used
+from unstale_worker.refresh.redis.store import open_store
+from unstale_worker.rules import Rules
+from workers import settings_for
 
 NAMES = Names()
+BUDGETS = Rules.parse("""
+[[watch]]
+table = "public.profiles"
+keys = ["user:{id}:greeting"]
+[refresh."user:{user_id}:greeting"]
+loader = "greetings:greeting"
+serve_stale = "1m"
+budget = { user_id = "4/d", total = "10/d" }
+""")
 
 
 async def due(redis: Redis, *keys: str) -> None:
@@ -27,7 +42,7 @@ async def rules_in_force(redis: Redis) -> str:
     return (await eventually(found, timeout=20.0, message="a leader stored its rules") or b"").decode()
 
 
-async def filled(redis: Redis, key: str, *, timeout: float = PATIENCE) -> bytes:
+async def filled(redis: Redis, key: str, *, timeout: float = 20.0) -> bytes:
     """Wait until ``key`` has a value, and return it."""
 
     async def value() -> bytes | None:
@@ -39,7 +54,7 @@ async def filled(redis: Redis, key: str, *, timeout: float = PATIENCE) -> bytes:
     return found
 
 
-async def settled(redis: Redis, *, timeout: float = PATIENCE) -> None:
+async def settled(redis: Redis, *, timeout: float = 20.0) -> None:
     """Wait until the refresh set is empty."""
 
     async def empty() -> bool:
@@ -62,3 +77,27 @@ async def counts_of(redis: Redis, pattern: str) -> dict[str, int]:
         for name, n in totals.items()
         if name.endswith(f":{pattern}".encode())
     }
+
+
+async def spend_budgets(url: str, redis: Redis, names: Names) -> None:
+    """Let the stores of four processes spend at once, and check that exactly the budgets are spent."""
+    (spec,) = BUDGETS.refreshes
+    calls = dict.fromkeys(range(4), 0)
+    async with AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(open_store(settings_for(None, url), BUDGETS)) for _ in range(4)
+        ]
+
+        async def spend(at: int, user: int) -> None:
+            try:
+                await stores[at].budgets.spend(spec, f"user:{user}:greeting")
+            except OverBudgetError:
+                return
+            calls[user] += 1
+
+        day = time.time() // 86_400
+        await asyncio.gather(*(spend(n % 4, n // 4 % 4) for n in range(96)))
+        if time.time() // 86_400 == day:  # no new window has begun meanwhile
+            assert sum(calls.values()) == 10
+            assert max(calls.values()) <= 4
+            assert [each.calls for each in await read_used(redis, names, [spec])] == [None, 10]

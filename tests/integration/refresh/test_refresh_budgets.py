@@ -14,6 +14,7 @@ from servers import Database, eventually
 from unstale.protocol import sealed
 from unstale_worker.cli.tracing_output import print_why
 from unstale_worker.doctor import refresh_checks
+from unstale_worker.doctor.findings import Severity
 from unstale_worker.page.redis_figures import RedisFigures
 from unstale_worker.refresh.redis.budgets import Budgets, OverBudgetError, read_used, read_used_of
 from unstale_worker.refresh.redis.dead_letters import list_dead
@@ -140,6 +141,14 @@ async def shown(redis: Redis, given: Rules, capsys: pytest.CaptureFixture[str]) 
         f"{PATTERN}: 2/d for each user_id, used by 2; 3 of 3/d used. Until the next window the old value is "
         "served"
     )
+    assert finding.severity is Severity.WARNING
+    for budget, level, end in (
+        ('"3/d"\nover_budget = "load_on_read"\n', Severity.WARNING, "Until the next window readers load"),
+        ('"4/d"\n', Severity.OK, f"{PATTERN}: 3 of 4/d used"),
+    ):
+        other = Rules.parse(rules(WAITS + f"budget = {budget}"))
+        (found,) = [each async for each in refresh_checks.budgets(redis, NAMES, other)]
+        assert (found.severity, found.finding.endswith(end)) == (level, True), found
     print_why(await why(redis, NAMES, given, key(1), most=5), json=False)
     assert "budget 2/d for each user_id: 2 used\n  budget 3/d: 3 used" in capsys.readouterr().out
     figures = (await RedisFigures(redis, NAMES, given).read())["refresh"]
