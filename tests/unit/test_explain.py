@@ -105,6 +105,33 @@ async def test_an_update_that_the_column_filter_leaves_out_removes_nothing() -> 
     assert (await explain(RULES, "notes", {"owner": 1}, old={"owner": 1}, source=None)).rules
 
 
+async def test_a_row_that_lacks_columns_shows_the_keys_that_it_can_fill() -> None:
+    found = await explain(RULES, "profiles", {"id": 1, "nane": "ann", "other": 2}, source=None)
+    assert found.keys == {"user:1:profile", "user:1:secret", "names"}
+    lines = list(_explanation(found))
+    assert "  unknown  org:{org}:user:{id}  needs org, which the row lacks" in lines
+    assert "  unknown  name:{name}  needs name, which the row lacks" in lines
+    assert lines[-1] == "no rule needs the column 'nane'; did you mean 'name'?"
+    assert not any(rule.patterns for rule in found.rules)
+
+
+async def test_a_query_whose_columns_are_missing_is_not_asked() -> None:
+    rules = Rules.parse(
+        """
+        [[watch]]
+        table = "profiles"
+        keys = ["user:{id}"]
+        [[watch]]
+        table = "profiles"
+        keys = ["member:{user_id}"]
+        query = "select user_id from public.members where org_id = {org_id}"
+        """
+    )
+    found = await explain(rules, "profiles", {"id": 1}, source=None)
+    assert found.keys == {"user:1"}
+    assert list(_explanation(found))[-1] == "  unknown  member:{user_id}  needs org_id, which the row lacks"
+
+
 async def test_a_key_says_its_ttl_and_its_refresh() -> None:
     row = {"id": 1, "org": None, "name": "n", "flag": None}
     found = await explain(RULES, "profiles", row, source=None)
@@ -150,7 +177,8 @@ async def test_a_key_says_its_budgets_and_how_old_an_answer_may_be() -> None:
     ("table", "row", "problem"),
     [
         ("profile", "{}", "did you mean public.profiles?"),
-        ("profiles", '{"id": 1}', "the row has no column 'flag'"),
+        ("profiles", '{"idd": 1}', "none of the columns that the rules of public.profiles need: flag, id"),
+        ("profiles", '{"flagg": 1}', "'flagg': did you mean 'flag'?"),
         ("profiles", '{"id": 1.5, "org": 1, "name": "n", "flag": 1}', "the column 'id' is 1.5"),
         ("profiles", "[1]", "is not a JSON object"),
         ("a b", "{}", "not a table name"),

@@ -46,7 +46,7 @@ def explain(
         rules = Rules.load(settings.config)
         given, before = explain.read_row(row), None if old is None else explain.read_row(old)
         source = None
-        if explain.queries_of(rules, explain.watched_table(rules, table)):
+        if explain.asks_database(rules, explain.watched_table(rules, table), given):
             source = await open_source(settings)
         try:
             explanation = await explain.explain(rules, table, given, old=before, source=source)

@@ -37,10 +37,12 @@ def _explanation(explanation: Explanation) -> Iterator[str]:
     for rule in explanation.rules:
         yield f"{explanation.file}:{rule.line}  {explanation.table}{'  (purge)' if rule.purge else ''}"
         yield from (f"  {line}" for line in _rule(rule))
+    for wrong, right in explanation.misspelt:
+        yield f"no rule needs the column {wrong!r}; did you mean {right!r}?"
 
 
 def _rule(rule: RuleEffect) -> Iterator[str]:
-    if rule.query is not None:
+    if rule.query is not None and not rule.unknown:
         yield f"query    {' '.join(rule.query.split())}"
         for arguments in rule.arguments:
             given = ", ".join(f"{name} = {value!r}" for name, value in arguments.items())
@@ -54,7 +56,9 @@ def _rule(rule: RuleEffect) -> Iterator[str]:
         yield f"tag      {tag}  every value stored with it"
     for pattern in (*rule.patterns, *(f"{glob}  (of tags)" for glob in rule.tag_patterns)):
         yield f"pattern  {pattern}"
-    if not (rule.keys or rule.tags or rule.patterns or rule.tag_patterns):
+    for template, lacking in rule.unknown:
+        yield f"unknown  {shown(template)}  needs {', '.join(lacking)}, which the row lacks"
+    if not (rule.keys or rule.tags or rule.patterns or rule.tag_patterns or rule.unknown):
         yield "no key" if rule.query is None else "no key: the query returns no row now"
 
 

@@ -45,7 +45,7 @@ class Aside:
 
         async def ask() -> dict[str, Any]:
             source = None
-            if explain.queries_of(self._rules, explain.watched_table(self._rules, table)):
+            if explain.asks_database(self._rules, explain.watched_table(self._rules, table), row):
                 source = await open_source(self._settings)
             try:
                 return asdict(await explain.explain(self._rules, table, row, old=old, source=source))

@@ -1,7 +1,7 @@
 """``unstale explain``: the keys that a change of one row removes, planned by the worker's own planner."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final
@@ -14,6 +14,7 @@ from unstale_worker.fanout.failure import FanoutFailure
 from unstale_worker.leader.planning import plan_page
 from unstale_worker.rules import Arguments, Plan, Rules, TableName, Watch
 from unstale_worker.rules.identifiers import NameMistake
+from unstale_worker.rules.template import Template
 from unstale_worker.sources import OutboxEntry, Page, Source, WatchVersion
 
 _WATCH: Final = 1
@@ -61,6 +62,7 @@ class RuleEffect:
         arguments: The arguments of the query, one mapping of column and text for each row.
         failure: Why the query could not be run.
         purge: True if the keys are neither served stale nor refreshed.
+        unknown: The templates that the row cannot fill, each with the columns that it lacks.
     """
 
     line: int
@@ -72,6 +74,7 @@ class RuleEffect:
     arguments: tuple[Mapping[str, str | None], ...]
     failure: str | None
     purge: bool
+    unknown: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,14 @@ class Explanation:
         table: The changed table.
         ignored: Why no capture reports this change; None if it is reported.
         rules: The effect by each rule of the table, in file order.
+        misspelt: Columns of the row that no rule needs, each with the missing one that was probably meant.
     """
 
     file: str
     table: str
     ignored: str | None
     rules: tuple[RuleEffect, ...]
+    misspelt: tuple[tuple[str, str], ...] = ()
 
     @property
     def keys(self) -> frozenset[str]:
@@ -104,19 +109,26 @@ async def explain(
 ) -> Explanation:
     """Plan a change of ``table`` from ``old`` to ``row``; without ``old``, an insert or a delete of ``row``.
 
-    ``source`` runs the fan-out queries, read-only; it may be None if `queries_of` finds none. Raises
-    `ConfigurationError` if no rule watches the table or the row lacks a column.
+    A template whose columns the row lacks is listed as unknown. ``source`` runs the fan-out queries,
+    read-only; it may be None unless `asks_database`. Raises `ConfigurationError` if no rule watches the
+    table, or the row has no column that a rule needs.
     """
     name = watched_table(rules, table)
     needs = rules.tables[name.schema, name.name]
     rows = [row] if old is None else [old, row]
-    flat = [text for each in rows for text in captured_texts(each, needs.keys)]
+    given = tuple(column for column in needs.keys if all(column in each for each in rows))
+    misspelt = _misspelt(rows, [column for column in needs.keys if column not in given])
+    if needs.keys and not given:
+        meant = "".join(f"; {wrong!r}: did you mean {right!r}?" for wrong, right in misspelt)
+        raise ConfigurationError(
+            f"the row has none of the columns that the rules of {name} need: {', '.join(needs.keys)}{meant}"
+        )
+    flat = [text for each in rows for text in captured_texts(each, given)]
     ignored = None if old is None else _ignored(old, row, needs.keys, needs.columns)
-    planned = [
-        (watch, *await _plan(rules, watch, needs.keys, flat, source))
-        for watch in rules.watches
-        if watch.table == name and ignored is None
+    fitting = [
+        (watch, _fillable(watch, given)) for watch in rules.watches if watch.table == name and ignored is None
     ]
+    planned = [(watch, *await _plan(rules, known, given, flat, source)) for watch, known in fitting]
     purged = {key for _, plan, _, _ in planned for key in plan.purged}
     effects = tuple(
         RuleEffect(
@@ -129,10 +141,11 @@ async def explain(
             tuple(dict(zip(watch.row_columns, row, strict=True)) for row in asked),
             str(failures[0]) if failures else None,
             watch.purge,
+            _unknown(watch, given),
         )
         for watch, plan, asked, failures in planned
     )
-    return Explanation(rules.file, str(name), ignored, effects)
+    return Explanation(rules.file, str(name), ignored, effects, misspelt)
 
 
 def watched_table(rules: Rules, text: str) -> TableName:
@@ -151,9 +164,13 @@ def watched_table(rules: Rules, text: str) -> TableName:
     return name
 
 
-def queries_of(rules: Rules, table: TableName) -> bool:
-    """Return True if a rule of ``table`` has a fan-out query, which only the database can answer."""
-    return any(watch.query is not None for watch in rules.watches if watch.table == table)
+def asks_database(rules: Rules, table: TableName, row: Row) -> bool:
+    """Return True if a rule of ``table`` has a fan-out query that the row suffices for."""
+    return any(
+        watch.query is not None and all(column in row for column in watch.row_columns)
+        for watch in rules.watches
+        if watch.table == table
+    )
 
 
 def read_row(text: str) -> Row:
@@ -185,6 +202,28 @@ def captured_texts(row: Row, columns: tuple[str, ...]) -> list[str | None]:
     return texts
 
 
+def _lacking(watch: Watch, template: Template, given: Collection[str]) -> tuple[str, ...]:
+    """Return the columns that the template, or the query that fills it, lacks."""
+    needed = template.columns if watch.query is None else watch.row_columns
+    return tuple(sorted({column for column in needed if column not in given}))
+
+
+def _fillable(watch: Watch, given: Collection[str]) -> Watch:
+    """Return the rule with the templates that the columns can fill."""
+    return replace(watch, keys=tuple(each for each in watch.keys if not _lacking(watch, each, given)))
+
+
+def _unknown(watch: Watch, given: Collection[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((each.text, lacking) for each in watch.keys if (lacking := _lacking(watch, each, given)))
+
+
+def _misspelt(rows: Iterable[Row], missing: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return the columns of the rows that resemble a missing one, each with that."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    near = ((column, get_close_matches(column, missing, n=1, cutoff=0.75)) for column in columns)
+    return tuple((column, found[0]) for column, found in near if found and found[0] != column)
+
+
 def _ignored(old: Row, new: Row, keys: tuple[str, ...], columns: tuple[str, ...] | None) -> str | None:
     """Return why the column filter of the table leaves an update out; None if it does not, or may not."""
     if columns is None:
@@ -211,6 +250,8 @@ async def _plan(
     rules: Rules, watch: Watch, columns: tuple[str, ...], flat: list[str | None], source: Source | None
 ) -> tuple[Plan, list[Arguments], list[FanoutFailure]]:
     """Return the plan of one rule, the arguments that its query was asked with, and its failures."""
+    if not watch.keys:
+        return Plan(), [], []
     alone = replace(rules, watches=(watch,), _steps={})
     version = _OneVersion(WatchVersion(watch.table.schema, watch.table.name, columns))
     plan = await plan_page(_page(OutboxEntry(_WATCH, 1, flat)), alone, version)

@@ -93,7 +93,9 @@ async function explain(table, row, old) {
     rule.failure === null ? null : el("span", { class: "error" }, shown(rule.failure)),
     ...rule.keys.map((effect) => el("p", {}, key(effect.key), el("span", { class: "note" }, life(effect)))),
     ...rule.patterns.map((pattern) => el("p", {}, "every key of ", key(pattern))),
-    rule.keys.length || rule.patterns.length ? null : el("p", { class: "dim" }, rule.query === null ? "no key" : "no key: the query returns no row now")));
+    ...rule.unknown.map(([template, lacking]) =>
+      el("p", { class: "dim" }, key(template), ` needs ${lacking.map(shown).join(", ")}, which the row lacks`)),
+    rule.keys.length || rule.patterns.length || rule.unknown.length ? null : el("p", { class: "dim" }, rule.query === null ? "no key" : "no key: the query returns no row now")));
 }
 
 function life(effect) {
