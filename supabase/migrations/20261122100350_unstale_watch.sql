@@ -36,7 +36,7 @@ begin
         capture := pg_catalog.format('unstale.%I()', capture_name);
         continue when exists (
             select from pg_catalog.pg_proc as p
-            where p.pronamespace = 'unstale'::regnamespace and p.proname = capture_name and p.prosrc = body
+            where p.pronamespace = 'unstale'::regnamespace and p.proname = capture_name::name and p.prosrc = body
                 and p.proconfig is not null and p.prosecdef
         );
         execute pg_catalog.format(
@@ -72,7 +72,8 @@ as $$
             ('truncate', '')
         ) as o(operation, referencing)
         left join pg_catalog.pg_proc as p on p.pronamespace = 'unstale'::regnamespace
-            and p.proname = pg_catalog.format('capture_%s_%s', watch_id, o.operation)
+            -- A name: compared with text, each operation read all of pg_proc.
+            and p.proname = pg_catalog.format('capture_%s_%s', watch_id, o.operation)::name
     ), members as materialized (
         select m.member, w.relation::oid, pg_catalog.format('%s:%s', w.relation::oid, m.member) as argument
         from unstale.watched as w
