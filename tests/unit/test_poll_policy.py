@@ -55,6 +55,28 @@ def test_very_many_changes_are_read_in_larger_batches() -> None:
     assert paced(8_000).pause == pytest.approx(BUSY_PAUSE)
 
 
+def longest_pause(policy: PollPolicy, cycles: int, *, took: float, entries: int = 2) -> float:
+    """The longest pause after ``cycles`` cycles, one a second."""
+    pauses = []
+    for _ in range(cycles):
+        policy.note(entries, now=policy._at + 1, took=took)
+        pauses.append(policy.pause)
+    return max(pauses)
+
+
+@pytest.mark.parametrize("quick", [0.001, 0.030], ids=["near", "far"])
+def test_cycles_that_take_longer_than_they_can_are_spaced_out(quick: float) -> None:
+    policy = PollPolicy(poll_min=0.0005, poll_max=0.25)
+    assert longest_pause(policy, 20, took=quick) == 0.0005
+    assert longest_pause(policy, 20, took=quick + 0.0003) == 0.0005
+    assert longest_pause(policy, 5, took=quick + 0.002, entries=100) == 0.0005  # many may take their time
+    assert longest_pause(policy, 1, took=quick + 10) < 0.003  # one slow cycle
+    longest_pause(policy, 20, took=quick)
+    assert longest_pause(policy, 1, took=quick) == 0.0005
+    assert 0.010 < longest_pause(policy, 40, took=quick + 0.004) < BUSY_PAUSE
+    assert longest_pause(policy, 40, took=quick + 0.008) == BUSY_PAUSE
+
+
 def test_an_empty_read_between_frequent_changes_makes_no_longer_pause() -> None:
     policy = paced(1_000)
     policy.note(0, now=2.0)

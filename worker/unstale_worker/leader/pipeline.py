@@ -100,9 +100,11 @@ class Pipeline:
             asleep = self._wakeups.asleep
             hinted = await self._wakeups.wait(0) or hinted  # a hint is used up by the read that follows it
             self._woken = hinted and asleep
+            began = time.monotonic()
             found = await self.cycle()
             self._health.cycled()
-            self._poll.note(found, now=time.monotonic())
+            now = time.monotonic()
+            self._poll.note(found, now=now, took=now - began)
             if not hinted:
                 self._wakeups.report_read(found > 0, asleep=asleep)
             hinted = await self._rest(found, hinted)

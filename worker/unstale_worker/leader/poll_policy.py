@@ -3,6 +3,9 @@
 While the worker sleeps, every commit notifies. That is quickest for few changes, but slows many down. Polling
 costs the user's transactions nothing. The rate of changes decides between them, with a gap between the two
 bounds so that it does not flap.
+
+A read costs the server as much CPU as ten changes, so reads without a pause need servers with CPU to spare.
+They are spaced out where changes are many, and where a cycle takes longer than it can.
 """
 
 import math
@@ -22,6 +25,14 @@ BUSIEST: Final = 4_500.0
 """Entries a second from which the pause no longer grows."""
 BUSY_PAUSE: Final = 0.020
 """Seconds between two reads at `BUSIEST`, which is also the latency it adds."""
+ENTRY_SECONDS: Final = 20e-6
+"""Seconds that a cycle may take for each entry, beside what the quickest one took."""
+DELAY: Final = 0.001
+"""Seconds of delay at which the pause is as long. It grows with the square of the delay."""
+MOST_DELAY: Final = 0.010
+"""Seconds of delay that count of one cycle: a batch of many rows takes longer, and tells nothing."""
+DELAY_CYCLES: Final = 8
+"""Cycles over which the delay is averaged, so that one slow cycle makes no long pause."""
 
 
 class PollPolicy:
@@ -34,18 +45,28 @@ class PollPolicy:
         True
     """
 
-    __slots__ = ("_at", "_awake_until", "_pause", "_poll_max", "_poll_min", "rate")
+    __slots__ = ("_at", "_awake_until", "_delay", "_pause", "_poll_max", "_poll_min", "_quickest", "rate")
 
     def __init__(self, *, poll_min: float, poll_max: float) -> None:
         self._poll_min, self._poll_max = poll_min, poll_max
         self._pause = poll_min
         self._at = 0.0
         self._awake_until = 0.0
+        self._quickest = math.inf
+        self._delay = 0.0
         self.rate = 0.0
         """Entries a second, averaged."""
 
-    def note(self, entries: int, *, now: float) -> None:
-        """Note how many entries a read found, at ``now`` seconds of a monotonic clock."""
+    def note(self, entries: int, *, now: float, took: float | None = None) -> None:
+        """Note how many entries a read found, at ``now`` seconds of a monotonic clock.
+
+        ``took`` is how many seconds it took to read and apply them. If that is longer than the quickest time
+        so far, the cores or servers are busy with something else, probably with the writers.
+        """
+        if took is not None and entries:
+            self._quickest = min(self._quickest, took)
+            delay = min(max(0.0, took - self._quickest - entries * ENTRY_SECONDS), MOST_DELAY)
+            self._delay += (delay - self._delay) / DELAY_CYCLES
         self.rate = self.rate * math.exp(-(now - self._at) / RATE_WINDOW) + entries / RATE_WINDOW
         self._at = now
         self._pause = self._poll_min if entries else min(self._pause * 2, self._poll_max)
@@ -67,7 +88,8 @@ class PollPolicy:
     @property
     def pause(self) -> float:
         """Seconds until the next read without a notification."""
+        pause = self._poll_min if self.rate >= SLEEP_BELOW else self._pause
         if self.rate > BUSY_ABOVE:
             share = (min(self.rate, BUSIEST) - BUSY_ABOVE) / (BUSIEST - BUSY_ABOVE)
-            return self._poll_min + share * max(0.0, BUSY_PAUSE - self._poll_min)
-        return self._poll_min if self.rate >= SLEEP_BELOW else self._pause
+            pause = self._poll_min + share * max(0.0, BUSY_PAUSE - self._poll_min)
+        return max(pause, min(self._delay**2 / DELAY, BUSY_PAUSE))
