@@ -59,6 +59,18 @@ async def test_it_names_the_keys_that_the_change_removes(
             await applied(redis, connection)
             assert await redis.exists(*keys) == 0
             assert await redis.exists(*OTHERS) == len(OTHERS)
+            few = ("explain", "public.profiles")
+            rest, none, other = [
+                await asyncio.to_thread(run, *few, row, cwd=tmp_path, settings=settings)
+                for row in ('{"id": 42}', '{"id": 77}', '{"flag": true}')
+            ]
         shown = await asyncio.to_thread(run, *command, cwd=tmp_path, settings=settings)
+    assert f'read from the database: flag = true, ref = "{ROW["ref"]}"' in rest.out, rest.err
+    assert all(key in rest.out for key in keys)
+    assert "the database has no row of public.profiles with id = 77" in none.out, none.err
+    assert "key      user:77:profile" in none.out
+    assert "unknown  flag:{flag}  needs flag, which the row lacks" in none.out
+    assert "key      flag:True" in other.out, other.err
+    assert "unknown  user:{user_id}:settings  needs id, which the row lacks" in other.out
     assert "unstale.toml:6  public.profiles" in shown.out
     assert "query    select user_id from public.members where org_id = {id}" in shown.out

@@ -1,6 +1,7 @@
 """The commands that trace a change to its keys, and a key to its change; see `unstale_worker.tracing`."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,20 +41,24 @@ def explain(
         from unstale_worker.runtime.logs import configure_logging
         from unstale_worker.sources.opening import open_source
         from unstale_worker.tracing import explain
+        from unstale_worker.tracing.row import completed
 
         settings = WorkerSettings.from_env()
         configure_logging("error")
         rules = Rules.load(settings.config)
         given, before = explain.read_row(row), None if old is None else explain.read_row(old)
-        source = None
-        if explain.asks_database(rules, explain.watched_table(rules, table), given):
+        source, note = None, None
+        name = explain.watched_table(rules, table)
+        if before is None:
+            given, note = await completed(settings, name, given, rules.tables[name.schema, name.name].keys)
+        if explain.asks_database(rules, name, given):
             source = await open_source(settings)
         try:
             explanation = await explain.explain(rules, table, given, old=before, source=source)
         finally:
             if source is not None:
                 await source.close()
-        print_explanation(explanation, json=json)
+        print_explanation(replace(explanation, note=note), json=json)
         return DONE
 
     run(work)

@@ -34,6 +34,8 @@ def print_explanation(explanation: Explanation, *, json: bool) -> None:
 def _explanation(explanation: Explanation) -> Iterator[str]:
     if explanation.ignored is not None:
         yield f"{explanation.table}: nothing is removed; {explanation.ignored}"
+    if explanation.note is not None:
+        yield explanation.note
     for rule in explanation.rules:
         yield f"{explanation.file}:{rule.line}  {explanation.table}{'  (purge)' if rule.purge else ''}"
         yield from (f"  {line}" for line in _rule(rule))

@@ -87,6 +87,7 @@ class Explanation:
         ignored: Why no capture reports this change; None if it is reported.
         rules: The effect by each rule of the table, in file order.
         misspelt: Columns of the row that no rule needs, each with the missing one that was probably meant.
+        note: What was read from the database to complete the row, or why nothing was.
     """
 
     file: str
@@ -94,6 +95,7 @@ class Explanation:
     ignored: str | None
     rules: tuple[RuleEffect, ...]
     misspelt: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
 
     @property
     def keys(self) -> frozenset[str]:

@@ -87,7 +87,9 @@ async function explain(table, row, old) {
   const body = { table, row: json(row, "the row"), ...(old.trim() ? { old: json(old, "the row before") } : {}) };
   const found = await ask("/api/explain", body);
   if (found.ignored !== null) return [el("p", {}, `${shown(found.table)}: nothing is removed; ${shown(found.ignored)}`)];
-  return found.rules.map((rule) => el("div", { class: "removal" },
+  const said = found.misspelt.map(([wrong, right]) =>
+    el("p", { class: "note" }, `no rule needs the column ${shown(wrong)}; did you mean ${shown(right)}?`));
+  return [...said, ...found.rules.map((rule) => el("div", { class: "removal" },
     el("strong", {}, `${fileName(found.file)}:${rule.line}${rule.purge ? " (purge)" : ""}`),
     rule.query === null ? null : el("span", { class: "note" }, "query ", key(rule.query.replace(/\s+/g, " "))),
     rule.failure === null ? null : el("span", { class: "error" }, shown(rule.failure)),
@@ -95,7 +97,7 @@ async function explain(table, row, old) {
     ...rule.patterns.map((pattern) => el("p", {}, "every key of ", key(pattern))),
     ...rule.unknown.map(([template, lacking]) =>
       el("p", { class: "dim" }, key(template), ` needs ${lacking.map(shown).join(", ")}, which the row lacks`)),
-    rule.keys.length || rule.patterns.length || rule.unknown.length ? null : el("p", { class: "dim" }, rule.query === null ? "no key" : "no key: the query returns no row now")));
+    rule.keys.length || rule.patterns.length || rule.unknown.length ? null : el("p", { class: "dim" }, rule.query === null ? "no key" : "no key: the query returns no row now")))];
 }
 
 function life(effect) {
