@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 import pytest
+import structlog
 
 from servers import (
     Database,
@@ -95,6 +96,7 @@ def logging_as_it_was() -> Iterator[None]:
     for logger, handlers, level in before:
         logger.handlers[:] = handlers
         logger.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

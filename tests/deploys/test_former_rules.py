@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from servers import Database, eventually
 from unstale import Cache
@@ -22,7 +23,6 @@ from unstale_worker.leader import former_rules, rules_in_force
 from unstale_worker.rules import Rules
 from workers import connected, redis_at, running_worker, state_of, worker_process
 from workers.double import attached_cache
-from workers.logs import capture_logs
 
 SCHEMA = """
 create table public.items (id bigint primary key, shelf bigint, name text, version bigint not null default 0);

@@ -5,11 +5,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import structlog
 
 from unstale.errors import DatabaseUnavailable, LeadershipLost, PositionMoved
 from unstale_worker.runtime import retry as module
 from unstale_worker.runtime.retry import retry
-from workers.logs import capture_logs
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ async def test_it_retries_until_it_succeeds_and_reports_each_error() -> None:
 
 
 async def test_the_same_error_is_logged_once() -> None:
-    with capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs:
         await retry(raising(*(DatabaseUnavailable("away") for _ in range(3))), failed=lambda _: None)
     assert [(line["event"], line["error"]) for line in logs] == [("trying again", "away")]
 

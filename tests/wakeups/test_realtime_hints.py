@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
+import structlog
 from realtime import AsyncRealtimeClient
 
 from servers import Database, eventually
@@ -22,7 +23,6 @@ from unstale_worker.sources.realtime.session import Ended
 from unstale_worker.supabase_double.changes import Change
 from unstale_worker.supabase_double.channels import Channel
 from wakeups.realtime_stage import FAST, TABLE, listening
-from workers.logs import capture_logs
 
 INSERT = """
     insert into public.unstale_wakeup (id) select coalesce(max(id), 0) + 1 from public.unstale_wakeup
@@ -105,7 +105,7 @@ async def test_a_missing_grant_is_still_a_hint_and_one_sentence(
     database: Database, sql: asyncpg.Connection
 ) -> None:
     await sql.execute("revoke select on public.unstale_wakeup from service_role")
-    with capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs:
         async with SupabaseDouble(database, poll=0.02) as project, listening(project) as stage:
             for expected in range(1, 4):
                 hints = stage.wakeups.hints
@@ -147,7 +147,7 @@ async def test_no_key_in_any_log_at_any_level(
     project: SupabaseDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs:
         async with listening(project) as stage:
             await project.realtime.malformed()
             await project.realtime.shut_down_channels(f"a service that echoes {project.keys.secret}")
@@ -172,7 +172,7 @@ async def test_no_key_in_any_log_at_any_level(
 
 
 async def test_an_outage_is_said_once_and_so_is_its_end(project: SupabaseDouble) -> None:
-    with capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs:
         async with listening(project) as stage:
             project.realtime.faults.refuse_upgrade = 503
             await project.realtime.drop()

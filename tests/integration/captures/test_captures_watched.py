@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from servers import Database, eventually
@@ -17,7 +18,6 @@ from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.http import as_dict, why
 from unstale_worker.observe.metrics import Metrics
 from workers import SCHEMA, Listener, connected, redis_at, running_worker
-from workers.logs import capture_logs
 
 TABLE = "public.profiles"
 KEY = "user:1:profile"
@@ -186,7 +186,7 @@ async def test_a_capture_that_ends_is_said_and_its_keys_are_invalidated_until_it
         Listener(redis_url) as heard,
     ):
         await db.execute(case.schema)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(plain_database.worker_dsn, redis_url) as worker:
                 await admin.execute(case.broken)
                 await eventually(lambda: TABLE in worker.status().not_captured)

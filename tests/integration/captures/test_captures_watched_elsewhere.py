@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from servers import Database, eventually
 from servers.both_sources import KINDS, way
 from unstale_worker.captures import monitor
 from workers import SCHEMA, Listener, connected, redis_at, running_worker
-from workers.logs import capture_logs
 
 TABLE = "public.profiles"
 KEY = "user:1:profile"
@@ -52,7 +52,7 @@ async def test_a_table_that_is_dropped_and_created_again_is_noticed_at_once(
     monkeypatch.setattr(monitor, "REPEAT_EVERY", 0.1)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis, way(kind, database) as there:
         await db.execute(SCHEMA)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with there.worker(redis_url) as worker:
                 await db.execute(SWAPPED)
                 await eventually(lambda: TABLE in worker.status().not_captured)
@@ -107,7 +107,7 @@ async def test_what_is_repaired_between_two_terms_is_invalidated_once_more(
             await eventually(lambda: TABLE in worker.status().not_captured)
         await redis.set(KEY, '"old"', ex=600)
         await db.execute("alter table profiles enable always trigger unstale_1_update")
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(plain_database.worker_dsn, redis_url) as worker:
                 assert await redis.get(KEY) is None
                 assert not worker.status().not_captured
@@ -123,7 +123,7 @@ async def test_where_no_event_trigger_follows_a_renamed_key_column_is_said_once(
     """Its captures write whole-table entries from then on: nothing is stale, and every write costs a scan."""
     async with connected(plain_database.dsn) as db, Listener(redis_url) as heard:
         await db.execute(SCHEMA)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(plain_database.worker_dsn, redis_url) as worker:
                 await db.execute("alter table profiles rename column id to number")
                 await db.execute("insert into profiles values (1, 'x')")
@@ -143,7 +143,7 @@ async def test_a_dropped_key_column_is_said_once(database: Database, redis_url: 
     async with connected(database.dsn) as db:
         await db.execute("create table public.profiles (id bigint, name text)")
         await db.execute("select unstale.watch('public.profiles', '{id}')")
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.worker_dsn, redis_url) as worker:
                 await db.execute("alter table profiles drop column id")
                 await eventually(lambda: TABLE in worker.status().coarsely_captured)
@@ -159,7 +159,7 @@ async def test_captures_that_cannot_be_checked_count_as_broken(
     monkeypatch.setattr(monitor, "UNKNOWN_AFTER", 0.3)
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.worker_dsn, redis_url) as worker:
                 await db.execute("revoke execute on function unstale.watch_states from unstale_worker")
                 await eventually(lambda: TABLE in worker.status().not_captured)

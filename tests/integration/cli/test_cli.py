@@ -56,8 +56,8 @@ import sys, importlib
 
 for module, without in (
     ("unstale_worker.cli.commands", "asyncpg redis aiohttp supabase openai realtime rich uvloop pydantic"),
-    ("unstale_worker.refresh.python.loader_host", "asyncpg redis aiohttp supabase openai realtime rich"),
-    ("unstale_worker.leader.supervisor", "aiohttp supabase openai realtime rich prometheus_client httpx"),
+    ("unstale_worker.refresh.python.loader_host", "asyncpg redis aiohttp supabase openai realtime"),
+    ("unstale_worker.leader.supervisor", "aiohttp supabase openai realtime prometheus_client httpx"),
 ):
     importlib.import_module(module)
     print(module, [name for name in without.split() if name in sys.modules])

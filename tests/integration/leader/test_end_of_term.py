@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 
 from servers import Database, eventually
 from unstale.protocol.names import Names
@@ -15,7 +16,6 @@ from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.status import Role
 from unstale_worker.rules import Rules
 from workers import PROFILES, SCHEMA, connected, redis_at, running_worker, settings_for
-from workers.logs import capture_logs
 
 RULES = (
     PROFILES
@@ -58,7 +58,7 @@ async def test_stopped_at_each_step_of_its_beginning(database: Database, redis_u
     async with connected(database.dsn) as db:
         await db.execute(SCHEMA)
         for steps in [*range(12), 20, 40, 80, 160]:
-            with quiet(), capture_logs() as logs:
+            with quiet(), structlog.testing.capture_logs() as logs:
                 worker, stop = (
                     Worker(settings_for(database.dsn, redis_url), Rules.parse(RULES)),
                     asyncio.Event(),
@@ -80,7 +80,7 @@ async def test_a_leader_that_loses_its_lease(database: Database, redis_url: str,
     names = Names()
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        with quiet(), capture_logs() as logs:
+        with quiet(), structlog.testing.capture_logs() as logs:
             async with running_worker(database.dsn, redis_url, rules=RULES) as worker:
                 for _ in range(2):
                     fence = worker.status().fence

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from servers import Database, eventually
@@ -31,7 +32,6 @@ from workers import (
     worker_process,
     xid_now,
 )
-from workers.logs import capture_logs
 
 
 async def test_the_first_start_drops_what_the_rules_own(database: Database, redis_url: str) -> None:
@@ -57,14 +57,14 @@ async def test_a_first_start_is_nothing_to_warn_of(database: Database, redis_url
     lost = ("warning", "no position")
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.worker_dsn, redis_url) as worker:
                 assert said_of_dropping(logs) == [("info", None)]
                 await redis.flushall()
                 await eventually(lambda: worker.status().counters.recoveries == 2)
                 assert said_of_dropping(logs) == [("info", None), lost]
         await redis.hdel(Names().state, "position")
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.worker_dsn, redis_url):
                 assert said_of_dropping(logs) == [lost]
 
@@ -74,7 +74,7 @@ async def test_a_standby_that_finds_no_position_warns(database: Database, redis_
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
         await redis.set(Names().leader, "somebody", px=60_000)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.worker_dsn, redis_url, leading=False) as standby:
                 await eventually(lambda: any("standing by" in line["event"] for line in logs))
                 await redis.flushall()
@@ -249,7 +249,7 @@ async def test_a_standby_says_that_it_stands_by(database: Database, redis_url: s
     async with connected(database.dsn) as connection:
         await connection.execute(SCHEMA)
     async with running_worker(database.worker_dsn, redis_url):
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.worker_dsn, redis_url, leading=False) as standby:
                 await eventually(lambda: standby.status().role is Role.STANDBY)
                 await eventually(lambda: any("standing by" in line["event"] for line in logs))
@@ -258,7 +258,7 @@ async def test_a_standby_says_that_it_stands_by(database: Database, redis_url: s
 async def test_a_server_that_stays_away_is_said_once(redis_url: str) -> None:
     settings = settings_for("postgresql://nobody@127.0.0.1:1/none", redis_url)
     stop = asyncio.Event()
-    with capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs:
         worker = Worker(settings, Rules.parse(PROFILES))
         running = asyncio.create_task(worker.run(stop=stop))
         await eventually(lambda: worker.status().counters.errors >= 4)

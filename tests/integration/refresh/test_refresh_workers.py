@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 import refresh_loaders
 from servers import Database, eventually
@@ -15,7 +16,6 @@ from unstale_worker.observe.status import Role
 from unstale_worker.refresh.refresh_worker import RefreshWorker
 from unstale_worker.rules import Rules
 from workers import connected, redis_at, running_worker, settings_for
-from workers.logs import capture_logs
 from workers.refresh_stage import NAMES, due, filled, settled
 
 SCHEMA = """
@@ -60,7 +60,7 @@ async def test_the_leader_calls_loaders_only_without_a_refresh_worker(
 ) -> None:
     async with connected(database.dsn) as db, redis_at(redis_url) as redis:
         await db.execute(SCHEMA)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             async with running_worker(database.dsn, redis_url, rules=RULES) as leader:
                 await due(redis, "user:1:greeting")
                 await filled(redis, "user:1:greeting")

@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import structlog
 
 from servers import Database, eventually
 from unstale.protocol.names import Names
@@ -11,7 +12,6 @@ from unstale_worker.observe.status import Role
 from unstale_worker.refresh.python.loader_calls import mistakes
 from unstale_worker.rules import Rules
 from workers import PROFILES, SCHEMA, connected, redis_at, running_worker, settings_for, worker_process
-from workers.logs import capture_logs
 
 LOADERS = """
 [refresh."user:{user_id}:profile"]
@@ -31,7 +31,7 @@ async def test_a_broken_import_is_said_before_it_matters(
         await db.execute(SCHEMA)
         if not leading:
             await redis.set(Names().leader, "somebody", px=60_000)
-        with capture_logs() as logs:
+        with structlog.testing.capture_logs() as logs:
             rules = PROFILES.replace("[ttl]", f"{LOADERS}\n[ttl]")
             async with running_worker(database.dsn, redis_url, rules=rules, leading=leading) as worker:
 

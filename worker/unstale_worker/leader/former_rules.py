@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+import structlog
+
 from unstale.protocol.key_watches import Kept, KeyWatch
 from unstale.protocol.messages import PublishedRules
 from unstale.protocol.tags import shown
@@ -12,10 +14,9 @@ from unstale_worker.agents.read import Agents
 from unstale_worker.captures.coverage import coverage
 from unstale_worker.rules import Rules, removed, with_former
 from unstale_worker.rules.model import tables_of
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import WatchState
 
-log = get_logger("unstale.pipeline")
+log = structlog.get_logger("unstale.pipeline")
 
 QUIET: Final = 300.0
 """Seconds for which no report may show an agent of the former rules before their watches are retired. Agents

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from typing import Final
 
+import structlog
 from redis.exceptions import RedisError
 
 from unstale.errors import LeadershipLost, RedisUnavailable
@@ -13,9 +14,8 @@ from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.applier import unavailable
 from unstale_worker.redis.claim import NamespaceTaken, claim
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.leadership")
+log = structlog.get_logger("unstale.leadership")
 
 ACQUIRE: Final = Script("unstale_worker.redis", "acquire")
 RENEW: Final = Script("unstale_worker.redis", "renew")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Final, assert_never
 
+import structlog
+
 from unstale.protocol.reasons import Kind
 from unstale.runtime.cancellation import cancelled
 from unstale.settings import WorkerSettings
@@ -21,11 +23,10 @@ from unstale_worker.redis.applier import Applier
 from unstale_worker.redis.script_batches import always
 from unstale_worker.redis.state import Adopting, Seen, Standing, StoredState, standing, standing_after_read
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Page, Source
 from unstale_worker.sources.wakeups import WakeUps
 
-log = get_logger("unstale.pipeline")
+log = structlog.get_logger("unstale.pipeline")
 DEBUG: Final = logging.getLogger("unstale.pipeline")
 SHOWN_KEYS: Final = 5
 """Keys of a batch in the debug log."""

@@ -22,7 +22,7 @@ ANNOTATIONS: Final = (0, 0)
 
 MAX_ANNOTATION_BYTES: Final = 2_048
 
-logger = logging.getLogger("unstale.planning")
+logger = logging.getLogger("unstale.planning")  # an agent process plans too, and may lack structlog
 
 
 class Versions(Protocol):

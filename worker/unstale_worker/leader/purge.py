@@ -3,14 +3,15 @@
 import asyncio
 from typing import Final, NoReturn
 
+import structlog
+
 from unstale.errors import UnstaleError
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.leadership import Leadership
 from unstale_worker.observe.status import WorkerCounters
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Source
 
-log = get_logger("unstale.worker")
+log = structlog.get_logger("unstale.worker")
 
 PURGE_EVERY: Final = 30.0
 """Seconds between two rounds. A snapshot is recorded once a minute at most."""

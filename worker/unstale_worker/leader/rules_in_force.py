@@ -5,6 +5,8 @@ import re
 import time
 from collections.abc import Sequence
 
+import structlog
+
 from unstale.errors import MessageError, Unavailable
 from unstale.protocol.globs import glob_regex
 from unstale.protocol.messages import PublishedRules
@@ -21,10 +23,9 @@ from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.script_batches import always
 from unstale_worker.redis.state import Adopting, StoredState
 from unstale_worker.rules import Rules, difference
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources import Page, WatchState
 
-log = get_logger("unstale.pipeline")
+log = structlog.get_logger("unstale.pipeline")
 
 
 class RulesInForce:

@@ -5,6 +5,8 @@ import math
 import time
 from contextlib import AsyncExitStack
 
+import structlog
+
 from unstale.errors import ConfigurationError, LeadershipLost, UnsupportedServer
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Multiplexer
@@ -27,13 +29,12 @@ from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.runtime.event_loop import stopped_within
 from unstale_worker.runtime.log_throttle import LogThrottle
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.retry import retry
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
 from unstale_worker.sources.wakeups import WakeUps
 
-log = get_logger("unstale.worker")
+log = structlog.get_logger("unstale.worker")
 
 
 class Worker:

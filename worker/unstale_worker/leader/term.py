@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
+
 from unstale.errors import LeadershipLost
 from unstale.redis_tier.multiplexer import Multiplexer
 from unstale.runtime.cancellation import run_cancellable
@@ -15,12 +17,11 @@ from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
 from unstale_worker.refresh.coordinator import Refresher
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.retry import retry
 from unstale_worker.sources import Source
 from unstale_worker.sources.wakeups import WakeUps
 
-log = get_logger("unstale.worker")
+log = structlog.get_logger("unstale.worker")
 
 
 @dataclass(frozen=True, slots=True)

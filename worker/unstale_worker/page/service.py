@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
+
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.supervisor import Worker
 from unstale_worker.observe.http import serving
@@ -12,7 +14,6 @@ from unstale_worker.page.feed import Feed
 from unstale_worker.page.site import PageSite
 from unstale_worker.refresh.refresh_worker import RefreshWorker
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.logs import get_logger
 
 
 async def run_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.Event) -> None:
@@ -20,7 +21,7 @@ async def run_service(settings: WorkerSettings, rules: Rules, *, stop: asyncio.E
 
     Raises what `Worker.run` raises, and `UnstaleError` if the HTTP port is taken.
     """
-    log, worker = get_logger("unstale.worker"), Worker(settings, rules)
+    log, worker = structlog.get_logger("unstale.worker"), Worker(settings, rules)
     async with serving_page(settings, rules, worker.status) as url:
         log.info("serving", http=url, rules=rules.file)
         await worker.run(stop=stop)
@@ -33,7 +34,7 @@ async def run_refresh_service(settings: WorkerSettings, rules: Rules, *, stop: a
     Raises `ConfigurationError` if a loader cannot be found, `UnstaleError` if the HTTP port is taken, and
     what `RefreshWorker.run` raises.
     """
-    log, worker = get_logger("unstale.refresh"), RefreshWorker(settings, rules)
+    log, worker = structlog.get_logger("unstale.refresh"), RefreshWorker(settings, rules)
     async with serving_page(settings, rules, worker.status) as url:
         log.info("serving", http=url, rules=rules.file)
         await worker.run(stop=stop)

@@ -7,15 +7,15 @@ another one are refused until the claim has been silent for `GONE_AFTER`.
 
 from typing import Any, Final
 
+import structlog
 from redis.exceptions import RedisError
 
 from unstale.errors import ConfigurationError
 from unstale.protocol.names import Names
 from unstale.redis_tier.scripts import Script
 from unstale_worker.redis.applier import unavailable
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.worker")
+log = structlog.get_logger("unstale.worker")
 
 CLAIM: Final = Script("unstale_worker.redis", "claim")
 GONE_AFTER: Final = 3600.0

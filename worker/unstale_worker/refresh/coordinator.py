@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import structlog
+
 from unstale.runtime import failpoints
 from unstale.settings import WorkerSettings
 from unstale_worker.observe.refresh_counters import RefreshCounters
@@ -17,10 +19,9 @@ from unstale_worker.refresh.sql.pending_keys import PendingKeys
 from unstale_worker.refresh.sql.sql_worker import SqlWorker
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.retry import retry
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 LOOK_EVERY: Final = 0.25
 """Seconds after which due keys are looked for without a hint: not every change comes through this worker."""

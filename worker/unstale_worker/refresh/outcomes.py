@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from unstale.runtime.spans import Spans
 from unstale.sealing.sealer import Sealer, sealer_of
 from unstale.settings import WorkerSettings
@@ -17,7 +19,6 @@ from unstale_worker.refresh.used import Used
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.runtime.log_throttle import LogThrottle
-from unstale_worker.runtime.logs import get_logger
 
 LONGEST: Final = 60.0
 """Seconds between two attempts at most, unless the first pause is longer."""
@@ -25,7 +26,7 @@ LONGEST: Final = 60.0
 OVER_BUDGET_LOG_EVERY: Final = 600.0
 """Seconds after which the log repeats that a budget is used up."""
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+import structlog
+
 from unstale.errors import ConfigurationError, RedisUnavailable, RuleErrors, UnsupportedServer
 from unstale.runtime.cancellation import cancelled
 from unstale.sealing.sealer import sealer_of
@@ -21,10 +23,9 @@ from unstale_worker.refresh.redis.presence import ANNOUNCE_EVERY
 from unstale_worker.refresh.redis.store import RefreshStore, open_store
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.retry import retry
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 OTHER_RULES: Final = (
     "the leader has other rules than this process; start both with the same unstale.toml, the leader first"

@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+import structlog
+
 from unstale.errors import PositionMoved, UnstaleError
 from unstale.runtime.cancellation import pass_on_cancellation, run_cancellable
 from unstale_worker.runtime.backoff import Backoff
 from unstale_worker.runtime.event_loop import stopped_within
 from unstale_worker.runtime.log_throttle import LogThrottle
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.worker")
+log = structlog.get_logger("unstale.worker")
 
 T = TypeVar("T")
 

@@ -15,17 +15,17 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
+import structlog
 
 from unstale.errors import DatabaseUnavailable, MigrationMissing
 from unstale.protocol.names import WAKEUP_CHANNEL
 from unstale_worker.runtime.backoff import Backoff
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.postgres_errors import translate_errors
 from unstale_worker.sources.postgres_connections import PostgresConnections, end_session
 from unstale_worker.sources.wakeups import WakeUps
 from unstale_worker.sql import statement
 
-log = get_logger("unstale.wakeups")
+log = structlog.get_logger("unstale.wakeups")
 
 NOTIFY_SECONDS: Final = 30.0
 """Seconds for which one call of ``unstale.want_notify()`` lets captures notify."""

@@ -24,7 +24,7 @@ from unstale_worker.sources.postgres_connections import (
 )
 from unstale_worker.sql import statement
 
-logger = logging.getLogger("unstale.source")
+logger = logging.getLogger("unstale.source")  # not structlog: this also runs inside agent processes
 
 MAX_ELEMENTS: Final = 50_000
 """Maximum key parts in one page: about 8 MB as Python strings, which bounds the worker's memory."""

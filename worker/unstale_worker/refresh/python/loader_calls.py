@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import structlog
+
 from unstale.errors import RuleError
 from unstale.settings import WorkerSettings
 from unstale_worker.refresh.python.loader_process import (
@@ -18,9 +20,8 @@ from unstale_worker.refresh.python.loader_process import (
 from unstale_worker.refresh.used import Used
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 INTERRUPTIONS: Final = 3
 """Processes that may end under a call by another's doing; then it is called alone."""

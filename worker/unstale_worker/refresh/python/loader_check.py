@@ -1,11 +1,12 @@
 """Warns on a standby of Python loaders that it could not call if it led."""
 
+import structlog
+
 from unstale.settings import WorkerSettings
 from unstale_worker.refresh.python.loader_calls import mistakes
 from unstale_worker.rules import Rules
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 
 async def look_for_loaders(settings: WorkerSettings, rules: Rules) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
+import structlog
 from pydantic import SecretStr
 
 from unstale.runtime.cancellation import cancelled
@@ -16,9 +17,8 @@ from unstale.settings import PoolSettings, WorkerSettings
 from unstale_worker.refresh.python.find_loaders import LoaderMistake
 from unstale_worker.refresh.python.frames import SIZES, frame, header_of
 from unstale_worker.refresh.used import Used
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 BLOCKED_SECONDS: Final = 10.0
 """Seconds for which a loader may block the event loop: every other loader of its process waits meanwhile."""

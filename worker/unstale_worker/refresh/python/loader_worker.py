@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from unstale.errors import RedisUnavailable, UnstaleError
 from unstale.runtime import failpoints
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
@@ -22,10 +24,9 @@ from unstale_worker.refresh.redis.store import RefreshStore
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import RefreshSpec
 from unstale_worker.runtime.log_throttle import LogThrottle
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.runtime.retry import retry
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 POLL: Final = 0.05
 """Seconds after which ready keys are looked for again: another process makes them ready, or frees a slot."""

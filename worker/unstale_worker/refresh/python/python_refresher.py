@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from unstale.errors import RedisUnavailable
 from unstale.runtime import failpoints
 from unstale_worker.refresh.outcomes import Outcomes
@@ -15,9 +17,8 @@ from unstale_worker.refresh.redis.leases import Acquired
 from unstale_worker.refresh.redis.reservations import Reservation, Reservations
 from unstale_worker.refresh.used import Used
 from unstale_worker.runtime.log_throttle import LogThrottle
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 FILL_FOR: Final = 10.0
 """Seconds for which a loaded value is kept while Redis does not answer."""

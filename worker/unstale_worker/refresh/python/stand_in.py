@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import structlog
+
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale.settings import WorkerSettings
 from unstale_worker.refresh.python.loader_calls import mistakes
@@ -11,9 +13,8 @@ from unstale_worker.refresh.python.loader_worker import LoaderWorker
 from unstale_worker.refresh.redis.store import RefreshStore
 from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader, RefreshSpec
-from unstale_worker.runtime.logs import get_logger
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks for refresh workers."""

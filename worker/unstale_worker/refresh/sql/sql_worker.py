@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import structlog
+
 from unstale.runtime import failpoints
 from unstale.settings import WorkerSettings
 from unstale_worker.refresh.outcomes import Outcomes
@@ -15,7 +17,6 @@ from unstale_worker.refresh.sql.sql_loading import check
 from unstale_worker.refresh.sql.sql_refresher import SqlRefresher
 from unstale_worker.refresh.sql.sql_sessions import Sessions
 from unstale_worker.rules.refresh import RefreshSpec
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources.pooler import is_transaction_pooler
 from unstale_worker.sources.postgres_connections import PostgresConnections
 
@@ -25,7 +26,7 @@ BATCH_KEYS: Final = 500
 Lost = Callable[[list[str]], None]
 """Takes keys of a batch that was not finished, as a server did not answer."""
 
-log = get_logger("unstale.refresh")
+log = structlog.get_logger("unstale.refresh")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ import random
 from collections.abc import Callable
 from typing import Final, Self
 
+import structlog
+
 from unstale.runtime.cancellation import cancelled, pass_on_cancellation
 from unstale_worker.runtime.backoff import Backoff
-from unstale_worker.runtime.logs import get_logger
 from unstale_worker.sources.realtime.library_log import kept_quiet
 from unstale_worker.sources.realtime.session import Ended, Session
 from unstale_worker.sources.realtime.target import Target, Timing
 
-log = get_logger("unstale.realtime")
+log = structlog.get_logger("unstale.realtime")
 
 LOG_AGAIN: Final = 600.0
 """Seconds after which an unchanged reason is logged again."""
