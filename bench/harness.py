@@ -26,6 +26,8 @@ from unstale.protocol.messages import Snapshot
 from unstale.protocol.names import Names
 from unstale_worker.dev_servers import Stack, stack
 
+RESULTS = Path(__file__).with_name("results")
+
 RULES = """
 [[watch]]
 table = "public.profiles"
@@ -126,6 +128,39 @@ async def leads(redis: Any, *, process: subprocess.Popen[bytes], timeout: float 
         await asyncio.sleep(0.02)
 
 
+def child(script: Path | str, *values: object) -> subprocess.Popen[str]:
+    """Start a script of this folder as a process that talks by lines; see `line` and `ended`."""
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name(str(script))), *map(str, values)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def line(process: subprocess.Popen[str]) -> Any:
+    """Return the next line that a child prints, without blocking this loop; JSON is decoded."""
+    assert process.stdout is not None
+    text = await asyncio.get_running_loop().run_in_executor(None, process.stdout.readline)
+    if not text:
+        raise SystemExit(f"a child ended with exit code {process.wait()}")
+    return json.loads(text) if text[0] in '{["' else text.strip()
+
+
+async def ended(process: subprocess.Popen[str]) -> Any:
+    """End a child's input, and return the last line that it prints."""
+    assert process.stdin is not None
+    process.stdin.close()
+    told = await line(process)
+    await asyncio.get_running_loop().run_in_executor(None, process.wait)
+    return told
+
+
+async def end_of_input() -> None:
+    """In a child: wait until the parent closes its input."""
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
 def peak_rss_mb(pid: int) -> float:
     """Largest resident set of a process so far, in MB (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -170,6 +205,27 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else round(statistics.median(run[name] for run in runs), 4)
         for name, value in first.items()
     }
+
+
+def varied(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By how much of its median each figure varied over several runs: half the distance of its quartiles."""
+    found: dict[str, Any] = {}
+    for name, value in runs[0].items():
+        each = [run[name] for run in runs]
+        if isinstance(value, dict):
+            found[name] = varied(each)
+        elif len(each) > 1:
+            low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
+            found[name] = round((high - low) / 2 / middle, 4) if middle else 0.0
+        else:
+            found[name] = 0.0
+    return found
+
+
+def store(name: str, figures: dict[str, Any], *, repeats: int) -> None:
+    """Write a result to bench/results, with date and machine, for pages and for `check.py`."""
+    result = {"figures": figures, "machine": machine(), "repeats": repeats}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def finish(name: str, figures: dict[str, Any], *, as_json: bool, repeats: int) -> None:

@@ -1,184 +1,148 @@
 """From the acknowledged commit until the key is gone from Redis and from the near caches of three agents.
 
 Every changed key was cached beforehand by all three agents (processes of their own, like writer and worker);
-each is changed once. Changes are due at fixed times, whether or not earlier ones are done. The limit measured
-in the same run: NOTIFY to a listening asyncpg session and a SELECT of one row (``limit_p50_ms``).
+each is changed once. Changes are due at fixed times, whether or not earlier ones are done.
+
+The floor is measured in turns with it, on the same servers: `bare_chain.py`, the same work by bare tools
+without any of the promises. ``ratio`` is the latency beside the floor's, from pairs of runs next to each
+other; ``noise`` is by how much of itself the ratio varied (half the distance between its quartiles).
+With ``--write`` the result goes to bench/results/latency.json.
 """
 
 import asyncio
-import json
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from subprocess import Popen
+from typing import Any, Final
 
 import asyncpg
-from harness import arguments, finish, leads, medians, percentile, run, servers, worker
+from bare_chain import SCHEMA as BARE
+from harness import (
+    SCHEMA,
+    arguments,
+    child,
+    cpu_seconds,
+    ended,
+    finish,
+    leads,
+    line,
+    medians,
+    percentile,
+    run,
+    servers,
+    store,
+    varied,
+    worker,
+)
 from redis.asyncio import Redis
 
-from unstale import Cache
 from unstale_worker.dev_servers import Stack
 
-AGENTS = 3
-WRITERS = 8
-PROFILE = {"id": 0, "name": "Ada Lovelace", "bio": "x" * 380}
+AGENTS: Final = 3
+RATES: Final = (200, 2_000)
+VALUE: Final = b'{"id":0,"name":"Ada Lovelace","bio":"' + b"x" * 380 + b'"}'
 
 
-async def agent(redis_url: str, low: int, high: int) -> None:
-    """Cache the keys, say so, then note when each is dropped from the near cache; report at end of input."""
-    dropped: dict[str, float] = {}
-    async with Cache.from_env(redis_url=redis_url, near_max_entries=200_000, redis_timeout=5.0) as cache:
-        for start in range(low, high, 500):
-            keys = [f"user:{number}:profile" for number in range(start, min(start + 500, high))]
-            await asyncio.gather(*(cache.get_or_load(key, lambda: PROFILE, ttl=600) for key in keys))
-        async with cache.subscribe("user:*") as events:
-
-            async def follow() -> None:
-                async for event in events:
-                    now = time.monotonic()
-                    for key in getattr(event, "keys", ()):
-                        dropped.setdefault(key, now)
-
-            following = asyncio.create_task(follow())
-            held = (await cache.get_stats())["near_entries"]
-            print(json.dumps({"held": held}), flush=True)
-            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-            following.cancel()
-            await asyncio.wait([following])
-    print(json.dumps(dropped), flush=True)
+async def main() -> None:
+    options = arguments(__doc__ or "", repeats=5, seconds=5.0, write=False)
+    seconds = options.seconds / 4 if options.quick else options.seconds
+    runs: list[dict[str, Any]] = []
+    async with chains(rows=int(sum(RATES) * seconds * options.repeats) + 10) as (running, processes):
+        low = 1
+        for number in range(options.repeats):
+            runs.append({"floor": {}, "ratio": {}})
+            for rate in RATES:
+                pair = {}
+                for chain in ("bare", "user") if number % 2 else ("user", "bare"):
+                    pair[chain] = await measure(running, chain, processes[chain], rate, seconds, low)
+                runs[-1] |= {str(rate): pair["user"]}
+                runs[-1]["floor"] |= {str(rate): pair["bare"]}
+                runs[-1]["ratio"] |= {str(rate): ratios(pair["user"], pair["bare"])}
+                low += int(rate * seconds)
+    figures = medians(runs) | {"noise": varied([each["ratio"] for each in runs])}
+    finish("latency", figures, as_json=options.json, repeats=options.repeats)
+    if options.write:
+        store("latency", figures, repeats=options.repeats)
 
 
-async def writer(dsn: str, low: int, count: int, rate: float) -> None:
-    """Change one row each 1/rate seconds; report when each commit was acknowledged."""
-    committed: dict[str, float] = {}
-    connections = [await asyncpg.connect(dsn) for _ in range(WRITERS)]
-    statements = [
-        await c.prepare("update public.profiles set version = version + 1 where id = $1") for c in connections
-    ]
-    for statement in statements:
-        await statement.fetch(0)
-    numbers = iter(range(low, low + count))
-    began = time.monotonic() + 0.2
+def ratios(ours: Mapping[str, float], floor: Mapping[str, float]) -> dict[str, float]:
+    return {name.removesuffix("_ms"): ours[name] / floor[name] for name in ("p50_ms", "p99_ms")} | {
+        "cpu": (ours["worker_cpu_us"] + ours["agents_cpu_us"])
+        / (floor["worker_cpu_us"] + floor["agents_cpu_us"])
+    }
 
-    async def write(statement: Any) -> None:
-        for number in numbers:
-            pause = began + (number - low) / rate - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            await statement.fetch(number)
-            committed[f"user:{number}:profile"] = time.monotonic()
 
-    await asyncio.gather(*(write(statement) for statement in statements))
-    took = time.monotonic() - began
-    for connection in connections:
+@asynccontextmanager
+async def chains(rows: int) -> AsyncIterator[tuple[Stack, dict[str, "Popen[Any]"]]]:
+    """Both chains on the same servers, with ``rows`` rows each: the servers, and the worker of each chain."""
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(servers(sql=SCHEMA + BARE))
+        connection = await asyncpg.connect(running.database_url)
+        for table in ("public.profiles", "bare.profiles"):
+            await connection.execute(
+                f"insert into {table} select g, 'somebody' from generate_series(0, $1::int) as g",  # noqa: S608
+                rows,
+            )
+            await connection.execute(f"vacuum analyze {table}")
         await connection.close()
-    print(json.dumps({"committed": committed, "rate": count / took}), flush=True)
+        bare = child("bare_chain.py", "worker", running.database_url, running.redis_url)
+        stack.callback(bare.kill)
+        await line(bare)
+        process = stack.enter_context(worker(running))
+        redis = await stack.enter_async_context(Redis.from_url(running.redis_url))
+        await leads(redis, process=process)
+        yield running, {"user": process, "bare": bare}
 
 
-async def measure(running: Stack, rate: int, seconds: float, low: int) -> dict[str, float]:
+async def measure(
+    running: Stack, chain: str, worker_: "Popen[Any]", rate: int, seconds: float, low: int
+) -> dict[str, float]:
+    """Latencies of one chain at one rate, and the CPU time that its processes took for a change."""
     count = int(rate * seconds)
-    agents = [child("agent", running.redis_url, low, low + count) for _ in range(AGENTS)]
-    held = [json.loads(await line(process))["held"] for process in agents]
-    assert min(held) >= count, f"the agents hold {held} of {count} keys"
-    redis = Redis.from_url(running.redis_url)
-    try:
-        process = child("writer", running.database_url, low, count, rate)
-        report = json.loads(await line(process))
-        process.wait()
+    if chain == "user":
+        agents = [
+            child("latency_child.py", "agent", running.redis_url, low, low + count) for _ in range(AGENTS)
+        ]
+    else:
+        agents = [child("bare_chain.py", "subscriber", running.redis_url) for _ in range(AGENTS)]
+    async with Redis.from_url(running.redis_url) as redis:
+        if chain == "bare":
+            await redis.mset({f"bare:{number}:profile": VALUE for number in range(low, low + count)})
+        told = [await line(process) for process in agents]
+        assert chain == "bare" or min(map(int, told)) >= count, f"the agents hold {told} of {count} keys"
+        before = [cpu_seconds(process.pid) for process in (worker_, *agents)]
+        writer = child("latency_child.py", "writer", running.database_url, chain, low, count, rate)
+        report = await line(writer)
+        writer.wait()
         await asyncio.sleep(0.5)
-        drops = []
-        for process in agents:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-            drops.append(json.loads(await line(process)))
-            process.wait()
+        after = [cpu_seconds(process.pid) for process in (worker_, *agents)]
+        drops: list[dict[str, float]] = [await ended(process) for process in agents]
         left = await redis.exists(*report["committed"])
-        assert left == 0, f"{left} changed keys are still in Redis"
-    finally:
-        await redis.aclose()
-    committed = report["committed"]
-    missing = [key for key in committed if any(key not in dropped for dropped in drops)]
-    assert not missing, f"{len(missing)} changes did not reach every agent"
-    delays = [max(dropped[key] for dropped in drops) - at for key, at in committed.items()]
-    return {
-        "p50_ms": 1000 * max(0.0, percentile(delays, 0.5)),
-        "p99_ms": 1000 * max(0.0, percentile(delays, 0.99)),
-        "max_ms": 1000 * max(delays),
+        assert left == 0 or chain == "bare", f"{left} changed keys are still in Redis"
+    figures = delays(report["committed"], drops, complete=chain == "user")
+    worker_cpu, *agents_cpu = [(b - a) * 1e6 / count for a, b in zip(before, after, strict=True)]
+    return figures | {
+        "worker_cpu_us": worker_cpu,
+        "agents_cpu_us": sum(agents_cpu) / AGENTS,
         "changes_per_s": report["rate"],
     }
 
 
-async def limit(running: Stack) -> dict[str, float]:
-    """What no outbox can beat: one NOTIFY delivered and one row selected, on an idle machine."""
-    listener = await asyncpg.connect(running.database_url)
-    speaker = await asyncpg.connect(running.database_url)
-    arrived: asyncio.Queue[None] = asyncio.Queue()
-    await listener.add_listener("bench", lambda *_: arrived.put_nowait(None))
-    delays = []
-    for _ in range(500):
-        await speaker.execute("notify bench")
-        began = time.monotonic()
-        await arrived.get()
-        await listener.fetchval("select version from public.profiles where id = 0")
-        delays.append(time.monotonic() - began)
-    await listener.close()
-    await speaker.close()
-    return {"limit_p50_ms": 1000 * percentile(delays, 0.5), "limit_p99_ms": 1000 * percentile(delays, 0.99)}
-
-
-def child(role: str, *values: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, __file__, "--role", role, *map(str, values)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-async def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return await asyncio.get_running_loop().run_in_executor(None, process.stdout.readline)
-
-
-async def main() -> None:
-    options = arguments(__doc__ or "", repeats=3, seconds=10.0)
-    seconds = options.seconds / 4 if options.quick else options.seconds
-    runs: list[dict[str, Any]] = []
-    async with servers() as running:
-        connection = await asyncpg.connect(running.database_url)
-        total = int((200 + 2_000) * seconds * options.repeats) + 10
-        await connection.execute(
-            "insert into public.profiles select g, 'somebody' from generate_series(0, $1::int) as g", total
-        )
-        await connection.execute("vacuum analyze public.profiles")
-        await connection.close()
-        redis = Redis.from_url(running.redis_url)
-        with worker(running) as process:
-            await leads(redis, process=process)
-            low = 1
-            for _ in range(options.repeats):
-                figures: dict[str, Any] = {}
-                for rate in (200, 2_000):
-                    figures[str(rate)] = await measure(running, rate, seconds, low)
-                    low += int(rate * seconds)
-                figures |= {"limit": await limit(running)}
-                runs.append(figures)
-        await redis.aclose()
-    finish("latency", medians(runs), as_json=options.json, repeats=options.repeats)
-
-
-def as_child(arguments_: Sequence[str]) -> None:
-    role, *values = arguments_
-    if role == "agent":
-        run(lambda: agent(values[0], int(values[1]), int(values[2])))
-    else:
-        run(lambda: writer(values[0], int(values[1]), int(values[2]), float(values[3])))
+def delays(
+    committed: Mapping[str, float], drops: Sequence[Mapping[str, float]], *, complete: bool
+) -> dict[str, float]:
+    """Percentiles of the time from a commit until the last agent knew; ``complete``: every change arrived."""
+    arrived = {key: at for key, at in committed.items() if all(key in dropped for dropped in drops)}
+    lost = len(committed) - len(arrived)
+    assert not (lost and complete), f"{lost} changes did not reach every agent"
+    found = [max(dropped[key] for dropped in drops) - at for key, at in arrived.items()]
+    return {
+        "p50_ms": 1000 * max(0.0, percentile(found, 0.5)),
+        "p99_ms": 1000 * max(0.0, percentile(found, 0.99)),
+        "max_ms": 1000 * max(found),
+        "lost": lost,
+    }
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--role"]:
-        as_child(sys.argv[2:])
-    else:
-        run(main)
+    run(main)

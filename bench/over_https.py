@@ -18,8 +18,20 @@ from typing import Any
 
 import asyncpg
 from drain import backlog, first_move
-from harness import applied, arguments, finish, leads, medians, peak_rss_mb, position_of, run, servers, worker
-from latency import line, measure
+from harness import (
+    applied,
+    arguments,
+    finish,
+    leads,
+    line,
+    medians,
+    peak_rss_mb,
+    position_of,
+    run,
+    servers,
+    worker,
+)
+from latency import measure
 from redis.asyncio import Redis
 
 from unstale.protocol.names import Names
@@ -95,7 +107,7 @@ async def project(running: Stack) -> AsyncIterator[Remote]:
     await admin.close()
     process = start(running)
     try:
-        url, key = json.loads(await line(process))
+        url, key = await line(process)
         yield Remote(process, {"UNSTALE_SOURCE": "supabase", "SUPABASE_URL": url, "SUPABASE_SECRET_KEY": key})
     finally:
         process.kill()
@@ -121,7 +133,7 @@ async def latency(seconds: float, repeats: int) -> list[dict[str, Any]]:
                 for rate in (20, 200):
                     told = await connection.fetchval("select count(*) from public.unstale_wakeup")
                     asked, began = await remote.tell("requests"), time.monotonic()
-                    figures[str(rate)] = await measure(running, rate, seconds, low)
+                    figures[str(rate)] = await measure(running, "user", process, rate, seconds, low)
                     took = time.monotonic() - began
                     figures[str(rate)]["requests_per_s"] = (await remote.tell("requests") - asked) / took
                     rows = await connection.fetchval("select count(*) from public.unstale_wakeup") - told
