@@ -244,18 +244,20 @@ revoke all on unstale.watch_versions from public;
 grant select on unstale.watch_versions to unstale_worker;
 
 create or replace function unstale.database() returns text
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
+declare
+    file constant text := pg_catalog.pg_relation_filepath(pg_catalog.to_regclass('unstale.outbox'));
+begin
     -- The timeline of the WAL being written now: pg_control_checkpoint() still tells the old one after a promotion.
     -- The path of the outbox's file ends with the database's oid and the file's number. Both are found by name at each
     -- call, so a session that stays connected while a dump is restored sees the new ones. The number is compared, not
     -- the table's oid, because a TRUNCATE of the outbox takes entries away that nobody may have read.
     -- core/unstale/reading/replica_ready.sql asks a standby for the same four.
-    select c.system_identifier || ':'
+    return (pg_catalog.pg_control_system()).system_identifier || ':'
         || ('x' || pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
-        || ':' || pg_catalog.split_part(o.file, '/', -2) || ':' || pg_catalog.split_part(o.file, '/', -1)
-    from pg_catalog.pg_control_system() as c,
-        pg_catalog.pg_relation_filepath(pg_catalog.to_regclass('unstale.outbox')) as o(file)
+        || ':' || pg_catalog.split_part(file, '/', -2) || ':' || pg_catalog.split_part(file, '/', -1);
+end
 $$;
 comment on function unstale.database() is
     'server:timeline:database:outbox, as system identifier, timeline, oid and file number. Another value means another '

@@ -2,6 +2,8 @@
 --
 -- What:   unstale.read() and what it is made of; unstale.end_old_leaders().
 -- Why:    entries, position, horizon and LSN must belong together: one snapshot, one value.
+-- Speed:  a worker calls this for every change or two. The helpers are in plpgsql because a session keeps the plans of
+--         that, while functions in SQL are planned anew in every transaction before Postgres 18.
 -- Locks:  none. Re-running replaces the functions.
 -- Undo:   drop function unstale.read, unstale.cut, unstale.new_ranges, unstale.end_old_leaders;
 --         drop type unstale.batch, unstale.entry;
@@ -42,9 +44,11 @@ comment on type unstale.batch is
     'What unstale.read() returns. xids and operations: of each entry; operations has one character each, see unstale.outbox.';
 
 create or replace function unstale.cut(whole pg_snapshot, at xid8, held xid8[] default '{}') returns pg_snapshot
-language sql immutable parallel safe set search_path = ''
+language plpgsql immutable parallel safe set search_path = ''
 as $$
+begin
     -- The position that contains what `whole` contains below `at`, except the transactions in `held`.
+    return (
     select (coalesce(pg_catalog.min(x.n), at::text::bigint) || ':' || at::text || ':'
             || coalesce(pg_catalog.string_agg(x.n::text, ',' order by x.n), ''))::pg_snapshot
     from (
@@ -52,15 +56,19 @@ as $$
         union
         select h.xid::text::bigint from pg_catalog.unnest(held) as h(xid) where h.xid < at
     ) as x
+    );
+end
 $$;
 comment on function unstale.cut(pg_snapshot, xid8, xid8[]) is 'A snapshot without anything at or above one xid.';
 
 create or replace function unstale.new_ranges(after pg_snapshot, upto pg_snapshot)
 returns table (low xid8, high xid8)
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
+begin
     -- The xids that are in `upto` and not in `after`, as ranges [low, high) in ascending order. Transactions that are
     -- still open are left out here, not filtered later: however much they have written, it costs a read nothing.
+    return query
     with open_at as (
         select s.xip::text::bigint as n from pg_catalog.pg_snapshot_xip(upto) as s(xip)
         where s.xip >= pg_catalog.pg_snapshot_xmax(after)
@@ -77,17 +85,20 @@ as $$
         from pg_catalog.pg_snapshot_xip(after) as s(xip)
         where pg_catalog.pg_visible_in_snapshot(s.xip, upto)
     )
-    select r.low::text::xid8, r.high::text::xid8 from ranges as r where r.low < r.high order by r.low
+    select r.low::text::xid8, r.high::text::xid8 from ranges as r where r.low < r.high order by r.low;
+end
 $$;
 comment on function unstale.new_ranges(pg_snapshot, pg_snapshot) is 'What is new between two snapshots, as ranges of xids.';
 
 create or replace function unstale.covers(after pg_snapshot, horizon pg_snapshot) returns boolean
-language sql immutable parallel safe set search_path = ''
+language plpgsql immutable parallel safe set search_path = ''
 as $$
-    select pg_catalog.pg_snapshot_xmax(after) >= pg_catalog.pg_snapshot_xmax(horizon) and not exists (
+begin
+    return pg_catalog.pg_snapshot_xmax(after) >= pg_catalog.pg_snapshot_xmax(horizon) and not exists (
         select from pg_catalog.pg_snapshot_xip(after) as s(xip)
         where pg_catalog.pg_visible_in_snapshot(s.xip, horizon)
-    )
+    );
+end
 $$;
 comment on function unstale.covers(pg_snapshot, pg_snapshot) is 'Whether a position contains all that may be purged.';
 
@@ -106,26 +117,29 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 set jit = off
+-- Planned once: with the ranges at hand a plan looks cheaper, and making it takes as long as the read.
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     -- `stable`: every query below runs in the caller's snapshot, this one.
     snapshot_now constant pg_snapshot := pg_catalog.pg_current_snapshot();
+    xmax_now     constant xid8 := pg_catalog.pg_snapshot_xmax(snapshot_now);
+    after_xmin   constant xid8 := pg_catalog.pg_snapshot_xmin(after);
+    after_xmax   constant xid8 := pg_catalog.pg_snapshot_xmax(after);
     smallest_id  constant bigint := -9223372036854775808;
-    horizon      pg_snapshot;
-    purged       pg_snapshot[];
+    server       constant bigint := (pg_catalog.pg_control_system()).system_identifier;
     result       unstale.batch;
-    span         record;
-    part         record;
-    from_xid     xid8;
-    from_id      bigint;
-    step         integer;
+    one          record;
+    lows         xid8[];
+    highs        xid8[];
+    entries      unstale.entry[] := '{}';
+    xids         xid8[] := '{}';
     room_entries  integer := greatest(max_entries, 1);
     room_elements integer := greatest(max_elements, 1);
-    full_page    boolean := false;
     next_xid     xid8;
     frontier     xid8;
 begin
-    result.current_xmax := pg_catalog.pg_snapshot_xmax(snapshot_now);
+    result.current_xmax := xmax_now;
     result.snapshot := coalesce(upto, snapshot_now);
     result.more := false;
     result.last_xid := after_xid;
@@ -135,25 +149,20 @@ begin
     result.xids := '{}';
     result.operations := '';
 
-    -- A horizon that came with a dump from another server is about other transactions.
-    select h.snapshot into horizon
-    from unstale.horizon as h
-    join pg_catalog.pg_control_system() as c on c.system_identifier = h.system_identifier;
-    if horizon is not null then
-        purged := array(select p.snapshot from unstale.purged as p);
-    end if;
-    horizon := coalesce(horizon, '1:1:');
-
     if after is null then
         -- No position: the caller drops every key after this read, so an older position is safe and a newer one is
         -- not. A transaction that was rolled back is not flushed; after a crash Postgres gives its xid to another
         -- one. So nothing above the highest xid that is known to be committed may be inside, not even xmin - 1.
         select greatest(
-            pg_catalog.pg_snapshot_xmax(horizon),
-            (select pg_catalog.pg_snapshot_xmax(p.snapshot) from pg_catalog.unnest(purged) as p(snapshot)
+            '1'::xid8,
+            -- A horizon that came with a dump from another server is about other transactions.
+            (select pg_catalog.pg_snapshot_xmax(s.snapshot)
+             from unstale.horizon as h
+             cross join lateral (select h.snapshot union all select p.snapshot from unstale.purged as p) as s
+             where h.system_identifier = server
              order by 1 desc limit 1),
             (select (o.xid::text::bigint + 1)::text::xid8 from unstale.outbox as o
-             where o.xid < pg_catalog.pg_snapshot_xmax(snapshot_now)
+             where o.xid < xmax_now
              order by o.xid desc, o.id desc limit 1)
         ) into frontier;
         result.snapshot := snapshot_now;
@@ -167,13 +176,17 @@ begin
     end if;
 
     result.position := after;
-    result.covered := unstale.covers(after, horizon) and not exists (
-        select from pg_catalog.unnest(purged) as p(snapshot) where not unstale.covers(after, p.snapshot)
+    -- As above, of this server only. One that ended before the oldest transaction that `after` lacks is covered.
+    result.covered := not exists (
+        select from unstale.horizon as h
+        cross join lateral (select h.snapshot union all select p.snapshot from unstale.purged as p) as s
+        where h.system_identifier = server
+            and after_xmin < pg_catalog.pg_snapshot_xmax(s.snapshot) and not unstale.covers(after, s.snapshot)
     );
     -- The second and third: the database went back in time. The caller sees that in the fields.
     if not result.covered
-        or pg_catalog.pg_snapshot_xmax(after) > pg_catalog.pg_snapshot_xmax(snapshot_now)
-        or pg_catalog.pg_snapshot_xmax(result.snapshot) > pg_catalog.pg_snapshot_xmax(snapshot_now)
+        or after_xmax > xmax_now
+        or pg_catalog.pg_snapshot_xmax(result.snapshot) > xmax_now
     then
         result.insert_lsn := pg_catalog.pg_current_wal_insert_lsn();
         result.flushed_lsn := pg_catalog.pg_current_wal_flush_lsn();
@@ -181,97 +194,65 @@ begin
         return result;
     end if;
 
-    <<ranges>>
-    for span in
-        select r.low, r.high from unstale.new_ranges(after, result.snapshot) as r
-        where after_xid is null or r.high > after_xid
+    if after_xmin = after_xmax
+        and pg_catalog.pg_snapshot_xmin(result.snapshot) = pg_catalog.pg_snapshot_xmax(result.snapshot)
+    then
+        lows := array[after_xmax];
+        highs := array[pg_catalog.pg_snapshot_xmax(result.snapshot)];
+    else
+        select pg_catalog.array_agg(r.low), pg_catalog.array_agg(r.high) into lows, highs
+        from unstale.new_ranges(after, result.snapshot) as r;
+    end if;
+    -- The ranges ascend, so the entries do. The loop fetches a few at a time, so no more are held than fit.
+    for one in
+        select
+            o.xid, o.id, o.operation, pg_catalog.cardinality(o.keys) as elements,
+            (o.watch, o.version, case when pg_catalog.array_ndims(o.keys) > 1
+                then array(select pg_catalog.unnest(o.keys)) else o.keys end)::unstale.entry as entry
+        from rows from (pg_catalog.unnest(lows), pg_catalog.unnest(highs)) as r(low, high)
+        cross join lateral (
+            select o.* from unstale.outbox as o
+            -- From the cursor on, in the range that holds it; all of a later one.
+            where (o.xid, o.id) > (
+                    greatest(r.low, after_xid),
+                    case when after_xid >= r.low then after_id else smallest_id end
+                ) and o.xid < r.high
+            order by o.xid, o.id
+        ) as o
     loop
-        if full_page then
-            -- Is there anything after this page?
-            select o.xid into next_xid from unstale.outbox as o
-            where o.xid >= span.low and o.xid < span.high
-            order by o.xid, o.id limit 1;
-            exit ranges when next_xid is not null;
-            continue ranges;
+        if room_entries <= 0 or room_elements <= 0 then
+            result.more := true;
+            next_xid := one.xid;
+            exit;
         end if;
-        from_xid := span.low;
-        from_id := smallest_id;
-        if after_xid >= span.low then
-            from_xid := after_xid;
-            from_id := after_id;
-        end if;
-        step := 64;
-        loop
-            step := least(step, room_entries);
-            select
-                pg_catalog.array_agg((e.watch, e.version, e.keys)::unstale.entry order by e.xid, e.id) as entries,
-                pg_catalog.array_agg(e.xid order by e.xid, e.id) as xids,
-                pg_catalog.array_agg(e.id order by e.xid, e.id) as ids,
-                pg_catalog.string_agg(coalesce(e.operation::text, '-'), '' order by e.xid, e.id) as operations,
-                coalesce(pg_catalog.sum(e.elements), 0)::integer as elements,
-                pg_catalog.count(*)::integer as taken,
-                coalesce(pg_catalog.max(e.found), 0)::integer as found
-            into part
-            from (
-                select
-                    n.*,
-                    pg_catalog.sum(n.elements) over (order by n.xid, n.id rows unbounded preceding) as running,
-                    pg_catalog.count(*) over () as found
-                from (
-                    select
-                        o.xid, o.id, o.watch, o.version, o.operation,
-                        coalesce(pg_catalog.cardinality(o.keys), 1) as elements,
-                        case when pg_catalog.array_ndims(o.keys) > 1 then array(select pg_catalog.unnest(o.keys))
-                            else o.keys end as keys
-                    from unstale.outbox as o
-                    where (o.xid, o.id) > (from_xid, from_id) and o.xid < span.high
-                    order by o.xid, o.id
-                    limit step
-                ) as n
-            ) as e
-            -- An entry is taken while there is room before it, so a page holds at least one.
-            where e.running - e.elements < room_elements;
-            exit when part.taken = 0;
-
-            result.entries := result.entries || part.entries;
-            result.xids := result.xids || part.xids;
-            result.operations := result.operations || part.operations;
-            from_xid := part.xids[part.taken];
-            from_id := part.ids[part.taken];
-            result.last_xid := from_xid;
-            result.last_id := from_id;
-            room_entries := room_entries - part.taken;
-            room_elements := room_elements - part.elements;
-            if room_entries <= 0 or room_elements <= 0 then
-                full_page := true;
-                select o.xid into next_xid from unstale.outbox as o
-                where (o.xid, o.id) > (from_xid, from_id) and o.xid < span.high
-                order by o.xid, o.id limit 1;
-                exit ranges when next_xid is not null;
-                continue ranges;
-            end if;
-            exit when part.found < step;
-            -- As many as will probably fit: cardinality() has to fetch an entry to know its size.
-            step := least(1024, 1 + room_elements / greatest(1, part.elements / part.taken));
-        end loop;
-    end loop ranges;
-    result.more := next_xid is not null;
+        entries := entries || one.entry;
+        xids := xids || one.xid;
+        result.operations := result.operations || coalesce(one.operation::text, '-');
+        result.last_xid := one.xid;
+        result.last_id := one.id;
+        room_entries := room_entries - 1;
+        room_elements := room_elements - coalesce(one.elements, 1);
+    end loop;
+    result.entries := entries;
+    result.xids := xids;
 
     -- Everything below `frontier` has been delivered. It never lies above a committed transaction (see above).
     frontier := case
-        when result.last_xid is null then pg_catalog.pg_snapshot_xmax(after)
+        when result.last_xid is null then after_xmax
         when result.more and next_xid = result.last_xid then result.last_xid
         else (result.last_xid::text::bigint + 1)::text::xid8
     end;
-    if frontier >= pg_catalog.pg_snapshot_xmax(after) then
-        result.position := unstale.cut(result.snapshot, frontier);
+    if frontier >= after_xmax then
+        result.position := case when pg_catalog.pg_snapshot_xmin(result.snapshot) >= frontier
+            then (frontier || ':' || frontier || ':')::pg_snapshot
+            else unstale.cut(result.snapshot, frontier) end;
     elsif not result.more then
-        result.position := unstale.cut(result.snapshot, pg_catalog.pg_snapshot_xmax(after));
+        result.position := unstale.cut(result.snapshot, after_xmax);
     else
         -- Still among the transactions that were open in `after`: hold back those not delivered yet.
         result.position := unstale.cut(
             result.snapshot,
-            pg_catalog.pg_snapshot_xmax(after),
+            after_xmax,
             array(select s.xip from pg_catalog.pg_snapshot_xip(after) as s(xip) where s.xip >= frontier)
         );
     end if;
