@@ -61,6 +61,11 @@ class Snapshot:
             raise MessageError("a snapshot's numbers are out of order")
         return cls(xmin, xmax, xip)
 
+    @staticmethod
+    def xmax_of(text: str) -> int:
+        """Return ``xmax`` of a text that `parse` has accepted, without parsing the rest."""
+        return int(text.split(":", 2)[1])
+
     def includes(self, xid: int) -> bool:
         """Return True if transaction ``xid`` (a full 64-bit id) is visible."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.xip)

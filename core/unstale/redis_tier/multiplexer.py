@@ -139,6 +139,11 @@ class Multiplexer:
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Send several commands in order, in one batch; an error reply is returned as an exception."""
+        if len(commands) == 1:  # most batches of a worker; gathering one future takes as long as sending it
+            try:
+                return [await self.request(*commands[0])]
+            except ResponseError as error:
+                return [error]
         futures = [self._future() for _ in commands]
         self._commands.extend(zip(commands, futures, strict=True))
         self._stir()

@@ -323,5 +323,6 @@ class Pipeline:
 
     async def _wait(self, seconds: float) -> bool:
         hinted = seconds >= TIMER_RESOLUTION and await self._wakeups.wait(seconds)
-        await asyncio.sleep(0)
+        if not hinted:  # a hint is read at once; without one, other tasks come first
+            await asyncio.sleep(0)
         return hinted

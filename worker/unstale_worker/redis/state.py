@@ -191,7 +191,7 @@ def standing_after_read(state: StoredState, page: Page) -> Standing:
     """
     if page.database != state.database:
         return Standing.OTHER_DATABASE
-    if page.current_xmax < Snapshot.parse(state.position).xmax or lsn(page.lsn) < lsn(state.flushed):
+    if page.current_xmax < Snapshot.xmax_of(state.position) or lsn(page.lsn) < lsn(state.flushed):
         return Standing.WENT_BACK
     if not page.covered:
         return Standing.PURGED

@@ -59,9 +59,10 @@ class WakeUps:
 
     async def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds for a hint; True if one arrived, possibly before the call."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
+        if timeout > 0 and not self._event.is_set():  # a timer costs more than to look
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._event.wait()
         came = self._event.is_set()
         self._event.clear()
         return came
