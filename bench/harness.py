@@ -70,13 +70,19 @@ async def servers(*, sql: str = SCHEMA, fsync: bool = True) -> AsyncIterator[Sta
 
 
 @contextmanager
-def worker(running: Stack, *, rules: str = RULES, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(
+    running: Stack,
+    *,
+    rules: str = RULES,
+    command: Sequence[str] = ("-m", "unstale_worker.cli.commands"),
+    **environment: str,
+) -> Iterator[subprocess.Popen[bytes]]:
     """The real worker as a process of its own, ended with SIGTERM."""
     with TemporaryDirectory(prefix="unstale-bench-") as folder:
         path = Path(folder) / "unstale.toml"
         path.write_text(rules)
         process = subprocess.Popen(
-            [sys.executable, "-m", "unstale_worker.cli.commands", "worker"],
+            [sys.executable, *command, "worker"],
             cwd=folder,
             env={
                 **os.environ,
@@ -208,18 +214,21 @@ def medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def varied(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By how much of its median each figure varied over several runs: half the distance of its quartiles."""
-    found: dict[str, Any] = {}
-    for name, value in runs[0].items():
-        each = [run[name] for run in runs]
-        if isinstance(value, dict):
-            found[name] = varied(each)
-        elif len(each) > 1:
-            low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
-            found[name] = round((high - low) / 2 / middle, 4) if middle else 0.0
-        else:
-            found[name] = 0.0
-    return found
+    """The `noise` of each figure over several runs of the same shape."""
+    return {
+        name: varied([run[name] for run in runs])
+        if isinstance(value, dict)
+        else noise([run[name] for run in runs])
+        for name, value in runs[0].items()
+    }
+
+
+def noise(values: Sequence[float]) -> float:
+    """Half the distance of the quartiles, as a share of the median; 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return round((high - low) / 2 / middle, 4) if middle else 0.0
 
 
 def store(name: str, figures: dict[str, Any], *, repeats: int) -> None:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from subprocess import Popen
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from bare_chain import SCHEMA as BARE
@@ -73,7 +73,9 @@ def ratios(ours: Mapping[str, float], floor: Mapping[str, float]) -> dict[str, f
 
 
 @asynccontextmanager
-async def chains(rows: int) -> AsyncIterator[tuple[Stack, dict[str, "Popen[Any]"]]]:
+async def chains(
+    rows: int, *, command: Sequence[str] = ("-m", "unstale_worker.cli.commands")
+) -> AsyncIterator[tuple[Stack, dict[str, "Popen[Any]"]]]:
     """Both chains on the same servers, with ``rows`` rows each: the servers, and the worker of each chain."""
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(servers(sql=SCHEMA + BARE))
@@ -88,21 +90,36 @@ async def chains(rows: int) -> AsyncIterator[tuple[Stack, dict[str, "Popen[Any]"
         bare = child("bare_chain.py", "worker", running.database_url, running.redis_url)
         stack.callback(bare.kill)
         await line(bare)
-        process = stack.enter_context(worker(running))
+        process = stack.enter_context(worker(running, command=command))
         redis = await stack.enter_async_context(Redis.from_url(running.redis_url))
         await leads(redis, process=process)
         yield running, {"user": process, "bare": bare}
 
 
-async def measure(
-    running: Stack, chain: str, worker_: "Popen[Any]", rate: int, seconds: float, low: int
-) -> dict[str, float]:
-    """Latencies of one chain at one rate, and the CPU time that its processes took for a change."""
+class Carried(NamedTuple):
+    """One run of one chain: when each key was committed, and when each agent knew; CPU time by process."""
+
+    committed: Mapping[str, float]
+    drops: Sequence[Mapping[str, float]]
+    worker_cpu: float
+    agents_cpu: float
+    rate: float
+
+
+async def carried(
+    running: Stack,
+    chain: str,
+    worker_: "Popen[Any]",
+    rate: int,
+    seconds: float,
+    low: int,
+    *,
+    script: str = "latency_child.py",
+) -> Carried:
+    """Let a writer change rows at ``rate`` while three agents follow; ``script`` runs those of ours."""
     count = int(rate * seconds)
     if chain == "user":
-        agents = [
-            child("latency_child.py", "agent", running.redis_url, low, low + count) for _ in range(AGENTS)
-        ]
+        agents = [child(script, "agent", running.redis_url, low, low + count) for _ in range(AGENTS)]
     else:
         agents = [child("bare_chain.py", "subscriber", running.redis_url) for _ in range(AGENTS)]
     async with Redis.from_url(running.redis_url) as redis:
@@ -119,12 +136,19 @@ async def measure(
         drops: list[dict[str, float]] = [await ended(process) for process in agents]
         left = await redis.exists(*report["committed"])
         assert left == 0 or chain == "bare", f"{left} changed keys are still in Redis"
-    figures = delays(report["committed"], drops, complete=chain == "user")
-    worker_cpu, *agents_cpu = [(b - a) * 1e6 / count for a, b in zip(before, after, strict=True)]
-    return figures | {
-        "worker_cpu_us": worker_cpu,
-        "agents_cpu_us": sum(agents_cpu) / AGENTS,
-        "changes_per_s": report["rate"],
+    worker_cpu, *agents_cpu = [(b - a) / count for a, b in zip(before, after, strict=True)]
+    return Carried(report["committed"], drops, worker_cpu, sum(agents_cpu) / AGENTS, report["rate"])
+
+
+async def measure(
+    running: Stack, chain: str, worker_: "Popen[Any]", rate: int, seconds: float, low: int
+) -> dict[str, float]:
+    """Latencies of one chain at one rate, and the CPU time that its processes took for a change."""
+    run_ = await carried(running, chain, worker_, rate, seconds, low)
+    return delays(run_.committed, run_.drops, complete=chain == "user") | {
+        "worker_cpu_us": run_.worker_cpu * 1e6,
+        "agents_cpu_us": run_.agents_cpu * 1e6,
+        "changes_per_s": run_.rate,
     }
 
 
