@@ -16,7 +16,7 @@ PYTEST  := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
 # Tests start some hundred Python processes. Without compiled files each would compile all it imports: half a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs test test-wheel check quick lint style types imports format bench chaos ddl clean
+.PHONY: demo docs test test-wheel check quick lint style types imports format bench bench-check chaos ddl clean
 
 # The demo needs less than the tests, so it begins a minute earlier.
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(RUNS))
@@ -62,6 +62,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	for bench in hits breaker pools idle takeover writepath capture_cpu drain latency over_https refresh sight opening rules values comparison peers; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
+
+# Short runs, whose ratios are compared with those of bench/results/ratios.json; `ARGS=--write` stores them anew.
+bench-check: $(STAMP)
+	$(BIN)/python bench/check.py $(ARGS)
 
 # 10,000 random sequences of DDL under a watched table; the suite runs 100.
 ddl: $(STAMP)
