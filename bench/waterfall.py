@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import orjson
-from harness import arguments, ended, medians, run, store
+from harness import arguments, ended, machine, medians, run, store
 from latency import RATES, Carried, carried, chains
 
 PICTURE: Final = Path(__file__).parents[1] / "docs" / "images" / "latency.png"
@@ -38,7 +38,7 @@ async def main() -> None:
     print(json.dumps(figures, indent=1))
     if options.write:
         store("waterfall", figures, repeats=options.repeats)
-        draw(figures, PICTURE)
+        draw(figures, PICTURE, load=os.getloadavg()[1])
         print(f"written: {PICTURE}")
 
 
@@ -95,7 +95,7 @@ def hops(
     return dict(zip(OURS, ends, strict=True))
 
 
-def draw(figures: Mapping[str, Any], path: Path) -> None:
+def draw(figures: Mapping[str, Any], path: Path, *, load: float) -> None:
     """Draw both chains at each rate, one bar each, a segment for each hop."""
     import matplotlib
 
@@ -125,6 +125,7 @@ def draw(figures: Mapping[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.1)
     axes[-1].set_xlabel("milliseconds since the commit was acknowledged (median of all changes)")
+    figure.suptitle(f"Where the time of one change goes ({machine()}, load {load:.0f})", fontsize=11)
     figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False, title="up to")
     figure.savefig(path, dpi=130, metadata={"Software": None})
     pyplot.close(figure)
