@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
@@ -17,6 +18,7 @@ from unstale.freshness.subscriptions import Subscription
 from unstale.freshness.tokens import Token
 from unstale.locks import LOCK_SECONDS, Lock
 from unstale.near_cache.near_store import UNSET, Entry
+from unstale.partitioned import OverPartitions
 from unstale.protocol import codec
 from unstale.protocol.durations import Duration, in_seconds
 from unstale.protocol.globs import check_glob
@@ -55,6 +57,12 @@ class Cache:
     One object per process and event loop. It can be opened again after it was closed, also in another event
     loop once the first has ended. Each caller gets its own copy of a value.
     """
+
+    def __new__(cls, settings: AgentSettings) -> Self:
+        """Make a cache over several partitions if the settings say so."""
+        several = isinstance(settings, AgentSettings) and len(settings.in_partitions) > 1
+        kind: type[Self] = _over_partitions(cls) if several else cls  # type: ignore[arg-type]
+        return super().__new__(kind)
 
     def __init__(self, settings: AgentSettings) -> None:
         if not isinstance(settings, AgentSettings):
@@ -575,6 +583,15 @@ class Cache:
         """Return counters and state, JSON-ready. Numbers are numbers: ``hit_rate`` is a share from 0 to 1."""
         return await picture(self._parts, self.counters())
 
+    @property
+    def partitions(self) -> "tuple[Cache, ...]":
+        """The cache of each partition; itself, unless a cluster has several."""
+        return (self,)
+
+    def in_partition(self, key: str) -> "Cache":
+        """Return the cache that has ``key``: itself, unless a cluster has several partitions."""
+        return self
+
     def inspect(self) -> Parts:
         """Return the parts this cache is made of, for tests and tools. They may change in any release."""
         return self._parts
@@ -652,6 +669,14 @@ class Cache:
             else "not started"
         )
         return f"<Cache {self._tag} {state}, {len(self._near)} near entries>"
+
+
+@functools.cache
+def _over_partitions(cls: Any) -> Any:
+    """Return this class of caches, over several partitions."""
+    if issubclass(cls, OverPartitions):
+        return cls
+    return type(cls.__name__, (OverPartitions, cls), {"single": Cache, "__module__": cls.__module__})
 
 
 def _nothing(_key: str) -> Entry | None:

@@ -1,7 +1,10 @@
 """Counters of one cache, and the statistics that ``cache.get_stats`` returns."""
 
+import asyncio
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from unstale.errors import CacheClosed, MessageError, RedisUnavailable
 from unstale.wiring import Parts
@@ -137,6 +140,41 @@ async def picture(parts: Parts, counters: Counters) -> dict[str, object]:
         "last": freshness.last,
         **{name: value for name, value in asdict(counters).items() if name != "misses"},
     }
+
+
+async def pictures(several: Sequence[Parts], counters: Counters) -> dict[str, object]:
+    """Return the state of a cache that has these parts, one for each partition; see `picture`."""
+    found = await asyncio.gather(*(picture(each, counters) for each in several))
+    return found[0] if len(found) == 1 else _combined(found)
+
+
+def _combined(pictures: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Return the picture of a cache whose partitions have these, with the same counters each.
+
+    The state is that of the partition that is worst off, the memory that of the node that uses most.
+    """
+    first, followed = pictures[0], [each["staleness"] for each in pictures]
+    ages = [each["watermark_age"] for each in pictures]
+    memory = [each["redis_memory"] for each in pictures if each["redis_memory"] is not None]
+    return {
+        **first,
+        "connected": all(each["connected"] for each in pictures),
+        "redis_memory": max(memory, default=None),
+        "status": max((each["status"] for each in pictures), key=_WORST.index),
+        "problem": next((each["problem"] for each in pictures if each["problem"] is not None), None),
+        "attached": all(each["attached"] for each in pictures),
+        "staleness": None if None in followed else max(followed),
+        "watermark_age": None if None in ages else max(ages),
+        "epoch": None,
+        "last": None,
+        "partitions": [
+            {name: each[name] for name in ("connected", "attached", "staleness", "epoch", "last")}
+            for each in pictures
+        ],
+    }
+
+
+_WORST: Final = ("healthy", "disabled", "detached", "unavailable")
 
 
 def _status(parts: Parts, *, connected: bool) -> str:

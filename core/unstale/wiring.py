@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from unstale.freshness.causes import Causes
 from unstale.freshness.following import Following, LogFollowing, NothingFollowed
@@ -24,6 +25,7 @@ from unstale.reading.traced import read_path
 from unstale.redis_tier.cluster_tier import by_keys
 from unstale.redis_tier.connections import Connections
 from unstale.redis_tier.log_reader import LogReader
+from unstale.redis_tier.partition_count import check_partitions
 from unstale.redis_tier.shared_tier import NoSharedTier, SharedTier
 from unstale.redis_tier.tier import RedisTier
 from unstale.reporting.content import Content
@@ -88,6 +90,7 @@ class Parts:
         )
         self.tokens = TokenWaits(self.freshness)
         self._redis_tier: RedisTier | None = None
+        self._home: Callable[[], Awaitable[None]] | None = None
         self.log: LogReader | None = None
         self.tier: SharedTier
         self.locks: Locks
@@ -104,6 +107,11 @@ class Parts:
                 clock=now,
             )
             self.tier = by_keys(self._redis_tier)
+            if names.cluster and names == settings.in_partitions[0].names:
+                self._home = partial(
+                    check_partitions, settings.redis_url.get_secret_value(), settings.home,
+                    settings.partitions, timeout=settings.redis_timeout,
+                )  # fmt: skip
             self.log = LogReader(connections, names, timeout=settings.redis_timeout, clock=now)
             self.locks = RedisLocks(self._redis_tier, names, clock=now)
         else:
@@ -163,6 +171,8 @@ class Parts:
 
     async def start(self) -> None:
         """Start to follow, and wait briefly until the cache is attached; raises `ConfigurationError`."""
+        if self._home is not None:
+            await self._home()
         await self.following.start()
         if self.reporter is not None:
             self.reporter.start()

@@ -15,7 +15,7 @@ from faults.stage import key_of, staged
 from servers import eventually
 from unstale.protocol.messages import Snapshot
 from unstale_worker.dev_servers import EmbeddedPostgres, migrate
-from unstale_worker.leader import pipeline
+from unstale_worker.leader import partition
 from unstale_worker.redis.state import Standing
 from unstale_worker.sources import Cursor, Page
 from unstale_worker.sources.outbox import OutboxSource
@@ -143,7 +143,7 @@ async def test_restored_from_an_older_copy(
     copy = await server.save_data("older")
     await server.start()
     if not defended:
-        monkeypatch.setattr(pipeline, "standing_after_read", lambda state, page: Standing.READY)
+        monkeypatch.setattr(partition, "standing_after_read", lambda state, page: Standing.READY)
     async with staged(server.dsn(), redis_url, schema=False) as (stage, redis):
         async with running_worker(worker_dsn(server), redis_url):
             for user in range(1, 6):

@@ -13,7 +13,7 @@ import pytest
 from faults.stage import key_of, staged
 from servers import Database, eventually
 from unstale.runtime import clock
-from unstale_worker.leader import pipeline
+from unstale_worker.leader import partition
 from unstale_worker.redis.state import Standing, StoredState, standing_after_read
 from unstale_worker.sources import Page
 from workers import connected, running_worker
@@ -112,7 +112,7 @@ async def test_a_database_clock_set_forward_purges_too_early_and_that_is_seen(
             )  # seen from a clock that was set forward, now is two hours ago
             assert await operator.fetchval("select unstale.purge()") > 0
         if not defended:
-            monkeypatch.setattr(pipeline, "standing_after_read", blind)
+            monkeypatch.setattr(partition, "standing_after_read", blind)
         async with running_worker(database.worker_dsn, redis_url) as worker:
             if defended:
                 await stage.settled(redis)

@@ -69,7 +69,7 @@ async def pipeline(
     try:
         yield Pipeline(
             source,
-            Applier(multiplexer, Names(), fence=fence, log_max_bytes=1 << 20),
+            [Applier(multiplexer, Names(), fence=fence, log_max_bytes=1 << 20)],
             Rules.parse(PROFILES),
             WakeUps(),
             settings_for(None, valkey.url),

@@ -2,7 +2,8 @@
 
 The other models are about one partition. New here: changes that touch several partitions,
 whose scripts run in any order; the read that serves all of them; a partition that fails over or loses its
-position alone; a token that waits for all; and a slot that moves key by key while a pattern is scanned.
+position alone, while the other goes on; one that a batch does not concern, and whose position follows later;
+a token that waits for all; and a slot that moves key by key while a pattern is scanned.
 
 Two partitions with one key each, a reader for each, and two transactions. The first changes both keys. The
 second, a TRUNCATE, concerns partition 1 alone, by a pattern. The order of commits is modelled elsewhere, so a
@@ -18,6 +19,7 @@ from .states import state
 PARTITIONS_CAUGHT: Final = {
     "the read starts at the oldest position": "loss",
     "a position moves with the effects in its own partition": "failover",
+    "a partition that begins again starts at its stored position": "failover",
     "a partition without a position drops its keys": "loss",
     "a token waits for every partition": "failover",
     "a scan counts only if its slot stayed where it was": "migration",
@@ -30,6 +32,8 @@ FAULTS: Final = ("failover", "loss", "migration")
 """A failover of partition 0 that loses a write, the loss of the state of 1, moves of the slot of 1."""
 TOUCHES: Final = ((0, 1), (1,))
 """The partitions that each transaction concerns. The last transaction concerns them by a pattern."""
+FORGOTTEN: Final = -2
+"""The position of what a worker may not use again."""
 TIER = "tier: a partition holds a value older than its position promises"
 TOKEN = "token: a value is older than a transaction that wait_for says is applied"
 NEAR = "near: an invalidation was not announced, and the epoch goes on"
@@ -72,6 +76,7 @@ class Task(NamedTuple):
 
     position: int  # as it was read
     run: int
+    come: int = 0  # everything up to here is applied in it, or does not concern it
     scanned: int = -1  # the moves of the slot before the SCAN; -1: not scanned
 
 
@@ -87,6 +92,7 @@ class World(NamedTuple):
     slot: Slot = Slot()
     reads: tuple[Read, Read] = (Read(), Read())
     tasks: tuple[Task | None, Task | None] = (None, None)
+    kept: tuple[Task | None, Task | None] = (None, None)  # of the cycle before, so that no state is read
     upto: int = -1  # of the read of the outbox in this cycle; -1: it was not read yet
     begin: int = 0
     deleted: bool = False
@@ -186,22 +192,30 @@ class Partitions:
     def _worker(self, at: World) -> Iterator[Move[World]]:
         if at.upto < 0:
             for number in (0, 1):
-                if at.tasks[number] is None and not (number == 1 and at.slot.moving and at.slot.state_moved):
+                kept = at.kept[number]
+                if at.tasks[number] is None and kept is not None and kept.position != FORGOTTEN:
+                    after = _kept_task(at, number, None)
+                    yield f"{number} goes on", after._replace(tasks=_task(after, number, kept)), None
+                elif at.tasks[number] is None and not (
+                    number == 1 and at.slot.moving and at.slot.state_moved
+                ):
                     part = at.parts[number]
                     if part.run != at.live[number]:
                         # new_epoch.lua: agents drop everything
                         begun = part._replace(run=at.live[number], unheard=False)
                         yield f"a new epoch in {number}", self._kept(at, number, begun), None
                     else:
-                        tasks = _task(at, number, Task(part.position, at.live[number]))
-                        yield f"the state of {number} is read", at._replace(tasks=tasks), None
-            known = [task.position for task in at.tasks if task is not None and task.position >= 0]
-            if None not in at.tasks and known:
+                        come = part.position if kept is None or part.position < 0 else kept.come
+                        after = _kept_task(at, number, None)
+                        tasks = _task(after, number, Task(part.position, at.live[number], come))
+                        yield f"the state of {number} is read", after._replace(tasks=tasks), None
+            known = [task.come for task in at.tasks if task is not None and task.position >= 0]
+            if known:  # one that is not there takes part in a later cycle
                 oldest = self._off != "the read starts at the oldest position"
                 begin = min(known) if oldest else max(known)
                 yield "the outbox is read", at._replace(upto=at.commits, begin=begin), None
             return
-        yield "the worker crashes", _idle(at), None
+        yield "the worker crashes", _idle(at)._replace(kept=(None, None)), None
         for number in (0, 1):
             if (task := at.tasks[number]) is not None:
                 yield from self._apply(at, number, task)
@@ -223,16 +237,27 @@ class Partitions:
             yield f"{number} is scanned", after, None
             return
         done = _idle(at) if at.tasks[1 - number] is None else at._replace(tasks=_task(at, number, None))
+        concerned = any(number in TOUCHES[one] for one in range(at.begin, at.upto))
+        if task.position >= 0 and not concerned:
+            skipped = self._remembered(done, number, task._replace(come=at.upto))
+            yield f"{number} is not concerned", skipped, None
         written = self._written(at, number, task, at.upto)
         if written is None:
+            if self._off == "a partition that begins again starts at its stored position":
+                done = _kept_task(done, number, Task(FORGOTTEN, 0, at.upto))
             yield f"the script of {number} is refused", done, None
         else:
             tasks, upto = done.tasks, done.upto
-            yield f"{number} is applied", written._replace(tasks=tasks, upto=upto), None
+            kept = self._remembered(done, number, Task(at.upto, task.run, at.upto)).kept
+            yield f"{number} is applied", written._replace(tasks=tasks, upto=upto, kept=kept), None
             if self._off == "a position moves with the effects in its own partition" and number == 1:
                 other = written.parts[0]._replace(position=at.upto)
                 ahead = written._replace(parts=_set(written.parts, 0, other), tasks=tasks, upto=upto)
                 yield "and the position of 0 with it", ahead, None
+
+    def _remembered(self, at: World, number: int, task: Task) -> World:
+        """Keep what the worker knows of a partition; with migrations each cycle reads the state anew."""
+        return at if self._fault == "migration" else _kept_task(at, number, task)
 
     def _scans(self, at: World, number: int, task: Task) -> bool:
         if task.position < 0:
@@ -313,6 +338,10 @@ def _set(parts: tuple[Part, Part], number: int, part: Part) -> tuple[Part, Part]
 
 def _task(at: World, number: int, task: Task | None) -> tuple[Task | None, Task | None]:
     return (task, at.tasks[1]) if number == 0 else (at.tasks[0], task)
+
+
+def _kept_task(at: World, number: int, task: Task | None) -> World:
+    return at._replace(kept=(task, at.kept[1]) if number == 0 else (at.kept[0], task))
 
 
 def _reading(at: World, number: int, read: Read) -> World:

@@ -344,7 +344,7 @@ def test_without_a_gil_each_read_asks_the_loop(cache: Cache, monkeypatch: pytest
     monkeypatch.setattr(near_hits, "gil_enabled", lambda: False)
     attach(cache)
     assert [cache.get_or_load(KEY, lambda: 1) for _ in range(3)] == [1, 1, 1]
-    assert cache._opened().near.hits == 0
+    assert cache._opened().near[0].hits == 0
     assert cache.counters().near_hits == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from unstale.settings import WorkerSettings
 from unstale_worker.leader.pipeline import Pipeline
-from unstale_worker.leader.watermarks import SPACING, Watermarks
+from unstale_worker.leader.watermarks import SPACING, SPACING_ELSEWHERE, Watermarks
 from unstale_worker.observe.status import WorkerCounters
 from unstale_worker.observe.worker_health import WorkerHealth
 from unstale_worker.redis.applier import Applier
@@ -71,6 +71,11 @@ async def test_a_watermark_comes_soon_after_a_change_and_else_at_the_interval(
     await watermarks.publish_if_due(STATE)
     assert published.seen == [FIRST, SECOND]
     assert watermarks.due_in() == pytest.approx(INTERVAL)
+    watermarks.change_applied(elsewhere=True)
+    assert watermarks.due_in() == pytest.approx(SPACING_ELSEWHERE)
+    watermarks.change_applied()
+    watermarks.change_applied(elsewhere=True)
+    assert watermarks.due_in() == pytest.approx(SPACING)
 
 
 async def test_between_pages_only_the_interval_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +131,6 @@ async def test_a_hint_that_ends_a_wait_belongs_to_the_next_read() -> None:
         async def cycle(self) -> int:
             self.cycles += 1
             if self.cycles == 1:
-                self._watermarks.published(asyncio.get_running_loop().time(), "")  # so that it waits
                 asyncio.get_running_loop().call_soon(wakeups.hint)
             else:
                 stop.set()
@@ -134,7 +138,12 @@ async def test_a_hint_that_ends_a_wait_belongs_to_the_next_read() -> None:
 
     applier = cast(Applier, Published())
     pipeline = Scripted(
-        cast(Source, SourceStub()), applier, Rules.parse(PROFILES), wakeups, WorkerSettings(), WorkerHealth()
+        cast(Source, SourceStub()),
+        [applier],
+        Rules.parse(PROFILES),
+        wakeups,
+        WorkerSettings(),
+        WorkerHealth(),
     )
     async with asyncio.timeout(20):
         await pipeline.run(stop)

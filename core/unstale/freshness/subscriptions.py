@@ -49,24 +49,31 @@ class Reset:
 Event = Invalidated | Reset
 
 
+_Entry = tuple[ReasonReader, LogId]
+"""The log entry of an event, and who reads it."""
+
+
 class Subscription:
     """An asynchronous iterator of events that ends when the cache is closed."""
 
-    def __init__(self, pattern: str, reader: ReasonReader | None = None) -> None:
-        self._pattern, self._reader = pattern, reader
-        self._events: deque[tuple[Event, LogId | None]] = deque()
-        self._current: tuple[Event, LogId | None] | None = None
+    def __init__(self, pattern: str, *, reasons: bool = False) -> None:
+        self._pattern, self.reasons = pattern, reasons
+        self._events: deque[tuple[Event, _Entry | None]] = deque()
+        self._current: tuple[Event, _Entry | None] | None = None
         self._ready = asyncio.Event()
         self._closed = False
 
-    def offer(self, event: Event) -> None:
-        """Queue an event; if the queue is full, replace all queued events by one `Reset`."""
+    def offer(self, event: Event, reader: ReasonReader | None = None) -> None:
+        """Queue an event; if the queue is full, replace all queued events by one `Reset`.
+
+        ``reader`` finds the reasons, if they are asked for.
+        """
         if isinstance(event, Reset) or len(self._events) >= MOST_EVENTS:
             self._events.clear()
             event = Reset(event.staleness)
         entry = None
-        if self._reader is not None and isinstance(event, Invalidated):
-            entry = self._reader.next_entry()
+        if reader is not None and isinstance(event, Invalidated):
+            entry = reader, reader.next_entry()
         self._events.append((event, entry))
         self._ready.set()
 
@@ -100,12 +107,12 @@ class Subscription:
         self._current = None
         return event
 
-    async def _explained(self, event: Event, entry: LogId) -> Event:
+    async def _explained(self, event: Event, entry: _Entry) -> Event:
         assert isinstance(event, Invalidated)
-        assert self._reader is not None
+        reader, number = entry
         keys = [*event.keys, *map(record, event.tags)]
         patterns = [*event.patterns, *map(record, event.patterns)]
-        return replace(event, reasons=await self._reader.reasons(entry, keys, patterns))
+        return replace(event, reasons=await reader.reasons(number, keys, patterns))
 
     def __repr__(self) -> str:
         return f"<Subscription {self._pattern!r}, {len(self._events)} waiting>"
@@ -120,9 +127,13 @@ class Subscriptions:
 
     def open(self, pattern: str, *, reasons: bool = False) -> Subscription:
         """Open a subscription; events are delivered from now on, with ``reasons`` if asked."""
-        subscription = Subscription(pattern, self._reader() if reasons else None)
-        self._subscriptions.append(subscription)
+        subscription = Subscription(pattern, reasons=reasons)
+        self.add(subscription)
         return subscription
+
+    def add(self, subscription: Subscription) -> None:
+        """Deliver events to ``subscription``, too, from now on."""
+        self._subscriptions.append(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         """Close a subscription."""
@@ -135,7 +146,8 @@ class Subscriptions:
         for subscription in self._subscriptions:
             mine, tags, overlapping = subscription.selected(keys, patterns)
             if mine or tags or overlapping:
-                subscription.offer(Invalidated(mine, overlapping, self._staleness(), tags))
+                event = Invalidated(mine, overlapping, self._staleness(), tags)
+                subscription.offer(event, self._reader() if subscription.reasons else None)
 
     def reset(self) -> None:
         """Queue a `Reset` for every subscription."""

@@ -70,6 +70,16 @@ class Snapshot:
         """Return True if transaction ``xid`` (a full 64-bit id) is visible."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.xip)
 
+    def meet(self, other: "Snapshot") -> "Snapshot":
+        """Return the snapshot of the transactions that both include.
+
+        >>> str(Snapshot.parse("5:9:5,7").meet(Snapshot.parse("6:8:6")))
+        '5:8:5,6,7'
+        """
+        xmax = min(self.xmax, other.xmax)
+        xip = frozenset(xid for xid in self.xip | other.xip if xid < xmax)
+        return Snapshot(min([xmax, *xip]), xmax, xip)
+
     def __str__(self) -> str:
         return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.xip)))}"
 

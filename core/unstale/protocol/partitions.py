@@ -24,26 +24,40 @@ class Partitions:
         >>> partitions = Partitions("unstale", 16)
         >>> names = partitions.of("user:42:profile")
         >>> names.stored("user:42:profile")
-        '{unstale:13}user:42:profile'
+        '{unstale:16.13.20}user:42:profile'
+
+    Attributes:
+        names: The names of each partition.
+        home: The names of the leader's lease, and of the number of partitions: those of the only partition if
+            there is one, and otherwise of a slot that has no cached key.
     """
 
-    __slots__ = ("names",)
+    __slots__ = ("home", "names")
 
     def __init__(self, namespace: str, count: int) -> None:
         if not 1 <= count <= MOST:
             raise ValueError(f"{count} partitions: expected 1 to {MOST}")
         labels = _labels(namespace, count)
         self.names = tuple(Names(namespace, partition=label, cluster=True) for label in labels)
+        self.home = Names(namespace, cluster=True)
 
     def of(self, key: str) -> Names:
-        """Return the names of the partition that has ``key``.
-
-        Keys with the same hash tag of their own, as in ``{user:42}:profile``, are in one partition.
-        """
-        return self.names[_crc(key) % len(self.names)]
+        """Return the names of the partition that has ``key``."""
+        return self.names[partition_of(key, len(self.names))]
 
     def __repr__(self) -> str:
         return f"<Partitions {len(self.names)} of {self.names[0].namespace}>"
+
+
+def partition_of(key: str, count: int) -> int:
+    """Return the number of the partition that has ``key``, of ``count``.
+
+    Keys with the same hash tag of their own, as in ``{user:42}:profile``, are in one partition.
+
+    >>> partition_of("user:42:profile", 16)
+    13
+    """
+    return _crc(key) % count
 
 
 def slot_of(name: str) -> int:
@@ -66,14 +80,16 @@ def _crc(name: str) -> int:
 def _labels(namespace: str, count: int) -> tuple[str, ...]:
     """Return the label of each partition: the one with which its slot is in the partition's share of slots.
 
-    So partitions spread evenly over the nodes, whose slots are usually ranges.
+    So partitions spread evenly over the nodes, whose slots are usually ranges. The label begins with the
+    number of partitions: what processes with different numbers store never has one name.
     """
     return tuple(_label(namespace, number, count) for number in range(count))
 
 
 def _label(namespace: str, number: int, count: int) -> str:
-    label, tries = str(number), 0
+    plain = str(number) if count == 1 else f"{count}.{number}"
+    label, tries = plain, 0
     while crc_hqx(f"{namespace}:{label}".encode(), 0) % SLOTS * count // SLOTS != number:
         tries += 1
-        label = f"{number}.{tries}"
+        label = f"{plain}.{tries}"
     return label

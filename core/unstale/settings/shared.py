@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 
+from unstale.errors import ConfigurationError
 from unstale.protocol.names import Names
-from unstale.protocol.partitions import Partitions
+from unstale.protocol.partitions import MOST, Partitions
 from unstale.protocol.value_keys import parse_keys, parse_scopes
 from unstale.redis_tier.url import database_number, in_cluster
 from unstale.runtime.postgres_url import PostgresUrl
@@ -26,6 +27,8 @@ class SharedSettings(Settings):
     `redis_url` nor `redis_enabled` is given, it means: without Redis."""
     namespace: str = "unstale"
     """First part of unstale's own Redis keys. Worker and agents of one system need the same."""
+    partitions: Annotated[int, Field(ge=1, le=MOST)] = 1
+    """Partitions over which a cluster's nodes share the keys. Worker and agents need the same number."""
     redis_timeout: Seconds = 1.0
     """Seconds to wait for a Redis connection or reply before Redis counts as unavailable."""
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 32 * 1024 * 1024
@@ -56,6 +59,7 @@ class SharedSettings(Settings):
     """Make spans and measure durations with OpenTelemetry: loads and first fresh reads, and refreshes."""
     leader_ttl: Annotated[float, Field(ge=0.5, le=60)] = 2.0
     """Seconds the leader's lease lives; a standby takes over this long after a crash."""
+    _partition: Names | None = PrivateAttr(None)
 
     @field_validator("value_keys")
     @classmethod
@@ -86,6 +90,11 @@ class SharedSettings(Settings):
     @model_validator(mode="after")
     def _in_time(self) -> Self:
         Names(self.namespace)
+        if self.partitions > 1 and not in_cluster(self.redis_url.get_secret_value()):
+            raise ValueError(
+                f"UNSTALE_PARTITIONS is {self.partitions}, but REDIS_URL is not that of a cluster: one "
+                "server has one partition. Add ?cluster=true to REDIS_URL if it names nodes of a cluster"
+            )
         if self.watermark_interval * 2 > self.max_silence:
             raise ValueError(
                 f"max_silence is {self.max_silence} s: it must be at least twice watermark_interval "
@@ -106,11 +115,47 @@ class SharedSettings(Settings):
 
     @property
     def names(self) -> Names:
-        """The Redis keys of this namespace in the database, or the cluster, that `redis_url` names."""
+        """The Redis keys of this namespace in the database, or the cluster, that `redis_url` names.
+
+        With several partitions, these are the leader's, which has no cached keys: see `in_partitions`.
+        """
+        if self._partition is not None:
+            return self._partition
         url = self.redis_url.get_secret_value()
         if in_cluster(url):
-            return Partitions(self.namespace, 1).names[0]
+            return Partitions(self.namespace, self.partitions).home
         return Names(self.namespace, database_number(url))
+
+    @property
+    def home(self) -> Names:
+        """The names of the leader's lease in a cluster, which also holds the number of partitions."""
+        return Partitions(self.namespace, self.partitions).home
+
+    @property
+    def in_partitions(self) -> tuple[Self, ...]:
+        """These settings once for each partition, with its `names`; as they are if there is only one."""
+        if self.partitions == 1 or self._partition is not None:
+            return (self,)
+        return tuple(self._in(names) for names in Partitions(self.namespace, self.partitions).names)
+
+    def in_partition(self, key: str) -> Self:
+        """Return these settings for the partition that has ``key``."""
+        if self.partitions == 1 or self._partition is not None:
+            return self
+        return self._in(Partitions(self.namespace, self.partitions).of(key))
+
+    def in_one_partition(self, what: str) -> Self:
+        """Return these settings; raises `ConfigurationError` if ``what`` would miss other partitions."""
+        if self.partitions > 1 and self._partition is None:
+            raise ConfigurationError(
+                f"{what} sees one partition only so far, and UNSTALE_PARTITIONS is {self.partitions}"
+            )
+        return self
+
+    def _in(self, names: Names) -> Self:
+        copy = self.model_copy()
+        copy._partition = names
+        return copy
 
 
 class DatabaseSettings(Settings):

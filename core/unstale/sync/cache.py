@@ -16,10 +16,11 @@ from unstale.cache import Cache as AsyncCache
 from unstale.decorator import P, R
 from unstale.errors import CacheClosed
 from unstale.locks import LOCK_SECONDS
-from unstale.near_cache.near_store import UNSET
+from unstale.near_cache.near_store import UNSET, Entry
 from unstale.protocol import codec
 from unstale.protocol.durations import Duration
 from unstale.protocol.models import Model
+from unstale.protocol.partitions import partition_of
 from unstale.reading.batch_loader import ManyLoader
 from unstale.reading.loader import Loader
 from unstale.reading.options import (
@@ -33,7 +34,7 @@ from unstale.runtime.fork import forget_after_fork
 from unstale.runtime.meant import suggesting
 from unstale.settings import AgentSettings
 from unstale.settings.variables import agent_settings
-from unstale.stats import Counters, picture
+from unstale.stats import Counters, pictures
 from unstale.sync.caller import WaitingCaller
 from unstale.sync.decorator import Cached
 from unstale.sync.lock import Lock
@@ -78,7 +79,12 @@ class _Life:
         except BaseException:
             self.loops.stop(self.cache.close, wait=0)
             raise
-        self.near = NearHits(self.cache.inspect())
+        self.near = [NearHits(each.inspect()) for each in self.cache.partitions]
+
+    def find(self, key: str) -> Entry | None:
+        """Return the near entry of ``key`` if it may be served now."""
+        near = self.near
+        return near[0].find(key) if len(near) == 1 else near[partition_of(key, len(near))].find(key)
 
     def end(self, *, wait: float | None) -> None:
         """Close the cache and end the thread."""
@@ -231,7 +237,9 @@ class Cache:
         }
 
         def call(cache: AsyncCache, caller: WaitingCaller) -> Coroutine[Any, Any, Any]:
-            caller.may_leave_early = soft_timeout is not None or cache.inspect().rules.may_be_slow(key)
+            caller.may_leave_early = soft_timeout is not None or cache.in_partition(
+                key
+            ).inspect().rules.may_be_slow(key)
             return cache.get_or_load(key, caller.loader(loader), **options)
 
         return self._run(call)
@@ -321,8 +329,8 @@ class Cache:
         }
 
         def call(cache: AsyncCache, caller: WaitingCaller) -> Coroutine[Any, Any, Any]:
-            slow = cache.inspect().rules.may_be_slow
-            caller.may_leave_early = soft_timeout is not None or any(map(slow, wanted))
+            slow = (cache.in_partition(key).inspect().rules.may_be_slow(key) for key in wanted)
+            caller.may_leave_early = soft_timeout is not None or any(slow)
             return cache.get_many(wanted, None if loader is None else caller.many_loader(loader), **options)
 
         return self._run(call)
@@ -469,7 +477,9 @@ class Cache:
     def get_stats(self) -> dict[str, object]:
         """Return counters and state, JSON-ready. See `unstale.Cache.get_stats`."""
         life = self._opened()
-        return life.loops.run(lambda _: picture(life.cache.inspect(), _counters(life)))
+        return life.loops.run(
+            lambda _: pictures([each.inspect() for each in life.cache.partitions], _counters(life))
+        )
 
     def inspect(self) -> Parts:
         """Return the parts this cache is made of, for tests and tools. They may change in any release."""
@@ -484,7 +494,7 @@ class Cache:
         life = self._life
         if life is None:
             return _MISS
-        entry = life.near.find(key)
+        entry = life.find(key)
         if entry is None or (tags is not None and not entry.tags.issuperset(tags)):
             return _MISS
         if not shared:
@@ -524,7 +534,7 @@ class Cache:
 
 def _counters(life: _Life) -> Counters:
     counters = life.cache.counters()
-    return replace(counters, near_hits=counters.near_hits + life.near.hits)
+    return replace(counters, near_hits=counters.near_hits + sum(each.hits for each in life.near))
 
 
 def _close_all() -> None:

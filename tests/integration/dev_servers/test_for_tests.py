@@ -9,7 +9,6 @@ import pytest
 from unstale import Cache, ConfigurationError, Invalidated
 from unstale.testing.servers import Servers, started
 from unstale_worker.leader.pipeline import Pipeline
-from unstale_worker.redis.state import StoredState
 
 RULES = """
 [[watch]]
@@ -52,9 +51,9 @@ def test_a_worker_follows_the_projects_tables(tmp_path: Path, monkeypatch: pytes
     """The worker has finished its first start, however long that takes, before the first test begins."""
     begin = Pipeline._begin
 
-    async def slow(pipeline: Pipeline) -> StoredState:
+    async def slow(pipeline: Pipeline) -> None:
         await asyncio.sleep(2)
-        return await begin(pipeline)
+        await begin(pipeline)
 
     monkeypatch.setattr(Pipeline, "_begin", slow)
     with started(project(tmp_path, migration=SCHEMA + WATCH)) as servers:

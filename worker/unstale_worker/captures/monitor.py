@@ -94,14 +94,16 @@ class CaptureMonitor:
         broken = {table: sentence for table in tables if str(table) in names}
         self._known = Coverage({**broken, **self._known.broken}, self._known.coarse)
 
-    async def restored(self) -> None:
+    async def restored(self) -> frozenset[str]:
         """Check the captures of a database that was restored or exchanged; call it before the first read.
+
+        Returns the patterns to invalidate where the owned keys are not dropped.
 
         A restore may not be complete, and creates triggers after the data. Until the captures are whole,
         `check_if_due` asks for their patterns again and again.
         """
         self._unread.clear()
-        await self.check()
+        return await self.check()
 
     async def check_if_due(self) -> frozenset[str]:
         """Check if it is time, see `check`; else return nothing."""

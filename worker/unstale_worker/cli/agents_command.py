@@ -20,7 +20,7 @@ def agents(json: Json = False) -> None:
         from unstale_worker.redis.client import open_redis
         from unstale_worker.redis.explained import explained
 
-        settings = WorkerSettings.from_env()
+        settings = WorkerSettings.from_env().in_one_partition("`unstale agents`")
         async with explained(settings), open_redis(settings, connections=1) as redis:
             found = await read_agents(redis, settings.names)
         if json:

@@ -68,7 +68,7 @@ def audit(
         from unstale_worker.rules import Rules
         from unstale_worker.runtime.logs import configure_logging
 
-        settings = WorkerSettings.from_env()
+        settings = WorkerSettings.from_env().in_one_partition("`unstale audit`")
         configure_logging("warning")
         rules = Rules.load(settings.config).require_watches()
         options = options_of(delays, rate, bound, default_bound=settings.max_silence)

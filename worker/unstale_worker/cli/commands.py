@@ -335,7 +335,8 @@ def stats(
         from unstale_worker.refresh.redis import budgets, totals
         from unstale_worker.runtime.event_loop import stopped_within
 
-        settings, output = WorkerSettings.from_env(), Output(json=json, repeating=watch)
+        settings = WorkerSettings.from_env().in_one_partition("`unstale stats`")
+        output = Output(json=json, repeating=watch)
         limited = budgets.specs_of(settings.config)
         async with explained(settings), open_redis(settings, connections=1) as redis:
             while True:
@@ -373,7 +374,8 @@ def dead_letters(
         from unstale_worker.redis.explained import explained
         from unstale_worker.refresh.redis.dead_letters import drop_dead, list_dead, retry_dead
 
-        settings, output = WorkerSettings.from_env(), Output(json=json)
+        output = Output(json=json)
+        settings = WorkerSettings.from_env().in_one_partition("`unstale dead-letters`")
         async with explained(settings), open_redis(settings, connections=1) as redis:
             if action is DeadLetterAction.LIST:
                 output.dead_letters(await list_dead(redis, settings.names))
@@ -403,7 +405,8 @@ def tail(
         from unstale_worker.redis.client import open_redis
         from unstale_worker.redis.explained import explained
 
-        settings, output = WorkerSettings.from_env(), Output(json=json)
+        output = Output(json=json)
+        settings = WorkerSettings.from_env().in_one_partition("`unstale tail`")
         async with explained(settings), open_redis(settings, connections=2) as redis:
             rules = known_rules(settings.config)
             async for line in follow(redis, settings.names, pattern=pattern, stop=stop, rules=rules):

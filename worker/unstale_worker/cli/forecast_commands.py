@@ -33,7 +33,8 @@ def plan(
         from unstale_worker.rules import Rules
         from unstale_worker.runtime.logs import configure_logging
 
-        settings, base = WorkerSettings.from_env(), migrations_folder()
+        base = migrations_folder()
+        settings = WorkerSettings.from_env().in_one_partition("`unstale plan`")
         configure_logging("error")
         rules = Rules.load(settings.config).require_watches()
         if against is not None:

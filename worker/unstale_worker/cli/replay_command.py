@@ -44,7 +44,7 @@ def replay(
         from unstale_worker.replay.run import run_replay
         from unstale_worker.runtime.logs import configure_logging
 
-        settings = WorkerSettings.from_env()
+        settings = WorkerSettings.from_env().in_one_partition("`unstale replay`")
         configure_logging("error")
         found = await run_replay(settings, since=back, table=table, dry_run=dry_run)
         if json:

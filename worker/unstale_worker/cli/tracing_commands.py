@@ -83,8 +83,9 @@ def why(
 
         settings = WorkerSettings.from_env()
         rules = Rules.load(settings.config)
+        name = record(key) if tag else key
+        settings = settings.in_partition(name)
         async with explained(settings), open_redis(settings, connections=1) as redis:
-            name = record(key) if tag else key
             print_why(await why(redis, settings.names, rules, name, most=most), json=json)
         return DONE
 

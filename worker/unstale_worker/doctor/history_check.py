@@ -38,6 +38,7 @@ async def same_history(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 
 async def _stored(settings: WorkerSettings) -> str:
+    settings = settings.in_partitions[0]
     redis = open_redis(settings, connections=1)
     try:
         found = await redis.hget(settings.names.state, "database")

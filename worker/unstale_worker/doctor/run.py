@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from unstale.errors import ConfigurationError, SettingError
+from unstale.redis_tier.partition_count import check_partitions
 from unstale.settings import WorkerSettings
 from unstale.settings.variables import unknown_variables
 from unstale_worker.doctor import history_check, loader_checks, refresh_checks
 from unstale_worker.doctor.database_checks import DatabaseChecks
 from unstale_worker.doctor.findings import Finding, Severity, collected, error, ok, warning
 from unstale_worker.doctor.redis_checks import RedisChecks
+from unstale_worker.observe.preflight import check_redis
+from unstale_worker.redis.client import open_redis
 from unstale_worker.rules import Rules
 from unstale_worker.sources.opening import check_settings, has_project, project_of
 from unstale_worker.sources.postgres_connections import PostgresConnections
@@ -140,6 +143,28 @@ async def _project(settings: WorkerSettings, rules: Rules | None) -> list[Findin
     return findings
 
 
+async def _partitions(settings: WorkerSettings) -> AsyncIterator[Finding]:
+    """Check each partition's node as a worker does at its start; their contents are not looked at."""
+    url, timeout = settings.redis_url.get_secret_value(), settings.redis_timeout
+    try:
+        await check_partitions(url, settings.names, settings.partitions, timeout=timeout)
+    except ConfigurationError as mistake:
+        yield error("Redis", str(mistake), "Set UNSTALE_PARTITIONS to that number for every process.")
+        return
+    for each in settings.in_partitions:
+        redis = open_redis(each, connections=2)
+        try:
+            server = await check_redis(redis, each.names)
+        finally:
+            await redis.aclose()
+    yield ok("Redis", f"{server.name}: {settings.partitions} partitions, each on a node that can carry them")
+    yield warning(
+        "Redis",
+        "with several partitions the doctor does not look into them",
+        "Watch the worker's /readyz, and `get_stats()` of an agent, which has a line for each partition.",
+    )
+
+
 def _loaders_beside(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Finding]:
     """Check the row and SQL loaders of a worker that reads over HTTPS; they need a Postgres connection."""
     if settings.postgres is None:
@@ -150,6 +175,8 @@ def _loaders_beside(settings: WorkerSettings, rules: Rules) -> AsyncIterator[Fin
 
 async def _redis(settings: WorkerSettings, rules: Rules | None) -> list[Finding]:
     findings: list[Finding] = []
+    if settings.partitions > 1:
+        return await collected("Redis", lambda: _partitions(settings), remedy="Correct REDIS_URL.")
     async with RedisChecks.connected(settings, rules, findings) as doctor:
         for subject, check in doctor.checks() if doctor is not None else ():
             findings += await collected(

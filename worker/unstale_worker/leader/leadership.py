@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from unstale.errors import LeadershipLost, RedisUnavailable
 from unstale.protocol.names import Names
 from unstale.redis_tier.multiplexer import Multiplexer
+from unstale.redis_tier.partition_count import OtherPartitions
 from unstale.redis_tier.scripts import Script
 from unstale.runtime import failpoints
 from unstale_worker.redis.applier import unavailable
@@ -42,8 +43,9 @@ class Leadership:
         >>> fence = await leadership.try_acquire()
     """
 
-    def __init__(self, multiplexer: Multiplexer, names: Names, *, ttl: float) -> None:
+    def __init__(self, multiplexer: Multiplexer, names: Names, *, ttl: float, partitions: int = 1) -> None:
         self._multiplexer, self._names, self._ttl = multiplexer, names, ttl
+        self._partitions, self._least = partitions, 0
         self._token = secrets.token_hex(16)
         self._reconnected_at = 0.0
         self.fence = 0
@@ -57,7 +59,8 @@ class Leadership:
     async def try_acquire(self) -> int:
         """Acquire the lease; returns the fence, or 0 while another holds it.
 
-        Raises `RedisUnavailable`, and `NamespaceTaken` if another namespace uses this Redis database.
+        Raises `RedisUnavailable`, `NamespaceTaken` if another namespace uses this Redis database, and
+        `OtherPartitions` if the number of partitions is another one.
         """
         self._reconnect_if_due()
         await claim(self._multiplexer, self._names)
@@ -65,10 +68,15 @@ class Leadership:
             reply = await ACQUIRE(
                 self._multiplexer,
                 keys=[self._names.leader, self._names.state],
-                args=[self._token, self._milliseconds, secrets.token_hex(4)],
+                args=[
+                    *(self._token, self._milliseconds, secrets.token_hex(4)),
+                    *((self._partitions, self._least) if self._names.cluster else ()),
+                ],
             )
         except RedisError as error:
             raise unavailable(error) from error
+        if reply[0] < 0:
+            raise OtherPartitions(self._names, stored=bytes(reply[1]).decode(), given=self._partitions)
         if reply[0]:
             self.fence, self.consumer = int(reply[0]), bytes(reply[1]).decode()
         return int(reply[0])
@@ -78,8 +86,16 @@ class Leadership:
         """Seconds between two attempts or renewals."""
         return self._ttl / RENEWALS
 
+    def exceed(self, fence: int) -> None:
+        """Take a fence above this one the next time: a partition has it, and the leader's slot lost it."""
+        self._least = max(self._least, fence)
+
     async def keep(self) -> None:
-        """Renew until cancelled; raises `LeadershipLost` if the lease is another's, or expired."""
+        """Renew until cancelled; raises `LeadershipLost` if the lease is another's, or expired.
+
+        With several partitions it need not be renewed as long as the node of the lease is away: the other
+        nodes need a leader, and the partitions themselves tell if there is another one.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self._ttl
         while True:
@@ -98,7 +114,7 @@ class Leadership:
             except NamespaceTaken as taken:
                 raise LeadershipLost(str(taken)) from taken
             except (RedisError, RedisUnavailable) as error:
-                if loop.time() >= until:
+                if loop.time() >= until and self._partitions == 1:
                     raise LeadershipLost("the lease could not be renewed before it expired") from error
                 continue
             if not kept:

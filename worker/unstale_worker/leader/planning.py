@@ -1,12 +1,14 @@
 """Plans what one page of the outbox invalidates."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import orjson
 
+from unstale.protocol.partitions import partition_of
 from unstale.protocol.reasons import table_number
+from unstale.protocol.tags import is_record
 from unstale_worker.rules import Plan, Renewal, Rules
 from unstale_worker.runtime.slices import Slices
 from unstale_worker.sources import OutboxEntry, Page, WatchVersion
@@ -31,6 +33,13 @@ class Versions(Protocol):
     async def watch_version(self, watch: int, version: int) -> WatchVersion | None:
         """See `Source.watch_version`."""
         ...
+
+
+class Share(NamedTuple):
+    """The keys of one partition, and those among them that are refreshed or have a spare value."""
+
+    keys: Collection[str]
+    renewals: Mapping[str, Renewal]
 
 
 class _Rows(NamedTuple):
@@ -128,3 +137,23 @@ async def renewals_of(plan: Plan, rules: Rules) -> dict[str, Renewal]:
             found |= rules.renewals(keys[start : start + ROWS_A_SLICE], plan.purged)
             await slices.pause()
     return found
+
+
+async def shares_of(plan: Plan, renewals: Mapping[str, Renewal], count: int) -> Sequence[Share]:
+    """Divide the keys of ``plan`` among the partitions; other tasks run in between.
+
+    The record of a tag is in every partition, beside the keys that carry the tag.
+    """
+    if count == 1:
+        return (Share(plan.keys, renewals),)
+    shares = [list[str]() for _ in range(count)]
+    slices, keys = Slices(), list(plan.keys)
+    for start in range(0, len(keys), ROWS_A_SLICE):
+        for key in keys[start : start + ROWS_A_SLICE]:
+            if is_record(key):
+                for share in shares:
+                    share.append(key)
+            else:
+                shares[partition_of(key, count)].append(key)
+        await slices.pause()
+    return [Share(share, {key: renewals[key] for key in share if key in renewals}) for share in shares]

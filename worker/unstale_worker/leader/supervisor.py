@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack
 import structlog
 
 from unstale.errors import ConfigurationError, LeadershipLost, UnsupportedServer
+from unstale.protocol.names import Names
 from unstale.redis_tier.connections import Connections as RedisConnections
 from unstale.redis_tier.multiplexer import Multiplexer
+from unstale.redis_tier.partition_count import OtherPartitions, check_partitions
 from unstale.redis_tier.url import RedisUrl
 from unstale.runtime.cancellation import background
 from unstale.sealing.sealer import sealer_of
@@ -20,6 +22,7 @@ from unstale_worker.leader.term import Ends, Term
 from unstale_worker.observe.preflight import check_redis, check_watches, typed
 from unstale_worker.observe.status import Role, Status
 from unstale_worker.observe.worker_health import WorkerHealth
+from unstale_worker.redis.applier import FenceRaised
 from unstale_worker.redis.claim import NamespaceTaken, claim
 from unstale_worker.redis.client import open_redis
 from unstale_worker.redis.explained import explained
@@ -29,7 +32,7 @@ from unstale_worker.rules import Rules
 from unstale_worker.rules.refresh import PythonLoader
 from unstale_worker.runtime.event_loop import stopped_within
 from unstale_worker.runtime.log_throttle import LogThrottle
-from unstale_worker.runtime.retry import retry
+from unstale_worker.runtime.retry import retry, single_errors
 from unstale_worker.sources import Source
 from unstale_worker.sources.opening import check_settings, open_source
 from unstale_worker.sources.wakeups import WakeUps
@@ -47,6 +50,11 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, rules: Rules) -> None:
         check_settings(settings)
+        if settings.partitions > 1 and rules.refreshes:
+            raise ConfigurationError(
+                f"{rules.file} has [refresh], which needs one partition so far, and UNSTALE_PARTITIONS is "
+                f"{settings.partitions}. Remove [refresh], or set UNSTALE_PARTITIONS=1 for worker and agents"
+            )
         sealer_of(settings)  # refuses keys that cannot be used, and a missing extra, before anything runs
         if any(not isinstance(spec.loader, PythonLoader) for spec in rules.refreshes):
             _ = settings.postgres  # row and sql loaders read it also beside the source over HTTPS
@@ -84,22 +92,31 @@ class Worker:
                 return
             stack.push_async_callback(source.close)
             url, timeout = self._settings.redis_url.get_secret_value(), self._settings.redis_timeout
-            multiplexer = Multiplexer(
-                RedisConnections(url, timeout=timeout, tag=self._settings.names.tag),
-                timeout=timeout,
-                clock=time.monotonic,
+
+            def open_multiplexer(names: Names) -> Multiplexer:
+                connections = RedisConnections(url, timeout=timeout, tag=names.tag)
+                multiplexer = Multiplexer(connections, timeout=timeout, clock=time.monotonic)
+                stack.push_async_callback(multiplexer.close)
+                return multiplexer
+
+            names = self._settings.names
+            multiplexer = open_multiplexer(names)
+            multiplexers = [
+                multiplexer if each.names == names else open_multiplexer(each.names)
+                for each in self._settings.in_partitions
+            ]
+            leadership = Leadership(
+                multiplexer, names, ttl=self._settings.leader_ttl, partitions=self._settings.partitions
             )
-            stack.push_async_callback(multiplexer.close)
-            leadership = Leadership(multiplexer, self._settings.names, ttl=self._settings.leader_ttl)
             stack.push_async_callback(leadership.resign)
             wakeups = self._wakeups = await stack.enter_async_context(source.wakeups())
             await stack.enter_async_context(background(_hint_on_stop(stop, wakeups)))
             await stack.enter_async_context(background(self._look_for_loaders()))
-            ends = Ends(source, wakeups, multiplexer)
+            ends = Ends(source, wakeups, multiplexers)
             while not stop.is_set():
                 await retry(
                     lambda: self._serve(ends, leadership, stop),
-                    stop=stop, fatal=(NamespaceTaken,), failed=self._health.failed,
+                    stop=stop, fatal=(NamespaceTaken, OtherPartitions), failed=self._health.failed,
                 )  # fmt: skip
             self._health.role = Role.STOPPING
 
@@ -135,6 +152,10 @@ class Worker:
 
     async def _claim(self) -> None:
         """Claim the Redis database; the last check, so that a worker that cannot run claims nothing."""
+        names = self._settings.names
+        if names.cluster:
+            url, timeout = self._settings.redis_url.get_secret_value(), self._settings.redis_timeout
+            await check_partitions(url, names, self._settings.partitions, timeout=timeout)
         redis = open_redis(self._settings, connections=1)
         try:
             await claim(redis, self._settings.names)
@@ -151,6 +172,9 @@ class Worker:
             await Term(ends, leadership, self._settings, self._rules, self._health).run(stop)
         except* LeadershipLost as lost:
             self._health.role = Role.STANDBY
+            for error in single_errors(lost):
+                if isinstance(error, FenceRaised):
+                    leadership.exceed(error.fence)
             log.warning("no longer leading", fence=leadership.fence, why=str(lost.exceptions[0]))
         if stop.is_set():
             await leadership.resign()

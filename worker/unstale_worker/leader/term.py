@@ -1,6 +1,7 @@
 """One leadership of a worker, from the lease it has acquired until it is lost or given up."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,11 +27,11 @@ log = structlog.get_logger("unstale.worker")
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The two ends a worker connects: the database with its wake-ups, and Redis."""
+    """The two ends a worker connects: the database with its wake-ups, and each partition of Redis."""
 
     source: Source
     wakeups: WakeUps
-    multiplexer: Multiplexer
+    multiplexers: Sequence[Multiplexer]
 
 
 class Term:
@@ -45,13 +46,16 @@ class Term:
     ) -> None:
         self._ends, self._leadership = ends, leadership
         self._settings, self._rules, self._health = settings, rules, health
-        self._applier = Applier(
-            ends.multiplexer,
-            settings.names,
-            fence=leadership.fence,
-            log_max_bytes=settings.log_max_bytes,
-            script_keys=settings.script_keys,
-        )
+        self._appliers = [
+            Applier(
+                multiplexer,
+                each.names,
+                fence=leadership.fence,
+                log_max_bytes=settings.log_max_bytes,
+                script_keys=settings.script_keys,
+            )
+            for multiplexer, each in zip(ends.multiplexers, settings.in_partitions, strict=True)
+        ]
         self._refresher = Refresher(
             settings, rules, health.refreshed,
             session=leadership.session_name, failed=health.counters.failed,
@@ -94,7 +98,7 @@ class Term:
         if ended := await source.begin_term(leadership.consumer, leadership.fence):
             log.info("ended sessions of an older leader", sessions=ended)
         pipeline = Pipeline(
-            source, self._applier, self._rules, self._ends.wakeups, self._settings, self._health,
+            source, self._appliers, self._rules, self._ends.wakeups, self._settings, self._health,
             on_keys=self._refresher.hint,
         )  # fmt: skip
         await pipeline.run(stop)

@@ -1,5 +1,6 @@
 """Decides when a leader publishes a watermark, and knows what the next one may say."""
 
+import math
 import time
 from typing import Final
 
@@ -9,6 +10,8 @@ from unstale_worker.redis.state import Seen, StoredState
 
 SPACING: Final = 0.005
 """Seconds between two watermarks under load: each costs every agent a message."""
+SPACING_ELSEWHERE: Final = 0.05
+"""The same in a partition that a change does not concern: only ``wait_for`` waits for it."""
 
 
 class Watermarks:
@@ -28,29 +31,28 @@ class Watermarks:
     def __init__(self, applier: Applier, counters: WorkerCounters, *, interval: float) -> None:
         self._applier, self._counters, self.interval = applier, counters, interval
         self._published_at = 0.0
-        self._change_pending = False
+        self._spacing = math.inf
         self.seen: Seen | None = None
         self.primary_until = ""
 
     def __repr__(self) -> str:
-        return f"<Watermarks due_in={self.due_in():.3f} change_pending={self._change_pending}>"
+        return f"<Watermarks due_in={self.due_in():.3f}>"
 
     def due_in(self) -> float:
         """Return the seconds until the next watermark is due."""
-        spacing = SPACING if self._change_pending else self.interval
-        return max(0.0, self._published_at + spacing - time.monotonic())
+        return max(0.0, self._published_at + min(self._spacing, self.interval) - time.monotonic())
 
     def may_join(self) -> bool:
         """Return True if a batch's last script may publish one as well: the last one is not too recent."""
         return time.monotonic() - self._published_at >= SPACING
 
-    def change_applied(self) -> None:
-        """Publish sooner: a change was applied, and agents wait to hear that it was."""
-        self._change_pending = True
+    def change_applied(self, *, elsewhere: bool = False) -> None:
+        """Publish sooner: a change was applied, here or ``elsewhere``, and agents wait to hear of it."""
+        self._spacing = min(self._spacing, SPACING_ELSEWHERE if elsewhere else SPACING)
 
     def published(self, at: float, primary_until: str) -> None:
         """Note that one was published at ``at`` (monotonic seconds), with Redis' reply."""
-        self._published_at, self._change_pending, self.primary_until = at, False, primary_until
+        self._published_at, self._spacing, self.primary_until = at, math.inf, primary_until
         self._counters.watermark_published(at)
 
     async def publish_if_due(self, state: StoredState) -> None:

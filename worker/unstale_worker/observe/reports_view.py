@@ -29,7 +29,7 @@ class ReportsView:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
+        self._settings = settings.in_partitions[0]  # each agent reports to every partition
         self._redis: Redis | None = None
         self._agents: _Kept[Agents] = _Kept(read_agents)
         self._audit: _Kept[tuple[Published, float] | None] = _Kept(newest)

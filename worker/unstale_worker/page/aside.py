@@ -35,8 +35,9 @@ class Aside:
         """See `unstale_worker.tracing.why.why`."""
 
         async def ask() -> dict[str, Any]:
-            async with explained(self._settings), open_redis(self._settings) as redis:
-                return asdict(await why(redis, self._settings.names, self._rules, key, most=most))
+            settings = self._settings.in_partition(key)
+            async with explained(settings), open_redis(settings) as redis:
+                return asdict(await why(redis, settings.names, self._rules, key, most=most))
 
         return await self._ask(ask)
 

@@ -90,8 +90,9 @@ class Feed:
             self._watching -= 1
 
     async def _run(self) -> None:
-        async with open_redis(self._settings) as redis:
-            figures = RedisFigures(redis, self._settings.names, self._rules)
+        settings = self._settings.in_partitions[0]
+        async with open_redis(settings) as redis:
+            figures = RedisFigures(redis, settings.names, self._rules)
             while True:
                 began = time.monotonic()
                 sample = self._sample(began)

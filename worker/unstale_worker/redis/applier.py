@@ -43,12 +43,21 @@ APPLY: Final = Script("unstale_worker.redis", "apply")
 DROP: Final = Script("unstale_worker.redis", "drop")
 RECOVER: Final = Script("unstale_worker.redis", "recover")
 NEW_EPOCH: Final = Script("unstale_worker.redis", "new_epoch")
+ENTER: Final = Script("unstale_worker.redis", "enter")
 WATERMARK: Final = Script("unstale_worker.redis", "watermark")
 RULES: Final = Script("unstale_worker.redis", "rules")
 SHORTEN: Final = Script("unstale_worker.redis", "shorten")
 
 PIPELINED: Final = 16
 """Scripts sent before their replies are awaited: hides the round trip, and Redis serves others in between."""
+
+
+class FenceRaised(LeadershipLost):
+    """A partition has a higher fence than this worker's leadership."""
+
+    def __init__(self, fence: int) -> None:
+        super().__init__(f"a partition has the fence {fence}")
+        self.fence = fence
 
 
 class Applier:
@@ -81,6 +90,24 @@ class Applier:
 
     def __repr__(self) -> str:
         return f"<Applier fence={self._fence} keys={self.keys} messages={self.messages}>"
+
+    @property
+    def names(self) -> Names:
+        """The names of the partition that this writes to."""
+        return self._names
+
+    async def enter(self) -> None:
+        """Store the fence in a partition that is not the one of the lease; raises `FenceRaised`."""
+        try:
+            fence = await ENTER(self._multiplexer, keys=[self._names.state], args=[self._fence])
+        except RedisError as error:
+            raise unavailable(error) from error
+        if int(fence) > int(self._fence):
+            raise FenceRaised(int(fence))
+
+    def reconnect(self) -> None:
+        """Use a new connection from the next script on, because another server may be the primary."""
+        self._multiplexer.renew()
 
     async def state(self) -> StoredState:
         """Read the state; raises `LeadershipLost` if it holds another fence."""

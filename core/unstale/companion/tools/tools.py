@@ -1,5 +1,6 @@
 """The seven tools an LLM agent may call, bound to one user."""
 
+import contextlib
 import json
 import logging
 import math
@@ -282,13 +283,14 @@ class Tools:
 
     async def _entries(self, cache: "Cache") -> Sequence[Invalidation]:
         """Return the newest entries of the log, or those that this process read itself; oldest first."""
-        parts = cache.inspect()
-        if parts.log is None:
-            return tuple(parts.feed.recent)
-        try:
-            return (await parts.log.replay(LogId(max(0, parts.freshness.last - MOST_ENTRIES)))).entries
-        except UnstaleError:
-            return ()
+        found: list[Invalidation] = []
+        for parts in [each.inspect() for each in cache.partitions]:
+            if parts.log is None:
+                return tuple(parts.feed.recent)
+            with contextlib.suppress(UnstaleError):
+                last = LogId(max(0, parts.freshness.last - MOST_ENTRIES))
+                found += (await parts.log.replay(last)).entries
+        return found
 
     def __repr__(self) -> str:
         return f"<Tools of {self._keys.prefix}*: {len(self._tools)}>"
