@@ -27,8 +27,9 @@ BUSY_PAUSE: Final = 0.020
 """Seconds between two reads at `BUSIEST`, which is also the latency it adds."""
 ENTRY_SECONDS: Final = 20e-6
 """Seconds that a cycle may take for each entry, beside what the quickest one took."""
-DELAY: Final = 0.001
-"""Seconds of delay at which the pause is as long. It grows with the square of the delay."""
+DELAY: Final = 0.002
+"""Seconds of delay at which the pause is as long. It grows with the square of the delay, so the part of a
+millisecond by which cycles differ on a quiet machine makes none."""
 MOST_DELAY: Final = 0.010
 """Seconds of delay that count of one cycle: a batch of many rows takes longer, and tells nothing."""
 DELAY_CYCLES: Final = 8
