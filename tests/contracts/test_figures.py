@@ -24,10 +24,11 @@ def bench(name: str) -> ModuleType:
 
 COMPARISON = bench("comparison_pages")
 PEERS = bench("peers_pages")
+SCALE = bench("scale_pages")
 RUN = json.loads(COMPARISON.RESULTS.read_text())
 
 
-@pytest.mark.parametrize("pages", [COMPARISON, PEERS], ids=["comparison", "peers"])
+@pytest.mark.parametrize("pages", [COMPARISON, PEERS, SCALE], ids=["comparison", "peers", "scale"])
 def test_the_tables_are_those_of_the_stored_run(pages: ModuleType) -> None:
     run = json.loads(pages.RESULTS.read_text())
     other = json.loads(pages.RESULTS.read_text(), parse_float=lambda number: float(number) * 1.5)
@@ -53,9 +54,10 @@ def test_the_plot_can_be_made_of_it(tmp_path: Path) -> None:
     assert again[16:24] == stored[16:24]  # width and height
 
 
-def test_the_picture_of_the_peers_can_be_made_of_its_run(tmp_path: Path) -> None:
-    PEERS.plot(json.loads(PEERS.RESULTS.read_text()), tmp_path / "again.png")
-    again, stored = (tmp_path / "again.png").read_bytes(), PEERS.PICTURE.read_bytes()
+@pytest.mark.parametrize("pages", [PEERS, SCALE], ids=["peers", "scale"])
+def test_the_picture_can_be_made_of_its_run(pages: ModuleType, tmp_path: Path) -> None:
+    pages.plot(json.loads(pages.RESULTS.read_text()), tmp_path / "again.png")
+    again, stored = (tmp_path / "again.png").read_bytes(), pages.PICTURE.read_bytes()
     assert again[16:24] == stored[16:24]  # width and height
 
 
