@@ -132,18 +132,19 @@ def lacking(rules: Rules, states: Iterable[WatchState]) -> Iterator[Difference]:
     """Yield what the captures of a database lack."""
     current = {(state.schema, state.table): state for state in states if state.current}
     for (schema, name), needs in rules.tables.items():
-        table, state = TableName(schema, name), current.get((schema, name))
+        table, state, remedy = TableName(schema, name), current.get((schema, name)), PUSH
         if state is None:
             problem = f"the database does not watch {table}"
         elif state.broken:
-            problem = f"the database does not capture {table}: {state.broken}"
+            reason, _, its_own = state.broken.partition("; ")
+            problem, remedy = f"the database does not capture {table}: {reason}", its_own or PUSH
         elif narrower := narrower_filter(needs, state.key_columns, state.columns):
             problem = f"the database's capture of {table} {narrower}"
         elif columns := missing_columns(needs, state.key_columns):
             problem = f"the database's capture of {table} lacks {', '.join(columns)}"
         else:
             continue
-        yield Difference(_line(rules, table), str(table), problem, PUSH)
+        yield Difference(_line(rules, table), str(table), problem, remedy)
 
 
 def _line(rules: Rules, table: TableName) -> str:
