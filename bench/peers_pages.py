@@ -76,8 +76,8 @@ def everything(run: Run) -> str:
     writes = _Columns({**run, "figures": changed})
     parts = [
         _wrapped(
-            f"Measured {run['machine']}; {run['repeats']} rounds, at a load of {run['load']:.1f} before they "
-            "began. The best figure of a column is bold."
+            f"Measured {run['machine']}; {run['repeats']} round{'s' if run['repeats'] > 1 else ''}, "
+            f"at a load of {run['load']:.1f} before it began. The best figure of a column is bold."
         )
         + "\n",
         "Staleness:\n\n",
