@@ -61,7 +61,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	for bench in hits breaker pools idle takeover writepath capture_cpu drain latency over_https refresh sight opening rules values comparison peers scale; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
+	for bench in hits breaker pools idle takeover writepath capture_cpu ddl drain latency over_https refresh sight opening rules values comparison peers scale; do $(BIN)/python bench/$$bench.py $(ARGS) || exit 1; done
 
 # Short runs, whose ratios are compared with those of bench/results/ratios.json; `ARGS=--write` stores them anew.
 bench-check: $(STAMP)
