@@ -234,7 +234,8 @@ async def test_a_url_that_does_not_say_what_the_server_is(
 
     async def said(url: str) -> str:
         settings = settings_for(database.dsn, url, config=tmp_path / "unstale.toml")
-        return " ".join(found.finding for found in await examine(settings) if found.subject == "Redis")
+        found = [each for each in await examine(settings) if each.subject == "Redis"]
+        return " ".join(f"{each.finding}; {each.remedy}" for each in found).lower()
 
     assert "add ?cluster=true" in await said((await nodes.owner()).url)
     assert "one is not a node of a cluster" in await said(redis_url.removesuffix("/0") + "?cluster=true")

@@ -1,7 +1,7 @@
 """Findings of a check, including the failure of the check itself."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from unstale.errors import ConfigurationError, UnstaleError
@@ -74,7 +74,8 @@ async def collected(subject: str, check: Check, *, remedy: str) -> list[Finding]
         async for finding in check():
             findings.append(finding)
     except ConfigurationError as failure:
-        findings.append(error_of(subject, failure, remedy))
+        found = error_of(subject, failure, remedy)
+        findings.append(replace(found, finding=f"the check failed: {found.finding}"))
     except Exception as failure:
         text = without_passwords(str(failure)) or type(failure).__name__
         findings.append(error(subject, f"the check failed: {text}", remedy))
