@@ -42,6 +42,7 @@ RATIOS: Final[Mapping[str, bool]] = {
     "hits.redis_100.throughput_ratio": True,
     "opening.ratio": False,
     "writepath.tpcb.throughput_ratio": True,
+    "writepath.tpcb.cpu_ratio": False,
     "writepath.update.throughput_ratio": True,
     "writepath.bulk.time_ratio": False,
 }
