@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import unstale.sync
 from unstale import AgentSettings, Cache, SettingError
 from unstale.protocol.durations import in_seconds
+from unstale.settings import PoolSettings, WorkerSettings
 from unstale.testing import in_memory
 
 NOBODY = "redis://127.0.0.1:1/0"
@@ -136,3 +138,21 @@ def test_bounds_belong_to_the_option() -> None:
     assert in_seconds(0, name="stale_if_error", least=0) == 0
     with pytest.raises(ValueError, match=r"^ttl is '1d1s': expected seconds from 0\.001 to 86400"):
         in_seconds("1d1s", name="ttl", least=0.001, most=86_400)
+
+
+SHARES = {"ttl_jitter", "audit_share"}
+"""Settings that are numbers and no durations."""
+
+
+@pytest.mark.parametrize("kind", [AgentSettings, WorkerSettings, PoolSettings])
+def test_every_setting_that_is_a_duration_takes_every_form(kind: type[BaseModel]) -> None:
+    durations = {
+        name: 1.0 if field.default is None else field.default
+        for name, field in kind.model_fields.items()
+        if "float" in str(field.annotation) and name not in SHARES
+    }
+    assert len(durations) > 3
+    for name, seconds in durations.items():
+        forms = [timedelta(seconds=seconds)] + ([f"{seconds * 1000:.0f}ms"] if seconds >= 0.001 else [])
+        for form in forms:
+            assert getattr(kind(**{name: form}), name) == seconds, name

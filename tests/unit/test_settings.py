@@ -133,7 +133,7 @@ def test_a_cache_refuses_settings_of_an_embedded_worker_that_it_does_not_have(
         ({"max_silence": 0}, "UNSTALE_MAX_SILENCE is 0; expected seconds or a text such as '1h30m', above 0"),
         ({"negative_ttl": -1}, "UNSTALE_NEGATIVE_TTL is -1; expected seconds"),
         ({"compress_above": "1"}, "UNSTALE_COMPRESS_ABOVE is '1'; expected a whole number, at least 64."),
-        ({"retention": 1}, "expected a number, at least 60 and at most 2,592,000"),
+        ({"retention": 1}, "expected seconds or a text such as '1h30m', at least 60 and at most 2,592,000"),
         ({"source": "oubox"}, "UNSTALE_SOURCE is 'oubox'; expected one of 'auto', 'outbox', 'supabase'"),
         ({"redis_enabled": "perhaps"}, "REDIS_ENABLED is 'perhaps'; expected true or false"),
         ({"max_silence": 0.9, "leader_ttl": 0.5}, "at least twice watermark_interval (0.5 s)"),

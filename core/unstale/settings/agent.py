@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from unstale.settings.base import LongSeconds, Seconds
+from unstale.settings.base import AnyDuration, LongSeconds, Seconds
 from unstale.settings.environment import DOTENV
 from unstale.settings.shared import OutboxSettings, SharedSettings
 
@@ -38,7 +38,7 @@ class AgentSettings(SharedSettings, OutboxSettings):
     """Share of the cache hits of `get_or_load` whose loader runs all the same, to compare; 0: none."""
     agent_name: Annotated[str, Field(max_length=64)] | None = None
     """Name of this agent in its reports, such as ``web``; host and process are reported beside it."""
-    report_interval: Annotated[float, Field(ge=0, le=60)] = 10.0
+    report_interval: Annotated[AnyDuration, Field(ge=0, le=60)] = 10.0
     """Seconds between two reports of this agent to Redis, which `unstale agents` shows; 0: none."""
 
     @classmethod

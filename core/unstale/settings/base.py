@@ -27,8 +27,9 @@ def _in_seconds(value: object) -> object:
     return seconds
 
 
-Seconds = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=86_400)]
-LongSeconds = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=MAX_SECONDS)]
+AnyDuration = Annotated[float, BeforeValidator(_in_seconds)]
+Seconds = Annotated[AnyDuration, Field(gt=0, le=86_400)]
+LongSeconds = Annotated[AnyDuration, Field(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=1)]
 
 

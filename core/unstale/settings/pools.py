@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, SecretStr
 
-from unstale.settings.base import Count, Seconds, Variables
+from unstale.settings.base import AnyDuration, Count, Seconds, Variables
 from unstale.settings.shared import DatabaseSettings
 
 
@@ -28,7 +28,7 @@ class PoolSettings(DatabaseSettings):
     """Seconds an idle HTTP connection is kept; below the 60 s after which many servers close theirs."""
     pool_database_connections: Count = 10
     """Most connections of the Postgres pool; the first is opened by the first query."""
-    pool_health_interval: Annotated[float, Field(ge=0.05, le=3_600)] = 30.0
+    pool_health_interval: Annotated[AnyDuration, Field(ge=0.05, le=3_600)] = 30.0
     """Seconds between two health checks of the clients in use, give or take a fifth."""
     pool_shutdown: Seconds = 10.0
     """Seconds that closing the pool waits for requests in flight before it cuts them off."""

@@ -11,7 +11,7 @@ from unstale.protocol.partitions import MOST, Partitions
 from unstale.protocol.value_keys import parse_keys, parse_scopes
 from unstale.redis_tier.url import database_number, in_cluster
 from unstale.runtime.postgres_url import PostgresUrl
-from unstale.settings.base import Seconds, Settings, Variables
+from unstale.settings.base import AnyDuration, Seconds, Settings, Variables
 
 
 class SharedSettings(Settings):
@@ -53,11 +53,11 @@ class SharedSettings(Settings):
     """Seconds a lease lives; extended every third of it while the loader runs."""
     max_silence: Seconds = 5.0
     """Seconds without a PONG or a watermark after which an agent is detached."""
-    watermark_interval: Annotated[float, Field(ge=0.05, le=1.0)] = 0.5
+    watermark_interval: Annotated[AnyDuration, Field(ge=0.05, le=1.0)] = 0.5
     """Seconds between two watermarks when nothing changes."""
     otel: bool = False
     """Make spans and measure durations with OpenTelemetry: loads and first fresh reads, and refreshes."""
-    leader_ttl: Annotated[float, Field(ge=0.5, le=60)] = 2.0
+    leader_ttl: Annotated[AnyDuration, Field(ge=0.5, le=60)] = 2.0
     """Seconds the leader's lease lives; a standby takes over this long after a crash."""
     _partition: Names | None = PrivateAttr(None)
 
@@ -187,11 +187,11 @@ class OutboxSettings(DatabaseSettings):
     """The rules file; unset: ``unstale.toml`` or ``[tool.unstale]`` of ``pyproject.toml`` here or above."""
     read_entries: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     """Most outbox entries in one read."""
-    poll_min: Annotated[float, Field(ge=0.0005, le=1)] = 0.0005
+    poll_min: Annotated[AnyDuration, Field(ge=0.0005, le=1)] = 0.0005
     """Seconds between two reads while changes come in without a wake-up; below 0.001 there is no pause."""
-    poll_max: Annotated[float, Field(ge=0.01, le=10)] = 0.25
+    poll_max: Annotated[AnyDuration, Field(ge=0.01, le=10)] = 0.25
     """Longest pause in seconds between two reads; the pause doubles up to it while nothing is found."""
-    retention: Annotated[float, Field(ge=60, le=30 * 86_400)] = 3_600.0
+    retention: Annotated[AnyDuration, Field(ge=60, le=30 * 86_400)] = 3_600.0
     """Seconds an outbox entry is kept, read or not."""
     outbox_max_rows: Annotated[int, Field(ge=1_000)] = 10_000_000
     """Most rows in the outbox, which protects the disk when no worker runs."""
