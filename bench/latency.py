@@ -82,7 +82,7 @@ async def chains(
         connection = await asyncpg.connect(running.database_url)
         for table in ("public.profiles", "bare.profiles"):
             await connection.execute(
-                f"insert into {table} select g, 'somebody' from generate_series(0, $1::int) as g",  # noqa: S608
+                f"insert into {table} select g, 'somebody' from generate_series(0, $1::int) as g",  # noqa: S608  the names of two tables above
                 rows,
             )
             await connection.execute(f"vacuum analyze {table}")

@@ -153,7 +153,7 @@ class Agent:
             waited = time.monotonic() - told
             if waited < 0.003:
                 # The event loop's timers know milliseconds only. This gives the core away for some 0.1 ms.
-                time.sleep(50e-6)  # noqa: ASYNC251
+                time.sleep(50e-6)  # noqa: ASYNC251  as the comment says
                 await asyncio.sleep(0)
             else:
                 await asyncio.sleep(max(0.001, waited * 0.05))
